@@ -1,0 +1,131 @@
+"""The commands that look into files, convert them, and check or fetch data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samtune import console
+from samtune.errors import ConfigError, DataError
+from samtune.paths import find_path
+
+files_app = typer.Typer()
+data_app = typer.Typer(help="Check and fetch data sets.", no_args_is_help=True)
+
+OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write.")]
+
+
+@files_app.command(rich_help_panel="Files")
+def apply(
+    base: Annotated[Path, typer.Argument(help="Weights of the base model.")],
+    delta: Annotated[Path, typer.Option(metavar="FILE", help="The delta.safetensors of a run.")],
+    out: OutFile,
+) -> None:
+    """Base + delta = merged model."""
+    from samtune.artifacts import apply_delta
+
+    apply_delta(find_path(base), find_path(delta), out)
+    console.print_line(str(out))
+
+
+@files_app.command(rich_help_panel="Files")
+def undo(
+    merged: Annotated[Path, typer.Argument(help="A merged model.")],
+    delta: Annotated[Path, typer.Option(metavar="FILE", help="The delta.safetensors of its run.")],
+    out: OutFile,
+) -> None:
+    """Merged model - delta = base, bit for bit."""
+    from samtune.artifacts import undo_delta
+
+    undo_delta(find_path(merged), find_path(delta), out)
+    console.print_line(str(out))
+
+
+@files_app.command(rich_help_panel="Files")
+def export(
+    merged: Annotated[Path, typer.Argument(help="A merged model.")],
+    out: OutFile,
+    format: Annotated[
+        str, typer.Option(metavar="pth", help="pth: loads in segment-anything's own registry.")
+    ] = "pth",
+) -> None:
+    """Write a merged model for other programs."""
+    if format != "pth":
+        raise ConfigError(f"--format {format!r} is unknown. Known: pth.")
+    from samtune.artifacts import export_checkpoint
+
+    export_checkpoint(find_path(merged), out, format=format)
+    console.print_line(str(out))
+
+
+@files_app.command(rich_help_panel="Files")
+def inspect(file: Annotated[Path, typer.Argument(help="A model, selection or delta.")]) -> None:
+    """Show what a file is and where it came from."""
+    from samtune.artifacts import inspect_file
+
+    console.print_table(list(inspect_file(find_path(file)).items()), columns=("key", "value"), numbers=2)
+
+
+@files_app.command(rich_help_panel="Files")
+def diff(
+    a: Annotated[Path, typer.Argument(help="A model.")],
+    b: Annotated[Path, typer.Argument(help="Another one.")],
+) -> None:
+    """Count the entries in which two models differ, per tensor."""
+    from samtune.artifacts import diff_files
+
+    rows = [
+        (row.name, row.changed, row.total, f"{row.max_abs:.3g}")
+        for row in diff_files(find_path(a), find_path(b))
+    ]
+    if not rows:
+        console.print_line("no differences")
+        return
+    rows.append(("all of these", sum(int(r[1]) for r in rows), sum(int(r[2]) for r in rows), ""))
+    console.print_table(rows, columns=("tensor", "changed", "of", "largest change"))
+
+
+@files_app.command(rich_help_panel="Files")
+def audit(
+    base: Annotated[Path, typer.Argument(help="Weights of the base model.")],
+    merged: Annotated[Path, typer.Argument(help="The merged model.")],
+    selection: Annotated[Path, typer.Argument(help="The selection.safetensors of its run.")],
+) -> None:
+    """Check that only selected entries differ from the base."""
+    from samtune.artifacts import audit_files
+
+    report = audit_files(find_path(base), find_path(merged), find_path(selection))
+    for line in report.lines:
+        console.print_line(line)
+    if not report.ok:
+        raise typer.Exit(4)
+
+
+@data_app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with images/ and masks/.")],
+) -> None:
+    """Read every pair, and list all problems at once."""
+    from samtune.data import verify_folder
+
+    report = verify_folder(find_path(folder))
+    for warning in report.warnings:
+        console.print_line(f"warning: {warning}")
+    if report.errors:
+        raise DataError("\n".join([f"{folder} has {len(report.errors)} problem(s):", *report.errors]))
+    console.print_line(f"{folder}: no errors, {len(report.warnings)} warning(s)")
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of the data set, such as kvasir-seg.")],
+    dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to put it; data/NAME if not given.")
+    ] = None,
+) -> None:
+    """Download a data set."""
+    from samtune.data.fetch import fetch as fetch_data
+
+    console.print_line(str(fetch_data(name, dir or Path("data") / name)))

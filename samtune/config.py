@@ -1,0 +1,287 @@
+"""The settings of a run: typed sections, read from YAML, with every mistake reported at once.
+
+`load_config` is the way in. Unknown keys are errors, types are strict (`true` is no number), and the `select`
+block is checked against the signature of the selector that it names. Importing this module imports neither
+torch nor mlflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from samtune.config_problems import Problems, option_problems
+from samtune.errors import ConfigError
+from samtune.paths import find_config
+from samtune.yamltext import YamlText, parse_yaml
+
+PathText = Annotated[Path, Field(strict=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Section(BaseModel):
+    """What all sections share: strict types, no unknown keys, no changes after loading."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_block(cls, value: Any) -> Any:
+        return {} if value is None else value  # `train:` with every line under it commented out
+
+
+class Run(Section):
+    """`run`: name, place and machine."""
+
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name of this job's runs"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of splits, order, augmentation, initial values")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    dir: PathText = Field(Path("runs"), description="parent folder; a run goes to DIR/NAME/TIME")
+
+
+class Model(Section):
+    """`model`: the pretrained model."""
+
+    name: Literal["sam_tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"] = Field(
+        "sam_tiny", description="architecture"
+    )
+    checkpoint: PathText | None = Field(None, description="weights file; empty: the model's own")
+    image_size: int | None = Field(
+        None,
+        ge=64,
+        multiple_of=16,
+        description="side of the square input in pixels; empty: the model's own",
+    )
+
+
+class Data(Section):
+    """`data`: images, masks, split, prompts."""
+
+    dir: PathText = Field(description="folder with images/ and masks/, or train/, val/, test/ with both")
+    split: Literal["auto", "folders", "files", "ratio"] = Field(
+        "auto", description="where the parts come from"
+    )
+    train: PathText | None = Field(None, description="sub-folder or file of names in data.dir")
+    val: PathText | None = Field(None, description="sub-folder or file of names in data.dir")
+    test: PathText | None = Field(None, description="sub-folder or file of names in data.dir")
+    prompt: Literal["none", "box", "point"] = Field(
+        "none", description="what the model is told of the object"
+    )
+    augment: bool = Field(True, description="random flips, crops and colours on training images")
+    workers: int = Field(0, ge=0, description="loader processes; 0 loads in the main process")
+    cache: bool = Field(False, description="keep decoded images in memory")
+
+    @model_validator(mode="after")
+    def _parts_are_used(self) -> Self:
+        given = [name for name in ("train", "val", "test") if getattr(self, name) is not None]
+        if self.split == "ratio" and given:
+            value = getattr(self, given[0])
+            raise _pair(given[0], value, "no value with data.split: ratio, which cuts the parts itself")
+        return self
+
+
+class Score(Section):
+    """`score`: the gradient pass that selection reads."""
+
+    loss: Literal["pixel_contrastive", "task"] = Field(
+        "pixel_contrastive", description="what is differentiated"
+    )
+    images: int | None = Field(None, ge=1, description="number of training images; empty: all")
+    batch: int = Field(8, ge=1, description="images per step")
+    cells: int = Field(128, ge=2, description="feature cells drawn per image by the contrastive loss")
+    temperature: float = Field(0.1, gt=0, description="temperature of the contrastive loss")
+
+
+class Select(Section):
+    """`select`: which parameters train; options beside `name` are those of the selector."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field("gps", description="selector")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The selector's options that were given, by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        from samtune.selection import SELECTORS  # late: the selectors import torch
+
+        functions = {name: selector.function for name, selector in SELECTORS.items()}
+        problems = option_problems("selector", self.name, self.options, functions)
+        if problems:
+            raise PydanticCustomError("options", "options do not fit", {"problems": problems})
+        return self
+
+
+class Tune(Section):
+    """`tune`: what trains beside the selection."""
+
+    decoder: bool = Field(True, description="train the whole mask decoder")
+    biases: bool | None = Field(
+        None, description="train the biases of the encoder; empty: as the method's paper does"
+    )
+
+
+class Train(Section):
+    """`train`: the optimisation."""
+
+    epochs: int = Field(20, ge=1, description="passes over the training images")
+    steps: int | None = Field(None, ge=1, description="optimizer steps at most; empty: no limit")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    batch: int = Field(8, ge=1, description="images per forward pass")
+    accumulate: int = Field(1, ge=1, description="forward passes per optimizer step")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="arithmetic of the passes")
+    checkpointing: bool = Field(False, description="recompute blocks: less memory, more time")
+    optimizer: Literal["adam", "adamw"] = Field("adamw", description="optimizer")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps in which the rate rises")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end")
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm; empty: any")
+    patience: int | None = Field(None, ge=1, description="epochs without gain before it stops; empty: never")
+
+    @model_validator(mode="after")
+    def _rates_fit(self) -> Self:
+        if self.min_lr > self.lr:
+            raise _pair("min_lr", self.min_lr, f"at most train.lr = {self.lr:g}")
+        return self
+
+
+class Loss(Section):
+    """`loss`: the task loss."""
+
+    name: Literal["dice_bce"] = Field("dice_bce", description="task loss")
+    dice_weight: float = Field(1.0, ge=0, description="weight of the Dice term")
+    bce_weight: float = Field(1.0, ge=0, description="weight of the binary cross-entropy term")
+
+    @model_validator(mode="after")
+    def _not_nothing(self) -> Self:
+        if self.dice_weight == 0 and self.bce_weight == 0:
+            raise _pair("bce_weight", 0, "a value > 0 when loss.dice_weight is 0")
+        return self
+
+
+class Eval(Section):
+    """`eval`: validation, the final report and its pictures."""
+
+    batch: int = Field(8, ge=1, description="images per forward pass")
+    metrics: Names = Field((), description="metrics beside Dice, IoU, precision and recall")
+    empty: Literal["one", "nan"] = Field("one", description="score of an empty prediction for an empty truth")
+    resamples: int = Field(1000, ge=100, description="bootstrap resamples of the 95 % interval")
+    overlays: int = Field(3, ge=0, description="pictures of each of best, median and worst cases")
+
+
+class Track(Section):
+    """`track`: where numbers go beside the run folder."""
+
+    mlflow: bool = Field(True, description="log to MLflow")
+    experiment: str = Field("samtune", min_length=1, description="MLflow experiment")
+
+
+class Config(Section):
+    """All settings of one job; sections in the order of use."""
+
+    task: Literal["segmentation"] = Field("segmentation", description="kind of job")
+    run: Run = Run()
+    model: Model = Model()
+    data: Data = Field(description="images and masks")
+    score: Score = Score()
+    select: Select = Field(default_factory=Select)  # built when used: its check imports the selectors
+    tune: Tune = Tune()
+    train: Train = Train()
+    loss: Loss = Loss()
+    eval: Eval = Eval()
+    track: Track = Track()
+
+    def to_yaml(self) -> str:
+        """Returns all settings, with defaults, as YAML that `load_config` reads back to an equal config."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config file, applies overrides and checks everything.
+
+    Args:
+        path: a YAML file; a relative path is tried in the working folder, then in the project root, then in
+            `configs/` of both.
+        overrides: `section.key=value` each, with the value as YAML; later ones win. `select={name: linear}`
+            replaces a whole block.
+
+    Returns:
+        The checked config with all defaults filled in.
+
+    Raises:
+        ConfigError: no such file, or all problems of file and overrides in one message: place, key, value,
+            expectation and nearest valid key.
+    """
+    file = find_config(path)
+    document = _read(file)
+    problems = Problems(Config, str(path), document.lines)
+    for keys, line in document.duplicates:
+        problems.add(keys, f"occurs twice (again in line {line}). Keep one.")
+    values = document.value if document.value is not None else {}
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path}: expected sections such as `data:` and `train:`, found {type(values).__name__}."
+        )
+    for text in overrides:
+        _apply_override(values, text, problems)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems.add_validation(error)
+        raise problems.error() from None
+    if problems:
+        raise problems.error()
+    return config
+
+
+def _read(file: Path) -> YamlText:
+    try:
+        return parse_yaml(file.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{file.name}{line}: not valid YAML: {error.problem}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file.name}: not readable as YAML in UTF-8: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{file.name}: can't be read: {error.strerror}.") from error
+
+
+def _apply_override(values: dict[str, Any], text: str, problems: Problems) -> None:
+    key, equals, value = text.partition("=")
+    keys = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(keys):
+        problems.add((), f"{text!r} is not of the form section.key=value, such as train.lr=1e-4.", "override")
+        return
+    try:
+        parsed = parse_yaml(value).value
+    except yaml.YAMLError:
+        problems.add(keys, f"{value!r} is not valid YAML; quote it.", "override")
+        return
+    block = values
+    for depth, part in enumerate(keys[:-1], start=1):
+        child = block.setdefault(part, {})
+        if child is None:
+            child = block[part] = {}
+        if not isinstance(child, dict):
+            problems.add(keys, f"{'.'.join(keys[:depth])} has no keys of its own.", "override")
+            return
+        block = child
+    block[keys[-1]] = parsed
+    problems.from_override(keys)
+
+
+def _pair(key: str, value: object, expected: str) -> PydanticCustomError:
+    """The error of a value that another value of its section rules out."""
+    return PydanticCustomError("pair", "impossible pair", {"key": key, "value": value, "expected": expected})

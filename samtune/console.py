@@ -1,0 +1,172 @@
+"""What the terminal shows: results on stdout; messages, progress and errors on stderr.
+
+A terminal gets colours and moving bars; a file or a pipe gets plain lines.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from samtune.metrics.table import Report
+
+OUT = Console(highlight=False, soft_wrap=True)
+ERR = Console(highlight=False, soft_wrap=True, stderr=True)
+
+LINE_SECONDS = 10.0
+"""How often a progress line is printed where there is no terminal."""
+
+
+class Advance(Protocol):
+    """Tells a progress bar that `steps` more are done, with values such as loss=0.31 to show."""
+
+    def __call__(self, steps: int = 1, **values: float | str) -> None: ...
+
+
+def setup_logging(*, debug: bool = False) -> None:
+    """Sends the package's log to stderr.
+
+    Args:
+        debug: show debug messages too.
+    """
+    logger = logging.getLogger("samtune")
+    logger.handlers = [
+        _Handler(console=ERR, show_time=False, show_level=False, show_path=False, markup=False)
+    ]
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.propagate = False
+
+
+class _Handler(RichHandler):
+    """Marks warnings and worse by a word, because colour does not survive a pipe."""
+
+    def render_message(self, record: logging.LogRecord, message: str) -> Text:
+        level = {logging.WARNING: ("warning: ", "yellow"), logging.ERROR: ("error: ", "red")}
+        word, style = level.get(record.levelno, ("", ""))
+        return Text.assemble((word, style), message)
+
+
+def print_line(text: str) -> None:
+    """Prints one result to stdout as it is."""
+    OUT.print(Text(text))
+
+
+def print_traceback(text: str) -> None:
+    """Prints the text of a traceback to stderr as it is."""
+    ERR.print(Text(text.rstrip()))
+
+
+def print_error(text: str, *, hint: str | None = None) -> None:
+    """Prints an error to stderr.
+
+    Args:
+        text: what was wrong; may have several lines.
+        hint: a second, dimmer paragraph on what to do.
+    """
+    ERR.print(Text.assemble(("error: ", "bold red"), text))
+    if hint:
+        ERR.print(Text(hint, style="dim"))
+
+
+def print_table(
+    rows: Sequence[Sequence[object]], *, columns: Sequence[str], title: str | None = None, numbers: int = 1
+) -> None:
+    """Prints a table to stdout.
+
+    Args:
+        rows: the cells; floats are shown with 4 digits after the point.
+        columns: the headings.
+        title: a line above.
+        numbers: the columns from this one on (counted from 0) are aligned to the right.
+    """
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0)
+    )
+    for index, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if index >= numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[Text(f"{cell:.4f}" if isinstance(cell, float) else str(cell)) for cell in row])
+    OUT.print(table)
+
+
+def print_report(report: Report, *, before: Report | None = None) -> None:
+    """Prints the headline numbers of an evaluation.
+
+    Args:
+        report: of the tuned model.
+        before: of the untouched model on the same images.
+    """
+    rows: list[tuple[object, ...]] = []
+    for name in ("mDice", "mIoU"):
+        low, high = report.ci95[name]
+        first = (getattr(before, name),) if before is not None else ()
+        rows.append((name, *first, getattr(report, name), f"{low:.4f} to {high:.4f}"))
+    columns = (
+        ("", "before", "after", "95 % interval") if before is not None else ("", "value", "95 % interval")
+    )
+    print_table(rows, columns=columns, title=f"{report.split}, {len(report.rows)} images")
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Advance]:
+    """Shows how far a job is: a bar with values and remaining time, or a plain line now and then.
+
+    Args:
+        title: what is going on, such as "score" or "epoch 3/20".
+        total: number of steps.
+
+    Yields:
+        The function to call after each step.
+    """
+    with _bar(title, total) if ERR.is_terminal else _lines(title, total) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Advance]:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    shown = TextColumn("{task.fields[values]}", style="dim", markup=False)
+    with Progress(*columns, shown, TimeRemainingColumn(), console=ERR, transient=True) as bar:
+        task = bar.add_task(title, total=total, values="")
+
+        def advance(steps: int = 1, **values: float | str) -> None:
+            bar.update(task, advance=steps, values=_values(values))
+
+        yield advance
+
+
+@contextmanager
+def _lines(title: str, total: int) -> Iterator[Advance]:
+    start = shown = time.monotonic()
+    done = 0
+
+    def advance(steps: int = 1, **values: float | str) -> None:
+        nonlocal done, shown
+        done += steps
+        now = time.monotonic()
+        if now - shown < LINE_SECONDS and done < total:
+            return
+        shown = now
+        left = (now - start) / done * (total - done)
+        ending = f"{left:.0f} s left" if done < total else f"in {now - start:.1f} s"
+        ERR.print(
+            Text("  ".join(part for part in (title, f"{done}/{total}", _values(values), ending) if part))
+        )
+
+    yield advance
+
+
+def _values(values: Mapping[str, float | str]) -> str:
+    return "  ".join(
+        f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in values.items()
+    )

@@ -1,0 +1,63 @@
+"""A small memory on disk of what was found out about files, so that a second start doesn't decode them again.
+
+One JSON file per question in the user's cache folder. It is only ever a shortcut: a missing, damaged or
+unwritable cache means that the answer is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from samtune.data.pairs import Pair
+
+
+def remember(question: str, pairs: Iterable[Pair], answer: Callable[[], Any]) -> Any:
+    """Returns the stored answer to a question about these files, or computes and stores it.
+
+    Args:
+        question: name and version of the question; change it when the rule behind the answer changes.
+        pairs: the files the answer depends on; any change of a path, size or time makes it a new question.
+        answer: computes the answer, a JSON value.
+
+    Returns:
+        The answer, as JSON gives it back (tuples become lists).
+    """
+    path = _folder() / f"{question}-{fingerprint(pairs)[:32]}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        pass
+    computed = json.dumps(answer())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(computed, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        pass
+    return json.loads(computed)
+
+
+def fingerprint(pairs: Iterable[Pair]) -> str:
+    """Returns the SHA-256 of the paths, sizes and modification times of the files, without opening them."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        for path in (pair.image, pair.mask):
+            try:
+                facts = path.stat()
+                digest.update(
+                    f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_mode}\n".encode()
+                )
+            except OSError as error:
+                digest.update(f"{path}|{error.errno}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "samtune"

@@ -1,0 +1,31 @@
+"""Environment variables that our dependencies read when they are first imported.
+
+`set_defaults` must run before the first import of mlflow, albumentations, huggingface_hub, gradio or ray: the
+command line calls it first thing, and so does every function that imports one of them. What the user has set
+stays.
+"""
+
+from __future__ import annotations
+
+import os
+
+DEFAULTS = {
+    # Nothing calls home.
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",  # else it asks the package index for a newer version
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # A dead tracking server costs minutes per call by default; training must not wait for it.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",  # seconds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    # MLflow looks for git through GitPython, which warns at length where there is none.
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def set_defaults() -> None:
+    """Sets each variable of `DEFAULTS` that the environment does not have."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)

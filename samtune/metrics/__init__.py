@@ -1,0 +1,103 @@
+"""The metrics by name. One more metric is one function and one line here, with its definition.
+
+Three kinds, by what they look at; `evaluate(metrics=...)` takes the names of all three:
+
+- `METRICS`: (predicted mask, true mask) of one image;
+- `PROBABILITY_METRICS`: (probability map, true mask) of one image;
+- `POOLED_METRICS`: (overlap, predicted, true) pixels, summed over all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from samtune.metrics.bootstrap import bootstrap_ci, paired_bootstrap
+from samtune.metrics.boundary import hd95, surface_dice
+from samtune.metrics.overlap import (
+    classmean_dice,
+    classmean_iou,
+    dice,
+    gps_released_dice,
+    gps_released_iou,
+    iou,
+    mae,
+    pooled_dice,
+    pooled_iou,
+    precision,
+    recall,
+)
+from samtune.metrics.protocols import pranet, pranet_dice, pranet_iou, probability_mae
+from samtune.types import MaskArray, Metric
+
+ProbabilityMetric = Callable[[np.ndarray[Any, np.dtype[Any]], MaskArray], float]
+PooledMetric = Callable[[int, int, int], float]
+
+METRICS: dict[str, Metric] = {
+    "dice": dice,
+    "iou": iou,
+    "precision": precision,
+    "recall": recall,
+    "mae": mae,
+    "classmean_dice": classmean_dice,
+    "classmean_iou": classmean_iou,
+    "hd95": hd95,
+    "surface_dice": surface_dice,
+}
+
+PROBABILITY_METRICS: dict[str, ProbabilityMetric] = {
+    "pranet_dice": pranet_dice,
+    "pranet_iou": pranet_iou,
+    "probability_mae": probability_mae,
+}
+
+POOLED_METRICS: dict[str, PooledMetric] = {
+    "pooled_dice": pooled_dice,
+    "pooled_iou": pooled_iou,
+    "gps_released_dice": gps_released_dice,
+    "gps_released_iou": gps_released_iou,
+}
+
+DEFINITIONS: dict[str, str] = {
+    "mDice": "Mean over images of the foreground Dice at probability > 0.5, at the original size.",
+    "mIoU": "Mean over images of the foreground IoU at probability > 0.5, at the original size.",
+    "ci95": "95 % percentile bootstrap interval of the mean over images (1000 resamples, seed 0).",
+    "dice": "2 TP / (2 TP + FP + FN) of the foreground, per image; both masks empty is 1, one empty is 0.",
+    "iou": "TP / (TP + FP + FN) of the foreground, per image; both masks empty is 1, one empty is 0.",
+    "precision": "TP / (TP + FP) per image; both masks empty is 1, one empty is 0.",
+    "recall": "TP / (TP + FN) per image; both masks empty is 1, one empty is 0.",
+    "mae": "Share of wrong pixels of the mask, per image; lower is better.",
+    "classmean_dice": "Mean of foreground and background Dice, per image.",
+    "classmean_iou": "Mean of foreground and background IoU, per image.",
+    "hd95": "95th percentile distance of the outlines in pixels, per image; undefined if a mask is empty.",
+    "surface_dice": "Share of the outlines within 2 px of each other; undefined if both masks are empty.",
+    "pranet_dice": "PraNet protocol: Dice of the stretched probability, mean over 256 thresholds, per image.",
+    "pranet_iou": "PraNet protocol: IoU of the stretched probability, mean over 256 thresholds, per image.",
+    "probability_mae": "PraNet protocol: mean absolute error of the stretched probability, per image.",
+    "pooled_dice": "Dice of all pixels of the set at once; large objects dominate.",
+    "pooled_iou": "IoU of all pixels of the set at once; large objects dominate.",
+    "gps_released_dice": "Dice as released with GPS: background pixels are ignored, so all-foreground is 1. "
+    "For comparison only.",
+    "gps_released_iou": "IoU as released with GPS: background pixels are ignored, so all-foreground is 1. "
+    "For comparison only.",
+    "both_empty": "Number of images without foreground in truth and prediction.",
+    **{
+        f"{size}_{name}": f"{label} images whose object covers {share} of the picture."
+        for size, share in (("small", "under 5 %"), ("medium", "5 to 20 %"), ("large", "20 % or more"))
+        for name, label in (("images", "Number of"), ("dice", "Mean Dice of"), ("iou", "Mean IoU of"))
+    },
+}
+
+__all__ = [
+    "DEFINITIONS",
+    "METRICS",
+    "POOLED_METRICS",
+    "PROBABILITY_METRICS",
+    "PooledMetric",
+    "ProbabilityMetric",
+    "bootstrap_ci",
+    "paired_bootstrap",
+    "pranet",
+]

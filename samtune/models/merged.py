@@ -1,0 +1,148 @@
+"""The merged file: an ordinary model with what is needed to predict with it, in one safetensors file.
+
+Its tensors have exactly the keys and shapes of the stock model, in fp32; its metadata says which model that
+is, how images are prepared, and which base it was tuned from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import nn
+
+from samtune.errors import CheckpointError
+from samtune.models.sam import PATCH, PIXEL_MEAN, PIXEL_STD, SPECS, SamModel
+from samtune.models.weights import load_weights
+from samtune.tensorfile import read_metadata, save_tensors
+from samtune.types import PromptMode
+
+FORMAT = "samtune-merged-1"
+THRESHOLD = 0.5
+_REMEDY = "Give the merged.safetensors of a run folder; `samtune finetune` writes one."
+
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class MergedInfo:
+    """What a merged file says about itself.
+
+    Attributes:
+        model: name of the model, such as `sam_tiny`.
+        image_size: side in pixels of the input frame it was tuned and measured at.
+        prompt: prompt mode it was tuned with.
+        base_hash: `state_hash` of the weights it was tuned from.
+        pixel_mean: subtracted from RGB values of 0 to 255.
+        pixel_std: what the difference is divided by.
+        threshold: pixels of a higher probability are foreground; always 0.5 in this format.
+    """
+
+    model: str
+    image_size: int
+    prompt: PromptMode
+    base_hash: str
+    pixel_mean: Colour = PIXEL_MEAN
+    pixel_std: Colour = PIXEL_STD
+    threshold: float = THRESHOLD
+
+    def to_metadata(self) -> dict[str, str]:
+        """Returns the metadata of the file, all strings."""
+        values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in vars(self).items()}
+        return {"format": FORMAT, **values}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> MergedInfo:
+        """Reads what `to_metadata` wrote.
+
+        Args:
+            metadata: of the safetensors file.
+            path: the file, for messages.
+
+        Raises:
+            CheckpointError: not a merged file, or one with missing or impossible values.
+        """
+        if metadata.get("format") != FORMAT:
+            found = metadata.get("format", "none")
+            raise CheckpointError(f"{path} is no merged model (its format: {found}, not {FORMAT}). {_REMEDY}")
+        try:
+            info = cls(
+                model=metadata["model"],
+                image_size=int(metadata["image_size"]),
+                prompt=metadata["prompt"],  # type: ignore[arg-type]  # checked below
+                base_hash=metadata["base_hash"],
+                pixel_mean=_colour(metadata["pixel_mean"]),
+                pixel_std=_colour(metadata["pixel_std"]),
+                threshold=float(metadata["threshold"]),
+            )
+        except KeyError as err:
+            raise CheckpointError(f"{path} lacks {err} in its metadata. {_REMEDY}") from err
+        except (ValueError, TypeError) as err:
+            raise CheckpointError(f"{path} has damaged metadata ({err}). {_REMEDY}") from err
+        wrong = info._wrong()
+        if wrong:
+            raise CheckpointError(f"{path} has impossible metadata: {', '.join(wrong)}. {_REMEDY}")
+        return info
+
+    def _wrong(self) -> list[str]:
+        checks = {
+            f"model {self.model!r} (known: {', '.join(SPECS)})": self.model in SPECS,
+            f"image_size {self.image_size} (a multiple of {PATCH})": self.image_size >= PATCH
+            and self.image_size % PATCH == 0,
+            f"prompt {self.prompt!r} (known: {', '.join(get_args(PromptMode))})": self.prompt
+            in get_args(PromptMode),
+            f"pixel_std {self.pixel_std} (above 0)": all(value > 0 for value in self.pixel_std),
+            f"threshold {self.threshold} (always {THRESHOLD})": self.threshold == THRESHOLD,
+        }
+        return [text for text, good in checks.items() if not good]
+
+
+def save_merged(path: Path, model: nn.Module, info: MergedInfo) -> None:
+    """Writes a merged file, atomically.
+
+    Args:
+        path: `.../merged.safetensors`; an older file is replaced.
+        model: its state dict has the stock keys; it is written in fp32.
+        info: goes into the metadata.
+    """
+    state = {name: tensor.float() for name, tensor in model.state_dict().items()}
+    save_tensors(path, state, info.to_metadata())
+
+
+def read_merged_info(path: Path) -> MergedInfo:
+    """Reads what a merged file says about itself, without its weights; raises as `load_merged`."""
+    try:
+        metadata = read_metadata(path)
+    except CheckpointError as err:
+        raise CheckpointError(f"{err} {_REMEDY}") from err
+    return MergedInfo.from_metadata(metadata, path)
+
+
+def load_merged(path: Path, *, device: torch.device | str = "cpu") -> tuple[SamModel, MergedInfo]:
+    """Loads a merged file strictly.
+
+    Args:
+        path: a file of `save_merged`.
+        device: where the model goes.
+
+    Returns:
+        The model in eval mode, in fp32, and what the file says.
+
+    Raises:
+        CheckpointError: missing, damaged, not a merged file, or weights that don't fit the model it names.
+    """
+    info = read_merged_info(path)
+    model = SamModel(info.model, info.image_size)
+    load_weights(model, path)
+    model.pixel_mean = torch.tensor(info.pixel_mean).view(3, 1, 1)
+    model.pixel_std = torch.tensor(info.pixel_std).view(3, 1, 1)
+    return model.to(device).eval(), info
+
+
+def _colour(text: str) -> Colour:
+    red, green, blue = json.loads(text)
+    return float(red), float(green), float(blue)

@@ -1,0 +1,134 @@
+"""Prompts as a user gives them, in pixels of the original frame, and what is wrong with them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from samtune.errors import ConfigError
+from samtune.types import Size
+
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+class PromptError(ConfigError):
+    """A prompt that can't be used.
+
+    Attributes:
+        field: "box", "points" or "labels".
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def checked_boxes(boxes_xyxy: ArrayLike | None) -> Floats | None:
+    """Checks what can be checked of boxes without their image.
+
+    Args:
+        boxes_xyxy: (4,) or (N, 4), or None.
+
+    Returns:
+        (N, 4) float64, or None.
+
+    Raises:
+        PromptError: a wrong shape, a number that is not finite, or an inverted box.
+    """
+    if boxes_xyxy is None:
+        return None
+    boxes = np.atleast_2d(_numbers("box", boxes_xyxy))
+    if boxes.ndim != 2 or boxes.shape[0] == 0 or boxes.shape[1] != 4:
+        raise PromptError("box", f"a box is 4 numbers x0, y0, x1, y1; these have the shape {boxes.shape}.")
+    for index, (x0, y0, x1, y1) in enumerate(boxes):
+        if x1 <= x0 or y1 <= y0:
+            raise PromptError(
+                "box",
+                f"box {index} is inverted or empty ({x0:g}, {y0:g}, {x1:g}, {y1:g}). "
+                "Give x0, y0 (upper left), then x1, y1 (lower right).",
+            )
+    return boxes
+
+
+def clip_boxes(boxes: Floats, size: Size) -> Floats:
+    """Cuts off what sticks out of an image.
+
+    Args:
+        boxes: (N, 4) XYXY, of `checked_boxes`.
+        size: (H, W) of the image.
+
+    Returns:
+        (N, 4) inside the image.
+
+    Raises:
+        PromptError: a box that lies outside altogether.
+    """
+    height, width = size
+    clipped = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float64))
+    for index, (x0, y0, x1, y1) in enumerate(clipped):
+        if x1 <= x0 or y1 <= y0:
+            raise PromptError("box", f"box {index} is outside the image of {width} x {height} pixels.")
+    return clipped
+
+
+def checked_points(
+    points_xy: ArrayLike | None, labels: ArrayLike | None
+) -> tuple[Floats | None, np.ndarray | None]:
+    """Checks what can be checked of points without their image.
+
+    Args:
+        points_xy: (P, 2), or None.
+        labels: (P,) of 0 and 1, or None for all 1.
+
+    Returns:
+        (P, 2) float64 and (P,) int64, or two None.
+
+    Raises:
+        PromptError: wrong shapes, numbers that are not finite, unknown labels.
+    """
+    if points_xy is None:
+        if labels is not None:
+            raise PromptError("labels", "labels were given without points. Give one point per label.")
+        return None, None
+    points = _numbers("points", points_xy)
+    if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] != 2:
+        raise PromptError("points", f"points are pairs of x and y; these have the shape {points.shape}.")
+    if labels is None:
+        return points, np.ones(len(points), dtype=np.int64)
+    signs = _numbers("labels", labels)
+    if signs.shape != (len(points),):
+        raise PromptError(
+            "labels", f"{len(points)} points need as many labels; these have the shape {signs.shape}."
+        )
+    for index, sign in enumerate(signs):
+        if sign not in (0, 1):
+            raise PromptError("labels", f"label {index} is {sign:g}; 1 is on the object, 0 is off it.")
+    return points, signs.astype(np.int64)
+
+
+def check_inside(points: Floats, size: Size) -> None:
+    """Refuses points outside an image.
+
+    Args:
+        points: (P, 2) XY, of `checked_points`.
+        size: (H, W) of the image.
+
+    Raises:
+        PromptError: naming the first point that lies outside.
+    """
+    height, width = size
+    for index, (x, y) in enumerate(points):
+        if not (0 <= x < width and 0 <= y < height):
+            raise PromptError(
+                "points", f"point {index} ({x:g}, {y:g}) is outside the image of {width} x {height} pixels."
+            )
+
+
+def _numbers(field: str, values: ArrayLike) -> Floats:
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as err:
+        raise PromptError(field, f"{field}: expected numbers, as many in each row.") from err
+    if not np.isfinite(numbers).all():
+        raise PromptError(field, f"{field}: NaN and infinity are no coordinates or labels.")
+    return numbers

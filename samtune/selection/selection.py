@@ -1,0 +1,132 @@
+"""The `Selection`: which entries of which tensors train. Data, not code; it outlives the run.
+
+On disk it is one safetensors file. A tensor with the same number of entries in every row keeps only its column
+numbers, shape (rows, K); any other keeps flat indices. Both use the smallest integer type that fits and are widened
+on load. Tensors that train whole are listed by name, with the provenance, in the metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from samtune.errors import CheckpointError
+from samtune.tensorfile import read_metadata, save_tensors
+from samtune.types import Role
+
+FORMAT = "samtune-selection-1"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Entries to train.
+
+    Attributes:
+        entries: tensor name -> sorted, unique int64 indices into the flattened tensor.
+        whole: names of tensors that train completely.
+        provenance: method, options, seed, loss, base hash, hash of the scoring images.
+    """
+
+    entries: dict[str, Tensor]
+    whole: tuple[str, ...] = ()
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """Returns the names of all tensors that change."""
+        return sorted({*self.entries, *self.whole})
+
+    def add_whole(self, names: list[str]) -> Selection:
+        """Returns a selection that also trains these tensors whole."""
+        whole = tuple(sorted({*self.whole, *names}))
+        return replace(self, entries={n: i for n, i in self.entries.items() if n not in whole}, whole=whole)
+
+
+def check_selection(selection: Selection, model: nn.Module, roles: Mapping[str, Role]) -> None:
+    """Refuses a selection that does not fit a model.
+
+    Raises:
+        CheckpointError: naming the unknown tensor, the index out of range, or the tensor that must stay fixed.
+    """
+    shapes = {name: p.numel() for name, p in model.named_parameters()}
+    for name in selection.names():
+        if name not in shapes:
+            raise CheckpointError(f"the selection tunes {name!r}, which this model does not have: another model's?")
+        if roles[name] == "fixed":
+            raise CheckpointError(f"the selection tunes {name!r}, which is fixed in this model.")
+    for name, indices in selection.entries.items():
+        if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= shapes[name]):
+            raise CheckpointError(f"the selection points outside of {name!r} ({shapes[name]} entries).")
+
+
+def save_selection(selection: Selection, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Writes a selection file.
+
+    Args:
+        selection: what to write.
+        path: the file, `selection.safetensors` in a run folder.
+        shapes: shape of every tensor in `selection.entries`.
+    """
+    tensors = {}
+    for name, indices in selection.entries.items():
+        key, packed = pack_indices(indices, shapes[name])
+        tensors[f"{key}/{name}"] = packed
+    metadata = {"format": FORMAT, "whole": json.dumps(selection.whole), **selection.provenance}
+    metadata["shapes"] = json.dumps({name: list(shapes[name]) for name in selection.entries})
+    save_tensors(path, tensors, metadata)
+
+
+def load_selection(path: Path) -> Selection:
+    """Reads a selection file.
+
+    Raises:
+        CheckpointError: missing, damaged, or no selection file.
+    """
+    metadata = read_metadata(path)
+    if metadata.pop("format", None) != FORMAT:
+        raise CheckpointError(f"{path} is no selection file ({FORMAT}).")
+    whole = tuple(json.loads(metadata.pop("whole")))
+    shapes = json.loads(metadata.pop("shapes"))
+    try:
+        tensors = load_file(path)
+    except SafetensorError as err:
+        raise CheckpointError(f"{path} is damaged ({err}).") from err
+    entries = {}
+    for key, packed in tensors.items():
+        kind, name = key.split("/", 1)
+        entries[name] = unpack_indices(kind, packed, tuple(shapes[name]))
+    return Selection(entries, whole, metadata)
+
+
+def pack_indices(indices: Tensor, shape: tuple[int, ...]) -> tuple[str, Tensor]:
+    """Packs flat indices: ("columns", (rows, K)) where every row has K of them, else ("flat", (n,))."""
+    rows = shape[0]
+    columns = max(1, torch.Size(shape).numel() // rows)
+    per_row = torch.bincount(indices // columns, minlength=rows)
+    if len(indices) and bool((per_row == per_row[0]).all()):
+        return "columns", _narrow((indices % columns).reshape(rows, -1))
+    return "flat", _narrow(indices)
+
+
+def unpack_indices(kind: str, packed: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Returns the sorted int64 flat indices that `pack_indices` packed."""
+    wide = packed.to(torch.int64)
+    if kind == "flat":
+        return wide
+    columns = max(1, torch.Size(shape).numel() // shape[0])
+    return (torch.arange(shape[0])[:, None] * columns + wide).reshape(-1)
+
+
+def _narrow(indices: Tensor) -> Tensor:
+    """Returns the indices in the smallest unsigned type that holds them."""
+    largest = int(indices.max()) if len(indices) else 0
+    for dtype in (torch.uint8, torch.uint16, torch.int32):
+        if largest <= torch.iinfo(dtype).max:
+            return indices.to(dtype)
+    return indices

@@ -1,0 +1,99 @@
+"""What happens around every request: its id, its log line, who may ask, and the headers of the answer."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+import uuid
+from collections.abc import Collection
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from samtune.serve.errors import ApiError
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+OPEN_PATHS = ("/", "/livez", "/readyz")
+"""What answers without an API key: the empty page and the probes."""
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class Gate:
+    """ASGI middleware, outermost: nothing of a request is read before host and key are checked.
+
+    Args:
+        app: the application.
+        hosts: names that the Host header may have, which stops DNS rebinding; None for any.
+        api_key: what `Authorization: Bearer KEY` must hold; None for no key.
+        paths: the known paths; others are logged as "?", because a log is no place for a client's text.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, hosts: Collection[str] | None, api_key: str | None, paths: Collection[str]
+    ) -> None:
+        self.app, self.hosts, self.api_key, self.paths = app, hosts, api_key, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id, start, status = uuid.uuid4().hex, time.monotonic(), 0
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self.app(scope, receive, send_with_headers)
+        except ApiError as error:
+            await error.response(request_id)(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            status = 499  # nobody is left to answer
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            if not status:
+                failure = ApiError(500, "internal_error", "The server failed. Its log has the request_id.")
+                await failure.response(request_id)(scope, receive, send_with_headers)
+        finally:
+            path = scope["path"] if scope["path"] in self.paths else "?"
+            spent = 1000 * (time.monotonic() - start)
+            logger.info("%s %s %d %.0f ms %s", scope["method"][:7], path, status, spent, request_id)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        if self.hosts is not None and _name(headers.get("host", "")) not in self.hosts:
+            raise ApiError(400, "unknown_host", "The Host header names another server than this one.")
+        if self.api_key is None or scope["path"] in OPEN_PATHS:
+            return
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        same = hmac.compare_digest(key.strip().encode(), self.api_key.encode())
+        if scheme.lower() != "bearer" or not same:
+            message = "Send the API key of this server as 'Authorization: Bearer KEY'."
+            raise ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _name(host: str) -> str:
+    """Returns a Host header without its port, in lower case."""
+    end = host.find("]") + 1 if host.startswith("[") else host.find(":")
+    return (host[:end] if end > 0 else host).lower()

@@ -1,0 +1,101 @@
+"""Decodes an uploaded picture, which may be anything."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+from PIL import Image
+
+from samtune.data.pairs import FORMATS, ORIENTATION, to_rgb
+from samtune.errors import DataError
+from samtune.serve.errors import ApiError
+from samtune.types import ImageArray
+
+ALLOWED = "PNG, JPEG, WebP, BMP, TIFF"
+MIN_SIDE = 8
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MAGIC = (_PNG, b"\xff\xd8\xff", b"BM", *_TIFF)
+
+_MODE_WARNINGS = {
+    "1": "a black-and-white image: the model is made for colours",
+    "L": "a grey image: the model is made for colours",
+    "LA": "a grey image with transparency, which was dropped",
+    "P": "palette colours were converted to RGB",
+    "PA": "palette colours were converted to RGB, transparency was dropped",
+    "RGBA": "transparency was dropped",
+    "CMYK": "CMYK colours were converted to RGB without a colour profile",
+    "YCbCr": "YCbCr colours were converted to RGB",
+    "LAB": "Lab colours were converted to RGB",
+}
+
+
+def decode_picture(data: bytes, *, max_pixels: int) -> tuple[ImageArray, list[str]]:
+    """Decodes one picture; its size is read from the header before anything is unpacked.
+
+    Args:
+        data: a file.
+        max_pixels: more are refused.
+
+    Returns:
+        (H, W, 3) uint8 RGB with the EXIF orientation applied, and what was done to get it.
+
+    Raises:
+        ApiError: 413 too many pixels, 415 another kind of file, 422 an unusable picture.
+    """
+    if not data:
+        raise ApiError(422, "empty_image", "The file has no bytes.", field="image")
+    if not data.startswith(_MAGIC) and not (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+        raise ApiError(415, "unsupported_image", f"Not one of: {ALLOWED}.", field="image")
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as picture:
+            _check_header(picture, data, max_pixels)
+            warnings = _warnings(picture)
+            picture.load()
+            return to_rgb(picture), warnings
+    except (ApiError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
+        raise _too_large(max_pixels) from err
+    except DataError as err:
+        raise _bit_depth() from err
+    except Exception as err:  # Pillow's decoders raise almost anything on damaged files
+        message = "The file is damaged or cut off. Export it again."
+        raise ApiError(422, "corrupt_image", message, field="image") from err
+
+
+def _check_header(picture: Image.Image, data: bytes, max_pixels: int) -> None:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise _too_large(max_pixels)
+    if min(width, height) < MIN_SIDE:
+        raise ApiError(422, "image_size", f"Each side needs at least {MIN_SIDE} pixels.", field="image")
+    # A phone's MPO is a JPEG with a second view behind it: the first one is the photograph.
+    if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
+        raise ApiError(422, "many_frames", "Send one picture, not several frames or pages.", field="image")
+    deep_png = data.startswith(_PNG) and data[24] == 16  # Pillow would cut 16-bit colour down silently
+    if deep_png or picture.mode.startswith(("I", "F")):
+        raise _bit_depth()
+    if data.startswith(_PNG) and _PNG_END not in data:  # Pillow reads past a missing end
+        raise SyntaxError("no IEND")
+
+
+def _warnings(picture: Image.Image) -> list[str]:
+    warnings = [_MODE_WARNINGS[picture.mode]] if picture.mode in _MODE_WARNINGS else []
+    if picture.mode == "RGB" and "transparency" in picture.info:
+        warnings.append(_MODE_WARNINGS["RGBA"])
+    if picture.getexif().get(ORIENTATION, 1) != 1:
+        warnings.append(
+            "the EXIF orientation was applied; mask and coordinates are those of the upright image"
+        )
+    return warnings
+
+
+def _bit_depth() -> ApiError:
+    return ApiError(422, "bit_depth", "Save the picture with 8 bits per channel.", field="image")
+
+
+def _too_large(max_pixels: int) -> ApiError:
+    message = f"A picture has at most {max_pixels:,} pixels. Scale it down."
+    return ApiError(413, "image_too_large", message, field="image")

@@ -1,0 +1,101 @@
+"""The process: an address, uvicorn, and an orderly end."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from samtune.errors import ConfigError
+from samtune.models.merged import read_merged_info
+from samtune.predict import Predictor, pick_device
+from samtune.serve.app import create_app
+from samtune.serve.gate import LOOPBACK_HOSTS
+
+logger = logging.getLogger(__name__)
+
+KEY_VARIABLE = "SAMTUNE_API_KEY"
+_DRAIN_SECONDS = 30
+
+
+def run_server(
+    checkpoint: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "auto",
+    insecure: bool = False,
+) -> None:
+    """Serves a merged file until SIGTERM or Ctrl-C; requests that were accepted are answered first.
+
+    With `SAMTUNE_API_KEY` set, clients must send that key.
+
+    Args:
+        checkpoint: the `merged.safetensors` of a run.
+        host: address to listen on.
+        port: 0 takes a free one; the log says which.
+        device: as in `Predictor.from_file`.
+        insecure: lets other machines in without a key.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or no merged file.
+        ConfigError: an unknown device, an address that can't be used, or that others reach without a key.
+    """
+    path = Path(checkpoint)
+    key = os.environ.get(KEY_VARIABLE) or None
+    local = _is_loopback(host)
+    if not (local or key or insecure):
+        raise ConfigError(
+            f"host {host} lets other machines in. Set {KEY_VARIABLE} to a long random key, "
+            "or allow anyone with --insecure."
+        )
+    info = read_merged_info(path)  # wrong files fail here, before anything listens
+    pick_device(device)
+    failures: list[Exception] = []
+
+    def load() -> Predictor:
+        try:
+            return Predictor.from_file(path, device=device)
+        except Exception as err:
+            failures.append(err)
+            server.should_exit = True
+            raise
+
+    app = create_app(load, api_key=key, hosts={*LOOPBACK_HOSTS, host} if local else None)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,  # it would log what clients write into the address
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    with _listen(host, port) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        logger.info("serving %s on http://%s:%d", info.model, shown, listener.getsockname()[1])
+        server.run(sockets=[listener])
+    if failures:
+        raise failures[0]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as err:
+        raise ConfigError(
+            f"can't listen on {host} port {port}: {err.strerror}. Choose another --port or --host."
+        ) from err
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,211 @@
+"""Compact tuning: train chosen entries of a tensor, at the cost of those entries.
+
+The trainable tensor is the list of chosen values. The dense tensor stays where it was, frozen, and already holds the
+current values, so the forward pass is the stock operation: no copy of the weight, no scatter in the graph, and entries
+that were not chosen cannot move, whatever the optimizer does. A linear layer's backward pass computes only what is
+chosen: with R the rows that hold a chosen entry and U the columns,
+
+    G = dY[:, R]^T @ X[:, U],   d values = G at the chosen places,
+
+and only X[:, U] is kept from the forward pass. Any other tensor gathers from its transient dense gradient.
+
+A module is switched in place by giving it a subclass of its own class, so names, hooks and `deepcopy` keep working;
+its state dict has exactly the stock keys, with current values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+KEEP_WHOLE_INPUT = 0.75  # above this share of columns, keeping X itself is cheaper than a copy of X[:, U]
+_SUFFIX = "_values"
+
+
+def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
+    """Makes entries of `module.<name>` trainable and freezes the rest of that tensor.
+
+    Args:
+        module: owner of the tensor.
+        name: of a parameter of the module itself, such as "weight".
+        indices: (n,) sorted unique int64 indices into the flattened tensor.
+
+    Returns:
+        The (n,) values, in fp32 or better, to be given to an optimizer. Changes to them, in place by whatever means that autograd
+        sees, reach the dense tensor at the next forward pass or `state_dict()`.
+    """
+    dense = module._parameters[name]
+    assert dense is not None and not isinstance(module, CompactModule)
+    dense.requires_grad_(False)
+    indices = indices.to(dense.device)
+    master_dtype = torch.promote_types(dense.dtype, torch.float32)
+    values = nn.Parameter(dense.detach().flatten()[indices].to(master_dtype))
+    module.register_parameter(name + _SUFFIX, values)
+    module.register_buffer("tuned_indices", indices, persistent=False)
+    module.tuned_name = name  # type: ignore[assignment]
+    module.written_version = values._version  # type: ignore[assignment]
+    if type(module) is nn.Linear and name == "weight":
+        _plan_linear(module, indices, dense.shape[1])
+        module.__class__ = CompactLinear
+    else:
+        module.__class__ = _compact_class(type(module), name)
+    return values
+
+
+def release_entries(module: CompactModule) -> None:
+    """Undoes `tune_entries`: the dense tensor keeps the current values and stays frozen."""
+    module.write_values()
+    del module._parameters[module.tuned_name + _SUFFIX]
+    for name in [n for n in module._buffers if n.startswith("tuned_")]:
+        delattr(module, name)
+    module.__class__ = type(module).__mro__[type(module).__mro__.index(CompactModule) + 1]
+    del module.tuned_name, module.written_version
+
+
+class CompactModule(nn.Module):
+    """What a module with tuned entries has beyond its own class; mixed in before that class."""
+
+    tuned_name: str
+    tuned_indices: Tensor
+    written_version: int
+
+    def values(self) -> nn.Parameter:
+        """Returns the trainable (n,) values."""
+        values = self._parameters[self.tuned_name + _SUFFIX]
+        assert values is not None
+        return values
+
+    def dense(self) -> Tensor:
+        """Returns the frozen dense tensor with the current values in it."""
+        self.write_values()
+        dense = self._parameters[self.tuned_name]
+        assert dense is not None
+        return dense
+
+    def write_values(self) -> None:
+        """Writes the values into the dense tensor when they changed since the last time.
+
+        Autograd counts in-place changes of a tensor (`_version`): optimizers, `load_state_dict` and `copy_` all
+        raise the count, so no caller has to remember a hook.
+        """
+        values = self.values()
+        if values._version != self.written_version:
+            dense = self._parameters[self.tuned_name]
+            assert dense is not None
+            with torch.no_grad():
+                dense.view(-1)[self.tuned_indices] = values.detach().to(dense.dtype)
+            self.written_version = values._version
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        self.write_values()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        del destination[prefix + self.tuned_name + _SUFFIX]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        missing_keys = rest[2]
+        stock_key, values_key = prefix + self.tuned_name, prefix + self.tuned_name + _SUFFIX
+        if stock_key in state_dict:
+            state_dict[values_key] = state_dict[stock_key].flatten()[self.tuned_indices.to("cpu")]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        state_dict.pop(values_key, None)
+        if values_key in missing_keys:
+            missing_keys.remove(values_key)  # the stock key is reported, which is the one a user knows
+
+
+class CompactLinear(CompactModule, nn.Linear):
+    """A linear layer whose backward pass computes the chosen entries of the weight's gradient only."""
+
+    tuned_rows: Tensor | None
+    tuned_columns: Tensor | None
+    tuned_places: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = self.dense(), self.bias
+        device = input.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            input, weight = input.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        return _SelectedLinear.apply(  # type: ignore[no-any-return]
+            input, weight, bias, self.values(), self.tuned_rows, self.tuned_columns, self.tuned_places
+        )
+
+
+def _plan_linear(module: nn.Linear, indices: Tensor, inputs: int) -> None:
+    """Registers R, U and where each chosen entry lies in the (R, U) product; None stands for "all of them"."""
+    rows, row_places = (indices // inputs).unique(return_inverse=True)
+    columns, column_places = (indices % inputs).unique(return_inverse=True)
+    if len(columns) > KEEP_WHOLE_INPUT * inputs:
+        columns, column_places = torch.arange(inputs, device=indices.device), indices % inputs
+    places = row_places * len(columns) + column_places
+    module.register_buffer("tuned_rows", None if len(rows) == module.out_features else rows, persistent=False)
+    module.register_buffer("tuned_columns", None if len(columns) == inputs else columns, persistent=False)
+    module.register_buffer("tuned_places", places, persistent=False)
+
+
+class _SelectedLinear(torch.autograd.Function):
+    """y = x W^T + b; the gradient of W exists only as the (R, U) product that holds the chosen entries."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        values: Tensor,
+        rows: Tensor | None,
+        columns: Tensor | None,
+        places: Tensor,
+    ) -> Tensor:
+        kept = x if columns is None else x.index_select(-1, columns)
+        ctx.save_for_backward(kept, weight, rows, places)
+        ctx.values_dtype = values.dtype
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        kept, weight, rows, places = ctx.saved_tensors
+        flat = grad.reshape(-1, grad.shape[-1])
+        grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+        grad_bias = flat.sum(0) if ctx.needs_input_grad[2] else None
+        grad_values = None
+        if ctx.needs_input_grad[3]:
+            of_rows = flat if rows is None else flat.index_select(1, rows)
+            product = of_rows.T @ kept.reshape(-1, kept.shape[-1])  # (R, U)
+            grad_values = product.flatten()[places].to(ctx.values_dtype)
+        return grad_x, None, grad_bias, grad_values, None, None, None
+
+
+class _WriteThrough(torch.autograd.Function):
+    """Presents the dense tensor as a function of the values; the backward pass gathers from its gradient."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, dense: Tensor, values: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.values_dtype = values.dtype  # type: ignore[attr-defined]
+        return dense.view_as(dense)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        (indices,) = ctx.saved_tensors
+        return None, grad.flatten()[indices].to(ctx.values_dtype), None
+
+
+_CLASSES: dict[tuple[type, str], type] = {}
+
+
+def _compact_class(cls: type[nn.Module], name: str) -> type[nn.Module]:
+    """Returns the subclass of `cls` that presents its tensor `name` through `_WriteThrough`; made once."""
+    if (cls, name) not in _CLASSES:
+
+        def present(self: CompactModule) -> Tensor:
+            return _WriteThrough.apply(self.dense(), self.values(), self.tuned_indices)  # type: ignore[no-any-return]
+
+        _CLASSES[cls, name] = type(f"Compact{cls.__name__}", (CompactModule, cls), {name: property(present)})
+    return _CLASSES[cls, name]

@@ -1,0 +1,156 @@
+"""The values that flow between the parts, with their shapes and frames, documented here once.
+
+Frames of a picture:
+
+- **original**: the file as decoded (EXIF orientation applied), H x W pixels.
+- **input**: the original scaled so that its longer side is `image_size`, then padded at the right and at the bottom
+  to a square S x S (Segment Anything's convention). Padding never counts in a loss or a metric.
+- **low-res**: S/4 x S/4, what the mask decoder returns.
+
+Coordinates are XY in pixels of the stated frame, boxes XYXY. Sizes are (height, width). Masks are bool:
+True = foreground.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]
+PromptMode = Literal["none", "box", "point"]
+Role = Literal["linear", "conv", "bias", "norm", "position", "head", "decoder", "fixed"]
+MaskArray = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
+ImageArray = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """One prompt set per item of a batch; every item of a batch has the same kind.
+
+    Attributes:
+        boxes_input: (B, 4) float32, XYXY in the input frame, or None.
+        points_input: (B, P, 2) float32, XY in the input frame, or None.
+        labels: (B, P) int64, 1 = foreground, 0 = background, -1 = padding; None exactly when `points_input` is.
+    """
+
+    boxes_input: Tensor | None = None
+    points_input: Tensor | None = None
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Prompts:
+        """Returns the same prompts on `device`."""
+        moved = {k: None if v is None else v.to(device) for k, v in vars(self).items()}
+        return Prompts(**moved)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its target, ready for collation.
+
+    Attributes:
+        name: stem of the image file; component targets add `#1`, `#2`, ...
+        image: (3, h, w) uint8 RGB, scaled to the input frame, not yet padded.
+        mask: (h, w) bool, the target in the same frame.
+        truth: (H, W) bool array, the target at the original size.
+        box_input: (4,) float32 or None.
+        points_input: (P, 2) float32 or None.
+        labels: (P,) int64 or None.
+    """
+
+    name: str
+    image: Tensor
+    mask: Tensor
+    truth: MaskArray
+    box_input: Tensor | None = None
+    points_input: Tensor | None = None
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model and a loss see.
+
+    Attributes:
+        images: (B, 3, S, S) uint8 RGB, zero-padded at the right and bottom; models normalise.
+        masks: (B, 1, S, S) bool, target in the input frame; False in the padding.
+        sizes_input: the unpadded (h, w) of each item in the input frame.
+        names: the name of each item.
+        truths: (H, W) bool arrays at the original size.
+        prompts: prompts of the batch, or None for prompt mode "none".
+    """
+
+    images: Tensor
+    masks: Tensor
+    sizes_input: tuple[Size, ...]
+    names: tuple[str, ...]
+    truths: tuple[MaskArray, ...] = field(default=(), repr=False)
+    prompts: Prompts | None = None
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Returns the batch with its tensors on `device`."""
+        return replace(
+            self,
+            images=self.images.to(device),
+            masks=self.masks.to(device),
+            prompts=None if self.prompts is None else self.prompts.to(device),
+        )
+
+    def valid(self) -> Tensor:
+        """Returns (B, 1, S, S) bool: True where the input frame shows the picture, False in the padding."""
+        side = self.images.shape[-1]
+        steps = torch.arange(side, device=self.images.device)
+        heights = torch.tensor([h for h, _ in self.sizes_input], device=self.images.device)
+        widths = torch.tensor([w for _, w in self.sizes_input], device=self.images.device)
+        rows = steps[None, :] < heights[:, None]
+        columns = steps[None, :] < widths[:, None]
+        return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A mask at the original size of one image.
+
+    Attributes:
+        mask: (H, W) bool.
+        probability: (H, W) float32 in [0, 1]; `mask` is probability > threshold.
+        score: mean probability of the pixels of `mask`, 0.0 when it is empty; a confidence, not calibrated.
+    """
+
+    mask: MaskArray
+    probability: np.ndarray
+    score: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a scoring pass found.
+
+    Attributes:
+        sums: parameter name -> signed sum of gradients over the batches, fp32, of the parameter's shape.
+        batches: batches that counted.
+        skipped: batches without two cells of one class.
+        images_hash: SHA-256 over the names of the images, in order.
+    """
+
+    sums: dict[str, Tensor]
+    batches: int
+    skipped: int
+    images_hash: str
+
+
+Metric = Callable[[MaskArray, MaskArray], float]
+"""(prediction, truth), both (H, W) bool at the original size, to one number; NaN where undefined."""
+
+LogitLoss = Callable[[Tensor, Batch], Tensor]
+"""((B, 1, S, S) float32 logits in the input frame, batch) to a scalar."""
+
+Batches = Iterable[Batch]
+StateDict = Mapping[str, Tensor]

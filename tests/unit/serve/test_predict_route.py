@@ -1,0 +1,274 @@
+"""POST /v1/predict: the mask of good input, and a plain answer to every bad one."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Post, encoded, error_of, picture
+from fastapi.testclient import TestClient
+from PIL import Image
+from pycocotools import mask as coco
+
+from samtune.predict import Predictor
+
+
+def mask_of(content: bytes) -> np.ndarray:
+    with Image.open(BytesIO(content)) as image:
+        assert image.mode == "L" and image.format == "PNG"
+        return np.asarray(image)
+
+
+def png(width: int, height: int, *, depth: int = 8, colour: int = 2, data: bytes = b"") -> bytes:
+    """A PNG put together by hand, for headers that no encoder writes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + data
+        + chunk(b"IDAT", zlib.compress(b"\0" * 64))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "JPEG", "WEBP"])
+def test_the_mask_is_that_of_the_predictor(post: Post, predictor: Predictor, format: str) -> None:
+    data = encoded(format=format)
+    with Image.open(BytesIO(data)) as image:
+        wanted = predictor.predict(np.asarray(image.convert("RGB")))
+    response = post(data)
+    assert response.status_code == 200 and response.headers["content-type"] == "image/png"
+    assert np.array_equal(mask_of(response.content), wanted.mask * np.uint8(255))
+    assert float(response.headers["X-Samtune-Score"]) == pytest.approx(wanted.score, abs=1e-6)
+    assert "X-Samtune-Warnings" not in response.headers
+
+
+def test_json_holds_coco_rle(post: Post) -> None:
+    content = post(encoded(), format="json").json()
+    mask = mask_of(post(encoded()).content) > 0
+    assert content["size"] == [50, 80]
+    assert np.array_equal(coco.decode({"size": content["size"], "counts": content["counts"]}) > 0, mask)
+    assert content["area"] == mask.sum() and len(content["bbox"]) == 4
+    assert 0 <= content["score"] <= 1 and content["warnings"] == []
+
+
+def test_prompts_are_used(post: Post, predictor: Predictor) -> None:
+    response = post(encoded(), box="[5, 5, 40, 30]", points="[[20, 20], [3, 3]]", labels="[1, 0]")
+    wanted = predictor.predict(
+        np.asarray(picture()), boxes_xyxy=[5, 5, 40, 30], points_xy=[[20, 20], [3, 3]], labels=[1, 0]
+    )
+    assert np.array_equal(mask_of(response.content) > 0, wanted.mask)
+    assert "tuned with prompt 'none'" in response.headers["X-Samtune-Warnings"]
+
+
+def test_a_box_that_sticks_out_is_clipped_and_said(post: Post) -> None:
+    response = post(encoded(), box="[-5, 5, 400, 30]")
+    assert response.status_code == 200 and "cut to the image" in response.headers["X-Samtune-Warnings"]
+    assert response.content == post(encoded(), box="[0, 5, 80, 30]").content
+
+
+def frames(format: str) -> bytes:
+    return encoded(format=format, save_all=True, append_images=[picture(seed=1)])
+
+
+def text_bomb() -> bytes:
+    bomb = b"a\0\0" + zlib.compress(b"\0" * 80_000_000, 9)
+    chunk = struct.pack(">I", len(bomb)) + b"zTXt" + bomb + struct.pack(">I", zlib.crc32(b"zTXt" + bomb))
+    return png(16, 16, data=chunk)
+
+
+def grey16() -> Image.Image:
+    return Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 200)
+
+
+def bad_images() -> Iterator[Any]:
+    whole, jpeg = encoded(), encoded(format="JPEG")
+    yield pytest.param(b"", 422, "empty_image", id="zero bytes")
+    yield pytest.param(b"hello " * 50, 415, "unsupported_image", id="text")
+    yield pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_image", id="svg")
+    yield pytest.param(b"%PDF-1.7\n" + b"\0" * 99, 415, "unsupported_image", id="pdf")
+    yield pytest.param(encoded(format="GIF"), 415, "unsupported_image", id="gif")
+    yield pytest.param(np.random.default_rng(1).bytes(999), 415, "unsupported_image", id="random bytes")
+    yield pytest.param(jpeg[: len(jpeg) // 2], 422, "corrupt_image", id="truncated jpeg")
+    yield pytest.param(jpeg[:10], 422, "corrupt_image", id="jpeg of 10 bytes")
+    yield pytest.param(whole[: len(whole) // 2], 422, "corrupt_image", id="truncated png")
+    yield pytest.param(whole[:-12], 422, "corrupt_image", id="png without IEND")
+    yield pytest.param(whole[:8], 422, "corrupt_image", id="png magic alone")
+    yield pytest.param(text_bomb(), 422, "corrupt_image", id="png text bomb")
+    yield pytest.param(b"II*\0" + b"\xff" * 50, 422, "corrupt_image", id="broken tiff")
+    yield pytest.param(png(20000, 20000), 413, "image_too_large", id="20000 x 20000")
+    yield pytest.param(png(9000, 9000), 413, "image_too_large", id="81 MP")
+    yield pytest.param(png(0, 5000), 422, "corrupt_image", id="0 x 5000")
+    yield pytest.param(encoded(picture(size=(1, 5000))), 422, "image_size", id="1 x 5000")
+    yield pytest.param(frames("TIFF"), 422, "many_frames", id="multi-frame tiff")
+    yield pytest.param(frames("WEBP"), 422, "many_frames", id="animated webp")
+    yield pytest.param(frames("PNG"), 422, "many_frames", id="animated png")
+    yield pytest.param(encoded(grey16()), 422, "bit_depth", id="16 bit grey png")
+    yield pytest.param(encoded(grey16(), "TIFF"), 422, "bit_depth", id="16 bit grey tiff")
+    yield pytest.param(png(16, 16, depth=16), 422, "bit_depth", id="16 bit colour png")
+    yield pytest.param(encoded(picture("F"), "TIFF"), 422, "bit_depth", id="float tiff")
+
+
+@pytest.mark.parametrize(("data", "status", "code"), bad_images())
+def test_bad_images(post: Post, data: bytes, status: int, code: str) -> None:
+    response = post(data)
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["field"]) == (status, code, "image")
+
+
+def oriented() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(format="JPEG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("data", "warning"),
+    [
+        (encoded(picture("RGBA")), "transparency"),
+        (encoded(picture("P")), "palette"),
+        (encoded(picture("L")), "grey"),
+        (encoded(picture("LA")), "grey image with transparency"),
+        (encoded(picture("1")), "black-and-white"),
+        (encoded(picture("CMYK"), "JPEG"), "CMYK"),
+        (oriented(), "EXIF"),
+    ],
+    ids=["rgba", "palette", "grey", "grey alpha", "1 bit", "cmyk", "exif"],
+)
+def test_odd_images_are_used_and_said(post: Post, data: bytes, warning: str) -> None:
+    response = post(data, format="json")
+    assert response.status_code == 200 and warning in " ".join(response.json()["warnings"])
+    assert response.json()["size"] == ([80, 50] if warning == "EXIF" else [50, 80])
+    assert warning in post(data).headers["X-Samtune-Warnings"]
+
+
+MANY = str([[1, 1]] * 10_000)
+BAD_FIELDS = [
+    ({"box": "[1, 2, 3]"}, "invalid_box", "box"),
+    ({"box": "[30, 5, 10, 9]"}, "invalid_box", "box"),
+    ({"box": "[90, 5, 99, 9]"}, "invalid_box", "box"),
+    ({"box": '["a", 1, 2, 3]'}, "invalid_box", "box"),
+    ({"box": "[true, 1, 2, 3]"}, "invalid_box", "box"),
+    ({"box": "5"}, "invalid_box", "box"),
+    ({"box": "[0, 0, NaN, 5]"}, "invalid_json", "box"),
+    ({"box": "[0, 0, Infinity, 5]"}, "invalid_json", "box"),
+    ({"box": "[0, 0, 1e999, 5]"}, "invalid_box", "box"),
+    ({"box": f"[0, 0, {'9' * 400}, 5]"}, "invalid_box", "box"),
+    ({"box": f"[0, 0, {'9' * 5000}, 5]"}, "invalid_json", "box"),
+    ({"box": "[0, 0, 5"}, "invalid_json", "box"),
+    ({"box": "[" * 100_000}, "invalid_json", "box"),
+    ({"box": ""}, "invalid_json", "box"),
+    ({"points": "[[80, 5]]"}, "invalid_points", "points"),
+    ({"points": "[[-1, 5]]"}, "invalid_points", "points"),
+    ({"points": "[[1, 5, 6]]"}, "invalid_points", "points"),
+    ({"points": "[[1, 5], null]"}, "invalid_points", "points"),
+    ({"points": "[1, 5]"}, "invalid_points", "points"),
+    ({"points": "[]"}, "invalid_points", "points"),
+    ({"points": "{}"}, "invalid_points", "points"),
+    ({"points": MANY}, "too_many_points", "points"),
+    ({"points": "[[1, 5]]", "labels": "[2]"}, "invalid_labels", "labels"),
+    ({"points": "[[1, 5]]", "labels": "[1, 0]"}, "invalid_labels", "labels"),
+    ({"points": "[[1, 5]]", "labels": '"a"'}, "invalid_labels", "labels"),
+    ({"labels": "[1]"}, "invalid_labels", "labels"),
+    ({"format": "gif"}, "unknown_format", "format"),
+    ({"boxx": "[1, 2, 3, 4]"}, "unknown_field", None),
+    ({"box": ["[1, 2, 3, 4]", "[1, 2, 3, 4]"]}, "repeated_field", "box"),
+]
+
+
+@pytest.mark.parametrize(("fields", "code", "field"), BAD_FIELDS, ids=lambda value: str(value)[:40])
+def test_bad_fields(post: Post, fields: dict[str, Any], code: str, field: str | None) -> None:
+    response = post(encoded(), **fields)
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["field"]) == (422, code, field)
+
+
+def test_messages_name_the_index_or_the_near_name(post: Post) -> None:
+    assert "point 1 " in error_of(post(encoded(), points="[[1, 1], [99, 1]]"))["message"]
+    assert "point 1: " in error_of(post(encoded(), points="[[1, 1], [99]]"))["message"]
+    assert "box 0 " in error_of(post(encoded(), box="[9, 1, 5, 5]"))["message"]
+    assert "Did you mean 'points'?" in error_of(post(encoded(), point="[[1, 1]]"))["message"]
+    assert "<b>" not in post(encoded(), **{"<b>": "1"}).text
+
+
+@pytest.mark.parametrize("text", ["http://127.0.0.1:9/a.png", "../../etc/passwd", "a" * 1000])
+def test_an_address_or_path_is_not_fetched(client: TestClient, text: str) -> None:
+    response = client.post("/v1/predict", data={"image": text}, files={"format": (None, "png")})
+    assert (response.status_code, error_of(response)["code"]) == (422, "image_is_no_file")
+
+
+def test_the_file_name_is_ignored(post: Post) -> None:
+    assert post(encoded(), name="../../etc/passwd").content == post(encoded()).content
+
+
+def test_forms_that_are_none(client: TestClient) -> None:
+    def send(**options: Any) -> tuple[int, str]:
+        response = client.post("/v1/predict", **options)
+        return response.status_code, error_of(response)["code"]
+
+    form = "multipart/form-data"
+    assert send(content=encoded(), headers={"Content-Type": "image/png"}) == (415, "not_multipart")
+    assert send(json={"image": "x"}) == (415, "not_multipart")
+    assert send() == (415, "not_multipart")
+    assert send(content=b"x", headers={"Content-Type": form}) == (400, "no_boundary")
+    broken = {"Content-Type": f"{form}; boundary=a"}
+    assert send(content=b"no form at all", headers=broken) == (400, "bad_form")
+    assert send(content=b"--a\r\nX: y\r\n\r\nz\r\n--a--\r\n", headers=broken)[0] == 400
+    assert send(content=b"", headers=broken)[0] in (400, 422)
+    assert send(files={"format": (None, "png")}) == (422, "missing_image")
+    assert send(files={"image": ("a", encoded()), "box": ("b", b"[1,2,3,4]")}) == (422, "field_is_file")
+    assert send(files=[("image", ("a", b"x"))] * 9) == (400, "too_many_parts")
+    assert send(files=[("box", (None, "1"))] * 20) == (400, "too_many_parts")
+    assert send(files={"image": ("a", encoded()), "box": (None, "1" * 300_000)}) == (400, "part_too_large")
+
+
+def test_a_cut_off_form_is_refused(client: TestClient) -> None:
+    head = b'--a\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
+    response = client.post(
+        "/v1/predict",
+        content=head + encoded()[:500],
+        headers={"Content-Type": "multipart/form-data; boundary=a"},
+    )
+    assert response.status_code in (400, 422) and error_of(response)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_large_bodies_are_refused(client: TestClient, chunked: bool) -> None:
+    sent = 0
+
+    def stream() -> Iterator[bytes]:
+        nonlocal sent
+        yield b'--a\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
+        for _ in range(400):
+            sent += 10_000
+            yield b"0" * 10_000
+
+    headers = {"Content-Type": "multipart/form-data; boundary=a"}
+    content: Any = stream() if chunked else b"0" * 3_000_001
+    response = client.post("/v1/predict", content=content, headers=headers)
+    assert (response.status_code, error_of(response)["code"]) == (413, "body_too_large")
+
+
+def test_damaged_files_are_never_a_server_error(post: Post) -> None:
+    rng = np.random.default_rng(0)
+    small = picture(size=(24, 16))
+    originals = [encoded(small, format) for format in ("PNG", "JPEG", "WEBP", "BMP", "TIFF")]
+    seen = set()
+    for i in range(150):
+        data = bytearray(originals[i % len(originals)])
+        for place in rng.integers(4, len(data), 1 + i % 7):
+            data[place] = rng.integers(256)
+        response = post(bytes(data))
+        seen.add(response.status_code)
+        assert response.status_code == 200 or error_of(response)
+    assert seen <= {200, 413, 415, 422} and {200, 422} <= seen
