@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 import socket
+import warnings
 from pathlib import Path
 
 import uvicorn
@@ -65,6 +66,7 @@ def run_server(
             server.should_exit = True
             raise
 
+    warnings.filterwarnings("ignore", module="PIL")  # they quote what is in a client's file
     app = create_app(load, api_key=key, hosts={*LOOPBACK_HOSTS, host} if local else None)
     config = uvicorn.Config(
         app,

@@ -1,25 +1,20 @@
-"""A tiny model behind the API, and pictures to send."""
+"""A tiny model behind the API."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from io import BytesIO
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
 from httpx import Response
-from PIL import Image
+from serve_helpers import URL, Post
 
 from samtune.models import build_model
 from samtune.models.merged import MergedInfo
 from samtune.predict import Predictor
 from samtune.serve import Limits, create_app
-
-URL = "http://127.0.0.1"
-Post = Callable[..., Response]
 
 
 @pytest.fixture(scope="session")
@@ -43,24 +38,3 @@ def post(client: TestClient) -> Post:
         return client.post("/v1/predict", files={"image": (name, data)}, data=fields)
 
     return send
-
-
-def picture(mode: str = "RGB", size: tuple[int, int] = (80, 50), seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels).convert(mode)
-
-
-def encoded(image: Image.Image | None = None, format: str = "PNG", **options: Any) -> bytes:
-    file = BytesIO()
-    (image or picture()).save(file, format=format, **options)
-    return file.getvalue()
-
-
-def error_of(response: Response) -> dict[str, Any]:
-    """Returns the envelope's content after checking its shape."""
-    assert set(response.json()) == {"error"}
-    error: dict[str, Any] = response.json()["error"]
-    assert set(error) == {"code", "message", "field", "request_id"}
-    assert error["request_id"] == response.headers["X-Request-Id"]
-    assert error["message"].endswith(".") and "/" not in error["message"].replace("multipart/form-data", "")
-    return error

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Post, encoded, error_of, picture
 from fastapi.testclient import TestClient
 from PIL import Image
 from pycocotools import mask as coco
+from serve_helpers import Post, encoded, error_of, picture
 
 from samtune.predict import Predictor
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of damaged files
 
 
 def mask_of(content: bytes) -> np.ndarray:

@@ -1,0 +1,35 @@
+"""Pictures to send, and what every answer has to look like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from httpx import Response
+from PIL import Image
+
+URL = "http://127.0.0.1"
+Post = Callable[..., Response]
+
+
+def picture(mode: str = "RGB", size: tuple[int, int] = (80, 50), seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def encoded(image: Image.Image | None = None, format: str = "PNG", **options: Any) -> bytes:
+    file = BytesIO()
+    (image or picture()).save(file, format=format, **options)
+    return file.getvalue()
+
+
+def error_of(response: Response) -> dict[str, Any]:
+    """Returns the envelope's content after checking its shape."""
+    assert set(response.json()) == {"error"}
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"code", "message", "field", "request_id"}
+    assert error["request_id"] == response.headers["X-Request-Id"]
+    assert error["message"].endswith(".") and "/" not in error["message"].replace("multipart/form-data", "")
+    return error

@@ -1,0 +1,345 @@
+"""What holds around every request: envelope, headers, host, key, queue, time, memory, log."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from serve_helpers import URL, Post, encoded, error_of, picture
+
+from samtune.errors import NonFiniteError
+from samtune.models.merged import MergedInfo
+from samtune.predict import Predictor
+from samtune.serve import Limits, create_app
+from samtune.serve.gate import SECURITY_HEADERS
+from samtune.types import Prediction
+
+KEY = "correct horse"
+
+
+class Slow(Predictor):
+    """Waits to be released before it predicts."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__(predictor.model, predictor.info)
+        self.release, self.running, self.most = threading.Event(), 0, 0
+
+    def predict(self, *args: Any, **options: Any) -> Prediction:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        assert self.release.wait(10)
+        self.running -= 1
+        return super().predict(*args, **options)
+
+
+def failing(predictor: Predictor, error: Exception) -> Predictor:
+    class Failing(Predictor):
+        def predict(self, *_: Any, **__: Any) -> Prediction:
+            raise error
+
+    return Failing(predictor.model, predictor.info)
+
+
+def send(app: FastAPI, count: int = 1) -> list[httpx.Response]:
+    """Posts one picture `count` times at once."""
+
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
+            posts = (client.post("/v1/predict", files={"image": ("a", encoded())}) for _ in range(count))
+            return list(await asyncio.gather(*posts))
+
+    return asyncio.run(run())
+
+
+def test_probes_and_model(client: TestClient, predictor: Predictor) -> None:
+    assert client.get("/livez").json() == {"status": "alive"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+    about = client.get("/v1/model").json()
+    assert about == {
+        "model": "sam_tiny",
+        "image_size": 64,
+        "prompt": "none",
+        "threshold": 0.5,
+        "base_hash": "ab" * 32,
+        "parameters": sum(p.numel() for p in predictor.model.parameters()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/v1/predict/", 404, "not_found"),
+        ("GET", "/docs", 404, "not_found"),
+        ("GET", "/redoc", 404, "not_found"),
+        ("POST", "/livez", 405, "method_not_allowed"),
+        ("GET", "/v1/predict", 405, "method_not_allowed"),
+        ("BREW", "/v1/predict", 405, "method_not_allowed"),
+        ("OPTIONS", "/v1/predict", 405, "method_not_allowed"),
+    ],
+)
+def test_routing_errors_have_the_envelope(
+    client: TestClient, method: str, path: str, status: int, code: str
+) -> None:
+    response = client.request(method, path)
+    assert (response.status_code, error_of(response)["code"]) == (status, code)
+    assert ("allow" in response.headers) == (status == 405)
+
+
+@pytest.mark.parametrize("path", ["/", "/livez", "/nothing", "/v1/model", "/openapi.json"])
+def test_security_headers_are_everywhere(client: TestClient, path: str) -> None:
+    response = client.get(path, headers={"Origin": "http://evil.test"})
+    assert set(map(str.lower, SECURITY_HEADERS)) <= set(response.headers)
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert not [name for name in response.headers if name.startswith("access-control")]
+    assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-Id"])
+
+
+def test_the_api_description_has_the_form(client: TestClient) -> None:
+    api = client.get("/openapi.json").json()
+    form = api["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert set(form["properties"]) == {"image", "box", "points", "labels", "format"}
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("LOCALHOST:8000", 200),
+        ("[::1]:8000", 200),
+        ("evil.test", 400),
+        ("127.0.0.1.evil.test", 400),
+        ("", 400),
+        ("[::1", 400),
+    ],
+)
+def test_only_own_names_are_answered(client: TestClient, host: str, status: int) -> None:
+    response = client.get("/livez", headers={"Host": host})
+    assert response.status_code == status
+    if status == 400:
+        assert error_of(response)["code"] == "unknown_host"
+
+
+def test_any_name_where_it_is_meant(predictor: Predictor) -> None:
+    client = TestClient(create_app(predictor, hosts=None), base_url="http://any.test")
+    assert client.get("/v1/model").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (f"Bearer {KEY}", 200),
+        (f"bearer {KEY}", 200),
+        ("Bearer wrong", 401),
+        ("Bearer \xe9", 401),
+        (f"Basic {KEY}", 401),
+        (KEY, 401),
+        (None, 401),
+    ],
+)
+def test_the_key(predictor: Predictor, header: str | None, status: int) -> None:
+    client = TestClient(create_app(predictor, api_key=KEY), base_url=URL)
+    headers = {"Authorization": header.encode("latin-1")} if header else {}
+    response = client.post("/v1/predict", files={"image": ("a", encoded())}, headers=headers)
+    assert response.status_code == status
+    if status == 401:
+        assert error_of(response)["code"] == "unauthorized"
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert client.get("/v1/model").status_code == client.get("/openapi.json").status_code == 401
+    assert client.get("/livez").status_code == client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"), [({}, 401), ({"Host": "evil.test"}, 400), ({"Content-Length": "99999999"}, 413)]
+)
+def test_a_refused_body_is_not_read(predictor: Predictor, headers: dict[str, str], status: int) -> None:
+    app = create_app(predictor, api_key=KEY)
+    given = {"Host": "localhost", "Content-Type": "multipart/form-data; boundary=a"} | headers
+    if status == 413:
+        given["Authorization"] = f"Bearer {KEY}"
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/predict",
+        "query_string": b"",
+        "headers": [(k.lower().encode(), v.encode()) for k, v in given.items()],
+    }
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, keep))
+    assert sent[0]["status"] == status
+
+
+def test_loading_is_said_until_it_is_done(predictor: Predictor) -> None:
+    release = threading.Event()
+
+    def load() -> Predictor:
+        assert release.wait(10)
+        return predictor
+
+    with TestClient(create_app(load), base_url=URL) as client:
+        assert client.get("/livez").status_code == client.get("/").status_code == 200
+        for response in (client.get("/readyz"), client.get("/v1/model"), client.post("/v1/predict")):
+            assert (response.status_code, error_of(response)["code"]) == (503, "loading")
+            assert int(response.headers["Retry-After"]) > 0
+        release.set()
+        wait_for(lambda: client.get("/readyz").status_code == 200)
+        assert client.get("/v1/model").status_code == 200
+
+
+def test_a_failed_load_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    def load() -> Predictor:
+        raise ValueError("no such weights")
+
+    with TestClient(create_app(load), base_url=URL) as client:
+        wait_for(lambda: "load_failed" in client.get("/readyz").text)
+        assert "weights" not in client.get("/readyz").text
+    assert "no such weights" in caplog.text
+
+
+def test_one_at_a_time_and_the_rest_is_told_to_come_back(predictor: Predictor) -> None:
+    slow = Slow(predictor)
+    threading.Timer(0.3, slow.release.set).start()
+    responses = send(create_app(slow, limits=Limits(waiting=3)), count=64)
+    good = [r for r in responses if r.status_code == 200]
+    busy = [r for r in responses if r.status_code == 503]
+    assert (len(good), len(busy), slow.most) == (4, 60, 1)
+    assert {error_of(r)["code"] for r in busy} == {"busy"} and "Retry-After" in busy[0].headers
+    assert len({r.content for r in good}) == 1
+
+
+def test_many_at_once_get_the_same_masks_as_alone(client: TestClient) -> None:
+    files = [encoded(picture(seed=seed)) for seed in range(4)]
+
+    def ask(data: bytes) -> bytes:
+        response = client.post("/v1/predict", files={"image": ("a", data)})
+        assert response.status_code == 200
+        return response.content
+
+    alone = [ask(data) for data in files]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, files * 4)) == alone * 4
+
+
+def test_places_are_given_back(post: Post, client: TestClient) -> None:
+    for _ in range(40):
+        assert post(b"x").status_code == 415
+    assert post(encoded()).status_code == 200
+
+
+def test_a_timeout_does_not_start_a_second_computation(predictor: Predictor) -> None:
+    slow = Slow(predictor)
+    app = create_app(slow, limits=Limits(seconds=0.2))
+    try:
+        responses = send(app, count=3)
+        assert [error_of(r)["code"] for r in responses] == ["timeout"] * 3
+        assert responses[0].status_code == 504 and slow.running == slow.most == 1
+    finally:
+        slow.release.set()
+
+
+def test_a_slow_upload_is_ended(predictor: Predictor) -> None:
+    async def body() -> Any:
+        yield b"--a\r\n"
+        await asyncio.sleep(5)
+
+    async def run() -> httpx.Response:
+        app = create_app(predictor, limits=Limits(seconds=0.1))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=URL) as client:
+            headers = {"Content-Type": "multipart/form-data; boundary=a"}
+            return await client.post("/v1/predict", content=body(), headers=headers)
+
+    start = time.monotonic()
+    response = asyncio.run(run())
+    assert (response.status_code, error_of(response)["code"]) == (408, "slow_upload")
+    assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (MemoryError(), 503, "out_of_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 503, "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 503, "out_of_memory"),
+        (RuntimeError("secret detail"), 500, "internal_error"),
+        (NonFiniteError("secret detail"), 500, "internal_error"),
+    ],
+)
+def test_failures_of_the_server(predictor: Predictor, error: Exception, status: int, code: str) -> None:
+    (response,) = send(create_app(failing(predictor, error)))
+    assert (response.status_code, error_of(response)["code"]) == (status, code)
+    assert ("Retry-After" in response.headers) == (status == 503)
+    assert "secret" not in response.text and "X-Frame-Options" in response.headers
+
+
+def test_a_client_that_leaves_is_no_failure(predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
+    headers = [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=a")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/predict", "query_string": b"", "headers": headers}
+    messages: Iterator[Any] = iter(
+        [{"type": "http.request", "body": b"--a\r\n", "more_body": True}, {"type": "http.disconnect"}]
+    )
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send_nothing(_: Any) -> None:
+        raise AssertionError("nobody is there")
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(create_app(predictor)(scope, receive, send_nothing))
+    assert " 499 " in caplog.text and "Traceback" not in caplog.text
+
+
+def test_the_log_has_no_text_of_the_client(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="samtune"):
+        client.post("/v1/predict?who=anna", files={"image": ("anna.png", encoded())})
+        client.get("/anna")
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("samtune.serve")]
+    assert re.fullmatch(r"POST /v1/predict 200 \d+ ms [0-9a-f]{32}", lines[0])
+    assert lines[1].startswith("GET ? 404 ")
+    assert "anna" not in " ".join(lines)
+
+
+def test_a_model_tuned_with_boxes_says_so_when_it_gets_none(predictor: Predictor) -> None:
+    info = MergedInfo(model="sam_tiny", image_size=64, prompt="box", base_hash="00")
+    (response,) = send(create_app(Predictor(predictor.model, info)))
+    assert "tuned with prompt 'box'" in response.headers["X-Samtune-Warnings"]
+
+
+def test_the_page_runs_only_its_own_code(client: TestClient) -> None:
+    response = client.get("/")
+    assert response.headers["content-type"].startswith("text/html")
+    policy = response.headers["Content-Security-Policy"]
+    for tag in ("script", "style"):
+        (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", response.text, flags=re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
+    assert not re.findall(r"https?://|\sstyle=|\son\w+=|<link[^>]*stylesheet", response.text)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
