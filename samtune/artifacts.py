@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from samtune.download import file_sha256
-from samtune.errors import CheckpointError
+from samtune.errors import CheckpointError, DiskError
 from samtune.models import SPECS, build_model
 from samtune.models.weights import read_state
 from samtune.selection.selection import Selection, load_selection, pack_indices, unpack_indices
@@ -122,12 +123,19 @@ def export_checkpoint(merged: Path, out: Path, *, format: str = "pth") -> None:
 
     Raises:
         CheckpointError: unknown format, or no checkpoint.
+        DiskError: `out` can't be written.
     """
     if format != "pth":
         raise CheckpointError(f"unknown format {format!r}. Known: pth.")
+    state = read_state(merged)
     partial = out.with_name(out.name + ".part")
-    torch.save(read_state(merged), partial)
-    partial.replace(out)
+    try:
+        torch.save(state, partial)
+        partial.replace(out)
+    except (RuntimeError, OSError) as err:
+        with suppress(OSError):
+            partial.unlink()
+        raise DiskError(f"can't write {out} ({err}). Free some space, or name a file in a writable folder.") from err
 
 
 def inspect_file(path: Path) -> dict[str, object]:
@@ -205,13 +213,19 @@ def _base_state(base: str | Path) -> dict[str, Tensor]:
     """Returns the fp32 state of a checkpoint file or of a model given by name."""
     if str(base) in SPECS:
         return dict(build_model(str(base)).state_dict())
+    if not Path(base).is_file():
+        raise CheckpointError(f"{base} is neither a checkpoint file nor a model. Known models: {', '.join(SPECS)}.")
     return {name: tensor.float() for name, tensor in read_state(Path(base)).items()}
 
 
 def _delta_metadata(path: Path) -> dict[str, str]:
     metadata = read_metadata(path)
-    if metadata.get("format") != DELTA_FORMAT:
-        raise CheckpointError(f"{path} is no delta file ({DELTA_FORMAT}).")
+    found = metadata.get("format", "none")
+    if found != DELTA_FORMAT:
+        raise CheckpointError(
+            f"{path} is no delta file (its format: {found}, not {DELTA_FORMAT}). "
+            "Give the delta.safetensors of a run folder."
+        )
     return metadata
 
 
@@ -223,16 +237,19 @@ def _expect(state: Mapping[str, Tensor], wanted: str, problem: str) -> None:
 
 def _flip(state: Mapping[str, Tensor], delta: Path) -> dict[str, Tensor]:
     """Returns the state with the delta's bits flipped; doing it twice changes nothing."""
-    flipped = {name: tensor.clone() for name, tensor in state.items()}
-    packed = load_file(delta)
-    for key in (k for k in packed if k.startswith("bits/")):
-        name = key.removeprefix("bits/")
-        bits = _bits(flipped[name])
-        where: Tensor | slice = slice(None)
-        for kind in ("columns", "flat"):
-            if f"{kind}/{name}" in packed:
-                where = unpack_indices(kind, packed[f"{kind}/{name}"], tuple(flipped[name].shape))
-        bits[where] ^= packed[key]
+    flipped = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    try:
+        packed = load_file(delta)
+        for key in (k for k in packed if k.startswith("bits/")):
+            name = key.removeprefix("bits/")
+            bits = _bits(flipped[name])
+            where: Tensor | slice = slice(None)
+            for kind in ("columns", "flat"):
+                if f"{kind}/{name}" in packed:
+                    where = unpack_indices(kind, packed[f"{kind}/{name}"], tuple(flipped[name].shape))
+            bits[where] ^= packed[key]
+    except (SafetensorError, KeyError, IndexError, RuntimeError) as err:  # before a hash could tell
+        raise CheckpointError(f"{delta} is damaged ({err}).") from err
     return flipped
 
 

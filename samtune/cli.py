@@ -48,7 +48,7 @@ RunDir = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Empty the run folder if it was used before.")]
 Checkpoint = Annotated[
-    Path, typer.Option(metavar="FILE", help="A merged.safetensors, or weights of a known model.")
+    Path, typer.Option(metavar="FILE", help="A merged.safetensors of a run.")
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 
@@ -122,9 +122,9 @@ def evaluate(
     """Measure a checkpoint: mDice and mIoU with 95 % intervals."""
     _check_choice("split", split, ("auto", "all", "train", "val", "test"))
     _check_device(device)
-    from samtune import recipe
+    from samtune.evaluate_file import evaluate_checkpoint
 
-    report = recipe.evaluate_checkpoint(
+    report = evaluate_checkpoint(
         find_path(checkpoint),
         find_path(data),
         out=out,
@@ -170,13 +170,16 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     device: Device = "auto",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without an API key (SAMTUNE_API_KEY).")
+    ] = False,
 ) -> None:
     """Answer HTTP requests: POST an image, get its mask."""
     _check_device(device)
     from samtune.serve import run_server
 
     signal.signal(signal.SIGTERM, _exit_0)  # asked to stop, the server drains and that is success
-    run_server(find_path(checkpoint), host=host, port=port, device=device)
+    run_server(find_path(checkpoint), host=host, port=port, device=device, insecure=insecure)
 
 
 app.add_typer(files_app)  # without a name: its commands are on the top level

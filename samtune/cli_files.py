@@ -14,19 +14,20 @@ from samtune.paths import find_path
 files_app = typer.Typer()
 data_app = typer.Typer(help="Check and fetch data sets.", no_args_is_help=True)
 
+Base = Annotated[str, typer.Argument(help="Weights of the base model, or the name of a model for its own.")]
 OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write.")]
 
 
 @files_app.command(rich_help_panel="Files")
 def apply(
-    base: Annotated[Path, typer.Argument(help="Weights of the base model.")],
+    base: Base,
     delta: Annotated[Path, typer.Option(metavar="FILE", help="The delta.safetensors of a run.")],
     out: OutFile,
 ) -> None:
     """Base + delta = merged model."""
     from samtune.artifacts import apply_delta
 
-    apply_delta(find_path(base), find_path(delta), out)
+    apply_delta(_base(base), find_path(delta), out)
     console.print_line(str(out))
 
 
@@ -70,15 +71,14 @@ def inspect(file: Annotated[Path, typer.Argument(help="A model, selection or del
 
 @files_app.command(rich_help_panel="Files")
 def diff(
-    a: Annotated[Path, typer.Argument(help="A model.")],
-    b: Annotated[Path, typer.Argument(help="Another one.")],
+    a: Annotated[str, typer.Argument(help="A model file, or the name of a model for its own weights.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
 ) -> None:
     """Count the entries in which two models differ, per tensor."""
     from samtune.artifacts import diff_files
 
     rows = [
-        (row.name, row.changed, row.total, f"{row.max_abs:.3g}")
-        for row in diff_files(find_path(a), find_path(b))
+        (row.name, row.changed, row.total, f"{row.max_abs:.3g}") for row in diff_files(_base(a), _base(b))
     ]
     if not rows:
         console.print_line("no differences")
@@ -89,18 +89,24 @@ def diff(
 
 @files_app.command(rich_help_panel="Files")
 def audit(
-    base: Annotated[Path, typer.Argument(help="Weights of the base model.")],
+    base: Base,
     merged: Annotated[Path, typer.Argument(help="The merged model.")],
     selection: Annotated[Path, typer.Argument(help="The selection.safetensors of its run.")],
 ) -> None:
     """Check that only selected entries differ from the base."""
     from samtune.artifacts import audit_files
 
-    report = audit_files(find_path(base), find_path(merged), find_path(selection))
+    report = audit_files(_base(base), find_path(merged), find_path(selection))
     for line in report.lines:
         console.print_line(line)
     if not report.ok:
         raise typer.Exit(4)
+
+
+def _base(text: str) -> str | Path:
+    """Returns the file that `find_path` finds, else the text: the name of a model, or a mistake to explain."""
+    path = find_path(text)
+    return path if path.is_file() else text
 
 
 @data_app.command()

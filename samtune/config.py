@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from samtune.config_problems import Problems, option_problems
-from samtune.errors import ConfigError
+from samtune.errors import ConfigError, unknown_name
 from samtune.paths import find_config
 from samtune.yamltext import YamlText, parse_yaml
 
@@ -174,11 +174,22 @@ class Loss(Section):
 class Eval(Section):
     """`eval`: validation, the final report and its pictures."""
 
-    batch: int = Field(8, ge=1, description="images per forward pass")
     metrics: Names = Field((), description="metrics beside Dice, IoU, precision and recall")
     empty: Literal["one", "nan"] = Field("one", description="score of an empty prediction for an empty truth")
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples of the 95 % interval")
     overlays: int = Field(3, ge=0, description="pictures of each of best, median and worst cases")
+
+    @model_validator(mode="after")
+    def _metrics_exist(self) -> Self:
+        if self.metrics:
+            from samtune.metrics import METRICS, POOLED_METRICS, PROBABILITY_METRICS  # late: they import torch
+
+            known = [*METRICS, *PROBABILITY_METRICS, *POOLED_METRICS]
+            problems = [
+                ("metrics", unknown_name("metric", name, known)) for name in self.metrics if name not in known
+            ]
+            if problems:
+                raise PydanticCustomError("options", "unknown metrics", {"problems": problems})
+        return self
 
 
 class Track(Section):

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -40,20 +39,21 @@ def setup_logging(*, debug: bool = False) -> None:
         debug: show debug messages too.
     """
     logger = logging.getLogger("samtune")
-    logger.handlers = [
-        _Handler(console=ERR, show_time=False, show_level=False, show_path=False, markup=False)
-    ]
+    logger.handlers = [_Handler()]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
 
 
-class _Handler(RichHandler):
-    """Marks warnings and worse by a word, because colour does not survive a pipe."""
+class _Handler(logging.Handler):
+    """Prints records above a progress bar; marks warnings by a word, because colour does not survive a pipe."""
 
-    def render_message(self, record: logging.LogRecord, message: str) -> Text:
+    def emit(self, record: logging.LogRecord) -> None:
         level = {logging.WARNING: ("warning: ", "yellow"), logging.ERROR: ("error: ", "red")}
         word, style = level.get(record.levelno, ("", ""))
-        return Text.assemble((word, style), message)
+        try:
+            ERR.print(Text.assemble((word, style), self.format(record)))
+        except Exception:  # as every handler does: a broken pipe must not end a training
+            self.handleError(record)
 
 
 def print_line(text: str) -> None:

@@ -102,12 +102,12 @@ def dice_bce(logits: Tensor, batch: Batch, *, dice_weight: float = 1.0, bce_weig
     Returns:
         A scalar in fp32.
     """
-    from monai.losses import DiceLoss
+    from monai.losses.dice import DiceLoss
 
     valid = batch.valid().to(logits.device)
     target = (batch.masks & valid).float()
     logits = logits.float()
-    dice = DiceLoss(smooth_nr=1.0, smooth_dr=1.0)(logits.sigmoid() * valid, target)
+    dice: Tensor = DiceLoss(smooth_nr=1.0, smooth_dr=1.0)(logits.sigmoid() * valid, target)
     per_pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * valid
     bce = (per_pixel.sum(dim=(1, 2, 3)) / valid.sum(dim=(1, 2, 3))).mean()
     return dice_weight * dice + bce_weight * bce

@@ -21,6 +21,7 @@ from samtune.data import Collate, read_image, resize_longest
 from samtune.data.pairs import SUFFIXES, list_problems
 from samtune.errors import ConfigError, DataError, DiskError
 from samtune.evaluation import predict_batch
+from samtune.machine import pick_device
 from samtune.models import SamModel
 from samtune.models.merged import MergedInfo, load_merged
 from samtune.models.prompts import (
@@ -210,26 +211,7 @@ def other_prompt(info: MergedInfo, *, box: bool, points: bool) -> str | None:
     used = " and ".join(kind for kind, given in (("box", box), ("point", points)) if given) or "none"
     if info.prompt in used.split(" and "):
         return None
-    return f"the model was tuned with prompt {info.prompt!r}, this prediction uses {used!r}: expect less"
-
-
-def pick_device(name: str) -> torch.device:
-    """Returns the device of a name; "auto" is the first there is of cuda, mps and cpu.
-
-    Raises:
-        ConfigError: an unknown name, or a device that this machine doesn't have.
-    """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(device for device, present in there.items() if present)
-    if not there.get(name, False):
-        present = ", ".join(device for device, here in there.items() if here)
-        raise ConfigError(f"device {name!r} is not available. Here there is: auto, {present}.")
-    return torch.device(name)
+    return f"the model was tuned with prompt {info.prompt!r}, this prediction uses {used!r}: it may be worse"
 
 
 def _floats(values: Floats) -> torch.Tensor:

@@ -52,7 +52,7 @@ def score(model: SamModel, batches: Batches, loss: ScoreLoss) -> Scores:
                 skipped += 1
                 continue
             if not bool(value.isfinite()):
-                raise NonFiniteError(f"the scoring loss is {float(value)} on images {', '.join(batch.names)}.")
+                raise NonFiniteError(f"the scoring loss is {value.item()} on images {', '.join(batch.names)}.")
             value.backward()  # type: ignore[no-untyped-call]
             counted += 1
         sums = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from samtune.errors import CheckpointError
+from samtune.errors import CheckpointError, DiskError
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
@@ -40,8 +41,17 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file atomically: the old file stays whole until the new one is."""
+    """Writes a safetensors file atomically: the old file stays whole until the new one is.
+
+    Raises:
+        DiskError: a full disk, or a folder that is missing or not writable.
+    """
     partial = path.with_name(path.name + ".part")
-    save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, partial, metadata=dict(metadata))
-    partial.chmod(0o644)  # safetensors makes files that only their owner can read
-    partial.replace(path)
+    try:
+        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, partial, metadata=dict(metadata))
+        partial.chmod(0o644)  # safetensors makes files that only their owner can read
+        partial.replace(path)
+    except (SafetensorError, OSError) as err:
+        with suppress(OSError):
+            partial.unlink()
+        raise DiskError(f"can't write {path} ({err}). Free some space, or name a file in a writable folder.") from err

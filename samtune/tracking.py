@@ -63,8 +63,11 @@ class RunLog:
                 self._give_up(err)
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Writes one event: "step", "epoch", "split" and values by name; other splits than "train" reach MLflow."""
-        record = {"time": round(time.time(), 3), **event}
+        """Writes one event: "step", "epoch", "split" and values by name; what is not finite is null.
+
+        Steps of training go to MLflow with the next event of another split.
+        """
+        record = {"time": round(time.time(), 3)} | {name: _finite(value) for name, value in event.items()}
         self.history.append(record)
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
@@ -105,13 +108,14 @@ class _MlflowRun:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         runs = Path.cwd() / "runs"
-        if not mlflow.is_tracking_uri_set():  # MLFLOW_TRACKING_URI overrides
+        uri = f"sqlite:///{runs / 'mlflow.db'}"
+        if mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
+            uri = mlflow.get_tracking_uri()  # of MLFLOW_TRACKING_URI
+        else:
             runs.mkdir(exist_ok=True)
-            mlflow.set_tracking_uri(f"sqlite:///{runs / 'mlflow.db'}")
-        self.client = mlflow.MlflowClient()
+        self.client = mlflow.MlflowClient(uri)
         known = self.client.get_experiment_by_name(experiment)
-        local = mlflow.get_tracking_uri().startswith("sqlite:")
-        location = (runs / "mlartifacts").as_uri() if local else None
+        location = (runs / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
         number = known.experiment_id if known else self.client.create_experiment(experiment, location)
         self.run_id = self.client.create_run(number, run_name=run_name).info.run_id
         self.client.log_batch(self.run_id, params=[Param(k, v[:PARAM_LIMIT]) for k, v in params.items()])
@@ -138,6 +142,11 @@ class _MlflowRun:
 
     def end(self, status: str) -> None:
         self.client.set_terminated(self.run_id, status)
+
+
+def _finite(value: Any) -> Any:
+    """Returns None for NaN and infinity, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

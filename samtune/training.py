@@ -58,6 +58,11 @@ class Optimisation:
     clip: float | None = 1.0
     patience: int | None = None
 
+    def total_steps(self, batches: int) -> int:
+        """Returns the number of optimizer steps when an epoch has `batches` forward passes."""
+        steps = self.epochs * math.ceil(batches / self.accumulate)
+        return steps if self.steps is None else min(steps, self.steps)
+
     def rate(self, step: int, total: int) -> float:
         """Returns the learning rate of a step (from 0) of `total`: linear warm-up, then cosine to `min_lr`."""
         warm = round(self.warmup * total)
@@ -114,11 +119,9 @@ def fit(
     """
     parameters = list(trainable.values())
     cls = torch.optim.AdamW if optimisation.optimizer == "adamw" else torch.optim.Adam
-    optimizer = fabric.setup_optimizers(
-        cls(parameters, lr=optimisation.lr, weight_decay=optimisation.weight_decay)
-    )
-    per_epoch = math.ceil(len(loaders.train) / optimisation.accumulate)
-    total = min(optimisation.epochs * per_epoch, optimisation.steps or math.inf)
+    optimizer = fabric.setup_optimizers(cls(parameters, lr=optimisation.lr, weight_decay=optimisation.weight_decay))
+    assert not isinstance(optimizer, tuple)  # one in, one out
+    total = optimisation.total_steps(len(loaders.train))
     start, step, skipped, in_a_row = time.monotonic(), 0, 0, 0
     best_epoch, best_value, best = 0, -math.inf, _copies(parameters)
     for epoch in itertools.count(1):
@@ -126,7 +129,7 @@ def fit(
         loaders.set_epoch(epoch - 1)
         for batches in _groups(loaders.train, optimisation.accumulate):
             began = time.monotonic()
-            lr = optimisation.rate(step, int(total))
+            lr = optimisation.rate(step, total)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             value = _accumulate(fabric, model, batches, loss)
@@ -158,13 +161,13 @@ def fit(
 
 
 def _accumulate(fabric: Fabric, model: SamModel, batches: list[Batch], loss: LogitLoss) -> float:
-    """Runs forward and backward over the batches of one update; returns their mean loss."""
-    total = 0.0
+    """Runs forward and backward over the batches of one update; returns their loss per image."""
+    total, images = 0.0, sum(len(batch) for batch in batches)
     for batch in batches:
         batch = batch.to(fabric.device)
         with fabric.autocast():  # not through Fabric's wrapper, which rounds prompt coordinates to bf16
             logits = model(batch)
-        value = loss(upsample_logits(logits, batch.images.shape[-1]), batch) / len(batches)
+        value = loss(upsample_logits(logits, batch.images.shape[-1]), batch) * (len(batch) / images)
         if not bool(value.isfinite()):
             return math.nan  # nothing to learn from; the caller says which images
         fabric.backward(value)

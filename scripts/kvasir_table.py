@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,18 @@ class Method:
     overrides: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One run: where it goes, what it changes, and the file of names that choices are made on."""
+
+    name: str
+    method: Method
+    chosen_on: Path
+    lr: float
+    seed: int
+    steps: int
+
+
 METHODS = {
     "linear": Method("Linear (decoder only)", ("select={name: linear}",)),
     "gps_k1": Method("GPS, K = 1", ("select={name: gps, per_neuron: 1}",)),
@@ -52,18 +65,26 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cells")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each run, batch 8")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once; each gets its share of the cores")
     parser.add_argument("--print", action="store_true", dest="only_print", help="run nothing")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.only_print:
         chosen_on = choice_names(args.data, args.out)
-        for name, method in METHODS.items():
-            for lr in GRID:
-                run_cell(args, f"grid_{name}_{lr:g}", method, chosen_on, lr=lr, seed=0, steps=args.steps // 4)
-        for seed in SEEDS:
-            for name, method in METHODS.items():
-                lr = best_rate(args.out, name)
-                run_cell(args, f"{name}_{seed}", method, chosen_on, lr=lr, seed=seed, steps=args.steps)
+        quarter = args.steps // 4
+        grid = [
+            Cell(f"grid_{name}_{lr:g}", method, chosen_on, lr=lr, seed=0, steps=quarter)
+            for name, method in METHODS.items()
+            for lr in GRID
+        ]
+        run_cells(args, grid)
+        rates = {name: best_rate(args.out, name) for name in METHODS}
+        cells = [
+            Cell(f"{name}_{seed}", method, chosen_on, lr=rates[name], seed=seed, steps=args.steps)
+            for seed in SEEDS
+            for name, method in METHODS.items()
+        ]
+        run_cells(args, cells)
     print(table(args.out, args.steps))
 
 
@@ -76,42 +97,50 @@ def choice_names(data: Path, out: Path) -> Path:
     return path
 
 
-def run_cell(
-    args: argparse.Namespace, name: str, method: Method, chosen_on: Path, *, lr: float, seed: int, steps: int
-) -> None:
+def run_cells(args: argparse.Namespace, cells: list[Cell]) -> None:
+    """Runs cells in order, `--jobs` at once; an error stops the rest."""
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for _ in pool.map(lambda cell: run_cell(args, cell), cells):
+            pass
+
+
+def run_cell(args: argparse.Namespace, cell: Cell) -> None:
     """Runs one fine-tuning unless it is finished; writes `cell.json` beside the run."""
-    folder = args.out / name
+    name, folder = cell.name, args.out / cell.name
     if (folder / "cell.json").exists():
         return
     grid = name.startswith("grid_")
     overrides = [
         f"data.dir={args.data / 'train'}",
-        f"data.val={chosen_on.resolve()}",
+        f"data.val={cell.chosen_on.resolve()}",
         # the grid must not see the reported images: its test part is another cut of train, and not used
         *([] if grid else [f"data.test={(args.data / 'val').resolve()}"]),
-        f"run.seed={seed}",
-        f"train.lr={lr!r}",
-        f"train.steps={steps}",
+        f"run.seed={cell.seed}",
+        f"train.lr={cell.lr!r}",
+        f"train.steps={cell.steps}",
         f"eval.overlays={0 if grid else 3}",
         "track.mlflow=false",
-        *method.overrides,
+        *cell.method.overrides,
     ]
     command = [sys.executable, "-m", "samtune", "finetune", "--config", "kvasir_tiny.yaml", *overrides]
     print(f"{name}: {' '.join(overrides[-4:])}", flush=True)
     start = time.monotonic()
     with (args.out / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
-            [*command, "--run-dir", str(folder), "--overwrite"], stdout=log, stderr=subprocess.STDOUT
+            [*command, "--run-dir", str(folder), "--overwrite"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))},
         )
         _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status):
         raise SystemExit(f"{name} failed; see {args.out / name}.log")
     metrics = json.loads((folder / "metrics.json").read_text())
     events = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    cell = {
-        "lr": lr,
-        "seed": seed,
-        "steps": steps,
+    result = {
+        "lr": cell.lr,
+        "seed": cell.seed,
+        "steps": cell.steps,
         "choice_mDice": max(event["mDice"] for event in events if event["split"] == "val"),
         "seconds": round(time.monotonic() - start, 1),
         "peak_mib": round(usage.ru_maxrss / 1024),
@@ -119,8 +148,8 @@ def run_cell(
         "delta_bytes": (folder / "delta.safetensors").stat().st_size,
     }
     if not grid:
-        cell |= {key: metrics[key] for key in ("mDice", "mIoU", "ci95", "before")}
-    (folder / "cell.json").write_text(json.dumps(cell, indent=1) + "\n")
+        result |= {key: metrics[key] for key in ("mDice", "mIoU", "ci95", "before")}
+    (folder / "cell.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def best_rate(out: Path, name: str) -> float:

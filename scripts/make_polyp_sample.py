@@ -55,9 +55,7 @@ class Grid:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the whole sample into the folder given by `--out`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="gets train/, val/ and test/")
     out = parser.parse_args(argv).out
     index = 0
@@ -198,9 +196,7 @@ def vessels(colour: Array, grid: Grid, rng: np.random.Generator) -> None:
     colour *= 1 - layer[..., None] * np.array([0.35, 0.8, 0.7], dtype=np.float32)
 
 
-def polyp(
-    grid: Grid, scene: Scene, taken: Array, visible: Array, rng: np.random.Generator, *, small: bool
-) -> Array:
+def polyp(grid: Grid, scene: Scene, taken: Array, visible: Array, rng: np.random.Generator, *, small: bool) -> Array:
     """Adds a polyp to the scene and returns its mask."""
     height, width = grid.shape
     unit = width * height / min(width, height) ** 2  # area of the picture in squares of its shorter side
@@ -227,9 +223,7 @@ def polyp(
     # It stands in front of the lumen, nearer to the lamp.
     scene.depth += (1 - scene.depth) * inward * rng.uniform(0.45, 0.85)
 
-    surface = cv2.GaussianBlur(scene.colour, (0, 0), 6) * polyp_tint(
-        rng, flat=flat
-    )  # vessels end at the polyp
+    surface = cv2.GaussianBlur(scene.colour, (0, 0), 6) * polyp_tint(rng, flat=flat)  # vessels end at the polyp
     blotches = rng.uniform(0.02, 0.09) * smooth_noise(grid.shape, 24, rng)
     surface *= (1 + blotches + rng.uniform(0.01, 0.03) * grain)[..., None]
     scene.colour = scene.colour * (1 - inward[..., None]) + surface * inward[..., None]
@@ -294,9 +288,7 @@ def debris(grid: Grid, scene: Scene, rng: np.random.Generator) -> None:
         where = np.exp(-((grid.x - x) ** 2 + (grid.y - y) ** 2) / rng.uniform(0.006, 0.08))
         steep = rng.uniform(1.0, 4.0)
         amount = np.clip((patch * 0.6 + 2.2 * where - 1.6) * steep, 0, 1) * rng.uniform(0.35, 0.9)
-        tone = (
-            np.array(kinds[kind], dtype=np.float32) * (1 + 0.12 * smooth_noise(grid.shape, 8, rng))[..., None]
-        )
+        tone = np.array(kinds[kind], dtype=np.float32) * (1 + 0.12 * smooth_noise(grid.shape, 8, rng))[..., None]
         scene.colour = scene.colour * (1 - amount[..., None]) + tone * amount[..., None]
         if kind in ("stool", "mucus"):
             scene.relief += 0.01 * cv2.GaussianBlur(amount.astype(np.float32), (0, 0), 1.5)
@@ -337,9 +329,7 @@ def bubbles(picture: Array, grid: Grid, rng: np.random.Generator) -> None:
         spot = (int(at[0]), int(at[1]))
         cv2.circle(layer, spot, round(radius * 8), rng.uniform(0.1, 0.35), 1, cv2.LINE_AA, shift=3)
         glint = (spot[0] - round(radius * 3), spot[1] - round(radius * 3))
-        cv2.circle(
-            layer, glint, round(max(0.7, radius * 0.18) * 8), rng.uniform(0.4, 0.8), -1, cv2.LINE_AA, shift=3
-        )
+        cv2.circle(layer, glint, round(max(0.7, radius * 0.18) * 8), rng.uniform(0.4, 0.8), -1, cv2.LINE_AA, shift=3)
         picture += layer[..., None]
 
 

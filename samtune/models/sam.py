@@ -74,6 +74,9 @@ class SamModel(nn.Module):
         ConfigError: unknown name, or a size that is no multiple of 16.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, name: str, image_size: int | None = None) -> None:
         super().__init__()
         if name not in SPECS:
@@ -110,7 +113,8 @@ class SamModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
-        return self.prompt_encoder.no_mask_embed.weight.device
+        weight: Tensor = self.prompt_encoder.no_mask_embed.weight
+        return weight.device
 
     def forward(self, batch: Batch) -> Tensor:
         """Predicts one mask per item (mask token 0, SAM's `multimask_output=False`).

@@ -25,7 +25,7 @@ def gps(model: SamModel, scores: Scores, *, per_neuron: int = 1) -> Selection:
         ConfigError: K below 1, or larger than the number of inputs of some neuron.
     """
     if per_neuron < 1:
-        raise ConfigError(f"select.per_neuron is {per_neuron}; it must be at least 1 (use select.name=linear for none).")
+        raise ConfigError(f"select.per_neuron is {per_neuron}; it must be at least 1 (select.name=linear selects none).")
     entries = {}
     for name, role in model.roles().items():
         if role not in ("linear", "conv"):

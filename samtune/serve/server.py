@@ -12,8 +12,9 @@ from pathlib import Path
 import uvicorn
 
 from samtune.errors import ConfigError
+from samtune.machine import pick_device
 from samtune.models.merged import read_merged_info
-from samtune.predict import Predictor, pick_device
+from samtune.predict import Predictor
 from samtune.serve.app import create_app
 from samtune.serve.gate import LOOPBACK_HOSTS
 
@@ -66,7 +67,8 @@ def run_server(
             server.should_exit = True
             raise
 
-    warnings.filterwarnings("ignore", module="PIL")  # they quote what is in a client's file
+    warnings.filterwarnings("ignore", module="PIL")  # Pillow quotes what is in a client's file
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     app = create_app(load, api_key=key, hosts={*LOOPBACK_HOSTS, host} if local else None)
     config = uvicorn.Config(
         app,

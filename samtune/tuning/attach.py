@@ -65,7 +65,8 @@ def attach(model: SamModel, selection: Selection) -> dict[str, nn.Parameter]:
         owner, _, short = name.rpartition(".")
         trainable[name] = tune_entries(model.get_submodule(owner), short, indices)
     for name in selection.whole:
-        trainable[name] = model.get_parameter(name).requires_grad_(True)
+        trainable[name] = model.get_parameter(name)
+        trainable[name].requires_grad_(True)
     return trainable
 
 

@@ -35,8 +35,8 @@ def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
         indices: (n,) sorted unique int64 indices into the flattened tensor.
 
     Returns:
-        The (n,) values, in fp32 or better, to be given to an optimizer. Changes to them, in place by whatever means that autograd
-        sees, reach the dense tensor at the next forward pass or `state_dict()`.
+        The (n,) values, in fp32 or better, to be given to an optimizer. Changes in place, by whatever means that
+        autograd sees, reach the dense tensor at the next forward pass or `state_dict()`.
     """
     dense = module._parameters[name]
     assert dense is not None and not isinstance(module, CompactModule)
@@ -100,6 +100,10 @@ class CompactModule(nn.Module):
                 dense.view(-1)[self.tuned_indices] = values.detach().to(dense.dtype)
             self.written_version = values._version
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.written_version = -1  # the tensors of a copy count their versions anew
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self.write_values()
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -124,7 +128,8 @@ class CompactLinear(CompactModule, nn.Linear):
     tuned_places: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        weight, bias = self.dense(), self.bias
+        weight = self.dense()
+        bias: Tensor | None = self.bias
         device = input.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -137,8 +142,8 @@ class CompactLinear(CompactModule, nn.Linear):
 
 def _plan_linear(module: nn.Linear, indices: Tensor, inputs: int) -> None:
     """Registers R, U and where each chosen entry lies in the (R, U) product; None stands for "all of them"."""
-    rows, row_places = (indices // inputs).unique(return_inverse=True)
-    columns, column_places = (indices % inputs).unique(return_inverse=True)
+    rows, row_places = (indices // inputs).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    columns, column_places = (indices % inputs).unique(return_inverse=True)  # type: ignore[no-untyped-call]
     if len(columns) > KEEP_WHOLE_INPUT * inputs:
         columns, column_places = torch.arange(inputs, device=indices.device), indices % inputs
     places = row_places * len(columns) + column_places
@@ -167,7 +172,7 @@ class _SelectedLinear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, rows, places = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
@@ -191,7 +196,7 @@ class _WriteThrough(torch.autograd.Function):
         return dense.view_as(dense)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         (indices,) = ctx.saved_tensors
         return None, grad.flatten()[indices].to(ctx.values_dtype), None

@@ -127,7 +127,7 @@ def test_evaluate(run: Run, stub: Stub, tmp_path: Path) -> None:
         seen.update(options, checkpoint=checkpoint, data=data)
         return FakeReport(0.5, 0.25)
 
-    stub("recipe", evaluate_checkpoint=evaluate_checkpoint)
+    stub("evaluate_file", evaluate_checkpoint=evaluate_checkpoint)
     files = ("--checkpoint", tmp_path / "m.safetensors", "--data", tmp_path)
     code, out, _ = run(
         "evaluate", *files, "--metrics", "hd95", "--metrics", "mae", "--out", "o", "--split", "val"
@@ -179,7 +179,7 @@ def test_the_file_commands(run: Run, stub: Stub) -> None:
         undo_delta=lambda *a: calls.append(a),
         export_checkpoint=lambda *a, format: calls.append((*a, format)),
         inspect_file=lambda path: {"model": "sam_tiny", "tensors": 12},
-        diff_files=lambda a, b: [row] if b.name == "b" else [],
+        diff_files=lambda a, b: [row] if Path(b).name == "b" else [],
         audit_files=lambda base, merged, selection: SimpleNamespace(
             ok=selection.name == "s", lines=["checked"]
         ),
@@ -198,6 +198,28 @@ def test_the_file_commands(run: Run, stub: Stub) -> None:
     assert run("diff", "a", "a")[1] == "no differences\n"
     assert run("audit", "a", "b", "s") == (0, "checked\n", "")
     assert run("audit", "a", "b", "wrong") == (4, "checked\n", "")
+
+
+def test_a_base_is_a_file_or_the_name_of_a_model(
+    run: Run, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    report = SimpleNamespace(ok=True, lines=())
+    stub(
+        "artifacts",
+        apply_delta=lambda *a: calls.append(a),
+        diff_files=lambda *a: calls.append(a) or [],
+        audit_files=lambda *a: calls.append(a) or report,
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.pth").touch()
+    for name, given in (("sam_tiny", "sam_tiny"), ("base.pth", tmp_path / "base.pth")):
+        calls.clear()
+        run("apply", name, "--delta", "d", "--out", "o")
+        run("diff", name, name)
+        run("audit", name, "m", "s")
+        assert [call[0] for call in calls] == [given] * 3
+        assert calls[1] == (given, given)
 
 
 def test_data_verify_and_fetch(run: Run, stub: Stub) -> None:

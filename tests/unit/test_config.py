@@ -138,6 +138,7 @@ def test_every_key_says_what_it_is() -> None:
         ("run: {seed: -1}", "run.seed: -1, expected a value >= 0."),
         ("eval: {metrics: hd95}", 'eval.metrics: "hd95", expected a list, such as [a, b].'),
         ("eval: {metrics: [1]}", "eval.metrics.0: 1, expected text."),
+        ("eval: {metrics: [hd59]}", "eval.metrics: unknown metric 'hd59'. Did you mean 'hd95'? Known: "),
         ("track: {experiment: ''}", 'track.experiment: "", expected text that is not empty.'),
         ("task: detection", "task: \"detection\", expected 'segmentation'."),
         ("select: {name: gsp}", "select.name: unknown selector 'gsp'. Did you mean 'gps'?"),
@@ -158,7 +159,7 @@ def test_one_wrong_value(write: Callable[[str], Path], line: str, expected: str)
 
 def test_all_problems_are_told_at_once_with_their_places(write: Callable[[str], Path]) -> None:
     path = write("data:\n  dri: x\ntrain:\n  lr: fast\n  batch: 0\nselect: {per_neuron: 0}\n")
-    lines = problem(path, "eval.batch=0", "nonsense", "score.batc=3").splitlines()
+    lines = problem(path, "eval.overlays=-1", "nonsense", "score.batc=3").splitlines()
     assert lines[0] == f"config '{path}' has 8 problems:"
     found = [tuple(line.split(maxsplit=1)) for line in lines[1:]]
     assert [place.removeprefix(f"{path}:") for place, _ in found] == [*"12456", *["override"] * 3]
@@ -168,7 +169,7 @@ def test_all_problems_are_told_at_once_with_their_places(write: Callable[[str], 
         (f"{path}:4", "train.lr: "),
         (f"{path}:5", "train.batch: 0, expected a value >= 1."),
         (f"{path}:6", "select.per_neuron: 0"),
-        ("override", "eval.batch: 0, expected a value >= 1."),
+        ("override", "eval.overlays: -1, expected a value >= 0."),
         ("override", "'nonsense' is not of the form section.key=value"),
         ("override", "score.batc: unknown key. Did you mean 'batch'?"),
     }

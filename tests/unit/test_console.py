@@ -68,8 +68,8 @@ def test_the_log_names_warnings_and_hides_debug(terminal: StringIO, monkeypatch:
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "level", logging.NOTSET)
     console.setup_logging()
-    logging.getLogger("samtune.models").info("loaded 314/314")
+    long = "loaded 314/314 " * 10
+    logging.getLogger("samtune.models").info(long)
     logging.getLogger("samtune.data").warning("one image is black")
     logging.getLogger("samtune.data").debug("unseen")
-    lines = [line.rstrip() for line in terminal.getvalue().splitlines()]
-    assert lines == ["loaded 314/314", "warning: one image is black"]
+    assert terminal.getvalue() == f"{long}\nwarning: one image is black\n"

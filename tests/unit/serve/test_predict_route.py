@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 import zlib
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -261,16 +263,31 @@ def test_large_bodies_are_refused(client: TestClient, chunked: bool) -> None:
     assert (response.status_code, error_of(response)["code"]) == (413, "body_too_large")
 
 
-def test_damaged_files_are_never_a_server_error(post: Post) -> None:
+def damaged(count: int, formats: tuple[str, ...]) -> Iterator[bytes]:
     rng = np.random.default_rng(0)
     small = picture(size=(24, 16))
-    originals = [encoded(small, format) for format in ("PNG", "JPEG", "WEBP", "BMP", "TIFF")]
-    seen = set()
-    for i in range(150):
+    originals = [encoded(small, format) for format in formats]
+    for i in range(count):
         data = bytearray(originals[i % len(originals)])
         for place in rng.integers(4, len(data), 1 + i % 7):
             data[place] = rng.integers(256)
-        response = post(bytes(data))
-        seen.add(response.status_code)
-        assert response.status_code == 200 or error_of(response)
-    assert seen <= {200, 413, 415, 422} and {200, 422} <= seen
+        yield bytes(data)
+
+
+def test_damaged_files_are_never_a_server_error(post: Post) -> None:
+    answers = [post(data) for data in damaged(150, ("PNG", "JPEG", "WEBP", "BMP", "TIFF"))]
+    statuses = {response.status_code for response in answers}
+    assert statuses <= {200, 413, 415, 422} and {200, 422} <= statuses
+    assert all(error_of(response) for response in answers if response.status_code != 200)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in use from Linux")
+def test_two_thousand_damaged_files_leave_no_memory_behind(post: Post) -> None:
+    def in_use() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    assert {post(data).status_code for data in damaged(200, ("PNG", "JPEG"))} <= {200, 413, 415, 422}
+    before = in_use()
+    assert {post(data).status_code for data in damaged(2000, ("PNG", "JPEG"))} <= {200, 413, 415, 422}
+    assert in_use() - before < 50_000_000

@@ -1,0 +1,64 @@
+"""Evaluate a merged file on a folder: the same prediction path and precision as a run's own report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch.utils.data import DataLoader
+
+from samtune import console
+from samtune.data import Collate, Pair, SegmentationDataset, check_pairs, find_pairs, resolve_split
+from samtune.errors import ConfigError
+from samtune.evaluation import DEFAULT_METRICS, evaluate
+from samtune.machine import pick_device
+from samtune.metrics.table import Report
+from samtune.models.merged import load_merged
+from samtune.runfolder import disk_errors
+
+
+def evaluate_checkpoint(
+    checkpoint: Path,
+    data_dir: Path,
+    *,
+    out: Path | None = None,
+    device: str = "auto",
+    split: str = "auto",
+    metrics: tuple[str, ...] = (),
+) -> Report:
+    """Measures a merged file on a folder of images and masks.
+
+    Args:
+        checkpoint: `merged.safetensors`.
+        data_dir: folder with `images/` and `masks/`, or with parts.
+        out: folder for `metrics.json` and `per_image.csv`, or None.
+        device: auto, cpu, cuda or mps.
+        split: train, val or test; all; auto: the test part if the folder has parts, else all.
+        metrics: names beside the default ones.
+    """
+    model, info = load_merged(checkpoint, device=pick_device(device))
+    pairs, name = _pairs_of(data_dir, split)
+    check_pairs(pairs)
+    dataset = SegmentationDataset(pairs, image_size=info.image_size, prompt=info.prompt)
+    loader = DataLoader(dataset, batch_size=1, collate_fn=Collate(info.image_size))
+    with console.progress(f"evaluate {name}", len(loader)) as advance:
+        report = evaluate(
+            model, loader, metrics=(*DEFAULT_METRICS, *metrics), split=name, on_batch=lambda *_: advance()
+        )
+    if out is not None:
+        with disk_errors(out):
+            report.save(out)
+    return report
+
+
+def _pairs_of(data_dir: Path, split: str) -> tuple[list[Pair], str]:
+    """Returns the pairs of a part of a folder and the part's name."""
+    has_parts = any((data_dir / part).is_dir() for part in ("train", "val", "test"))
+    if split == "auto":
+        split = "test" if (data_dir / "test").is_dir() else "all"
+        if has_parts and split == "all":
+            raise ConfigError(f"{data_dir} has parts but no test/. Choose one: --split val, or --data {data_dir}/val.")
+    if split == "all":
+        return find_pairs(data_dir), "all"
+    if has_parts:
+        return find_pairs(data_dir / split), split
+    return getattr(resolve_split(data_dir), split), split

@@ -1,0 +1,69 @@
+"""A Segment Anything of 100 k parameters, with a windowed and a global block, and batches for it."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from samtune.models.sam import SPECS, SamModel, SamSpec
+from samtune.types import Batch, Prompts, Size
+
+SIZE = 64
+# 64 px are 4 x 4 cells, so the windows of 3 cells of block 0 are padded
+SPEC = SamSpec(32, 2, 2, (1,), image_size=SIZE, window=3, prompt_dim=32, decoder_mlp=32)
+
+
+def toy_model(*, seed: int = 0, image_size: int | None = None, dtype: torch.dtype = torch.float32) -> SamModel:
+    """Returns the model with noise on every parameter: segment-anything starts position tables and biases at 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with patch.dict(SPECS, {"toy": SPEC}):
+        model = SamModel("toy", image_size).eval()
+    model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.normal_(generator=generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            start = torch.ones(()) if parameter.ndim == 1 and bool((parameter == 1).all()) else torch.zeros(())
+            fan_in = max(parameter[0].numel(), 4)
+            parameter.copy_(start + torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
+    model.to(dtype)
+    model.prompt_encoder.pe_layer.float()  # segment-anything computes its random features in float32
+    return model
+
+
+def toy_batch(
+    *, seed: int = 0, sizes: tuple[Size, ...] = ((64, 48), (40, 64)), prompts: Prompts | None = None
+) -> Batch:
+    """Returns noise images, each with a disc-like target, padded at the right or at the bottom."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.zeros(len(sizes), 3, SIZE, SIZE, dtype=torch.uint8)
+    masks = torch.zeros(len(sizes), 1, SIZE, SIZE, dtype=torch.bool)
+    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    for item, (height, width) in enumerate(sizes):
+        images[item, :, :height, :width] = torch.randint(
+            0, 256, (3, height, width), generator=generator, dtype=torch.uint8
+        )
+        masks[item, 0] = (rows - 18) ** 2 + (columns - 20) ** 2 < 16**2
+    return Batch(
+        images=images,
+        masks=masks,
+        sizes_input=sizes,
+        names=tuple(f"image{seed}_{item}" for item in range(len(sizes))),
+        truths=tuple(np.asarray(m[0, :h, :w]) for m, (h, w) in zip(masks, sizes, strict=True)),
+        prompts=prompts,
+    )
+
+
+def prompts_of(kind: str, *, batch: int = 2, side: int = SIZE) -> Prompts | None:
+    """Returns different prompts for each item: `none`, `box`, `point`, `points` (one padded), or `both`."""
+    steps = torch.arange(batch)[:, None] * 3.0
+    boxes = torch.tensor([[0.1, 0.2, 0.6, 0.7]]) * side + steps
+    points = torch.tensor([[[0.3, 0.4], [0.8, 0.7]]]) * side + steps[:, None]
+    labels = torch.tensor([[1, 0], [0, -1]]).repeat(batch, 1)[:batch]
+    return {
+        "none": None,
+        "box": Prompts(boxes_input=boxes),
+        "point": Prompts(points_input=points[:, :1], labels=torch.ones(batch, 1, dtype=torch.int64)),
+        "points": Prompts(points_input=points, labels=labels),
+        "both": Prompts(boxes, points, labels),
+    }[kind]

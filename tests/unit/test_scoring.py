@@ -1,0 +1,123 @@
+"""Scores are gradients, summed; nothing else about the model changes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+from toy import toy_batch, toy_model
+
+from samtune.errors import DataError, NonFiniteError
+from samtune.losses import dice_bce
+from samtune.models import SamModel, upsample_logits
+from samtune.scoring import contrastive_loss, score, task_loss
+from samtune.types import Batch
+
+BATCHES = [toy_batch(seed=seed) for seed in range(3)]
+
+
+def test_scores_are_the_summed_gradients() -> None:
+    model = toy_model()
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    expected = [torch.zeros_like(p) for p in parameters]
+    for batch in BATCHES:
+        loss = dice_bce(upsample_logits(model(batch), 64), batch)
+        for total, gradient in zip(expected, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+            total += 0 if gradient is None else gradient
+    scores = score(model, BATCHES, task_loss)
+    assert list(scores.sums) == list(names) and (scores.batches, scores.skipped) == (3, 0)
+    for name, total in zip(names, expected, strict=True):
+        torch.testing.assert_close(scores.sums[name], total, rtol=1e-5, atol=1e-8)
+    assert bool(scores.sums["image_encoder.pos_embed"].any())
+    assert not bool(scores.sums["prompt_encoder.point_embeddings.0.weight"].any())  # no gradient is zero
+
+
+def test_scores_keep_the_sign() -> None:
+    """A sum of absolute values would not cancel."""
+
+    def alternating(model: SamModel, batch: Batch) -> Tensor:
+        return model(BATCHES[0]).mean() * next(signs)
+
+    signs = iter([1.0, -1.0])
+    scores = score(toy_model(), BATCHES[:2], alternating)
+    assert not any(bool(total.any()) for total in scores.sums.values())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fails", [False, True], ids=["normal", "after an error"])
+def test_model_is_left_as_it_was(training: bool, fails: bool) -> None:
+    model, plain = toy_model().train(training), toy_model()
+    model.image_encoder.requires_grad_(False)
+    required = [p.requires_grad for p in model.parameters()]
+
+    def loss(model: SamModel, batch: Batch) -> Tensor:
+        assert not model.training and all(p.requires_grad for p in model.parameters())
+        return task_loss(model, batch) * (float("nan") if fails and batch is not BATCHES[0] else 1.0)
+
+    if fails:
+        with pytest.raises(NonFiniteError):
+            score(model, BATCHES, loss)
+    else:
+        score(model, BATCHES, loss)
+    assert model.training == training
+    assert [p.requires_grad for p in model.parameters()] == required
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True))
+
+
+def test_gradients_that_were_there_before_do_not_count() -> None:
+    model = toy_model()
+    model(BATCHES[0]).mean().backward()
+    fresh, stale = score(toy_model(), BATCHES[:1], task_loss), score(model, BATCHES[:1], task_loss)
+    assert all(torch.equal(fresh.sums[name], stale.sums[name]) for name in fresh.sums)
+
+
+def test_undefined_batches_are_skipped_counted_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+    tiny = toy_batch(sizes=((15, 15), (12, 60)))  # shows no whole cell
+    with caplog.at_level(logging.WARNING):
+        scores = score(toy_model(), [BATCHES[0], tiny], contrastive_loss(cells=8))
+    alone = score(toy_model(), BATCHES[:1], contrastive_loss(cells=8))
+    assert (scores.batches, scores.skipped) == (1, 1)
+    assert "1 of 2 scoring batches had no two cells of one class" in caplog.text
+    assert all(torch.equal(scores.sums[name], alone.sums[name]) for name in alone.sums)
+    assert all(bool(total.isfinite().all()) for total in scores.sums.values())
+
+
+def test_nothing_to_score_is_an_error() -> None:
+    model = toy_model()
+    for batches in ([], [toy_batch(sizes=((15, 15),))]):
+        with pytest.raises(DataError, match=r"no image can be scored.*Use score\.loss=task, or more images"):
+            score(model, batches, contrastive_loss())
+
+
+def test_loss_that_is_not_finite_names_the_images() -> None:
+    with pytest.raises(NonFiniteError, match=r"scoring loss is inf on images image0_0, image0_1"):
+        score(toy_model(), BATCHES, lambda model, batch: model(batch).square().mean() * float("inf"))
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "task"])
+@pytest.mark.parametrize("foreground", [True, False], ids=["all foreground", "no foreground"])
+def test_scores_of_one_class_are_finite(loss: str, foreground: bool) -> None:
+    batch = toy_batch()
+    batch.masks[:] = foreground
+    scores = score(toy_model(), [batch], contrastive_loss() if loss == "contrastive" else task_loss)
+    assert scores.batches == 1 and all(bool(total.isfinite().all()) for total in scores.sums.values())
+
+
+def test_contrastive_scores_reach_the_encoder_only_and_repeat() -> None:
+    first, again, other = (
+        score(toy_model(), BATCHES, contrastive_loss(cells=6, seed=seed)).sums for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+    reached = {name for name, total in first.items() if bool(total.any())}
+    assert reached == {name for name in first if name.startswith("image_encoder.")}
+
+
+def test_hash_is_of_the_names_in_order() -> None:
+    hashes = [score(toy_model(), batches, task_loss).images_hash for batches in (BATCHES[:2], BATCHES[1::-1])]
+    assert hashes[0] == hashlib.sha256(b"image0_0\nimage0_1\nimage1_0\nimage1_1\n").hexdigest()
+    assert hashes[0] != hashes[1]
