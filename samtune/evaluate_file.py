@@ -54,7 +54,7 @@ def _pairs_of(data_dir: Path, split: str) -> tuple[list[Pair], str]:
     """Returns the pairs of a part of a folder and the part's name."""
     has_parts = any((data_dir / part).is_dir() for part in ("train", "val", "test"))
     if split == "auto":
-        split = "test" if (data_dir / "test").is_dir() else "all"
+        split = "test" if (data_dir / "test").is_dir() or (data_dir / "splits" / "test.txt").is_file() else "all"
         if has_parts and split == "all":
             raise ConfigError(f"{data_dir} has parts but no test/. Choose one: --split val, or --data {data_dir}/val.")
     if split == "all":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -43,15 +44,30 @@ def read_metadata(path: Path) -> dict[str, str]:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file atomically: the old file stays whole until the new one is.
 
+    The same tensors and metadata give the same bytes.
+
     Raises:
         DiskError: a full disk, or a folder that is missing or not writable.
     """
     partial = path.with_name(path.name + ".part")
     try:
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, partial, metadata=dict(metadata))
+        _sort_metadata(partial)
         partial.chmod(0o644)  # safetensors makes files that only their owner can read
         partial.replace(path)
     except (SafetensorError, OSError) as err:
         with suppress(OSError):
             partial.unlink()
         raise DiskError(f"can't write {path} ({err}). Free some space, or name a file in a writable folder.") from err
+
+
+def _sort_metadata(path: Path) -> None:
+    """Puts the metadata of a safetensors file in order: the library's own differs from call to call."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # the header keeps its length; spaces at its end mean nothing
+            file.seek(8)
+            file.write(text.ljust(size))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SCATTERED, make_selection
+from cases import CASES, SCATTERED, make_selection
 from torch import Tensor, nn
 from toy import prompts_of, toy_batch, toy_model
 
@@ -407,6 +407,4 @@ def test_selection_of_another_model_is_refused() -> None:
 
 
 def test_every_selector_is_a_case() -> None:
-    from conftest import CASES
-
     assert set(SELECTORS) < set(CASES)

@@ -25,9 +25,10 @@ from safetensors.torch import load_file
 from samtune.artifacts import apply_delta, audit_files, undo_delta
 from samtune.config import Config, load_config
 from samtune.errors import CheckpointError, ConfigError
+from samtune.evaluate_file import evaluate_checkpoint
 from samtune.models import build_model
 from samtune.models.merged import load_merged
-from samtune.recipe import RunResult, dry_run, evaluate_checkpoint, finetune, select_only
+from samtune.recipe import RunResult, dry_run, finetune, select_only
 from samtune.selection import load_selection
 from samtune.tensorfile import save_tensors, state_hash
 
@@ -41,7 +42,8 @@ SETTINGS = (
     "score.batch=2",
     "select.per_neuron=2",
     "train.batch=2",
-    "train.steps=6",
+    "train.steps=12",
+    "train.lr=3e-3",
     "train.precision=fp32",
     "eval.overlays=1",
 )
@@ -160,13 +162,13 @@ def test_the_resolved_config_is_the_config(job: Job) -> None:
 
 
 def test_the_history_tells_the_run(job: Job) -> None:
-    assert [event["step"] for event in job.history("train")] == [1, 2, 3, 4, 5, 6]
-    assert [event["epoch"] for event in job.history("val")] == [1, 2]
+    assert [event["step"] for event in job.history("train")] == list(range(1, 13))
+    assert [event["epoch"] for event in job.history("val")] == [1, 2, 3, 4]
     (before,), (test,) = job.history("before"), job.history("test")
     assert (before["step"], before["mDice"]) == (0, job.result.before.mDice)
-    assert (test["step"], test["mIoU"]) == (6, job.result.report.mIoU)
+    assert (test["step"], test["mIoU"]) == (12, job.result.report.mIoU)
     best = max(event["mDice"] for event in job.history("val"))
-    assert (job.result.fit.steps, job.result.fit.best_mDice) == (6, best)
+    assert (job.result.fit.steps, job.result.fit.best_mDice) == (12, best)
 
 
 def test_the_loss_curve_is_pinned(job: Job) -> None:
@@ -174,6 +176,10 @@ def test_the_loss_curve_is_pinned(job: Job) -> None:
     if os.environ.get("PINNED") == "print":
         print("\nLOSSES =", [round(loss, 5) for loss in losses])
     assert losses == pytest.approx(LOSSES, abs=1e-3)
+
+
+def test_it_learns(job: Job) -> None:
+    assert job.result.report.mDice > job.result.before.mDice + 0.2
 
 
 def test_the_merged_model_loads_and_scores_as_the_report_says(job: Job) -> None:
@@ -252,7 +258,7 @@ def test_mlflow_has_the_run(job: Job) -> None:
     (run,) = client.search_runs([client.get_experiment_by_name("recipe").experiment_id])
     assert (run.info.status, run.info.run_name) == ("FINISHED", "tiny")
     assert run.data.params["select.per_neuron"] == "2"
-    assert run.data.params["train.lr"] == "0.001"
+    assert run.data.params["train.lr"] == "0.003"
     expected = {"train/loss", "val/mDice", "val/mIoU", "test/mDice", "test/mIoU"}
     assert expected <= set(run.data.metrics)
     assert run.data.metrics["test/mDice"] == job.result.report.mDice
@@ -324,16 +330,16 @@ def test_a_dry_run_estimates_and_writes_nothing(job: Job, tmp_path: Path, monkey
 
 
 def test_a_moved_weight_fails_the_run(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import samtune.recipe as recipe
+    from samtune import phases
 
-    real = recipe.fit
+    real = phases.fit
 
     def fit(model: Any, *rest: Any, **options: Any) -> Any:
         result = real(model, *rest, **options)
         model.get_parameter("image_encoder.pos_embed").data[0, 0, 0, 0] += 1
         return result
 
-    monkeypatch.setattr(recipe, "fit", fit)
+    monkeypatch.setattr(phases, "fit", fit)
     with pytest.raises(CheckpointError, match=r"the audit failed: unselected weights moved"):
         finetune(settings(job.data, job.base, "track.mlflow=false", "train.steps=1"), run_dir=tmp_path / "r")
     assert not (tmp_path / "r" / "merged.safetensors").exists()

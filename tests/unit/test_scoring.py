@@ -108,9 +108,7 @@ def test_scores_of_one_class_are_finite(loss: str, foreground: bool) -> None:
 
 
 def test_contrastive_scores_reach_the_encoder_only_and_repeat() -> None:
-    first, again, other = (
-        score(toy_model(), BATCHES, contrastive_loss(cells=6, seed=seed)).sums for seed in (0, 0, 1)
-    )
+    first, again, other = (score(toy_model(), BATCHES, contrastive_loss(cells=6, seed=seed)).sums for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
     reached = {name for name, total in first.items() if bool(total.any())}

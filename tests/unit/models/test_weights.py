@@ -63,9 +63,7 @@ def test_loads_plain_files_and_says_so(
         ("model_state_dict", "module.sam."),
     ],
 )
-def test_takes_off_the_wrapping_of_known_trainers(
-    key: str | None, prefix: str, state: State, tmp_path: Path
-) -> None:
+def test_takes_off_the_wrapping_of_known_trainers(key: str | None, prefix: str, state: State, tmp_path: Path) -> None:
     content: dict[str, object] = {prefix + name: tensor for name, tensor in state.items()}
     if key is not None:
         content = {key: content, "epoch": 3, "optimizer": {"lr": 1e-4}}
@@ -79,9 +77,7 @@ def test_fp16_file_is_loaded_as_fp32(state: State, tmp_path: Path) -> None:
     assert_loaded(tmp_path / "half.safetensors", {name: tensor.float() for name, tensor in half.items()})
 
 
-def test_packaged_weights_come_from_the_package(
-    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packaged_weights_come_from_the_package(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "files", lambda package: tmp_path if package == "samtune.models" else None)
     save_file({name: tensor.half() for name, tensor in state.items()}, tmp_path / "toy.safetensors")
     model = toy_model()
@@ -113,8 +109,8 @@ def test_missing_and_unknown_tensors_are_named(state: State, tmp_path: Path) -> 
     torch.save(state, tmp_path / "odd.pth")
     refused(
         tmp_path / "odd.pth",
-        r"1 missing \(image_encoder\.pos_embed\), 4 unknown \(head\.0\.weight, head\.1\.weight, head\.2\.weight, \.\.\.\)"
-        r"\. It does not look like a Segment Anything checkpoint",
+        r"1 missing \(image_encoder\.pos_embed\), 4 unknown \(head\.0\.weight, head\.1\.weight, head\.2\.weight, "
+        r"\.\.\.\)\. It does not look like a Segment Anything checkpoint",
     )
 
 
@@ -229,9 +225,7 @@ def test_official_file_with_another_hash_is_refused(
     assert not published.exists()
 
 
-def test_offline_it_says_which_file_to_put_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_it_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     place = tmp_path / "samtune" / "sam_vit_b_01ec64.pth"
     message = rf"can't download {OFFICIAL['sam_vit_b'].url}.* get the file on another machine and put it at {place}"

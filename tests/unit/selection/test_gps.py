@@ -106,9 +106,7 @@ def selection(vit_b: SamModel) -> Selection:
 
 
 def numbers(model: SamModel, prefix: str, suffix: str = "") -> int:
-    return sum(
-        p.numel() for n, p in model.named_parameters() if n.startswith(prefix) and n.endswith(suffix)
-    )
+    return sum(p.numel() for n, p in model.named_parameters() if n.startswith(prefix) and n.endswith(suffix))
 
 
 def test_sizes_of_sam_vit_b(vit_b: SamModel) -> None:
@@ -116,9 +114,9 @@ def test_sizes_of_sam_vit_b(vit_b: SamModel) -> None:
     assert numbers(vit_b, "mask_decoder.") == MASK_DECODER
     assert numbers(vit_b, "prompt_encoder.no_mask_embed.") == NO_MASK_EMBEDDING
     assert numbers(vit_b, "mask_decoder.iou_prediction_head.") == 132_612
-    assert 132_612 + sum(
-        numbers(vit_b, f"mask_decoder.output_hypernetworks_mlps.{mask}.") for mask in (1, 2, 3)
-    ) == IDLE
+    assert (
+        132_612 + sum(numbers(vit_b, f"mask_decoder.output_hypernetworks_mlps.{mask}.") for mask in (1, 2, 3)) == IDLE
+    )
 
 
 def test_gps_counts_of_sam_vit_b(vit_b: SamModel, selection: Selection) -> None:
