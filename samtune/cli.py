@@ -36,28 +36,20 @@ app = typer.Typer(
 )
 _TRAIN, _USE = "Train", "Use a checkpoint"
 
-ConfigFile = Annotated[
-    Path, typer.Option("--config", metavar="FILE", help="YAML file; also looked up in configs/.")
-]
+ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="YAML file; also looked up in configs/.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Changes to the config, such as train.lr=1e-4."),
 ]
-RunDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="The run folder itself, instead of runs/NAME/TIME.")
-]
+RunDir = Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder itself, instead of runs/NAME/TIME.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Empty the run folder if it was used before.")]
-Checkpoint = Annotated[
-    Path, typer.Option(metavar="FILE", help="A merged.safetensors of a run.")
-]
+Checkpoint = Annotated[Path, typer.Option(metavar="FILE", help="A merged.safetensors of a run.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 
 
 @app.callback()
 def root(
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks; may also follow the command.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may also follow the command.")] = False,
 ) -> None:
     console.setup_logging(debug=debug)
 
@@ -67,9 +59,7 @@ def finetune(
     config: ConfigFile,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Two steps; estimate time and memory.")] = False,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print all settings and stop.")
-    ] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings and stop.")] = False,
     run_dir: RunDir = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -104,14 +94,10 @@ def select(
 def evaluate(
     checkpoint: Checkpoint,
     data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with images/ and masks/.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write metrics.json and per_image.csv here.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write metrics.json and per_image.csv here.")] = None,
     split: Annotated[
         str,
-        typer.Option(
-            metavar="auto|all|train|val|test", help="Part to measure; auto: all, or test if there is one."
-        ),
+        typer.Option(metavar="auto|all|train|val|test", help="Part to measure; auto: all, or test if there is one."),
     ] = "auto",
     metrics: Annotated[
         list[str] | None,
@@ -158,9 +144,7 @@ def predict(
     from samtune.predict import Predictor, predict_files
 
     predictor = Predictor.from_file(find_path(checkpoint), device=device)
-    masks = predict_files(
-        predictor, paths, out, overlay=overlay, box_xyxy=box_xyxy, points_xy=points_xy or None
-    )
+    masks = predict_files(predictor, paths, out, overlay=overlay, box_xyxy=box_xyxy, points_xy=points_xy or None)
     console.print_line(f"{len(masks)} masks in {out}")
 
 

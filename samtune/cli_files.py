@@ -48,9 +48,7 @@ def undo(
 def export(
     merged: Annotated[Path, typer.Argument(help="A merged model.")],
     out: OutFile,
-    format: Annotated[
-        str, typer.Option(metavar="pth", help="pth: loads in segment-anything's own registry.")
-    ] = "pth",
+    format: Annotated[str, typer.Option(metavar="pth", help="pth: loads in segment-anything's own registry.")] = "pth",
 ) -> None:
     """Write a merged model for other programs."""
     if format != "pth":
@@ -77,9 +75,7 @@ def diff(
     """Count the entries in which two models differ, per tensor."""
     from samtune.artifacts import diff_files
 
-    rows = [
-        (row.name, row.changed, row.total, f"{row.max_abs:.3g}") for row in diff_files(_base(a), _base(b))
-    ]
+    rows = [(row.name, row.changed, row.total, f"{row.max_abs:.3g}") for row in diff_files(_base(a), _base(b))]
     if not rows:
         console.print_line("no differences")
         return
@@ -127,9 +123,7 @@ def verify(
 @data_app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="Name of the data set, such as kvasir-seg.")],
-    dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to put it; data/NAME if not given.")
-    ] = None,
+    dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to put it; data/NAME if not given.")] = None,
 ) -> None:
     """Download a data set."""
     from samtune.data.fetch import fetch as fetch_data

@@ -27,9 +27,7 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 class Section(BaseModel):
     """What all sections share: strict types, no unknown keys, no changes after loading."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
@@ -40,9 +38,7 @@ class Section(BaseModel):
 class Run(Section):
     """`run`: name, place and machine."""
 
-    name: str = Field(
-        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name of this job's runs"
-    )
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name of this job's runs")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of splits, order, augmentation, initial values")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     dir: PathText = Field(Path("runs"), description="parent folder; a run goes to DIR/NAME/TIME")
@@ -51,9 +47,7 @@ class Run(Section):
 class Model(Section):
     """`model`: the pretrained model."""
 
-    name: Literal["sam_tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"] = Field(
-        "sam_tiny", description="architecture"
-    )
+    name: Literal["sam_tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"] = Field("sam_tiny", description="architecture")
     checkpoint: PathText | None = Field(None, description="weights file; empty: the model's own")
     image_size: int | None = Field(
         None,
@@ -67,15 +61,11 @@ class Data(Section):
     """`data`: images, masks, split, prompts."""
 
     dir: PathText = Field(description="folder with images/ and masks/, or train/, val/, test/ with both")
-    split: Literal["auto", "folders", "files", "ratio"] = Field(
-        "auto", description="where the parts come from"
-    )
+    split: Literal["auto", "folders", "files", "ratio"] = Field("auto", description="where the parts come from")
     train: PathText | None = Field(None, description="sub-folder or file of names in data.dir")
     val: PathText | None = Field(None, description="sub-folder or file of names in data.dir")
     test: PathText | None = Field(None, description="sub-folder or file of names in data.dir")
-    prompt: Literal["none", "box", "point"] = Field(
-        "none", description="what the model is told of the object"
-    )
+    prompt: Literal["none", "box", "point"] = Field("none", description="what the model is told of the object")
     augment: bool = Field(True, description="random flips, crops and colours on training images")
     workers: int = Field(0, ge=0, description="loader processes; 0 loads in the main process")
     cache: bool = Field(False, description="keep decoded images in memory")
@@ -92,9 +82,7 @@ class Data(Section):
 class Score(Section):
     """`score`: the gradient pass that selection reads."""
 
-    loss: Literal["pixel_contrastive", "task"] = Field(
-        "pixel_contrastive", description="what is differentiated"
-    )
+    loss: Literal["pixel_contrastive", "task"] = Field("pixel_contrastive", description="what is differentiated")
     images: int | None = Field(None, ge=1, description="number of training images; empty: all")
     batch: int = Field(8, ge=1, description="images per step")
     cells: int = Field(128, ge=2, description="feature cells drawn per image by the contrastive loss")
@@ -128,9 +116,7 @@ class Tune(Section):
     """`tune`: what trains beside the selection."""
 
     decoder: bool = Field(True, description="train the whole mask decoder")
-    biases: bool | None = Field(
-        None, description="train the biases of the encoder; empty: as the method's paper does"
-    )
+    biases: bool | None = Field(None, description="train the biases of the encoder; empty: as the method's paper does")
 
 
 class Train(Section):
@@ -184,9 +170,7 @@ class Eval(Section):
             from samtune.metrics import METRICS, POOLED_METRICS, PROBABILITY_METRICS  # late: they import torch
 
             known = [*METRICS, *PROBABILITY_METRICS, *POOLED_METRICS]
-            problems = [
-                ("metrics", unknown_name("metric", name, known)) for name in self.metrics if name not in known
-            ]
+            problems = [("metrics", unknown_name("metric", name, known)) for name in self.metrics if name not in known]
             if problems:
                 raise PydanticCustomError("options", "unknown metrics", {"problems": problems})
         return self
@@ -242,9 +226,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         problems.add(keys, f"occurs twice (again in line {line}). Keep one.")
     values = document.value if document.value is not None else {}
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path}: expected sections such as `data:` and `train:`, found {type(values).__name__}."
-        )
+        raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, found {type(values).__name__}.")
     for text in overrides:
         _apply_override(values, text, problems)
     try:

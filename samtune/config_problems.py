@@ -78,9 +78,7 @@ class Problems:
                 for key, text in context["problems"]:
                     self.add((*keys, key), text)
             elif item["type"] == "pair":
-                self.add(
-                    (*keys, context["key"]), f"{_show(context['value'])}, expected {context['expected']}."
-                )
+                self.add((*keys, context["key"]), f"{_show(context['value'])}, expected {context['expected']}.")
             elif item["type"] == "extra_forbidden":
                 self.add(keys, self._unknown_key(keys))
             else:
@@ -182,9 +180,7 @@ def _options_model(function: Callable[..., Any]) -> type[BaseModel]:
         hint = Any if parameter.annotation is parameter.empty else hints[parameter.name]
         hint = Annotated[int, Field(ge=1)] if hint is int else hint
         fields[parameter.name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
-    return create_model(
-        "Options", __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **fields
-    )
+    return create_model("Options", __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **fields)
 
 
 def _option_problem(kind: str, name: str, item: dict[str, Any], known: list[str]) -> tuple[str, str]:
@@ -201,9 +197,7 @@ def _option_problem(kind: str, name: str, item: dict[str, Any], known: list[str]
 def _section(model: type[BaseModel], keys: KeyPath) -> type[BaseModel] | None:
     for key in keys:
         field = model.model_fields.get(key)
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        ):
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return None
         model = field.annotation
     return model

@@ -89,13 +89,13 @@ def print_table(
         title: a line above.
         numbers: the columns from this one on (counted from 0) are aligned to the right.
     """
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0)
-    )
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for index, column in enumerate(columns):
         table.add_column(Text(column), justify="right" if index >= numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*[Text(f"{cell:.4f}" if isinstance(cell, float) else str(cell)) for cell in row])
+    if not OUT.is_terminal:
+        OUT.width = 10_000  # a pipe has no edge to wrap at
     OUT.print(table)
 
 
@@ -111,9 +111,7 @@ def print_report(report: Report, *, before: Report | None = None) -> None:
         low, high = report.ci95[name]
         first = (getattr(before, name),) if before is not None else ()
         rows.append((name, *first, getattr(report, name), f"{low:.4f} to {high:.4f}"))
-    columns = (
-        ("", "before", "after", "95 % interval") if before is not None else ("", "value", "95 % interval")
-    )
+    columns = ("", "before", "after", "95 % interval") if before is not None else ("", "value", "95 % interval")
     print_table(rows, columns=columns, title=f"{report.split}, {len(report.rows)} images")
 
 
@@ -159,14 +157,10 @@ def _lines(title: str, total: int) -> Iterator[Advance]:
         shown = now
         left = (now - start) / done * (total - done)
         ending = f"{left:.0f} s left" if done < total else f"in {now - start:.1f} s"
-        ERR.print(
-            Text("  ".join(part for part in (title, f"{done}/{total}", _values(values), ending) if part))
-        )
+        ERR.print(Text("  ".join(part for part in (title, f"{done}/{total}", _values(values), ending) if part)))
 
     yield advance
 
 
 def _values(values: Mapping[str, float | str]) -> str:
-    return "  ".join(
-        f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in values.items()
-    )
+    return "  ".join(f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in values.items())

@@ -14,6 +14,7 @@ from samtune.data import Loaders, build_data
 from samtune.machine import pick_device, use_bf16
 from samtune.models import RANDOM, SamModel, build_model
 from samtune.paths import find_path
+from samtune.selection import SELECTORS
 from samtune.tensorfile import state_hash
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,9 @@ def prepare(config: Config) -> Job:
     if checkpoint is not None and checkpoint != RANDOM:
         checkpoint = str(find_path(checkpoint))
     model = build_model(config.model.name, checkpoint=checkpoint, image_size=config.model.image_size)
+    check = SELECTORS[config.select.name].check
+    if check is not None:
+        check(model, **config.select.options)
     model.checkpointing = config.train.checkpointing
     data = config.data
     loaders = build_data(

@@ -76,9 +76,7 @@ def contrastive_loss(*, cells: int = 128, temperature: float = 0.1, seed: int = 
 
     def loss(model: SamModel, batch: Batch) -> Tensor | None:
         embeddings = model.encode(model.normalise(batch.images, batch.valid()))
-        return pixel_contrastive(
-            embeddings, batch, cells=cells, temperature=temperature, generator=generator
-        )
+        return pixel_contrastive(embeddings, batch, cells=cells, temperature=temperature, generator=generator)
 
     return loss
 

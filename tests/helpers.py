@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+RunCommand = Callable[..., tuple[int, str]]
+"""Runs a command with these arguments; returns its exit code and what it wrote to stderr."""
 
 
 def write_data(folder: Path, *, train: int = 6, val: int = 3, test: int = 3, seed: int = 0) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 
 from samtune.data.duplicates import group_near, hash_images
 from samtune.data.pairs import PARTS, Pair, list_problems, scan_folder
-from samtune.data.verify import verify_pairs
+from samtune.data.verify import check_pairs, verify_pairs
 from samtune.errors import DataError, unknown_name
 
 SplitMode = Literal["auto", "folders", "files", "ratio"]
@@ -102,6 +102,7 @@ def resolve_split(
         raise DataError(
             f"{folder}: no training part (found: {', '.join(parts) or 'nothing'}); add train/ or data.train"
         )
+    check_pairs([pair for part in PARTS for pair in parts.get(part, [])])  # before the first bad file stops a hash
     cut = _cut_missing(folder, parts, seed, ratios, notes)
     notes += _shared_images(folder, cut)
     return Splits(cut["train"], cut["val"], cut["test"], notes)

@@ -90,6 +90,8 @@ def check_pairs(pairs: Sequence[Pair]) -> VerifyReport:
         DataError: lists every bad file with its reason.
     """
 
+    pairs = sorted(pairs, key=lambda pair: str(pair.image))  # one answer, whatever the split
+
     def lines() -> list[tuple[str, ...]]:
         report = verify_pairs(pairs)
         return [report.errors, report.warnings]

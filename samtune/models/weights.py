@@ -132,9 +132,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             ) from err
         # torch's own message advises to execute what is in the file
         reason = "no pickle of tensors" if isinstance(err, pickle.UnpicklingError) else err
-        raise CheckpointError(
-            f"checkpoint {path} is damaged or no checkpoint ({reason}). Get the file again."
-        ) from err
+        raise CheckpointError(f"checkpoint {path} is damaged or no checkpoint ({reason}). Get the file again.") from err
     return _unwrap(content, path)
 
 
@@ -160,8 +158,6 @@ def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], pat
     broken = [n for n in expected if state[n].is_floating_point() and not bool(state[n].isfinite().all())]
     if broken:
         raise CheckpointError(f"{path} holds NaN or infinity in {len(broken)} tensors ({_few(broken)}).")
-
-
 
 
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:

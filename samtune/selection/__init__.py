@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from samtune.errors import ConfigError, unknown_name
 from samtune.models.sam import SamModel
-from samtune.selection.gps import gps
+from samtune.selection.gps import check_gps, gps
 from samtune.selection.heuristics import full, linear
 from samtune.selection.selection import Selection, check_selection, load_selection, save_selection
 from samtune.types import Scores
@@ -23,15 +23,17 @@ class Selector:
         function: `(model, scores, **options) -> Selection` of encoder entries.
         scored: whether it needs a scoring pass.
         biases: whether the method's paper also trains the encoder's biases.
+        check: `(model, **options)`, raises `ConfigError` for options that don't fit the model; needs no scores.
     """
 
     function: Callable[..., Selection]
     scored: bool
     biases: bool
+    check: Callable[..., None] | None = None
 
 
 SELECTORS: dict[str, Selector] = {
-    "gps": Selector(gps, scored=True, biases=True),
+    "gps": Selector(gps, scored=True, biases=True, check=check_gps),
     "linear": Selector(linear, scored=False, biases=False),
     "full": Selector(full, scored=False, biases=True),
 }

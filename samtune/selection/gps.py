@@ -22,22 +22,29 @@ def gps(model: SamModel, scores: Scores, *, per_neuron: int = 1) -> Selection:
         per_neuron: K >= 1.
 
     Raises:
+        ConfigError: as `check_gps`.
+    """
+    check_gps(model, per_neuron=per_neuron)
+    names = [name for name, role in model.roles().items() if role in ("linear", "conv")]
+    return Selection({name: _top_per_row(scores.sums[name].abs().flatten(1), per_neuron) for name in names})
+
+
+def check_gps(model: SamModel, *, per_neuron: int = 1) -> None:
+    """Refuses a K that does not fit the model; known before a scoring pass is spent on it.
+
+    Raises:
         ConfigError: K below 1, or larger than the number of inputs of some neuron.
     """
     if per_neuron < 1:
-        raise ConfigError(f"select.per_neuron is {per_neuron}; it must be at least 1 (select.name=linear selects none).")
-    entries = {}
-    for name, role in model.roles().items():
-        if role not in ("linear", "conv"):
-            continue
-        importance = scores.sums[name].abs().flatten(1)
-        if per_neuron > importance.shape[1]:
-            raise ConfigError(
-                f"select.per_neuron is {per_neuron}, but the neurons of {name} have {importance.shape[1]} inputs: "
-                f"that is the largest K."
-            )
-        entries[name] = _top_per_row(importance, per_neuron)
-    return Selection(entries)
+        raise ConfigError(f"select.per_neuron is {per_neuron}; it must be at least 1 (for none: select.name=linear).")
+    roles = model.roles()
+    inputs = {name: p[0].numel() for name, p in model.named_parameters() if roles[name] in ("linear", "conv")}
+    name = min(inputs, key=inputs.__getitem__)
+    if per_neuron > inputs[name]:
+        raise ConfigError(
+            f"select.per_neuron is {per_neuron}, but the neurons of {name} have {inputs[name]} inputs: "
+            "that is the largest K."
+        )
 
 
 def _top_per_row(importance: Tensor, count: int) -> Tensor:

@@ -349,7 +349,9 @@ def test_merged_model_is_plain_and_answers_bit_for_bit_as_the_tuned_one(tuned: S
 
 
 def test_merging_twice_changes_nothing_and_tuning_can_go_on(selection: Selection, tuned: SamModel) -> None:
+    current = deepcopy(tuned).state_dict()  # of a copy: asking the model itself would write its values
     state = copied(merge(tuned))
+    assert same(state, current)
     assert same(merge(tuned).state_dict(), state)
     assert same(merge(toy_model()).state_dict(), toy_model().state_dict())
     train(tuned, attach(tuned, selection), steps=1)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import RunCommand
 
 from samtune import cli
-
-RunCommand = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(autouse=True)

@@ -30,9 +30,7 @@ def test_every_dependency_has_a_range_and_a_tested_version(project: dict[str, An
         assert name_of(requirement) in pinned, requirement
 
 
-@pytest.mark.parametrize(
-    "floor", ["torch>=2.11", "lightning-fabric>=2.6.6", "pillow>=12.3", "starlette>=1.0.1"]
-)
+@pytest.mark.parametrize("floor", ["torch>=2.11", "lightning-fabric>=2.6.6", "pillow>=12.3", "starlette>=1.0.1"])
 def test_the_floors_that_safety_asks_for(project: dict[str, Any], floor: str) -> None:
     assert any(requirement.startswith(floor) for requirement in project["project"]["dependencies"])
 

@@ -66,9 +66,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     made = Files(*(folder / f"{name}.safetensors" for name in ("base", "merged", "delta", "selection")), chosen)
     save_tensors(made.base, base, {})
     save_merged(made.merged, model, info)
-    save_delta(
-        made.delta, base=base, merged=model.state_dict(), selection=chosen, metadata=info.to_metadata()
-    )
+    save_delta(made.delta, base=base, merged=model.state_dict(), selection=chosen, metadata=info.to_metadata())
     save_selection(chosen, made.selection, shapes)
     return made
 
@@ -180,7 +178,7 @@ def test_foreign_files_are_refused(files: Files, tmp_path: Path) -> None:
         apply_delta(files.base, text, out)
     with pytest.raises(CheckpointError, match=r"missing.safetensors does not exist"):
         undo_delta(files.merged, tmp_path / "missing.safetensors", out)
-    with pytest.raises(CheckpointError, match=r"sam_tini is neither a checkpoint file nor a model. Known models: sam_v"):
+    with pytest.raises(CheckpointError, match=r"sam_tini is neither a checkpoint file nor a model. Known models: "):
         apply_delta("sam_tini", files.delta, out)
     with pytest.raises(CheckpointError, match=r"delta.safetensors is no selection file"):
         audit_files(files.base, files.merged, files.delta)

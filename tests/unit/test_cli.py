@@ -87,9 +87,7 @@ def test_finetune_prints_before_after_and_last_the_folder(run: Run, stub: Stub, 
 
     def finetune(settings: Any, **options: Any) -> Any:
         seen.update(options, settings=settings)
-        return SimpleNamespace(
-            run_dir=Path("runs/x"), report=FakeReport(0.8765, 0.7), before=FakeReport(0.5, 0.25)
-        )
+        return SimpleNamespace(run_dir=Path("runs/x"), report=FakeReport(0.8765, 0.7), before=FakeReport(0.5, 0.25))
 
     stub("recipe", finetune=finetune)
     code, out, err = run(
@@ -129,9 +127,7 @@ def test_evaluate(run: Run, stub: Stub, tmp_path: Path) -> None:
 
     stub("evaluate_file", evaluate_checkpoint=evaluate_checkpoint)
     files = ("--checkpoint", tmp_path / "m.safetensors", "--data", tmp_path)
-    code, out, _ = run(
-        "evaluate", *files, "--metrics", "hd95", "--metrics", "mae", "--out", "o", "--split", "val"
-    )
+    code, out, _ = run("evaluate", *files, "--metrics", "hd95", "--metrics", "mae", "--out", "o", "--split", "val")
     assert code == 0
     assert seen["metrics"] == ("hd95", "mae")
     assert (seen["split"], seen["out"], seen["data"]) == ("val", Path("o"), tmp_path)
@@ -167,7 +163,9 @@ def test_serve(run: Run, stub: Stub) -> None:
     seen: dict[str, Any] = {}
     stub("serve", run_server=lambda checkpoint, **options: seen.update(options))
     assert run("serve", "--checkpoint", "m", "--port", "8123")[0] == 0
-    assert seen == {"host": "127.0.0.1", "port": 8123, "device": "auto"}
+    assert seen == {"host": "127.0.0.1", "port": 8123, "device": "auto", "insecure": False}
+    assert run("serve", "--checkpoint", "m", "--host", "0.0.0.0", "--insecure")[0] == 0
+    assert (seen["host"], seen["insecure"]) == ("0.0.0.0", True)
 
 
 def test_the_file_commands(run: Run, stub: Stub) -> None:
@@ -180,9 +178,7 @@ def test_the_file_commands(run: Run, stub: Stub) -> None:
         export_checkpoint=lambda *a, format: calls.append((*a, format)),
         inspect_file=lambda path: {"model": "sam_tiny", "tensors": 12},
         diff_files=lambda a, b: [row] if Path(b).name == "b" else [],
-        audit_files=lambda base, merged, selection: SimpleNamespace(
-            ok=selection.name == "s", lines=["checked"]
-        ),
+        audit_files=lambda base, merged, selection: SimpleNamespace(ok=selection.name == "s", lines=["checked"]),
     )
     assert run("apply", "base", "--delta", "d", "--out", "o") == (0, "o\n", "")
     assert run("undo", "merged", "--delta", "d", "--out", "o") == (0, "o\n", "")
@@ -226,9 +222,7 @@ def test_data_verify_and_fetch(run: Run, stub: Stub) -> None:
     reports = {"good": ((), ("a.jpg: black",)), "bad": (("b.jpg: truncated", "c.jpg: no mask"), ())}
     stub(
         "data",
-        verify_folder=lambda d: SimpleNamespace(
-            **dict(zip(("errors", "warnings"), reports[d.name], strict=True))
-        ),
+        verify_folder=lambda d: SimpleNamespace(**dict(zip(("errors", "warnings"), reports[d.name], strict=True))),
     )
     stub("data.fetch", fetch=lambda name, folder: folder)
     assert run("data", "verify", "good")[:2] == (0, "warning: a.jpg: black\ngood: no errors, 1 warning(s)\n")

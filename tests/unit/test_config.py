@@ -213,9 +213,7 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_overrides_win_in_their_order(write: Callable[[str], Path]) -> None:
-    config = load_config(
-        write(MINIMAL + "train: {lr: 1}"), ["train.lr=2", "train.lr=3", "run.name=x", "data.dir=a=b"]
-    )
+    config = load_config(write(MINIMAL + "train: {lr: 1}"), ["train.lr=2", "train.lr=3", "run.name=x", "data.dir=a=b"])
     assert (config.train.lr, config.run.name, config.data.dir) == (3.0, "x", Path("a=b"))
 
 

@@ -29,6 +29,11 @@ def test_a_table_shows_text_as_it_is(terminal: StringIO) -> None:
     ]
 
 
+def test_a_table_in_a_pipe_is_not_wrapped(terminal: StringIO) -> None:
+    console.print_table([("sha256", "0" * 200)], columns=("key", "value"))
+    assert terminal.getvalue().splitlines()[1].split() == ["sha256", "0" * 200]
+
+
 def test_an_error_is_not_wrapped_or_interpreted(terminal: StringIO) -> None:
     text = "[bold]x[/bold] " + "long " * 60
     console.print_error(text, hint="do this")

@@ -154,7 +154,7 @@ def test_logits_are_scaled_as_in_stock() -> None:
 
 @pytest.mark.slow
 def test_vit_b_equals_stock_at_1024() -> None:
-    """Whole ViT-B at 1024 px, a batch of 2 with boxes, against `Sam.forward` of segment-anything: a minute, 5 GB."""
+    """Whole ViT-B at 1024 px, a batch of 2 with boxes, against `Sam.forward` of segment-anything."""
     stock = build_sam_vit_b().eval()
     for parameter in stock.image_encoder.parameters():  # zeros would hide positions
         parameter.data += 0.02 * torch.randn_like(parameter)

@@ -114,6 +114,11 @@ def test_missing_and_unknown_tensors_are_named(state: State, tmp_path: Path) -> 
     )
 
 
+def test_one_tensor_too_many_is_refused(state: State, tmp_path: Path) -> None:
+    torch.save({**state, "prompt_generator.weight": torch.zeros(1)}, tmp_path / "more.pth")
+    refused(tmp_path / "more.pth", rf"does not fit the model \({len(state)} tensors\): 1 unknown \(prompt_generator")
+
+
 @pytest.mark.parametrize(
     ("width", "name"), [(224, "sam_tiny"), (768, "sam_vit_b"), (1024, "sam_vit_l"), (1280, "sam_vit_h")]
 )
