@@ -122,8 +122,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"checkpoint {path} does not exist. Check model.checkpoint or --checkpoint.")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content: object = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # bytes that are no checkpoint can fail in any way
         if code := re.search(r"GLOBAL ([\w.]+)", str(err)):
             raise CheckpointError(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
+from samtune.errors import CheckpointError
 from samtune.models.sam import SamModel
 from samtune.selection.selection import Selection, check_selection
 from samtune.tuning.compact import CompactModule, release_entries, tune_entries
@@ -56,9 +57,18 @@ def attach(model: SamModel, selection: Selection) -> dict[str, nn.Parameter]:
         name of the stock tensor -> what an optimizer trains: the whole parameter, or its (n,) chosen values.
 
     Raises:
-        CheckpointError: a selection of another model.
+        CheckpointError: a selection of another model, one with entries in two tensors of one module, or a model
+            that is attached already.
     """
+    if any(isinstance(module, CompactModule) for module in model.modules()):
+        raise CheckpointError("the model has a selection attached already; merge it first.")
     check_selection(selection, model, model.roles())
+    owners = [name.rpartition(".")[0] for name in selection.entries]
+    doubled = sorted({owner for owner in owners if owners.count(owner) > 1})
+    if doubled:
+        raise CheckpointError(
+            f"the selection has entries in two tensors of {doubled[0]}; select one of them whole instead."
+        )
     model.requires_grad_(False)
     trainable: dict[str, nn.Parameter] = {}
     for name, indices in selection.entries.items():

@@ -15,12 +15,14 @@ its state dict has exactly the stock keys, with current values.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 KEEP_WHOLE_INPUT = 0.75  # above this share of columns, keeping X itself is cheaper than a copy of X[:, U]
 _SUFFIX = "_values"
@@ -38,6 +40,7 @@ def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
         The (n,) values, in fp32 or better, to be given to an optimizer. Changes in place, by whatever means that
         autograd sees, reach the dense tensor at the next forward pass or `state_dict()`.
     """
+    _watch_fused_optimizers()
     dense = module._parameters[name]
     assert dense is not None and not isinstance(module, CompactModule)
     dense.requires_grad_(False)
@@ -200,6 +203,18 @@ class _WriteThrough(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         (indices,) = ctx.saved_tensors
         return None, grad.flatten()[indices].to(ctx.values_dtype), None
+
+
+@functools.cache
+def _watch_fused_optimizers() -> None:
+    """Makes fused optimizers count their in-place changes, which they leave out on some devices; runs once."""
+
+    def count_change(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            if group.get("fused"):
+                torch.autograd.graph.increment_version(group["params"])
+
+    register_optimizer_step_post_hook(count_change)
 
 
 _CLASSES: dict[tuple[type, str], type] = {}

@@ -149,7 +149,7 @@ def test_unselected_entries_stay_bit_equal_under_weight_decay(selection: Selecti
     assert audit(base, state, selection).ok
 
 
-@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"foreach": False}], ids=["default", "foreach", "loop"])
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"foreach": False}, {"fused": True}], ids=["default", "foreach", "loop", "fused"])
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD])
 def test_steps_of_any_optimizer_reach_the_next_forward_pass(
     optimizer: type[torch.optim.Optimizer], options: dict[str, bool]
@@ -406,6 +406,21 @@ def test_selection_of_another_model_is_refused() -> None:
     with pytest.raises(CheckpointError, match="points outside of"):
         attach(model, Selection({"image_encoder.neck.0.weight": torch.tensor([10_000])}))
     assert not any(isinstance(module, CompactModule) for module in model.modules())
+
+
+def test_attaching_twice_is_refused(selection: Selection, tuned: SamModel) -> None:
+    if not selection.entries:  # whole tensors stay plain parameters: there is nothing to merge first
+        assert set(attach(tuned, selection)) == set(selection.names())
+        return
+    with pytest.raises(CheckpointError, match="merge it first"):
+        attach(tuned, selection)
+
+
+def test_entries_in_two_tensors_of_one_module_are_refused() -> None:
+    owner = "image_encoder.blocks.0.mlp.lin1"
+    selection = Selection({f"{owner}.{name}": torch.tensor([0]) for name in ("weight", "bias")})
+    with pytest.raises(CheckpointError, match=f"two tensors of {owner}"):
+        attach(toy_model(), selection)
 
 
 def test_every_selector_is_a_case() -> None:
