@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from samtune.artifacts import apply_delta as apply_delta
+    from samtune.artifacts import audit as audit
+    from samtune.artifacts import undo_delta as undo_delta
     from samtune.config import load_config as load_config
     from samtune.evaluation import evaluate as evaluate
     from samtune.models import build_model as build_model
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Predictor": "samtune.predict",
+    "apply_delta": "samtune.artifacts",
     "attach": "samtune.tuning",
+    "audit": "samtune.artifacts",
     "build_model": "samtune.models",
     "evaluate": "samtune.evaluation",
     "finetune": "samtune.recipe",
@@ -31,6 +36,7 @@ _HOMES = {
     "merge": "samtune.tuning",
     "score": "samtune.scoring",
     "select": "samtune.selection",
+    "undo_delta": "samtune.artifacts",
 }
 
 __all__ = list(_HOMES)

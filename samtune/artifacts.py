@@ -7,6 +7,7 @@ the base into the merged model and back, exactly, and it is bound to its base by
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ from torch import Tensor
 from samtune.download import file_sha256
 from samtune.errors import CheckpointError, DiskError
 from samtune.models import SPECS, build_model
-from samtune.models.weights import read_state
+from samtune.models.merged import read_merged_info
+from samtune.models.weights import OFFICIAL, read_state
 from samtune.selection.selection import Selection, load_selection, pack_indices, unpack_indices
 from samtune.tensorfile import read_metadata, save_tensors, state_hash
+
+logger = logging.getLogger(__name__)
 
 DELTA_FORMAT = "samtune-delta-1"
 
@@ -116,17 +120,26 @@ def undo_delta(merged: Path, delta: Path, out: Path) -> None:
     save_tensors(out, base, {"base_hash": metadata["base_hash"]})
 
 
+def delta_restores(base: Mapping[str, Tensor], delta: Path) -> bool:
+    """Says whether a delta file leads from this base to its merged model and back."""
+    metadata = _delta_metadata(delta)
+    merged = _flip(base, delta)
+    back = _flip(merged, delta)
+    return state_hash(merged) == metadata["merged_hash"] and state_hash(back) == metadata["base_hash"]
+
+
 def export_checkpoint(merged: Path, out: Path, *, format: str = "pth") -> None:
     """Writes a merged model as a `.pth` that segment-anything's `sam_model_registry` loads strictly.
 
     Stock code always runs at 1024 px; a model tuned at another size predicts best at that size.
 
     Raises:
-        CheckpointError: unknown format, or no checkpoint.
+        CheckpointError: unknown format, or no merged file.
         DiskError: `out` can't be written.
     """
     if format != "pth":
         raise CheckpointError(f"unknown format {format!r}. Known: pth.")
+    info = read_merged_info(merged)
     state = read_state(merged)
     partial = out.with_name(out.name + ".part")
     try:
@@ -136,6 +149,9 @@ def export_checkpoint(merged: Path, out: Path, *, format: str = "pth") -> None:
         with suppress(OSError):
             partial.unlink()
         raise DiskError(f"can't write {out} ({err}). Free some space, or name a file in a writable folder.") from err
+    logger.info("segment-anything runs at 1024 px; this model was tuned at %d px", info.image_size)
+    if info.model not in OFFICIAL:
+        logger.warning("segment-anything's registry has no %s: it needs a model of that shape to load it", info.model)
 
 
 def inspect_file(path: Path) -> dict[str, object]:
@@ -177,8 +193,15 @@ def diff_files(a: str | Path, b: str | Path) -> list[DiffRow]:
 
 
 def audit_files(base: str | Path, merged: Path, selection: Path) -> AuditReport:
-    """Checks that a merged model differs from its base only where its selection allows; see `audit`."""
-    return audit(_base_state(base), read_state(merged), load_selection(selection))
+    """Checks that a merged model differs from its base only where its selection allows; see `audit`.
+
+    Raises:
+        CheckpointError: a missing or damaged file, or a selection that was made for another base.
+    """
+    state, chosen = _base_state(base), load_selection(selection)
+    if "base_hash" in chosen.provenance:
+        _expect(state, chosen.provenance["base_hash"], f"{selection} belongs to another base than {base}")
+    return audit(state, read_state(merged), chosen)
 
 
 def audit(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], selection: Selection) -> AuditReport:
@@ -188,7 +211,11 @@ def audit(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], selection: S
         base: state of the untuned model.
         merged: state of the tuned model.
         selection: what was allowed to change.
+
+    Raises:
+        CheckpointError: the selection does not fit the base.
     """
+    _check_fits(selection, base)
     if set(base) != set(merged):
         return AuditReport(False, (f"the files have different tensors: {sorted(set(base) ^ set(merged))[:3]}",))
     frozen = tuned = 0
@@ -207,6 +234,16 @@ def audit(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], selection: S
     verdict = f"{frozen:,} unselected entries bit-equal to the base" if not strays else f"{len(strays)} tensors moved"
     allowed_total = sum(t.numel() for t in base.values()) - frozen
     return AuditReport(not strays, (verdict, f"{tuned:,} of {allowed_total:,} selected entries changed", *strays))
+
+
+def _check_fits(selection: Selection, base: Mapping[str, Tensor]) -> None:
+    for name in selection.names():
+        if name not in base:
+            raise CheckpointError(f"the selection tunes {name!r}, which the base does not have: another model's?")
+    for name, indices in selection.entries.items():
+        size = base[name].numel()
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < size:
+            raise CheckpointError(f"the selection points outside of {name!r} ({size} entries).")
 
 
 def _base_state(base: str | Path) -> dict[str, Tensor]:

@@ -211,6 +211,8 @@ def _load(config: Path, overrides: list[str] | None) -> Config:
 
 def _command_line() -> str:
     program = Path(sys.argv[0])
+    if program.name == "__main__.py":  # python -m samtune
+        program = Path("samtune")
     start = ["python", f"scripts/{program.name}"] if program.suffix == ".py" else [program.name]
     return shlex.join([*start, *sys.argv[1:]])
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from samtune.config_problems import Problems, option_problems
+from samtune.config_problems import Problems, default_options, option_problems
 from samtune.errors import ConfigError, unknown_name
 from samtune.paths import find_config
 from samtune.yamltext import YamlText, parse_yaml
@@ -48,7 +48,9 @@ class Model(Section):
     """`model`: the pretrained model."""
 
     name: Literal["sam_tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"] = Field("sam_tiny", description="architecture")
-    checkpoint: PathText | None = Field(None, description="weights file; empty: the model's own")
+    checkpoint: PathText | None = Field(
+        None, description="weights file; empty: the model's own; random: segment-anything's own initialisation"
+    )
     image_size: int | None = Field(
         None,
         ge=64,
@@ -66,7 +68,9 @@ class Data(Section):
     val: PathText | None = Field(None, description="sub-folder or file of names in data.dir")
     test: PathText | None = Field(None, description="sub-folder or file of names in data.dir")
     prompt: Literal["none", "box", "point"] = Field("none", description="what the model is told of the object")
-    augment: bool = Field(True, description="random flips, crops and colours on training images")
+    augment: bool = Field(
+        True, description="random flips, quarter turns, a mild affine change and colours on training images"
+    )
     workers: int = Field(0, ge=0, description="loader processes; 0 loads in the main process")
     cache: bool = Field(False, description="keep decoded images in memory")
 
@@ -98,7 +102,7 @@ class Select(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The selector's options that were given, by name."""
+        """The selector's options by name, with its defaults."""
         return dict(self.__pydantic_extra__ or {})
 
     @model_validator(mode="after")
@@ -109,6 +113,7 @@ class Select(Section):
         problems = option_problems("selector", self.name, self.options, functions)
         if problems:
             raise PydanticCustomError("options", "options do not fit", {"problems": problems})
+        self.__pydantic_extra__ = {**default_options(functions[self.name]), **self.options}
         return self
 
 

@@ -170,6 +170,12 @@ def option_problems(
     return []
 
 
+def default_options(function: Callable[..., Any]) -> dict[str, Any]:
+    """Returns the options of a function that have a default, with it."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+
+
 def _options_model(function: Callable[..., Any]) -> type[BaseModel]:
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     # Only these annotations are evaluated: those of model and scores may exist for type checkers alone.

@@ -106,13 +106,23 @@ def print_report(report: Report, *, before: Report | None = None) -> None:
         report: of the tuned model.
         before: of the untouched model on the same images.
     """
+    from samtune.metrics.table import compare_reports  # late: numpy is slow to import, and help needs none
+
     rows: list[tuple[object, ...]] = []
+    columns: tuple[str, ...]
     for name in ("mDice", "mIoU"):
         low, high = report.ci95[name]
-        first = (getattr(before, name),) if before is not None else ()
-        rows.append((name, *first, getattr(report, name), f"{low:.4f} to {high:.4f}"))
-    columns = ("", "before", "after", "95 % interval") if before is not None else ("", "value", "95 % interval")
-    print_table(rows, columns=columns, title=f"{report.split}, {len(report.rows)} images")
+        row: tuple[object, ...] = (name, getattr(report, name), f"{low:.4f} to {high:.4f}")
+        if before is not None:
+            gain, worst, best = compare_reports(before, report)[name]
+            row = (name, getattr(before, name), *row[1:], f"{gain:+.4f}", f"{worst:+.4f} to {best:+.4f}")
+        rows.append(row)
+    columns = ("", "value", "95 % interval")
+    if before is not None:
+        columns = ("", "before", "after", "95 % interval", "gain", "95 % interval")
+    print_table(rows, columns=columns, title=f"{report.split}, {report.n_images} images")
+    for name in ("mDice", "ci95"):
+        OUT.print(Text(f"{name}: {report.definition[name]}", style="dim"))
 
 
 @contextmanager

@@ -20,9 +20,7 @@ _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 30  # seconds without a byte
 
 
-def download(
-    url: str, path: str | Path, *, sha256: str | None = None, error: type[SamtuneError] = DataError
-) -> Path:
+def download(url: str, path: str | Path, *, sha256: str | None = None, error: type[SamtuneError] = DataError) -> Path:
     """Downloads a file unless it is there, and checks it.
 
     Without a known hash, the hash of the first download is kept in `NAME.sha256` and later files are compared
@@ -56,9 +54,7 @@ def download(
                 f"continued next time. Without network, get the file on another machine and put it at {path}"
             ) from problem
         except OSError as problem:
-            raise DiskError(
-                f"can't write {partial}: {problem}; free space or choose another folder"
-            ) from problem
+            raise DiskError(f"can't write {partial}: {problem}; free space or choose another folder") from problem
         _check(partial, path, sha256, error)
         partial.replace(path)
         return path
@@ -121,9 +117,7 @@ def _check(file: Path, path: Path, sha256: str | None, error: type[SamtuneError]
         source = "the published hash" if sha256 else f"the hash of the first download in {record.name}"
         if file != path:
             file.unlink()  # continuing a wrong file can't make it right
-        raise error(
-            f"{path}: SHA-256 is {found}, but {source} is {wanted}; delete the file and download it again"
-        )
+        raise error(f"{path}: SHA-256 is {found}, but {source} is {wanted}; delete the file and download it again")
     if wanted is None:
         record.write_text(f"{found}  {path.name}\n", encoding="ascii")
         _log.warning("no published hash of %s: recorded %s in %s, later downloads are compared with it",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -14,6 +15,9 @@ from samtune.machine import pick_device
 from samtune.metrics.table import Report
 from samtune.models.merged import load_merged
 from samtune.runfolder import disk_errors
+from samtune.splitfile import trained_on
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_checkpoint(
@@ -25,7 +29,7 @@ def evaluate_checkpoint(
     split: str = "auto",
     metrics: tuple[str, ...] = (),
 ) -> Report:
-    """Measures a merged file on a folder of images and masks.
+    """Measures a merged file on a folder of images and masks; warns when its run trained on some of the images.
 
     Args:
         checkpoint: `merged.safetensors`.
@@ -38,6 +42,10 @@ def evaluate_checkpoint(
     model, info = load_merged(checkpoint, device=pick_device(device))
     pairs, name = _pairs_of(data_dir, split)
     check_pairs(pairs)
+    if seen := trained_on(checkpoint, pairs):
+        logger.warning(
+            "%d of %d evaluated images were trained on; the numbers say nothing about new images", seen, len(pairs)
+        )
     dataset = SegmentationDataset(pairs, image_size=info.image_size, prompt=info.prompt)
     loader = DataLoader(dataset, batch_size=1, collate_fn=Collate(info.image_size))
     with console.progress(f"evaluate {name}", len(loader)) as advance:

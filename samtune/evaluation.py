@@ -1,12 +1,13 @@
 """From a model and a loader to a report: one row per image first, every other number derived from the rows.
 
-`predict_batch` is the only way from logits to masks; training's validation, `evaluate`, `predict` and the
-server all take it, so their masks of one image are identical.
+`predict_batch` is the only way from logits to masks. `evaluate`, `predict` and the server run it in fp32, so their
+masks of one image are identical; validation during training runs it in the training's precision.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -64,18 +65,18 @@ def evaluate(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     modes = [(module, module.training) for module in model.modules()]
     rows: list[Row] = []
+    unit = "image"
     model.eval()
     try:
         for batch in loader:
+            unit = "image" if batch.prompts is None else "object"
             if len(batch.truths) != len(batch):
                 raise DataError(
                     f"the batch of {', '.join(batch.names)} has {len(batch.truths)} truths for {len(batch)} "
                     "images; evaluation needs the mask of every image at its original size."
                 )
             sizes = [truth.shape for truth in batch.truths]
-            predictions = predict_batch(
-                model, batch.to(device), sizes_original=sizes, autocast_dtype=autocast_dtype
-            )
+            predictions = predict_batch(model, batch.to(device), sizes_original=sizes, autocast_dtype=autocast_dtype)
             for name, prediction, truth in zip(batch.names, predictions, batch.truths, strict=True):
                 rows.append(measure(name, prediction, truth, metrics=metrics, empty=empty))
             if on_batch is not None:
@@ -84,10 +85,8 @@ def evaluate(
         for module, training in modes:
             module.training = training
     if not rows:
-        raise DataError(
-            f"the {split} loader has no batch: nothing to evaluate. Check data.dir and data.split."
-        )
-    return Report(rows=tuple(rows), split=split, definition=_definition(metrics, empty))
+        raise DataError(f"the {split} loader has no batch: nothing to evaluate. Check data.dir and data.split.")
+    return Report(rows=tuple(rows), split=split, definition=_definition(metrics, empty, unit))
 
 
 def predict_batch(
@@ -163,8 +162,12 @@ def measure(
     return Row(name=name, truth_px=truth_px, pred_px=pred_px, extra=extra, **values)
 
 
-def _definition(metrics: Sequence[str], empty: str) -> dict[str, str]:
+def _definition(metrics: Sequence[str], empty: str, unit: str) -> dict[str, str]:
+    """Returns a sentence per number; with a prompt the unit is the object, and objects count as independent."""
     sizes = [f"{size}_{metric}" for size in SIZES for metric in ("images", "dice", "iou")]
     names = ["mDice", "mIoU", "ci95", *ROW_METRICS, *metrics, *sizes, "both_empty"]
     rule = "both masks empty is left out" if empty == "nan" else "both masks empty is 1"
-    return {name: DEFINITIONS[name].replace("both masks empty is 1", rule) for name in dict.fromkeys(names)}
+    return {
+        name: re.sub(r"\bimage", unit, DEFINITIONS[name]).replace("both masks empty is 1", rule)
+        for name in dict.fromkeys(names)
+    }

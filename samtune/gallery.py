@@ -37,10 +37,10 @@ def save_gallery(
 
 def _cases(model: SamModel, dataset: SegmentationDataset, pairs: Sequence[Pair], names: list[str]) -> Iterator[Case]:
     """Yields (name, image, truth, prediction) of items by name, by the one prediction path."""
-    wanted = {sample.name: sample for sample in map(dataset.__getitem__, range(len(dataset))) if sample.name in names}
+    numbers = {name: number for number, name in enumerate(dataset.names)}
     images = {pair.name: pair.image for pair in pairs}
     for name in names:
-        sample = wanted[name]
+        sample = dataset[numbers[name]]
         batch = Collate(model.image_size)([sample]).to(model.device)
         (prediction,) = predict_batch(model, batch, sizes_original=[sample.truth.shape])
         image = read_image(images[name if name in images else name.rpartition("#")[0]])

@@ -71,6 +71,8 @@ def prepare(config: Config) -> Job:
         cache=data.cache,
         score_images=config.score.images,
         score_batch=config.score.batch,
+        # contrast is between the whole foreground and the background; the task's loss wants the task's prompt
+        score_prompt=data.prompt if config.score.loss == "task" else "none",
         train=data.train,
         val=data.val,
         test=data.test,
@@ -83,6 +85,10 @@ def prepare(config: Config) -> Job:
         "bf16" if bf16 else "fp32",
         *(len(part) for part in (loaders.splits.train, loaders.splits.val, loaders.splits.test)),
     )
+    for part in ("train", "val", "test"):
+        dataset = getattr(loaders, part).dataset
+        if dataset.skipped:
+            logger.warning("%d %s images have no object to prompt for and are left out", dataset.skipped, part)
     model.to(fabric.device)
     base = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     return Job(config, fabric, model, base, state_hash(base), loaders, torch.bfloat16 if bf16 else None)

@@ -67,9 +67,7 @@ def pixel_contrastive(
         drawn = _draw_cells(share[item], inside[item], cells, generator)
         features.append(embeddings[item].flatten(1).T[drawn.to(embeddings.device)])
         labels.append(share[item][drawn] >= 0.5)
-    return supervised_contrastive(
-        torch.cat(features), torch.cat(labels).to(embeddings.device), temperature=temperature
-    )
+    return supervised_contrastive(torch.cat(features), torch.cat(labels).to(embeddings.device), temperature=temperature)
 
 
 def _draw_cells(share: Tensor, inside: Tensor, cells: int, generator: torch.Generator) -> Tensor:

@@ -79,9 +79,7 @@ def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
             folder.mkdir(parents=True, exist_ok=True)
             path.write_bytes(cv2.imencode(".png", panel[..., ::-1])[1].tobytes())
         except OSError as err:
-            raise DiskError(
-                f"can't write {path}: {err.strerror}. Choose a writable --out or --run-dir."
-            ) from err
+            raise DiskError(f"can't write {path}: {err.strerror}. Choose a writable --out or --run-dir.") from err
         paths.append(path)
     return paths
 

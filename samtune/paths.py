@@ -35,9 +35,7 @@ def find_config(path: str | Path) -> Path:
         ConfigError: no such file; the message lists what `configs/` has.
     """
     folders = _folders()
-    for candidate in [
-        folder / sub / Path(path).expanduser() for sub in ("", "configs") for folder in folders
-    ]:
+    for candidate in [folder / sub / Path(path).expanduser() for sub in ("", "configs") for folder in folders]:
         if candidate.is_file():
             return candidate
     shipped = sorted({p.name for folder in folders for p in (folder / "configs").glob("*.yaml")})

@@ -23,7 +23,7 @@ from samtune.job import Job
 from samtune.losses import LOSSES
 from samtune.metrics.table import Report
 from samtune.models import SamModel
-from samtune.models.merged import MergedInfo, save_merged
+from samtune.models.merged import MergedInfo, load_merged, save_merged
 from samtune.report import save_report
 from samtune.runfolder import disk_errors
 from samtune.scoring import contrastive_loss, score, task_loss
@@ -113,7 +113,14 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
             fabric=job.fabric,
             loss=task_loss_of(config),
             optimisation=options,
-            validate=lambda: evaluate(job.model, job.loaders.val, metrics=(), split="val", autocast_dtype=job.autocast),
+            validate=lambda: evaluate(
+                job.model,
+                job.loaders.val,
+                metrics=(),
+                split="val",
+                empty=config.eval.empty,
+                autocast_dtype=job.autocast,
+            ),
             on_event=on_event,
         )
     logger.info(
@@ -127,40 +134,38 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
 
 
 def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
-    """Merges, proves that the merge is true, and writes merged model and delta.
+    """Merges, writes merged model and delta, and proves from the files that they are true.
 
     Raises:
-        CheckpointError: an unselected entry moved, or merged and tuned logits differ; a bug of ours.
+        CheckpointError: an unselected entry moved, merged and tuned logits differ, or the delta does not lead from
+            the base to the merged model and back; a bug of ours. The files stay.
     """
     batch = next(iter(job.loaders.val)).to(job.model.device)
     with torch.no_grad():
         tuned = job.model.eval()(batch)
-        merged = merge(job.model)(batch)
-    if not torch.equal(tuned, merged):
-        worst = float((tuned - merged).abs().max())
-        raise CheckpointError(f"merged logits differ from tuned logits by up to {worst:.3g}: please report this bug.")
-    state = {name: tensor.detach().cpu() for name, tensor in job.model.state_dict().items()}
-    audit = artifacts.audit(job.base, state, selection)
-    for line in (*audit.lines, "merged logits equal tuned logits"):
-        logger.info("audit: %s", line)
-    if not audit.ok:
-        raise CheckpointError("the audit failed: unselected weights moved; please report this bug.")
+    state = {name: tensor.detach().cpu() for name, tensor in merge(job.model).state_dict().items()}
     info = MergedInfo(
         model=job.model.name,
         image_size=job.model.image_size,
         prompt=job.config.data.prompt,
-        threshold=0.5,
         base_hash=job.base_hash,
     )
+    merged_file, delta_file = folder / "merged.safetensors", folder / "delta.safetensors"
     with disk_errors(folder):
-        save_merged(folder / "merged.safetensors", job.model, info)
-        artifacts.save_delta(
-            folder / "delta.safetensors",
-            base=job.base,
-            merged=state,
-            selection=selection,
-            metadata=info.to_metadata(),
-        )
+        save_merged(merged_file, job.model, info)
+        artifacts.save_delta(delta_file, base=job.base, merged=state, selection=selection, metadata=info.to_metadata())
+    # from the files, as a user gets them
+    merged, _ = load_merged(merged_file, device=job.model.device)
+    with torch.no_grad():
+        worst = float((tuned - merged(batch)).abs().max())
+    audit = artifacts.audit(job.base, {n: t.cpu() for n, t in merged.state_dict().items()}, selection)
+    problems = [] if worst == 0 else [f"merged logits differ from tuned logits by up to {worst:.3g}"]
+    problems += [] if audit.ok else list(audit.lines)
+    problems += [] if artifacts.delta_restores(job.base, delta_file) else ["base + delta is not the merged model"]
+    if problems:
+        raise CheckpointError(f"the audit of {folder} failed: {'; '.join(problems)}. Please report this bug.")
+    for line in (*audit.lines, "merged logits equal tuned logits", "base + delta = merged model, and back"):
+        logger.info("audit: %s", line)
 
 
 def evaluate_test(job: Job, name: str) -> Report:

@@ -127,7 +127,6 @@ def predict_files(
     overlay: bool = False,
     box_xyxy: ArrayLike | None = None,
     points_xy: ArrayLike | None = None,
-    labels: ArrayLike | None = None,
 ) -> list[Path]:
     """Writes the mask of each image as `out/STEM.png`: 0 and 255, at the size of the image.
 
@@ -137,8 +136,7 @@ def predict_files(
         out: folder for the masks, made if needed.
         overlay: also draw the outline over each image, in `out/overlays/`.
         box_xyxy: prompt for every image, as `boxes_xyxy` of `Predictor.predict`.
-        points_xy: as in `Predictor.predict`.
-        labels: as in `Predictor.predict`.
+        points_xy: as in `Predictor.predict`, all on the object.
 
     Returns:
         The mask files, in the order of `paths`, those of one folder by name.
@@ -151,9 +149,9 @@ def predict_files(
         ConfigError: a mask would replace an image.
         DiskError: `out` can't be written.
     """
-    prompts = {"boxes_xyxy": box_xyxy, "points_xy": points_xy, "labels": labels}
+    prompts = {"boxes_xyxy": box_xyxy, "points_xy": points_xy}
     checked_boxes(box_xyxy)
-    checked_points(points_xy, labels)
+    checked_points(points_xy, None)
     out = Path(out)
     targets = _targets(find_images(paths), out)
     warning = other_prompt(predictor.info, box=box_xyxy is not None, points=points_xy is not None)

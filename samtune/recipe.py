@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from samtune.config import Config
+from samtune.errors import NonFiniteError
 from samtune.job import Job, prepare
 from samtune.machine import peak_mib
 from samtune.metrics.table import Report
@@ -27,6 +28,7 @@ from samtune.phases import (
 )
 from samtune.runfolder import open_run_folder
 from samtune.selection import save_selection
+from samtune.splitfile import save_splits
 from samtune.tracking import RunLog
 from samtune.training import Event, FitResult, fit
 from samtune.tuning import Counts, attach, count
@@ -69,13 +71,19 @@ def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = F
     job = prepare(config)
     folder = open_run_folder(config.run.dir / config.run.name, run_dir, overwrite=overwrite)
     (folder / "config.yaml").write_text(_resolved(config, job), encoding="utf-8")
+    save_splits(folder, job.loaders.splits)
     with _run_log(config, folder) as log:
         before = evaluate_test(job, "before")
+        before.save(folder / "before")
         log.event({"split": "before", "step": 0, "mDice": before.mDice, "mIoU": before.mIoU})
         selection = select_parameters(job)
         counts = announce(job, selection)
         save_selection(selection, folder / "selection.safetensors", shapes_of(job.model))
-        result = train(job, selection, log)
+        try:
+            result = train(job, selection, log)
+        except NonFiniteError:
+            merge_and_audit(job, selection, folder)  # the best epoch so far is not lost
+            raise
         merge_and_audit(job, selection, folder)
         report = evaluate_test(job, "test")
         log.event({"split": "test", "step": result.steps, "mDice": report.mDice, "mIoU": report.mIoU})
@@ -164,5 +172,8 @@ def _run_log(config: Config, folder: Path) -> RunLog:
 def _resolved(config: Config, job: Job) -> str:
     """Returns the resolved config with a header that says what ran it; `load_config` reads it back."""
     packages = " ".join(f"{name}={version(name)}" for name in ("samtune", "torch", "segment-anything", "monai"))
-    header = [f"# {packages} python={platform.python_version()}", f"# base_hash={job.base_hash}"]
+    header = [
+        f"# {packages} python={platform.python_version()}",
+        f"# base_hash={job.base_hash} splits={job.loaders.splits.digest()}",
+    ]
     return "\n".join([*header, config.to_yaml()])

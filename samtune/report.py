@@ -102,6 +102,8 @@ def _headline_card(metrics: Mapping[str, Any], name: str, label: str) -> str:
         if before is not None:
             change = 100 * (now - before)
             delta = f'<span class="delta{" down" if change < 0 else ""}">{change:+.1f} points</span>'
+            if gain := (metrics.get("gain") or {}).get(name):
+                words.append(f"gain {100 * gain[1]:+.1f} to {100 * gain[2]:+.1f} points (95 % interval)")
     if before is not None:
         words.append(f'<i class="key"></i>{_percent(before)} before tuning')
     if low is not None and high is not None:
@@ -124,9 +126,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> str:
     return f'<h2>Training</h2><div class="cards" style="margin-top:0">{"".join(cards)}</div>' if cards else ""
 
 
-def _series(
-    history: Sequence[Mapping[str, Any]], split: str, name: str, *, scale: float
-) -> list[tuple[float, float]]:
+def _series(history: Sequence[Mapping[str, Any]], split: str, name: str, *, scale: float) -> list[tuple[float, float]]:
     """Returns (epoch, mean of the finite values of that epoch), by epoch."""
     values: dict[float, list[float]] = {}
     for event in history:
@@ -181,9 +181,7 @@ def _count_table(counts: Mapping[str, float]) -> str:
 
 def _table(heading: str, columns: tuple[str, str, str], rows: Sequence[str]) -> str:
     first, second, third = columns
-    head = (
-        f'<tr><th scope="col">{first}</th><th scope="col" class="number">{second}</th><th>{third}</th></tr>'
-    )
+    head = f'<tr><th scope="col">{first}</th><th scope="col" class="number">{second}</th><th>{third}</th></tr>'
     table = f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
     return f'<h2>{heading}</h2><div class="scroll" tabindex="0">{table}</div>' if rows else ""
 

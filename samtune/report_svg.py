@@ -55,9 +55,7 @@ def interval(now: float, *, low: float | None, high: float | None, before: float
     parts = [f'<rect class="track" x="0" y="{middle - 2}" width="{width}" height="4" rx="2"/>']
     if low is not None and high is not None:
         x, span = width * low, max(width * (high - low), 2)
-        parts.append(
-            f'<rect class="range" x="{x:.1f}" y="{middle - 7}" width="{span:.1f}" height="14" rx="4"/>'
-        )
+        parts.append(f'<rect class="range" x="{x:.1f}" y="{middle - 7}" width="{span:.1f}" height="14" rx="4"/>')
     if before is not None:
         parts.append(f'<circle class="before" cx="{width * before:.1f}" cy="{middle}" r="5"/>')
     parts.append(f'<circle class="now" cx="{width * now:.1f}" cy="{middle}" r="6"/>')
@@ -85,6 +83,4 @@ def _some_epochs(epochs: Sequence[float]) -> list[float]:
 
 
 def _svg(width: int, height: int, label: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    )
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'

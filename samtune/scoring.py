@@ -43,10 +43,10 @@ def score(model: SamModel, batches: Batches, loss: ScoreLoss) -> Scores:
     required = {name: p.requires_grad for name, p in model.named_parameters()}
     model.eval().requires_grad_(True)
     model.zero_grad(set_to_none=True)
-    names, counted, skipped = hashlib.sha256(), 0, 0
+    seen, counted, skipped = hashlib.sha256(), 0, 0
     try:
         for batch in batches:
-            names.update("\n".join((*batch.names, "")).encode())
+            seen.update(batch.images.numpy().tobytes() + batch.masks.numpy().tobytes())
             value = loss(model, batch.to(model.device))
             if value is None:
                 skipped += 1
@@ -67,7 +67,7 @@ def score(model: SamModel, batches: Batches, loss: ScoreLoss) -> Scores:
         )
     if skipped:
         logger.warning("%d of %d scoring batches had no two cells of one class", skipped, counted + skipped)
-    return Scores(sums, counted, skipped, names.hexdigest())
+    return Scores(sums, counted, skipped, seen.hexdigest())
 
 
 def contrastive_loss(*, cells: int = 128, temperature: float = 0.1, seed: int = 0) -> ScoreLoss:

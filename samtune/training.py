@@ -115,7 +115,8 @@ def fit(
         on_event: told of every step and every validation.
 
     Raises:
-        NonFiniteError: three updates in a row without a finite loss and gradient.
+        NonFiniteError: three updates in a row without a finite loss and gradient; the model has the best epoch's
+            weights then too.
     """
     parameters = list(trainable.values())
     cls = torch.optim.AdamW if optimisation.optimizer == "adamw" else torch.optim.Adam
@@ -124,39 +125,42 @@ def fit(
     total = optimisation.total_steps(len(loaders.train))
     start, step, skipped, in_a_row = time.monotonic(), 0, 0, 0
     best_epoch, best_value, best = 0, -math.inf, _copies(parameters)
-    for epoch in itertools.count(1):
-        model.train()
-        loaders.set_epoch(epoch - 1)
-        for batches in _groups(loaders.train, optimisation.accumulate):
+    try:
+        for epoch in itertools.count(1):
+            model.train()
+            loaders.set_epoch(epoch - 1)
             began = time.monotonic()
-            lr = optimisation.rate(step, total)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            value = _accumulate(fabric, model, batches, loss)
-            norm = _gradient_norm(parameters, optimisation.clip)
-            if math.isfinite(value) and math.isfinite(norm):
-                optimizer.step()
-                in_a_row = 0
-            else:
-                skipped, in_a_row = skipped + 1, in_a_row + 1
-                _report_skipped(batches, value, norm, in_a_row)
-            optimizer.zero_grad()
-            step += 1
-            images = sum(len(batch) for batch in batches)
-            rate = images / (time.monotonic() - began)
-            on_event({"step": step, "epoch": epoch, "split": "train", "loss": value, "lr": lr, "images_per_s": rate})
-            if step >= total:
+            for batches in _groups(loaders.train, optimisation.accumulate):
+                lr = optimisation.rate(step, total)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                value = _accumulate(fabric, model, batches, loss)
+                norm = _gradient_norm(parameters, optimisation.clip)
+                if math.isfinite(value) and math.isfinite(norm):
+                    optimizer.step()
+                    in_a_row = 0
+                else:
+                    skipped, in_a_row = skipped + 1, in_a_row + 1
+                    _report_skipped(batches, value, norm, in_a_row)
+                optimizer.zero_grad()
+                step += 1
+                images = sum(len(batch) for batch in batches)
+                began, rate = time.monotonic(), images / (time.monotonic() - began)  # loading the batches counts
+                now = {"step": step, "epoch": epoch, "split": "train"}
+                on_event({**now, "loss": value, "lr": lr, "images_per_s": rate})
+                if step >= total:
+                    break
+            report = validate()
+            value = report.mDice
+            on_event({"step": step, "epoch": epoch, "split": "val", "mDice": value, "mIoU": report.mIoU})
+            if value > best_value:
+                best_epoch, best_value, best = epoch, value, _copies(parameters)
+            if step >= total or (optimisation.patience and epoch - best_epoch >= optimisation.patience):
                 break
-        report = validate()
-        value = report.mDice
-        on_event({"step": step, "epoch": epoch, "split": "val", "mDice": value, "mIoU": report.mIoU})
-        if value > best_value:
-            best_epoch, best_value, best = epoch, value, _copies(parameters)
-        if step >= total or (optimisation.patience and epoch - best_epoch >= optimisation.patience):
-            break
-    with torch.no_grad():
-        for parameter, kept in zip(parameters, best, strict=True):
-            parameter.copy_(kept)
+    finally:  # an error too leaves the best epoch behind, never a broken one
+        with torch.no_grad():
+            for parameter, kept in zip(parameters, best, strict=True):
+                parameter.copy_(kept)
     return FitResult(step, best_epoch, best_value, time.monotonic() - start, skipped)
 
 

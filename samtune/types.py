@@ -13,7 +13,7 @@ True = foreground.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -137,7 +137,7 @@ class Scores:
         sums: parameter name -> signed sum of gradients over the batches, fp32, of the parameter's shape.
         batches: batches that counted.
         skipped: batches without two cells of one class.
-        images_hash: SHA-256 over the names of the images, in order.
+        images_hash: SHA-256 over the pixels of images and masks in the input frame, in order.
     """
 
     sums: dict[str, Tensor]
@@ -153,4 +153,3 @@ LogitLoss = Callable[[Tensor, Batch], Tensor]
 """((B, 1, S, S) float32 logits in the input frame, batch) to a scalar."""
 
 Batches = Iterable[Batch]
-StateDict = Mapping[str, Tensor]

@@ -5,8 +5,8 @@
 
 DIR has `train/` and `val/` (EffiSegNet's 800 / 100 split). Everything is chosen on a fixed tenth of `train`: first
 the learning rate of each method, from one small grid, one seed and a quarter of the steps; then the best epoch of
-each run. `val` is what the table reports, and it is opened once per run, at its end. Each cell is one
-`samtune finetune` in a process of its own; a finished cell is never run again, an unfinished one stays empty.
+each run. `val` is what the table reports, and it is opened for that alone: before and after tuning. Each cell is
+one `samtune finetune` in a process of its own; a finished cell is never run again, an unfinished one stays empty.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -98,16 +99,31 @@ def choice_names(data: Path, out: Path) -> Path:
 
 
 def run_cells(args: argparse.Namespace, cells: list[Cell]) -> None:
-    """Runs cells in order, `--jobs` at once; an error stops the rest."""
+    """Runs cells in order, `--jobs` at once; after an error no further one starts."""
+    failed = threading.Event()  # cancelling from here would come after a free worker took its next cell
+
+    def run(cell: Cell) -> None:
+        if failed.is_set():
+            return
+        try:
+            run_cell(args, cell)
+        except BaseException:
+            failed.set()
+            raise
+
     with ThreadPoolExecutor(args.jobs) as pool:
-        for _ in pool.map(lambda cell: run_cell(args, cell), cells):
-            pass
+        try:
+            for _ in pool.map(run, cells):
+                pass
+        except BaseException:  # Ctrl-C arrives here
+            failed.set()
+            raise
 
 
 def run_cell(args: argparse.Namespace, cell: Cell) -> None:
     """Runs one fine-tuning unless it is finished; writes `cell.json` beside the run."""
     name, folder = cell.name, args.out / cell.name
-    if (folder / "cell.json").exists():
+    if is_finished(folder, cell):
         return
     grid = name.startswith("grid_")
     overrides = [
@@ -150,6 +166,20 @@ def run_cell(args: argparse.Namespace, cell: Cell) -> None:
     if not grid:
         result |= {key: metrics[key] for key in ("mDice", "mIoU", "ci95", "before")}
     (folder / "cell.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def is_finished(folder: Path, cell: Cell) -> bool:
+    """Tells whether a cell was run; one that was run with other settings is an error, not a result."""
+    path = folder / "cell.json"
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text())
+    if (found["steps"], found["lr"]) != (cell.steps, cell.lr):
+        raise SystemExit(
+            f"{cell.name} was run with {found['steps']} steps and lr {found['lr']:g}, not {cell.steps} and "
+            f"{cell.lr:g}. Choose another --out, or delete {folder}."
+        )
+    return True
 
 
 def best_rate(out: Path, name: str) -> float:

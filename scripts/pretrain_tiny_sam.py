@@ -246,8 +246,10 @@ def held_out_dice(model: SamModel, size: int, device: torch.device) -> dict[str,
     """Mean Dice per prompt on the held-out scenes, beside the best trivial answers.
 
     Returns:
-        box, point and none: the model at logit > 0, full resolution. `filled_box` and `ellipse`: the box prompt
-        itself as a mask. `disc`: a disc around the point, of the one radius that is best on these scenes.
+        box, point and none: the model at logit > 0, full resolution. `filled_box` and `ellipse`: the tight box of
+        the true mask as an answer, filled or as its inscribed ellipse. The model is given that box jittered, so
+        the comparison is to the trivial answers' advantage. `disc`: a disc around the point, of the one radius
+        that is best on these scenes.
     """
     generator = torch.Generator().manual_seed(HELD_OUT_SEED)
     photos = load_photos()

@@ -50,9 +50,7 @@ def fingerprint(pairs: Iterable[Pair]) -> str:
         for path in (pair.image, pair.mask):
             try:
                 facts = path.stat()
-                digest.update(
-                    f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_mode}\n".encode()
-                )
+                digest.update(f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_mode}\n".encode())
             except OSError as error:
                 digest.update(f"{path}|{error.errno}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

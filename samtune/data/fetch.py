@@ -68,9 +68,7 @@ def _unpack(archive: Path, target: Path) -> None:
         with zipfile.ZipFile(archive) as opened:
             members = list(_pictures(opened, archive))
             if not members:
-                raise DataError(
-                    f"{archive}: holds no picture in a folder images/ or masks/; is it the right file?"
-                )
+                raise DataError(f"{archive}: holds no picture in a folder images/ or masks/; is it the right file?")
             for member, part, name in members:
                 path = target / part / name
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -81,13 +81,9 @@ def scan_folder(folder: str | Path) -> tuple[list[Pair], list[str]]:
     folder = Path(folder)
     missing = [sub for sub in ("images", "masks") if not (folder / sub).is_dir()]
     if missing:
-        found = (
-            ", ".join(sorted(p.name for p in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
-        )
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
         wanted = " and ".join(f"{sub}/" for sub in missing)
-        return [], [
-            f"{folder}: {wanted} missing (found: {found or 'nothing'}); see data/README.md for the layout"
-        ]
+        return [], [f"{folder}: {wanted} missing (found: {found or 'nothing'}); see data/README.md for the layout"]
     images, problems = _by_stem(folder / "images")
     masks, mask_problems = _by_stem(folder / "masks")
     problems += mask_problems
@@ -95,9 +91,7 @@ def scan_folder(folder: str | Path) -> tuple[list[Pair], list[str]]:
         problems.append(f"{folder}: images/ and masks/ hold no image file (allowed: {' '.join(SUFFIXES)})")
     unmasked, orphans = sorted(images.keys() - masks.keys()), sorted(masks.keys() - images.keys())
     problems += [f"{folder / 'images' / stem}.*: no mask named {stem}.* in masks/" for stem in unmasked]
-    problems += [
-        f"{folder / 'masks' / stem}.*: orphan mask, no image named {stem}.* in images/" for stem in orphans
-    ]
+    problems += [f"{folder / 'masks' / stem}.*: orphan mask, no image named {stem}.* in images/" for stem in orphans]
     pairs = []
     for stem in sorted(images.keys() & masks.keys()):
         image, mask = images[stem], masks[stem]
@@ -150,9 +144,7 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
         with Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
-                raise DataError(
-                    f"{width} x {height} pixels, more than {MAX_PIXELS:,}; scale the picture down"
-                )
+                raise DataError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}; scale the picture down")
             if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
                 raise DataError("more than one frame; save one picture per file")
             picture.load()
@@ -182,9 +174,7 @@ def to_rgb(picture: Image.Image) -> ImageArray:
     if picture.mode.startswith(("I", "F")):
         values = np.asarray(picture)
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise DataError(
-                f"pixels of mode {picture.mode!r} outside 16 bits; save it with 8 or 16 bits per channel"
-            )
+            raise DataError(f"pixels of mode {picture.mode!r} outside 16 bits; save it with 8 or 16 bits per channel")
         grey = np.rint(values / 257.0).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.array(picture.convert("RGB"))
@@ -212,23 +202,15 @@ def to_mask(picture: Image.Image) -> MaskArray:
     if picture.mode == "1":
         return np.array(picture, dtype=bool)
     grey = np.asarray(picture.convert("L")) if lossy else _grey_levels(picture)
-    levels = (
-        np.unique(grey)
-        if grey.dtype != np.uint8
-        else np.flatnonzero(np.bincount(grey.ravel(), minlength=256))
-    )
+    levels = np.unique(grey) if grey.dtype != np.uint8 else np.flatnonzero(np.bincount(grey.ravel(), minlength=256))
     if not lossy and len(levels) <= 2 and (len(levels) == 1 or levels[0] == 0):
         return cast(MaskArray, grey > 0)
     if (not lossy and len(levels) <= 8) or levels[-1] > 255:
         shown = ", ".join(str(v) for v in levels[:8])
-        raise DataError(
-            f"mask with {len(levels)} classes (values {shown}); a binary mask has 0 and one other value"
-        )
+        raise DataError(f"mask with {len(levels)} classes (values {shown}); a binary mask has 0 and one other value")
     between = float(np.mean((grey >= 16) & (grey <= 239)))
     if between > 0.01:
-        raise DataError(
-            f"not a binary mask: {between:.1%} of its pixels are between 16 and 239 (at most 1 %)"
-        )
+        raise DataError(f"not a binary mask: {between:.1%} of its pixels are between 16 and 239 (at most 1 %)")
     return cast(MaskArray, grey > 127)
 
 

@@ -85,9 +85,7 @@ class SegmentationDataset(Dataset[Sample]):
         if not self.augment:
             if component is not None:
                 name, truth = f"{name}#{component + 1}", components(truth)[component]
-            return self._sample(
-                name, image, _shrink(truth, (image.shape[0], image.shape[1])), truth, rng=None
-            )
+            return self._sample(name, image, _shrink(truth, (image.shape[0], image.shape[1])), truth, rng=None)
         rng = np.random.default_rng((self.seed, self.epoch, index))
         image, mask = self._augmented(image, _shrink(truth, (image.shape[0], image.shape[1])), rng)
         if self.prompt != "none":
@@ -95,6 +93,14 @@ class SegmentationDataset(Dataset[Sample]):
             mask = parts[int(rng.integers(len(parts)))]
         # An augmented picture has no original frame: its truth is the target that is trained on.
         return self._sample(name, image, mask, mask, rng=rng)
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each item, without reading it: the stem, with `#1`, `#2`, ... for components."""
+        return [
+            self.pairs[which].name + ("" if component is None else f"#{component + 1}")
+            for which, component in self._items
+        ]
 
     def set_epoch(self, epoch: int) -> None:
         """Selects the randomness of an epoch; call it before the loader is iterated."""
@@ -134,15 +140,11 @@ class SegmentationDataset(Dataset[Sample]):
             self._cache[which] = loaded
         return loaded
 
-    def _augmented(
-        self, image: ImageArray, mask: MaskArray, rng: np.random.Generator
-    ) -> tuple[ImageArray, MaskArray]:
+    def _augmented(self, image: ImageArray, mask: MaskArray, rng: np.random.Generator) -> tuple[ImageArray, MaskArray]:
         reseed(self._transform, int(rng.integers(2**31)))
         changed = self._transform(image=image, mask=mask.astype(np.uint8))
         moved = cast(MaskArray, changed["mask"] > 0)
-        if (
-            self.prompt != "none" and not moved.any()
-        ):  # shifted out of the picture: nothing left to prompt for
+        if self.prompt != "none" and not moved.any():  # shifted out of the picture: nothing left to prompt for
             return image, mask
         return changed["image"], moved
 

@@ -79,13 +79,9 @@ def resolve_split(
     if split not in get_args(SplitMode):
         raise DataError(unknown_name("split", split, get_args(SplitMode)))
     if len(ratios) != 3 or min(ratios) < 0 or ratios[0] <= 0 or abs(sum(ratios) - 1) > 1e-6:
-        raise DataError(
-            f"split ratios {ratios} must be three numbers >= 0 that sum to 1, with a train part above 0"
-        )
+        raise DataError(f"split ratios {ratios} must be three numbers >= 0 that sum to 1, with a train part above 0")
     if not folder.is_dir():
-        raise DataError(
-            f"data folder {folder} does not exist; set data.dir, or see data/README.md to get one"
-        )
+        raise DataError(f"data folder {folder} does not exist; set data.dir, or see data/README.md to get one")
     given = {part: value for part, value in zip(PARTS, (train, val, test), strict=True) if value is not None}
     problems: list[str] = []
     notes: list[str] = []
@@ -112,9 +108,7 @@ def _found_parts(
     folder: Path, split: SplitMode, given: dict[str, str | Path], problems: list[str], notes: list[str]
 ) -> Parts:
     """Returns the published parts, or all pairs as "train"."""
-    folders = [
-        part for part in PARTS if (folder / part / "images").is_dir() or (folder / part / "masks").is_dir()
-    ]
+    folders = [part for part in PARTS if (folder / part / "images").is_dir() or (folder / part / "masks").is_dir()]
     lists = [part for part in PARTS if (folder / "splits" / f"{part}.txt").is_file()]
     if split == "auto":
         split = "folders" if folders else "files" if lists else "ratio"
@@ -165,9 +159,7 @@ def _named(path: Path, pairs: list[Pair], problems: list[str]) -> list[Pair]:
     return [chosen[name] for name in sorted(chosen)]
 
 
-def _cut_missing(
-    folder: Path, parts: Parts, seed: int, ratios: tuple[float, float, float], notes: list[str]
-) -> Parts:
+def _cut_missing(folder: Path, parts: Parts, seed: int, ratios: tuple[float, float, float], notes: list[str]) -> Parts:
     """Cuts missing parts from train; near-duplicates stay together."""
     missing = {part: ratio for part, ratio in zip(PARTS, ratios, strict=True) if part not in parts}
     if not missing:
@@ -186,9 +178,7 @@ def _cut_missing(
             f"{' and '.join(missing)} from train; add images or give the parts as folders"
         )
     counts = ", ".join(f"{len(cut[part])} {part}" for part in PARTS)
-    notes.append(
-        f"{' and '.join(missing)} cut from train with seed {seed}, near-duplicates kept together: {counts}"
-    )
+    notes.append(f"{' and '.join(missing)} cut from train with seed {seed}, near-duplicates kept together: {counts}")
     return cut
 
 

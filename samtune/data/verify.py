@@ -172,9 +172,7 @@ def _mask_oddities(picture: Image.Image, mask: MaskArray) -> list[str]:
     if mask.all() or not mask.any():
         found.append(f"mask is all {'foreground' if mask.all() else 'background'}")
     elif mask.mean() > 0.5 and np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean() > 0.9:
-        found.append(
-            "mask looks inverted: foreground covers more than half the image and nearly all its border"
-        )
+        found.append("mask looks inverted: foreground covers more than half the image and nearly all its border")
     return found
 
 
@@ -191,6 +189,4 @@ def _compare(pair: Pair, image: _Seen, mask: _Seen, errors: list[str], warnings:
             "export the mask again at the image's size"
         )
     elif image.orientation != 1:
-        warnings.append(
-            f"{pair.image}: EXIF orientation {image.orientation} on image and mask, applied to both"
-        )
+        warnings.append(f"{pair.image}: EXIF orientation {image.orientation} on image and mask, applied to both")

@@ -118,8 +118,7 @@ def _check(prediction: MaskArray, truth: MaskArray) -> None:
     for label, mask in (("prediction", prediction), ("truth", truth)):
         if mask.dtype != np.bool_ or mask.ndim != 2:
             raise ValueError(
-                f"the {label} is {mask.dtype} with shape {mask.shape}; metrics take (H, W) bool: "
-                "threshold it first."
+                f"the {label} is {mask.dtype} with shape {mask.shape}; metrics take (H, W) bool: threshold it first."
             )
     if prediction.shape != truth.shape:
         raise ValueError(

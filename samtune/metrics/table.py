@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,11 @@ class Report:
         return _mean(row.iou for row in self.rows)
 
     @property
+    def n_images(self) -> int:
+        """Number of images; with a prompt an image has a row `name#1`, `name#2`, ... per object."""
+        return len({re.sub(r"#\d+$", "", row.name) for row in self.rows})
+
+    @property
     def ci95(self) -> dict[str, tuple[float, float]]:
         """95 % bootstrap intervals (low, high) of mDice and mIoU over the images."""
         return {
@@ -70,11 +76,7 @@ class Report:
         counts = [sum(getattr(row, px) for row in self.rows) for px in ("overlap_px", "pred_px", "truth_px")]
         result |= {name: pool(*counts) for name, pool in POOLED_METRICS.items() if name in self.definition}
         for size, (low, high) in SIZES.items():
-            rows = [
-                row
-                for row in self.rows
-                if row.truth_px and low <= row.extra.get("truth_share", math.nan) < high
-            ]
+            rows = [row for row in self.rows if row.truth_px and low <= row.extra.get("truth_share", math.nan) < high]
             result[f"{size}_images"] = len(rows)
             result[f"{size}_dice"] = _mean(row.dice for row in rows)
             result[f"{size}_iou"] = _mean(row.iou for row in rows)
@@ -82,25 +84,25 @@ class Report:
         undefined = {name: sum(map(math.isnan, values)) for name, values in columns.items()}
         return result | {f"{name}_undefined": count for name, count in undefined.items() if count}
 
-    def to_json(
-        self, before: Report | None = None, trainable: Mapping[str, float] | None = None
-    ) -> dict[str, Any]:
+    def to_json(self, before: Report | None = None, trainable: Mapping[str, float] | None = None) -> dict[str, Any]:
         """Returns the content of `metrics.json`; an undefined number is null.
 
         Args:
-            before: the report of the untouched model on the same images.
+            before: the report of the untouched model on the same images; `gain` is the paired difference to it,
+                with its 95 % bootstrap interval.
             trainable: parameter counts `selected`, `bias`, ..., `total`, `percent` of the tuned model.
         """
         means = {"mDice": _number(before.mDice), "mIoU": _number(before.mIoU)} if before else None
         return {
             "split": self.split,
-            "n_images": len(self.rows),
+            "n_images": self.n_images,
             "mDice": _number(self.mDice),
             "mIoU": _number(self.mIoU),
             "ci95": {name: [_number(low), _number(high)] for name, (low, high) in self.ci95.items()},
             "definition": self.definition,
             "metrics": {name: _number(value) for name, value in self.metrics.items()},
             "before": means,
+            "gain": {n: [_number(v) for v in g] for n, g in compare_reports(before, self).items()} if before else None,
             "trainable": dict(trainable) if trainable else None,
         }
 

@@ -93,8 +93,7 @@ class MergedInfo:
             f"model {self.model!r} (known: {', '.join(SPECS)})": self.model in SPECS,
             f"image_size {self.image_size} (a multiple of {PATCH})": self.image_size >= PATCH
             and self.image_size % PATCH == 0,
-            f"prompt {self.prompt!r} (known: {', '.join(get_args(PromptMode))})": self.prompt
-            in get_args(PromptMode),
+            f"prompt {self.prompt!r} (known: {', '.join(get_args(PromptMode))})": self.prompt in get_args(PromptMode),
             f"pixel_std {self.pixel_std} (above 0)": all(value > 0 for value in self.pixel_std),
             f"threshold {self.threshold} (always {THRESHOLD})": self.threshold == THRESHOLD,
         }

@@ -71,9 +71,7 @@ def clip_boxes(boxes: Floats, size: Size) -> Floats:
     return clipped
 
 
-def checked_points(
-    points_xy: ArrayLike | None, labels: ArrayLike | None
-) -> tuple[Floats | None, np.ndarray | None]:
+def checked_points(points_xy: ArrayLike | None, labels: ArrayLike | None) -> tuple[Floats | None, np.ndarray | None]:
     """Checks what can be checked of points without their image.
 
     Args:
@@ -97,9 +95,7 @@ def checked_points(
         return points, np.ones(len(points), dtype=np.int64)
     signs = _numbers("labels", labels)
     if signs.shape != (len(points),):
-        raise PromptError(
-            "labels", f"{len(points)} points need as many labels; these have the shape {signs.shape}."
-        )
+        raise PromptError("labels", f"{len(points)} points need as many labels; these have the shape {signs.shape}.")
     for index, sign in enumerate(signs):
         if sign not in (0, 1):
             raise PromptError("labels", f"label {index} is {sign:g}; 1 is on the object, 0 is off it.")

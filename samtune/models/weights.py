@@ -97,19 +97,18 @@ def load_packaged(model: nn.Module, name: str) -> LoadReport:
 
 
 def official_checkpoint(name: str) -> Path:
-    """Returns the official file of a model from the cache, downloading it when absent.
+    """Returns the official file of a model from the cache, downloading it when absent; its hash is checked always.
 
     The cache is `$XDG_CACHE_HOME/samtune` (by default `~/.cache/samtune`).
 
     Raises:
-        CheckpointError: no network (the message says which file to put where), or a wrong SHA-256.
+        CheckpointError: no network (the message says which file to put where), or a wrong SHA-256, also of a
+            file that was put there by hand.
     """
     official = OFFICIAL[name]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "samtune"
     path = cache / official.url.rsplit("/", 1)[1]
-    if not path.exists():
-        download(official.url, path, sha256=official.sha256, error=CheckpointError)
-    return path
+    return download(official.url, path, sha256=official.sha256, error=CheckpointError)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -13,5 +13,6 @@ def linear(model: SamModel, scores: Scores | None) -> Selection:
 
 
 def full(model: SamModel, scores: Scores | None) -> Selection:
-    """Selects every parameter that is not fixed: full fine-tuning."""
-    return Selection({}, tuple(sorted(name for name, role in model.roles().items() if role != "fixed")))
+    """Selects every weight, norm and position table of the encoder; biases and decoder are added as for any method."""
+    wanted = ("linear", "conv", "norm", "position")
+    return Selection({}, tuple(sorted(name for name, role in model.roles().items() if role in wanted)))

@@ -34,9 +34,7 @@ def answer(predictor: Predictor, upload: Upload, *, max_pixels: int) -> Response
     """
     try:
         image, warnings = decode_picture(upload.data, max_pixels=max_pixels)
-        prediction = predictor.predict(
-            image, boxes_xyxy=upload.box, points_xy=upload.points, labels=upload.labels
-        )
+        prediction = predictor.predict(image, boxes_xyxy=upload.box, points_xy=upload.points, labels=upload.labels)
     except PromptError as err:
         raise ApiError(422, f"invalid_{err.field}", str(err), field=err.field) from err
     except (MemoryError, torch.OutOfMemoryError) as err:

@@ -103,9 +103,7 @@ def create_app(
                 async with asyncio.timeout(limits.seconds):
                     upload = await read_upload(request, limits)
             except TimeoutError as err:
-                raise ApiError(
-                    408, "slow_upload", f"No whole request in {limits.seconds:g} seconds."
-                ) from err
+                raise ApiError(408, "slow_upload", f"No whole request in {limits.seconds:g} seconds.") from err
             return await worker.run(partial(answer, predictor, upload, max_pixels=limits.pixels))
 
     paths = frozenset(path for route in app.routes if isinstance(path := getattr(route, "path", None), str))

@@ -108,9 +108,7 @@ async def _checked(form: FormData, limits: Limits) -> Upload:
         if name not in FIELDS:
             near = get_close_matches(name, FIELDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ApiError(
-                422, "unknown_field", f"A field is unknown.{hint} Known: {', '.join(FIELDS)}.", field=None
-            )
+            raise ApiError(422, "unknown_field", f"A field is unknown.{hint} Known: {', '.join(FIELDS)}.", field=None)
         if names.count(name) > 1:
             raise ApiError(422, "repeated_field", "The field is there more than once.", field=name)
     if "image" not in names:

@@ -149,7 +149,9 @@ def test_unselected_entries_stay_bit_equal_under_weight_decay(selection: Selecti
     assert audit(base, state, selection).ok
 
 
-@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"foreach": False}, {"fused": True}], ids=["default", "foreach", "loop", "fused"])
+@pytest.mark.parametrize(
+    "options", [{}, {"foreach": True}, {"foreach": False}, {"fused": True}], ids=["default", "foreach", "loop", "fused"]
+)
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD])
 def test_steps_of_any_optimizer_reach_the_next_forward_pass(
     optimizer: type[torch.optim.Optimizer], options: dict[str, bool]

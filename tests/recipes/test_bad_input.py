@@ -298,11 +298,11 @@ def test_overwrite_empties_run_folders_only(run: RunCommand, data: Path, weights
     (photos / "wedding.jpg").write_text("precious")
     code, err = run(*command, "--run-dir", photos, "--overwrite")
     assert code == 8
-    assert "photos is not empty and no run folder; it is not emptied" in err
+    assert "photos is not empty and no run folder (it has no .samtune-run); it is not emptied" in err
     assert files_of(photos) == {"wedding.jpg": b"precious"}
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.yaml").write_text("of an earlier run")
+    (folder / ".samtune-run").touch()
     (folder / "old.txt").write_text("old")
     code, err = run(*command, "model.checkpoint=gone.pth", "--run-dir", folder, "--overwrite")
     assert code == 4

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from samtune.artifacts import apply_delta, audit_files, undo_delta
 from samtune.config import Config, load_config
+from samtune.data import Collate, SegmentationDataset, find_pairs, resolve_split
 from samtune.errors import CheckpointError, ConfigError
 from samtune.evaluate_file import evaluate_checkpoint
 from samtune.models import build_model
@@ -33,6 +34,7 @@ from samtune.tensorfile import save_tensors, state_hash
 
 LOSSES = [1.39471, 1.40997, 1.26988, 1.18578, 1.16067, 1.09145, 0.95258, 0.91532, 0.82748, 0.64271, 0.55685, 0.59646]
 
+PROOFS = ("merged logits equal tuned logits", "base + delta = merged model, and back")
 SETTINGS = (
     "run.seed=7",
     "run.device=cpu",
@@ -106,6 +108,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_the_run_folder_holds_what_the_contract_names(job: Job) -> None:
     names = {path.name for path in job.folder.iterdir()}
     assert names == {
+        ".samtune-run",
         "config.yaml",
         "selection.safetensors",
         "delta.safetensors",
@@ -115,6 +118,8 @@ def test_the_run_folder_holds_what_the_contract_names(job: Job) -> None:
         "history.jsonl",
         "report.html",
         "overlays",
+        "before",
+        "splits",
     }
     assert job.folder.parent == Path("runs/tiny")
     assert len(list((job.folder / "overlays").iterdir())) == 3  # best, median, worst
@@ -129,7 +134,7 @@ def where_the_job_ran(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_metrics_json(job: Job) -> None:
     metrics = json.loads((job.folder / "metrics.json").read_text())
     assert set(metrics) == {
-        *("split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "trainable")
+        *("split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trainable")
     }
     assert (metrics["split"], metrics["n_images"]) == ("test", 3)
     assert metrics["mDice"] == job.result.report.mDice
@@ -157,7 +162,8 @@ def test_the_resolved_config_is_the_config(job: Job) -> None:
     assert load_config(path) == job.config
     header = path.read_text().splitlines()[:2]
     assert all(name in header[0] for name in ("samtune=", "torch=", "python="))
-    assert header[1] == f"# base_hash={state_hash(load_file(job.base))}"
+    splits = resolve_split(job.data, seed=7)
+    assert header[1] == f"# base_hash={state_hash(load_file(job.base))} splits={splits.digest()}"
 
 
 def test_the_history_tells_the_run(job: Job) -> None:
@@ -218,7 +224,7 @@ def test_base_and_delta_are_the_merged_model(job: Job, tmp_path: Path) -> None:
 def test_the_audit_holds_and_was_printed(job: Job) -> None:
     report = audit_files(job.base, job.folder / "merged.safetensors", job.folder / "selection.safetensors")
     assert report.ok
-    assert [f"audit: {line}" for line in (*report.lines, "merged logits equal tuned logits")] == [
+    assert [f"audit: {line}" for line in (*report.lines, *PROOFS)] == [
         line for line in job.log if line.startswith("audit: ")
     ]
     tuned = int(report.lines[1].split()[0].replace(",", ""))
@@ -227,8 +233,13 @@ def test_the_audit_holds_and_was_printed(job: Job) -> None:
 
 def test_selection_saw_training_images_only(job: Job) -> None:
     selection = load_selection(job.folder / "selection.safetensors")
-    training = [f"p{index:02d}" for index in range(6)]
-    named = hashlib.sha256("".join(f"{name}\n" for name in training).encode()).hexdigest()
+    training = [pair for pair in find_pairs(job.data) if pair.name in {f"p{index:02d}" for index in range(6)}]
+    size = job.config.model.image_size
+    assert size is not None and len(training) == 6
+    samples = list(SegmentationDataset(training, image_size=size))
+    batches = [Collate(size)(samples[i : i + 2]) for i in (0, 2, 4)]  # score.batch=2
+    pixels = b"".join(part.numpy().tobytes() for batch in batches for part in (batch.images, batch.masks))
+    seen = hashlib.sha256(pixels).hexdigest()
     assert selection.provenance == {
         "method": "gps",
         "options": '{"per_neuron": 2}',
@@ -236,7 +247,7 @@ def test_selection_saw_training_images_only(job: Job) -> None:
         "base_hash": state_hash(load_file(job.base)),
         "seed": "7",
         "loss": "pixel_contrastive",
-        "images_hash": named,
+        "images_hash": seen,
         "split": "train",
     }
     assert sum(len(indices) for indices in selection.entries.values()) == job.result.counts.selected
@@ -308,7 +319,7 @@ def test_other_settings_run_to_the_end(job: Job, tmp_path: Path, method: tuple[s
 
 def test_select_only_writes_the_same_selection(job: Job, tmp_path: Path) -> None:
     folder = select_only(settings(job.data, job.base), run_dir=tmp_path / "s")
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "selection.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {".samtune-run", "config.yaml", "selection.safetensors"}
     ours, theirs = (load_selection(f / "selection.safetensors") for f in (folder, job.folder))
     assert ours.provenance == theirs.provenance
     assert all(torch.equal(indices, theirs.entries[name]) for name, indices in ours.entries.items())
@@ -337,6 +348,6 @@ def test_a_moved_weight_fails_the_run(job: Job, tmp_path: Path, monkeypatch: pyt
         return result
 
     monkeypatch.setattr(phases, "fit", fit)
-    with pytest.raises(CheckpointError, match=r"the audit failed: unselected weights moved"):
+    with pytest.raises(CheckpointError, match=r"failed: 1 tensors moved.*image_encoder.pos_embed: 1 entries changed outside"):
         finetune(settings(job.data, job.base, "track.mlflow=false", "train.steps=1"), run_dir=tmp_path / "r")
-    assert not (tmp_path / "r" / "merged.safetensors").exists()
+    assert (tmp_path / "r" / "merged.safetensors").exists()  # for whoever looks into it

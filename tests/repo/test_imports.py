@@ -20,7 +20,7 @@ LAYERS = [
     {"errors", "types", "environment", "paths", "yamltext", "download", "tensorfile", "machine", "runfolder"},
     {"losses", "metrics", "selection.selection", "config_problems", "config", "console"},
     {"models", "data", "tuning", "selection"},
-    {"scoring", "evaluation", "tracking", "artifacts", "overlays"},
+    {"scoring", "evaluation", "tracking", "artifacts", "splitfile", "overlays"},
     {"training", "predict", "report", "report_svg", "gallery", "evaluate_file", "job"},
     {"phases"},
     {"recipe", "serve"},

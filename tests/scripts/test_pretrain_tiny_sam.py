@@ -31,7 +31,7 @@ def test_points_lie_inside(instances: torch.Tensor) -> None:
 def test_targets_are_whole_objects(instances: torch.Tensor, kind: str) -> None:
     targets = draw_targets(instances, kind, 1 if kind == "none" else 3, torch.Generator().manual_seed(0))
     areas = targets.masks.sum(dim=(1, 2)).tolist()
-    allowed = {"none": [[16 * 24 + 20 * 16, 20 * 32]]}.get(kind, None)
+    allowed = {"none": [[16 * 24 + 20 * 16, 20 * 32]]}.get(kind)
     if allowed:
         assert areas == allowed[0]
     else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,32 @@ def test_the_audit_refuses_other_tensors(files: Files) -> None:
     assert FROZEN in report.lines[0]
 
 
+def test_the_audit_refuses_the_selection_of_another_base(files: Files, tmp_path: Path) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in load_file(files.base).items()}
+    for bound_to, fits in ((state_hash(load_file(files.base)), True), ("0" * 64, False)):
+        chosen = replace(files.chosen, provenance={"base_hash": bound_to})
+        save_selection(chosen, tmp_path / "s.safetensors", shapes)
+        if fits:
+            assert audit_files(files.base, files.merged, tmp_path / "s.safetensors").ok
+            continue
+        with pytest.raises(CheckpointError, match=r"s\.safetensors belongs to another base than .*expected 0{12}"):
+            audit_files(files.base, files.merged, tmp_path / "s.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (Selection({}, ("head.weight",)), "tunes 'head.weight', which the base does not have"),
+        (Selection({"w": torch.tensor([1, 4])}), r"points outside of 'w' \(4 entries\)"),
+        (Selection({"w": torch.tensor([-1])}), r"points outside of 'w' \(4 entries\)"),
+    ],
+)
+def test_the_audit_refuses_a_selection_that_does_not_fit(chosen: Selection, message: str) -> None:
+    state = {"w": torch.zeros(2, 2)}
+    with pytest.raises(CheckpointError, match=message):
+        audit(state, state, chosen)
+
+
 def test_inspect_tells_what_a_file_is(files: Files, tmp_path: Path) -> None:
     facts = inspect_file(files.merged)
     assert (facts["format"], facts["model"], facts["image_size"]) == ("samtune-merged-1", "sam_tiny", "64")
@@ -265,6 +292,21 @@ def test_export_writes_a_plain_state_dict(files: Files, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [out]
     with pytest.raises(CheckpointError, match=r"unknown format 'onnx'. Known: pth."):
         export_checkpoint(files.merged, out, format="onnx")
+
+
+def test_export_says_what_stock_code_makes_of_it(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="samtune.artifacts"):
+        export_checkpoint(files.merged, tmp_path / "m.pth")
+    tuned_at, no_model = caplog.records
+    assert (tuned_at.levelname, no_model.levelname) == ("INFO", "WARNING")
+    assert tuned_at.message == "segment-anything runs at 1024 px; this model was tuned at 64 px"
+    assert "registry has no sam_tiny" in no_model.message
+    assert (tmp_path / "m.pth").is_file()
+    with pytest.raises(CheckpointError, match=r"base.safetensors is no merged model"):
+        export_checkpoint(files.base, tmp_path / "b.pth")
+    assert not (tmp_path / "b.pth").exists()
 
 
 def test_segment_anything_loads_the_export(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from samtune import cli, errors
+from samtune.metrics.table import Report, Row
 
 Run = Callable[..., tuple[int, str, str]]
 Stub = Callable[..., None]
@@ -61,16 +61,9 @@ def config(tmp_path: Path, stub: Stub) -> Path:
     return path
 
 
-@dataclass
-class FakeReport:
-    mDice: float
-    mIoU: float
-    split: str = "test"
-    rows: tuple[int, ...] = (1, 2, 3)
-
-    @property
-    def ci95(self) -> dict[str, tuple[float, float]]:
-        return {"mDice": (0.5, 0.9), "mIoU": (0.4, 0.8)}
+def report_of(dice: float, iou: float) -> Report:
+    rows = [Row(name, dice, iou, precision=1.0, recall=1.0, truth_px=9, pred_px=9, extra={}) for name in "abc"]
+    return Report(rows=tuple(rows), split="test", definition={"mDice": "Mean Dice.", "ci95": "Bootstrap."})
 
 
 def test_help_lists_every_command_and_is_quick() -> None:
@@ -87,7 +80,7 @@ def test_finetune_prints_before_after_and_last_the_folder(run: Run, stub: Stub, 
 
     def finetune(settings: Any, **options: Any) -> Any:
         seen.update(options, settings=settings)
-        return SimpleNamespace(run_dir=Path("runs/x"), report=FakeReport(0.8765, 0.7), before=FakeReport(0.5, 0.25))
+        return SimpleNamespace(run_dir=Path("runs/x"), report=report_of(0.8765, 0.7), before=report_of(0.5, 0.25))
 
     stub("recipe", finetune=finetune)
     code, out, err = run(
@@ -99,9 +92,34 @@ def test_finetune_prints_before_after_and_last_the_folder(run: Run, stub: Stub, 
     assert seen["command"]
     lines = out.splitlines()
     assert lines[0] == "test, 3 images"
-    assert lines[2].split() == ["mDice", "0.5000", "0.8765", "0.5000", "to", "0.9000"]
+    assert lines[2].split() == [
+        "mDice",
+        "0.5000",
+        "0.8765",
+        "0.8765",
+        "to",
+        "0.8765",
+        "+0.3765",
+        "+0.3765",
+        "to",
+        "+0.3765",
+    ]
     assert lines[3].split()[:3] == ["mIoU", "0.2500", "0.7000"]
+    assert lines[4:6] == ["mDice: Mean Dice.", "ci95: Bootstrap."]
     assert lines[-1] == "runs/x"
+
+
+@pytest.mark.parametrize(
+    ("program", "shown"),
+    [
+        ("/env/site-packages/samtune/__main__.py", "samtune finetune --config 'my job.yaml'"),
+        ("/env/bin/samtune", "samtune finetune --config 'my job.yaml'"),
+        ("/home/finetune_sam.py", "python scripts/finetune_sam.py finetune --config 'my job.yaml'"),
+    ],
+)
+def test_the_command_to_repeat(monkeypatch: pytest.MonkeyPatch, program: str, shown: str) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "finetune", "--config", "my job.yaml"])
+    assert cli._command_line() == shown
 
 
 def test_print_config_runs_nothing(run: Run, stub: Stub, config: Path) -> None:
@@ -121,9 +139,9 @@ def test_dry_run_and_select(run: Run, stub: Stub, config: Path) -> None:
 def test_evaluate(run: Run, stub: Stub, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
-    def evaluate_checkpoint(checkpoint: Path, data: Path, **options: Any) -> FakeReport:
+    def evaluate_checkpoint(checkpoint: Path, data: Path, **options: Any) -> Report:
         seen.update(options, checkpoint=checkpoint, data=data)
-        return FakeReport(0.5, 0.25)
+        return report_of(0.5, 0.25)
 
     stub("evaluate_file", evaluate_checkpoint=evaluate_checkpoint)
     files = ("--checkpoint", tmp_path / "m.safetensors", "--data", tmp_path)
@@ -131,7 +149,7 @@ def test_evaluate(run: Run, stub: Stub, tmp_path: Path) -> None:
     assert code == 0
     assert seen["metrics"] == ("hd95", "mae")
     assert (seen["split"], seen["out"], seen["data"]) == ("val", Path("o"), tmp_path)
-    assert out.splitlines()[2].split() == ["mDice", "0.5000", "0.5000", "to", "0.9000"]
+    assert out.splitlines()[2].split() == ["mDice", "0.5000", "0.5000", "to", "0.5000"]
     code, _, err = run("evaluate", *files, "--split", "tset")
     assert (code, err) == (2, "error: --split 'tset' is unknown. Known: auto, all, train, val, test.\n")
 

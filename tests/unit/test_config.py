@@ -53,7 +53,7 @@ def test_defaults_fill_what_is_not_written(write: Callable[[str], Path]) -> None
     config = load_config(write(MINIMAL))
     assert config.data.dir == Path("pictures")
     assert (config.model.name, config.select.name, config.train.epochs) == ("sam_tiny", "gps", 20)
-    assert config.select.options == {}
+    assert config.select.options == {"per_neuron": 1}
 
 
 def test_an_empty_section_is_its_defaults(write: Callable[[str], Path]) -> None:
@@ -259,6 +259,13 @@ def _ready(model: Any, scores: Any, *, rate: float, kind: Literal["a", "b"] = "a
 
 
 def _bounded(model: Any, scores: Any, *, offset: Annotated[int, Field(ge=0, le=3)] = 0) -> None: ...
+
+
+def test_the_resolved_config_has_the_selectors_defaults(write: Callable[[str], Path]) -> None:
+    config = load_config(write(MINIMAL), ["select={name: gps}"])
+    assert "select:\n  name: gps\n  per_neuron: 1\n" in config.to_yaml()
+    assert load_config(write(config.to_yaml())) == config
+    assert load_config(write(MINIMAL), ["select={name: linear}"]).select.options == {}
 
 
 def test_options_follow_the_signature_of_any_function() -> None:

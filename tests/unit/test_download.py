@@ -71,9 +71,7 @@ def test_damaged_existing_file_is_named(file_server, tmp_path: Path) -> None:
     assert path.exists()  # a user's file is never deleted
 
 
-def test_unknown_hash_is_recorded_then_compared(
-    file_server, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unknown_hash_is_recorded_then_compared(file_server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "file.bin"
     download(file_server.url, path)
     assert f"no published hash of file.bin: recorded {SHA256}" in caplog.text
@@ -86,9 +84,7 @@ def test_unknown_hash_is_recorded_then_compared(
 
 def test_offline_and_refused(file_server, tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
-    with pytest.raises(
-        CheckpointError, match=r"can't download http://127\.0\.0\.1:9/x.*put it at .*file\.bin"
-    ):
+    with pytest.raises(CheckpointError, match=r"can't download http://127\.0\.0\.1:9/x.*put it at .*file\.bin"):
         download("http://127.0.0.1:9/x", path, error=CheckpointError)
     file_server.status = 404
     with pytest.raises(DataError, match=r"can't download .*Not Found"):

@@ -102,9 +102,7 @@ def test_autocast_reaches_the_model_only(batch: Batch) -> None:
             return logits
 
     model = Linear()
-    (prediction, _) = predict_batch(
-        model, batch, sizes_original=[(5, 9), (9, 5)], autocast_dtype=torch.bfloat16
-    )
+    (prediction, _) = predict_batch(model, batch, sizes_original=[(5, 9), (9, 5)], autocast_dtype=torch.bfloat16)
     assert model.dtype == torch.bfloat16 and prediction.probability.dtype == np.float32
     predict_batch(model, batch, sizes_original=[(5, 9), (9, 5)])
     assert model.dtype == torch.float32
@@ -214,11 +212,13 @@ def test_metrics_json_has_the_promised_form(tmp_path: Path, model: FakeModel, ba
     report.save(tmp_path / "run", before=before, trainable={"selected": 10, "total": 1000, "percent": 1.0})
     content = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(content) == [
-        "split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "trainable",
+        "split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trainable",
     ]  # fmt: skip
     assert content["n_images"] == 2 and content["mDice"] == 1.0
     assert content["ci95"] == {"mDice": [1.0, 1.0], "mIoU": [1.0, 1.0]}
     assert content["before"]["mDice"] == pytest.approx(0.3)
+    gain, low, high = content["gain"]["mDice"]
+    assert gain == pytest.approx(0.7) and low <= gain <= high
     assert content["trainable"]["percent"] == 1.0
     assert report.to_json()["before"] is None and report.to_json()["trainable"] is None
 

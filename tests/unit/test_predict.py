@@ -203,9 +203,7 @@ def test_several_boxes_are_united(predictor: Predictor) -> None:
         ({"labels": [1]}, "labels", "without points"),
     ],
 )
-def test_wrong_prompts_are_explained(
-    predictor: Predictor, prompts: dict[str, Any], field: str, message: str
-) -> None:
+def test_wrong_prompts_are_explained(predictor: Predictor, prompts: dict[str, Any], field: str, message: str) -> None:
     with pytest.raises(PromptError, match=message) as caught:
         predictor.predict(picture(), **prompts)
     assert caught.value.field == field and caught.value.exit_code == 2

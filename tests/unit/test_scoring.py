@@ -115,7 +115,8 @@ def test_contrastive_scores_reach_the_encoder_only_and_repeat() -> None:
     assert reached == {name for name in first if name.startswith("image_encoder.")}
 
 
-def test_hash_is_of_the_names_in_order() -> None:
+def test_hash_is_of_the_pixels_in_order() -> None:
     hashes = [score(toy_model(), batches, task_loss).images_hash for batches in (BATCHES[:2], BATCHES[1::-1])]
-    assert hashes[0] == hashlib.sha256(b"image0_0\nimage0_1\nimage1_0\nimage1_1\n").hexdigest()
+    pixels = b"".join(part.numpy().tobytes() for batch in BATCHES[:2] for part in (batch.images, batch.masks))
+    assert hashes[0] == hashlib.sha256(pixels).hexdigest()
     assert hashes[0] != hashes[1]

@@ -26,9 +26,7 @@ def names(loader) -> list[str]:
 def test_parts_orders_and_sizes(make_folder) -> None:
     data = build_data(make_folder(NAMES), image_size=32, batch=3, score_batch=4)
     assert (len(data.splits.train), len(data.splits.val), len(data.splits.test)) == (16, 2, 2)
-    assert names(data.val) == sorted(names(data.val)) and names(data.test) == [
-        p.name for p in data.splits.test
-    ]
+    assert names(data.val) == sorted(names(data.val)) and names(data.test) == [p.name for p in data.splits.test]
     assert names(data.score) == [p.name for p in data.splits.train]
     assert [len(b) for b in data.train] == [3] * 5 + [1]  # nothing is dropped
     assert [len(b) for b in data.score] == [4] * 4
@@ -86,9 +84,7 @@ def test_without_augmentation_every_epoch_is_the_same_set(make_folder) -> None:
     assert sums[0] == sums[1]
 
 
-def test_bad_files_stop_it_and_warnings_are_logged_by_kind(
-    make_folder, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_bad_files_stop_it_and_warnings_are_logged_by_kind(make_folder, caplog: pytest.LogCaptureFixture) -> None:
     folder = make_folder(NAMES)
     for name in NAMES[:3]:
         (folder / "masks" / f"{name}.png").rename(folder / "masks" / f"{name}.tmp")
@@ -109,8 +105,6 @@ def test_nothing_to_prompt_for(make_folder) -> None:
         make_folder(NAMES[:4], f"parts/{part}", seed=1 + len(part))
     make_folder(NAMES[:4], "parts/test", seed=9)
     for name in NAMES[:4]:
-        Image.fromarray(np.zeros((30, 40), np.uint8)).save(
-            folder.parent / "parts" / "train" / "masks" / f"{name}.png"
-        )
+        Image.fromarray(np.zeros((30, 40), np.uint8)).save(folder.parent / "parts" / "train" / "masks" / f"{name}.png")
     with pytest.raises(DataError, match="no training image has a foreground"):
         build_data(folder.parent / "parts", image_size=32, batch=4, prompt="box", score_prompt="box")

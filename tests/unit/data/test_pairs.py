@@ -130,9 +130,7 @@ def test_lossless_masks(tmp_path: Path, array: np.ndarray) -> None:
     np.testing.assert_array_equal(mask, EXPECTED)
 
 
-@pytest.mark.parametrize(
-    "palette", [[0, 0, 0, 255, 255, 255], [0, 0, 0, 128, 0, 0]], ids=["grey", "coloured"]
-)
+@pytest.mark.parametrize("palette", [[0, 0, 0, 255, 255, 255], [0, 0, 0, 128, 0, 0]], ids=["grey", "coloured"])
 def test_palette_masks(tmp_path: Path, palette: list[int]) -> None:
     picture = Image.fromarray(half(1), mode="P")
     picture.putpalette(palette)

@@ -18,9 +18,7 @@ SAMPLE = ROOT / "data" / "polyp_sample"
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "make_polyp_sample", ROOT / "scripts" / "make_polyp_sample.py"
-    )
+    spec = importlib.util.spec_from_file_location("make_polyp_sample", ROOT / "scripts" / "make_polyp_sample.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
@@ -51,9 +49,7 @@ def test_generator_is_frozen(generator: ModuleType, part: str, index: int) -> No
     assert (mask != read_mask(SAMPLE / part / "masks" / f"scene_{index:03d}.png")).mean() < 1e-3
 
 
-def test_generator_writes_the_layout(
-    generator: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_generator_writes_the_layout(generator: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator, "PARTS", {"train": 2, "val": 1})
     generator.main(["--out", str(tmp_path)])
     written = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))

@@ -167,9 +167,7 @@ def test_size_mismatch_is_an_error(make_folder) -> None:
 
 def test_collate_pads_right_and_bottom(make_folder) -> None:
     wide = SegmentationDataset(find_pairs(make_folder(["a"])), image_size=64, prompt="box")
-    tall = SegmentationDataset(
-        find_pairs(make_folder(["b"], "tall", size=(30, 40))), image_size=64, prompt="box"
-    )
+    tall = SegmentationDataset(find_pairs(make_folder(["b"], "tall", size=(30, 40))), image_size=64, prompt="box")
     batch = Collate(64)([wide[0], tall[0]])
     assert batch.images.shape == (2, 3, 64, 64) and batch.masks.shape == (2, 1, 64, 64)
     assert batch.sizes_input == ((48, 64), (64, 48)) and batch.names == ("a#1", "b#1")

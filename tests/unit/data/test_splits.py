@@ -111,9 +111,7 @@ def test_near_duplicates_in_a_published_split_are_noted(make_folder) -> None:
     folder = make_folder(NAMES[:4], "set/test", seed=3).parent
     brighter(folder / "train" / "images" / "n07.png", folder / "test" / "images" / "n01.png")
     (note,) = resolve_split(folder).notes
-    assert (
-        note.startswith("1 near-duplicate pair(s) across parts") and "train/n07.png and test/n01.png" in note
-    )
+    assert note.startswith("1 near-duplicate pair(s) across parts") and "train/n07.png and test/n01.png" in note
 
 
 def test_parts_given_by_name(make_folder) -> None:

@@ -62,11 +62,7 @@ def test_good_folder_is_silent(make_folder) -> None:
 )  # fmt: skip
 def test_errors(make_folder, name: str, content: bytes | np.ndarray, reason: str) -> None:
     report = report_after(make_folder(NAMES), name, content)
-    assert (
-        len(report.errors) == 1
-        and reason in report.errors[0]
-        and f"{name.split('/')[1]}: " in report.errors[0]
-    )
+    assert len(report.errors) == 1 and reason in report.errors[0] and f"{name.split('/')[1]}: " in report.errors[0]
 
 
 @pytest.mark.parametrize(
@@ -116,9 +112,9 @@ def test_everything_is_listed_at_once(make_folder) -> None:
     (folder / "images" / "d.png").write_bytes(whole[: len(whole) // 2])
     errors = verify_folder(folder).errors
     assert len(errors) == 4
-    assert [
-        any(text in e for e in errors) for text in ("no mask", "empty file", "size mismatch", "damaged")
-    ] == [True] * 4
+    assert [any(text in e for e in errors) for text in ("no mask", "empty file", "size mismatch", "damaged")] == [
+        True
+    ] * 4
 
 
 def test_folder_of_parts(make_folder) -> None:

@@ -244,7 +244,19 @@ def test_cache_is_below_the_home_folder_by_default(tmp_path: Path, monkeypatch: 
     place = tmp_path / ".cache" / "samtune" / "sam_vit_l_0b3195.pth"
     place.parent.mkdir(parents=True)
     place.write_bytes(b"whatever")
+    sha256 = hashlib.sha256(b"whatever").hexdigest()
+    monkeypatch.setitem(OFFICIAL, "sam_vit_l", Official(OFFICIAL["sam_vit_l"].url, sha256))
     assert official_checkpoint("sam_vit_l") == place
+
+
+def test_a_file_put_into_the_cache_by_hand_is_verified(published: Path, file_server) -> None:
+    published.parent.mkdir(parents=True)
+    published.write_bytes(b"another file")
+    with pytest.raises(
+        CheckpointError, match=r"file\.bin: SHA-256 is [0-9a-f]{64}, but the published hash is .*delete"
+    ):
+        official_checkpoint("sam_vit_b")
+    assert published.read_bytes() == b"another file" and file_server.requests == []
 
 
 def test_published_hashes_are_whole() -> None:

@@ -92,9 +92,7 @@ def test_probes_and_model(client: TestClient, predictor: Predictor) -> None:
         ("OPTIONS", "/v1/predict", 405, "method_not_allowed"),
     ],
 )
-def test_routing_errors_have_the_envelope(
-    client: TestClient, method: str, path: str, status: int, code: str
-) -> None:
+def test_routing_errors_have_the_envelope(client: TestClient, method: str, path: str, status: int, code: str) -> None:
     response = client.request(method, path)
     assert (response.status_code, error_of(response)["code"]) == (status, code)
     assert ("allow" in response.headers) == (status == 405)
