@@ -179,7 +179,8 @@ class _SelectedLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, rows, places = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
-        grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+        # as one matrix product: batched ones copy the weight per item
+        grad_x = (flat @ weight).reshape(*grad.shape[:-1], -1) if ctx.needs_input_grad[0] else None
         grad_bias = flat.sum(0) if ctx.needs_input_grad[2] else None
         grad_values = None
         if ctx.needs_input_grad[3]:
