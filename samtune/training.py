@@ -132,17 +132,14 @@ def fit(
             began = time.monotonic()
             for batches in _groups(loaders.train, optimisation.accumulate):
                 lr = optimisation.rate(step, total)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                value = _accumulate(fabric, model, batches, loss)
-                norm = _gradient_norm(parameters, optimisation.clip)
-                if math.isfinite(value) and math.isfinite(norm):
-                    optimizer.step()
-                    in_a_row = 0
-                else:
-                    skipped, in_a_row = skipped + 1, in_a_row + 1
-                    _report_skipped(batches, value, norm, in_a_row)
-                optimizer.zero_grad()
+                value, updated = _update(fabric, model, optimizer, batches, loss, lr=lr, clip=optimisation.clip)
+                in_a_row = 0 if updated else in_a_row + 1
+                skipped += not updated
+                if in_a_row >= MOST_SKIPPED:
+                    raise NonFiniteError(
+                        f"{in_a_row} updates in a row had no finite loss and gradient; the last images were "
+                        f"{_names(batches)}. Lower train.lr, or set train.precision=fp32."
+                    )
                 step += 1
                 images = sum(len(batch) for batch in batches)
                 began, rate = time.monotonic(), images / (time.monotonic() - began)  # loading the batches counts
@@ -164,6 +161,31 @@ def fit(
     return FitResult(step, best_epoch, best_value, time.monotonic() - start, skipped)
 
 
+def _update(
+    fabric: Fabric,
+    model: SamModel,
+    optimizer: Any,
+    batches: list[Batch],
+    loss: LogitLoss,
+    *,
+    lr: float,
+    clip: float | None,
+) -> tuple[float, bool]:
+    """Makes one optimizer step on the batches, unless loss or gradient is not finite; returns loss and "was made"."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    value = _accumulate(fabric, model, batches, loss)
+    with_gradient = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = float(nn.utils.clip_grad_norm_(with_gradient, math.inf if clip is None else clip))
+    finite = math.isfinite(value) and math.isfinite(norm)
+    if finite:
+        optimizer.step()
+    else:
+        logger.warning("update skipped: loss %s, gradient norm %s on %s", value, norm, _names(batches))
+    optimizer.zero_grad()
+    return value, finite
+
+
 def _accumulate(fabric: Fabric, model: SamModel, batches: list[Batch], loss: LogitLoss) -> float:
     """Runs forward and backward over the batches of one update; returns their loss per image."""
     total, images = 0.0, sum(len(batch) for batch in batches)
@@ -179,20 +201,8 @@ def _accumulate(fabric: Fabric, model: SamModel, batches: list[Batch], loss: Log
     return total
 
 
-def _gradient_norm(parameters: list[nn.Parameter], clip: float | None) -> float:
-    """Returns the norm of all gradients and clips them to `clip`."""
-    with_gradient = [p for p in parameters if p.grad is not None]
-    return float(nn.utils.clip_grad_norm_(with_gradient, clip if clip is not None else math.inf))
-
-
-def _report_skipped(batches: list[Batch], value: float, norm: float, in_a_row: int) -> None:
-    names = ", ".join(name for batch in batches for name in batch.names)
-    logger.warning("update skipped: loss %s, gradient norm %s on %s", value, norm, names)
-    if in_a_row >= MOST_SKIPPED:
-        raise NonFiniteError(
-            f"{in_a_row} updates in a row had no finite loss and gradient (last images: {names}). "
-            "Lower train.lr, or set train.precision=fp32."
-        )
+def _names(batches: list[Batch]) -> str:
+    return ", ".join(name for batch in batches for name in batch.names)
 
 
 def _copies(parameters: list[nn.Parameter]) -> list[Tensor]:
