@@ -227,7 +227,7 @@ def test_the_third_skipped_update_in_a_row_stops() -> None:
     loaders = ToyLoaders(8, batch=1)
     result, _ = train(Toy(), loaders, Optimisation(epochs=1), loss=broken_on("i1", "i2", "i4", "i5"))
     assert result.skipped == 4  # never three in a row
-    with pytest.raises(NonFiniteError, match=r"3 updates in a row .*last images: i3.*Lower train.lr"):
+    with pytest.raises(NonFiniteError, match=r"3 updates in a row .*last images were i3.*Lower train.lr"):
         train(Toy(), loaders, Optimisation(epochs=1), loss=broken_on("i1", "i2", "i3"))
 
 
