@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from samtune.data.pairs import Pair
+
+_log = logging.getLogger(__name__)
 
 
 def remember(question: str, pairs: Iterable[Pair], answer: Callable[[], Any]) -> Any:
@@ -30,16 +33,18 @@ def remember(question: str, pairs: Iterable[Pair], answer: Callable[[], Any]) ->
     path = _folder() / f"{question}-{fingerprint(pairs)[:32]}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        pass
+    except FileNotFoundError:
+        _log.debug("nothing remembered at %s", path)
+    except (OSError, ValueError) as err:
+        _log.debug("what is remembered at %s can't be read, it is computed again: %s", path, err)
     computed = json.dumps(answer())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
         partial.write_text(computed, encoding="utf-8")
         partial.replace(path)
-    except OSError:
-        pass
+    except OSError as err:
+        _log.debug("%s can't be written, the next start computes it again: %s", path, err)
     return json.loads(computed)
 
 

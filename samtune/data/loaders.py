@@ -29,9 +29,8 @@ class Loaders:
         score: training images only, fixed order, no augmentation: what parameters are scored on.
         train: a new permutation and new augmentations per epoch.
         val: in order of the names.
-        test: in order of the names; opened once, by evaluation.
+        test: in order of the names; for the reported evaluation only, never for a choice.
         splits: the pairs of each part, with notes for the user.
-        warnings: what the check of the files found odd but usable.
     """
 
     score: DataLoader[Sample]
@@ -39,7 +38,6 @@ class Loaders:
     val: DataLoader[Sample]
     test: DataLoader[Sample]
     splits: Splits
-    warnings: tuple[str, ...] = ()
 
     def set_epoch(self, epoch: int) -> None:
         """Selects order and augmentation of `train`; call it before each epoch."""
@@ -128,23 +126,20 @@ def build_data(
         "val": dataset_of(splits.val, prompt=prompt, cache=cache),
         "test": dataset_of(splits.test, prompt=prompt),
     }
-    loaders = {}
-    for name, dataset in datasets.items():
-        if name in ("score", "train") and len(dataset) == 0:
-            raise DataError(f"{folder}: no training image has a foreground to prompt for")
-        if cache and workers and name in ("train", "val"):
-            dataset.fill_cache()  # before the workers fork: they share it
-        size = score_batch if name == "score" else batch
-        sampler = EpochSampler(len(dataset), seed=seed) if name == "train" else None
-        loaders[name] = DataLoader(
-            dataset,
-            batch_size=size,
-            sampler=sampler,
-            num_workers=workers,
-            collate_fn=Collate(image_size),
-            worker_init_fn=_one_thread,
-        )
-    return Loaders(**loaders, splits=splits, warnings=report.warnings)
+    if not len(datasets["score"]) or not len(datasets["train"]):
+        raise DataError(f"{folder}: no training image has a foreground to prompt for")
+    if cache and workers:
+        for name in ("train", "val"):
+            datasets[name].fill_cache()  # before the workers fork: they share it
+    loader_of = partial(DataLoader, num_workers=workers, collate_fn=Collate(image_size), worker_init_fn=_one_thread)
+    order = EpochSampler(len(datasets["train"]), seed=seed)
+    return Loaders(
+        score=loader_of(datasets["score"], batch_size=score_batch),
+        train=loader_of(datasets["train"], batch_size=batch, sampler=order),
+        val=loader_of(datasets["val"], batch_size=batch),
+        test=loader_of(datasets["test"], batch_size=batch),
+        splits=splits,
+    )
 
 
 def _one_thread(worker: int) -> None:

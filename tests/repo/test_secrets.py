@@ -65,7 +65,7 @@ def test_nothing_private_is_in_the_files() -> None:
         ("assigned secret", "api_key = '" + "a1" * 12 + "'"),
         ("login in a URL", "https://me:" + "word@host/simple"),
         ("package index", "--extra-index" + "-url https://x"),
-        ("private host", "http://pypi" + ".internal/simple"),
+        ("private host", "http://nexus" + ".internal/simple"),
         ("home folder", "/home" + "/anna/data"),
         ("root's folder", "cd /ro" + "ot/x"),
         ("work folder", "/wo" + "rk/x"),
