@@ -9,28 +9,41 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from samtune.errors import DataError, NonFiniteError
-from samtune.losses import dice_bce, pixel_contrastive
+from samtune.losses import dice_bce, pixel_contrastive, supervised_contrastive
 from samtune.models.sam import SamModel, upsample_logits
-from samtune.types import Batch, Batches, Scores
+from samtune.models.tunable import TunableModel
+from samtune.models.vit import Classifier
+from samtune.types import Batch, Batches, Granularity, LabelledBatch, Scores
 
 logger = logging.getLogger(__name__)
 
-ScoreLoss = Callable[[SamModel, Batch], Tensor | None]
+ScoreLoss = Callable[[Any, Any], Tensor | None]
 """(model, batch) to a scalar, or None where the loss is undefined for the batch."""
 
 
-def score(model: SamModel, batches: Batches, loss: ScoreLoss) -> Scores:
+def score(
+    model: TunableModel,
+    batches: Batches,
+    loss: ScoreLoss,
+    *,
+    per: Granularity = "batch",
+    squares: bool = False,
+) -> Scores:
     """Accumulates gradients of `loss` over `batches`; the model is left as it was.
 
     Args:
         model: pretrained, in fp32.
         batches: of the training split, in fixed order, without augmentation.
-        loss: one of `contrastive_loss(...)`, `task_loss`.
+        loss: one of `contrastive_loss(...)`, `task_loss`, `cross_entropy`, `image_contrastive(...)`.
+        per: what one gradient is of: a batch, or a single image (slower, as images go one by one).
+        squares: also sum the squared gradients: SPT's sensitivity, and the standard error of the sums.
 
     Returns:
         The signed sums for every parameter that got a gradient; others are zero.
@@ -44,18 +57,21 @@ def score(model: SamModel, batches: Batches, loss: ScoreLoss) -> Scores:
     model.eval().requires_grad_(True)
     model.zero_grad(set_to_none=True)
     seen, counted, skipped = hashlib.sha256(), 0, 0
+    total = _Totals(model, squares)
     try:
         for batch in batches:
-            seen.update(batch.images.numpy().tobytes() + batch.masks.numpy().tobytes())
-            value = loss(model, batch.to(model.device))
-            if value is None:
-                skipped += 1
-                continue
-            if not bool(value.isfinite()):
-                raise NonFiniteError(f"the scoring loss is {value.item()} on images {', '.join(batch.names)}.")
-            value.backward()  # type: ignore[no-untyped-call]
-            counted += 1
-        sums = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
+            seen.update(batch.content())
+            for part in batch.singles() if per == "sample" else [batch]:
+                value = loss(model, part.to(model.device))
+                if value is None:
+                    skipped += 1
+                    continue
+                if not bool(value.isfinite()):
+                    raise NonFiniteError(f"the scoring loss is {value.item()} on images {', '.join(part.names)}.")
+                value.backward()  # type: ignore[no-untyped-call]
+                total.take()
+                counted += 1
+        sums = total.sums()
     finally:
         model.zero_grad(set_to_none=True)
         model.train(training)
@@ -63,11 +79,38 @@ def score(model: SamModel, batches: Batches, loss: ScoreLoss) -> Scores:
             parameter.requires_grad_(required[name])
     if not counted:
         raise DataError(
-            "no image can be scored: no batch has two cells of one class. Use score.loss=task, or more images."
+            f"no image can be scored: no {per} has two cells of one class. Use score.loss=task, or more images."
         )
     if skipped:
         logger.warning("%d of %d scoring batches had no two cells of one class", skipped, counted + skipped)
-    return Scores(sums, counted, skipped, seen.hexdigest())
+    return Scores(sums, counted, skipped, seen.hexdigest(), total.squares, per)
+
+
+class _Totals:
+    """Sums of gradients; without squares, autograd's own accumulation is the sum, which saves a copy."""
+
+    def __init__(self, model: nn.Module, squares: bool) -> None:
+        self.parameters = dict(model.named_parameters())
+        self.squares = {n: torch.zeros_like(p) for n, p in self.parameters.items()} if squares else None
+        self.kept: dict[str, Tensor] = {}
+
+    def take(self) -> None:
+        """Takes the gradients of one backward pass."""
+        if self.squares is None:
+            return
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                self.squares[name].addcmul_(parameter.grad, parameter.grad)
+                if name in self.kept:
+                    self.kept[name].add_(parameter.grad)
+                else:
+                    self.kept[name] = parameter.grad.clone()
+                parameter.grad = None
+
+    def sums(self) -> dict[str, Tensor]:
+        """Returns the signed sums, zero where no gradient came."""
+        found = self.kept if self.squares is not None else {n: p.grad for n, p in self.parameters.items()}
+        return {n: torch.zeros_like(p) if (g := found.get(n)) is None else g for n, p in self.parameters.items()}
 
 
 def contrastive_loss(*, cells: int = 128, temperature: float = 0.1, seed: int = 0) -> ScoreLoss:
@@ -84,3 +127,17 @@ def contrastive_loss(*, cells: int = 128, temperature: float = 0.1, seed: int = 
 def task_loss(model: SamModel, batch: Batch) -> Tensor:
     """Dice + BCE through the decoder, what GPS's release scores with (its head is not random in SAM)."""
     return dice_bce(upsample_logits(model(batch), batch.images.shape[-1]), batch)
+
+
+def image_contrastive(*, temperature: float = 0.07) -> ScoreLoss:
+    """Returns the supervised contrastive loss on the features before the head: no random head takes part."""
+
+    def loss(model: Classifier, batch: LabelledBatch) -> Tensor | None:
+        return supervised_contrastive(model.features(batch), batch.labels, temperature=temperature)
+
+    return loss
+
+
+def cross_entropy(model: Classifier, batch: LabelledBatch) -> Tensor:
+    """Cross-entropy through a fresh head: SPT's loss, and "Head + CE" of GPS, Tab. 6 (c)."""
+    return F.cross_entropy(model(batch).float(), batch.labels)

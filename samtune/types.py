@@ -24,6 +24,7 @@ from torch import Tensor
 Size = tuple[int, int]
 PromptMode = Literal["none", "box", "point"]
 Role = Literal["linear", "conv", "bias", "norm", "position", "head", "decoder", "fixed"]
+Granularity = Literal["batch", "sample"]
 MaskArray = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 ImageArray = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 
@@ -103,6 +104,25 @@ class Batch:
             prompts=None if self.prompts is None else self.prompts.to(device),
         )
 
+    def singles(self) -> list[Batch]:
+        """Returns the items as batches of one."""
+        return [self._only(slice(index, index + 1)) for index in range(len(self))]
+
+    def _only(self, part: slice) -> Batch:
+        prompts = self.prompts and Prompts(**{k: None if v is None else v[part] for k, v in vars(self.prompts).items()})
+        return Batch(
+            self.images[part],
+            self.masks[part],
+            self.sizes_input[part],
+            self.names[part],
+            self.truths[part],
+            prompts,
+        )
+
+    def content(self) -> bytes:
+        """Returns the pixels of images and masks, for hashing."""
+        return bytes(self.images.cpu().numpy().tobytes() + self.masks.cpu().numpy().tobytes())
+
     def valid(self) -> Tensor:
         """Returns (B, 1, S, S) bool: True where the input frame shows the picture, False in the padding."""
         side = self.images.shape[-1]
@@ -112,6 +132,37 @@ class Batch:
         rows = steps[None, :] < heights[:, None]
         columns = steps[None, :] < widths[:, None]
         return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Images with one class each.
+
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB; models normalise.
+        labels: (B,) int64 class of each image.
+        names: the name of each item.
+    """
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def to(self, device: torch.device | str) -> LabelledBatch:
+        """Returns the batch with its tensors on `device`."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def singles(self) -> list[LabelledBatch]:
+        """Returns the items as batches of one."""
+        parts = [slice(index, index + 1) for index in range(len(self))]
+        return [LabelledBatch(self.images[p], self.labels[p], self.names[p]) for p in parts]
+
+    def content(self) -> bytes:
+        """Returns the pixels and labels, for hashing."""
+        return bytes(self.images.cpu().numpy().tobytes() + self.labels.cpu().numpy().tobytes())
 
 
 @dataclass(frozen=True)
@@ -131,25 +182,35 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a scoring pass found.
+    """What a scoring pass found: for one loss, one granularity and one image set.
 
     Attributes:
-        sums: parameter name -> signed sum of gradients over the batches, fp32, of the parameter's shape.
-        batches: batches that counted.
-        skipped: batches without two cells of one class.
-        images_hash: SHA-256 over the pixels of images and masks in the input frame, in order.
+        sums: parameter name -> signed sum of the gradients, fp32, of the parameter's shape.
+        batches: gradients that were summed: of batches, or of single images.
+        skipped: batches (or images) for which the loss is undefined.
+        images_hash: SHA-256 over the pixels and targets, in order.
+        squares: parameter name -> sum of the squared gradients; None unless asked for.
+        per: what one gradient is of.
+        loss: the loss with its options, as text; empty where nobody said.
+        base_hash: `state_hash` of the weights; empty where nobody said.
     """
 
     sums: dict[str, Tensor]
     batches: int
     skipped: int
     images_hash: str
+    squares: dict[str, Tensor] | None = None
+    per: Granularity = "batch"
+    loss: str = ""
+    base_hash: str = ""
 
 
 Metric = Callable[[MaskArray, MaskArray], float]
 """(prediction, truth), both (H, W) bool at the original size, to one number; NaN where undefined."""
 
+AnyBatch = Batch | LabelledBatch
+
 LogitLoss = Callable[[Tensor, Batch], Tensor]
 """((B, 1, S, S) float32 logits in the input frame, batch) to a scalar."""
 
-Batches = Iterable[Batch]
+Batches = Iterable[Batch] | Iterable[LabelledBatch]

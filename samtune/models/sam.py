@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from samtune.errors import ConfigError, unknown_name
 from samtune.models.attention import FusedAttention
+from samtune.models.tunable import TunableModel
 from samtune.types import Batch, Prompts, Role
 
 PATCH = 16
@@ -63,7 +64,7 @@ SPECS: dict[str, SamSpec] = {
 }
 
 
-class SamModel(nn.Module):
+class SamModel(TunableModel):
     """A SAM with segment-anything's parameters and names.
 
     Args:
@@ -109,12 +110,6 @@ class SamModel(nn.Module):
         )
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters live."""
-        weight: Tensor = self.prompt_encoder.no_mask_embed.weight
-        return weight.device
 
     def forward(self, batch: Batch) -> Tensor:
         """Predicts one mask per item (mask token 0, SAM's `multimask_output=False`).
@@ -211,9 +206,13 @@ class SamModel(nn.Module):
                 roles[name] = _role(name, owner, short)
         return roles
 
-    def blocks(self) -> dict[str, str]:
-        """Names the part of the network that each parameter belongs to, for tables: `block 0`, `neck`, ..."""
-        return {name: _block(name) for name, _ in self.named_parameters()}
+    def block_modules(self) -> list[str]:
+        return [f"image_encoder.blocks.{index}" for index in range(len(self.image_encoder.blocks))]
+
+    def part(self, name: str) -> str:
+        """Returns `patch_embed`, `pos_embed`, `neck` for the encoder, else `prompt_encoder` or `mask_decoder`."""
+        parts = name.split(".")
+        return parts[1] if parts[0] == "image_encoder" else parts[0]
 
 
 def upsample_logits(logits: Tensor, size: int) -> Tensor:
@@ -268,10 +267,3 @@ def _role(name: str, owner: nn.Module, short: str) -> Role:
     if isinstance(owner, nn.LayerNorm | LayerNorm2d):
         return "bias" if short == "bias" and name.startswith("image_encoder.neck.") else "norm"
     return "position"  # pos_embed, rel_pos_h, rel_pos_w
-
-
-def _block(name: str) -> str:
-    parts = name.split(".")
-    if parts[0] != "image_encoder":
-        return parts[0]
-    return f"block {parts[2]}" if parts[1] == "blocks" else parts[1]

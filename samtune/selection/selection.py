@@ -1,14 +1,14 @@
-"""The `Selection`: which entries of which tensors train. Data, not code; it outlives the run.
+"""The `Selection`: which entries of which tensors train, and what trains beside them. Data, not code.
 
 On disk it is one safetensors file. A tensor with the same number of entries in every row keeps only its column
 numbers, shape (rows, K); any other keeps flat indices. Both use the smallest integer type that fits and are widened
-on load. Tensors that train whole are listed by name, with the provenance, in the metadata.
+on load. Tensors that train whole, and additions, are listed by name, with the provenance, in the metadata.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +21,42 @@ from samtune.errors import CheckpointError
 from samtune.tensorfile import read_metadata, save_tensors
 from samtune.types import Role
 
-FORMAT = "samtune-selection-1"
+FORMAT = "samtune-selection-2"
+
+# Kinds of additions that end as new values of their host's own tensors; any other kind stays beside the model.
+FOLDS = {"lora": ("weight",), "ssf": ("weight", "bias")}
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A small module that trains beside a module of the base, its host.
+
+    Attributes:
+        kind: key of `samtune.tuning.added.KINDS`: lora, adapter, adaptformer, ssf, prompt, mlp.
+        module: name of the host.
+        rows: (start, stop) of the host's output channels that it acts on; None for all. A fused qkv has three parts.
+        options: numbers that the kind needs, such as `rank`.
+    """
+
+    kind: str
+    module: str
+    rows: tuple[int, int] | None = None
+    options: Mapping[str, int | float | str] = field(default_factory=dict)
+
+    @property
+    def short(self) -> str:
+        """The attribute of the host that holds it."""
+        return self.kind if self.rows is None else f"{self.kind}_{self.rows[0]}"
+
+    @property
+    def name(self) -> str:
+        """Prefix of its parameters' names."""
+        return f"{self.module}.{self.short}"
+
+    @property
+    def merges(self) -> bool:
+        """Whether it ends as new values of its host's tensors."""
+        return self.kind in FOLDS
 
 
 @dataclass(frozen=True)
@@ -31,16 +66,37 @@ class Selection:
     Attributes:
         entries: tensor name -> sorted, unique int64 indices into the flattened tensor.
         whole: names of tensors that train completely.
+        additions: modules that train beside the base.
         provenance: method, options, seed, loss, base hash, hash of the scoring images.
     """
 
     entries: dict[str, Tensor]
     whole: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
+    additions: tuple[Addition, ...] = ()
+
+    @property
+    def merges(self) -> bool:
+        """Whether the tuned model is an ordinary one: every addition folds into its host."""
+        return all(addition.merges for addition in self.additions)
 
     def names(self) -> list[str]:
-        """Returns the names of all tensors that change."""
+        """Returns the names of the base's tensors that train, in part or whole."""
         return sorted({*self.entries, *self.whole})
+
+    def changes(self, shapes: Mapping[str, Collection[int]]) -> dict[str, Tensor | None]:
+        """Returns the base's tensors that may differ after merging: name -> flat indices, or None for all of them.
+
+        Args:
+            shapes: names and shapes of the base's tensors.
+        """
+        changed: dict[str, Tensor | None] = {**self.entries, **dict.fromkeys(self.whole)}
+        for addition in self.additions:
+            for short in FOLDS.get(addition.kind, ()):
+                name = f"{addition.module}.{short}"
+                if name in shapes:
+                    changed[name] = None
+        return changed
 
     def add_whole(self, names: list[str]) -> Selection:
         """Returns a selection that also trains these tensors whole."""
@@ -60,6 +116,12 @@ def check_selection(selection: Selection, model: nn.Module, roles: Mapping[str, 
             raise CheckpointError(f"the selection tunes {name!r}, which this model does not have: another model's?")
         if roles[name] == "fixed":
             raise CheckpointError(f"the selection tunes {name!r}, which is fixed in this model.")
+    modules = {name for name, _ in model.named_modules()}
+    for addition in selection.additions:
+        if addition.module not in modules:
+            raise CheckpointError(
+                f"the selection adds to {addition.module!r}, which this model does not have: another model's?"
+            )
     for name, indices in selection.entries.items():
         if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= shapes[name]):
             raise CheckpointError(f"the selection points outside of {name!r} ({shapes[name]} entries).")
@@ -78,6 +140,7 @@ def save_selection(selection: Selection, path: Path, shapes: Mapping[str, tuple[
         key, packed = pack_indices(indices, shapes[name])
         tensors[f"{key}/{name}"] = packed
     metadata = {"format": FORMAT, "whole": json.dumps(selection.whole), **selection.provenance}
+    metadata["additions"] = json.dumps([vars(addition) for addition in selection.additions])
     metadata["shapes"] = json.dumps({name: list(shapes[name]) for name in selection.entries})
     save_tensors(path, tensors, metadata)
 
@@ -93,6 +156,7 @@ def load_selection(path: Path) -> Selection:
         raise CheckpointError(f"{path} is no selection file ({FORMAT}).")
     whole = tuple(json.loads(metadata.pop("whole")))
     shapes = json.loads(metadata.pop("shapes"))
+    additions = additions_from_json(metadata.pop("additions"))
     try:
         tensors = load_file(path)
     except SafetensorError as err:
@@ -101,7 +165,15 @@ def load_selection(path: Path) -> Selection:
     for key, packed in tensors.items():
         kind, name = key.split("/", 1)
         entries[name] = unpack_indices(kind, packed, tuple(shapes[name]))
-    return Selection(entries, whole, metadata)
+    return Selection(entries, whole, metadata, additions)
+
+
+def additions_from_json(text: str) -> tuple[Addition, ...]:
+    """Reads the JSON list that a file's metadata holds."""
+    return tuple(
+        Addition(item["kind"], item["module"], item["rows"] and tuple(item["rows"]), item["options"])
+        for item in json.loads(text)
+    )
 
 
 def pack_indices(indices: Tensor, shape: tuple[int, ...]) -> tuple[str, Tensor]:

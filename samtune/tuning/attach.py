@@ -109,7 +109,7 @@ def count(model: SamModel, selection: Selection) -> Counts:
 def count_by_block(model: SamModel, selection: Selection) -> list[tuple[str, str, int]]:
     """Counts what trains per block and kind: rows of (block, role, parameters), in the model's order."""
     sizes: Mapping[str, Tensor] = model.state_dict()
-    roles, blocks = model.roles(), model.blocks()
+    roles, blocks = model.roles(), model.parts()
     totals: dict[tuple[str, str], int] = {}
     for name in (n for n in sizes if n in selection.entries or n in selection.whole):
         amount = len(selection.entries[name]) if name in selection.entries else sizes[name].numel()

@@ -278,7 +278,7 @@ def test_inspect_tells_what_a_file_is(files: Files, tmp_path: Path) -> None:
     assert facts["bytes"] == files.merged.stat().st_size
     assert len(str(facts["sha256"])) == 64
     chosen = inspect_file(files.selection)
-    assert (chosen["format"], chosen["method"], chosen["split"]) == ("samtune-selection-1", "gps", "train")
+    assert (chosen["format"], chosen["method"], chosen["split"]) == ("samtune-selection-2", "gps", "train")
     assert chosen["types"] == "uint16, uint8"
     export_checkpoint(files.merged, tmp_path / "m.pth")
     assert inspect_file(tmp_path / "m.pth")["numbers"] == facts["numbers"]

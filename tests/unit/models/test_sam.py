@@ -250,7 +250,7 @@ def test_roles_are_complete_and_right() -> None:
     model = toy_model()
     roles = model.roles()
     assert list(roles) == [name for name, _ in model.named_parameters()]
-    assert model.blocks().keys() == roles.keys()
+    assert model.parts().keys() == roles.keys()
     expected = {
         "image_encoder.pos_embed": "position",
         "image_encoder.patch_embed.proj.weight": "conv",
@@ -274,7 +274,7 @@ def test_roles_are_complete_and_right() -> None:
 
 
 def test_blocks_name_the_parts() -> None:
-    blocks = toy_model().blocks()
+    blocks = toy_model().parts()
     assert list(dict.fromkeys(blocks.values())) == [
         "pos_embed", "patch_embed", "block 0", "block 1", "neck", "prompt_encoder", "mask_decoder",
     ]  # fmt: skip

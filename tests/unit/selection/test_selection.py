@@ -104,7 +104,7 @@ def test_file_of_another_format(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     for metadata in (None, {"format": "samtune-merged-1"}):
         save_file({"a": torch.zeros(2)}, path, metadata=metadata)
-        with pytest.raises(CheckpointError, match=r"other\.safetensors is no selection file \(samtune-selection-1\)"):
+        with pytest.raises(CheckpointError, match=r"other\.safetensors is no selection file \(samtune-selection-2\)"):
             load_selection(path)
 
 
