@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from samtune.artifacts import apply_delta as apply_delta
     from samtune.artifacts import audit as audit
-    from samtune.artifacts import undo_delta as undo_delta
     from samtune.config import load_config as load_config
+    from samtune.delta import apply_delta as apply_delta
+    from samtune.delta import undo_delta as undo_delta
     from samtune.evaluation import evaluate as evaluate
     from samtune.models import build_model as build_model
     from samtune.predict import Predictor as Predictor
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Predictor": "samtune.predict",
-    "apply_delta": "samtune.artifacts",
+    "apply_delta": "samtune.delta",
     "attach": "samtune.tuning",
     "audit": "samtune.artifacts",
     "build_model": "samtune.models",
@@ -36,7 +36,7 @@ _HOMES = {
     "merge": "samtune.tuning",
     "score": "samtune.scoring",
     "select": "samtune.selection",
-    "undo_delta": "samtune.artifacts",
+    "undo_delta": "samtune.delta",
 }
 
 __all__ = list(_HOMES)

@@ -18,6 +18,7 @@ import typer
 from samtune import console, environment
 from samtune.cli_errors import explain
 from samtune.cli_files import data_app, files_app
+from samtune.cli_sweep import sweep_app
 from samtune.errors import ConfigError
 from samtune.paths import find_path
 
@@ -80,13 +81,25 @@ def finetune(
 
 @app.command(rich_help_panel=_TRAIN)
 def select(
-    config: ConfigFile, overrides: Overrides = None, run_dir: RunDir = None, overwrite: Overwrite = False
+    config: ConfigFile,
+    overrides: Overrides = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also a page: where it selects, what is noise, what is stable.")
+    ] = False,
+    against: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A selection.safetensors to compare with, in the report.")
+    ] = None,
+    run_dir: RunDir = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Score and select only, and write the selection."""
+    if against is not None and not report:
+        raise ConfigError("--against compares in the report; add --report.")
     settings = _load(config, overrides)
     from samtune import recipe
 
-    folder = recipe.select_only(settings, run_dir=run_dir, overwrite=overwrite)
+    other = None if against is None else find_path(against)
+    folder = recipe.select_only(settings, run_dir=run_dir, overwrite=overwrite, report=report, against=other)
     console.print_line(str(folder))
 
 
@@ -166,7 +179,8 @@ def serve(
     run_server(find_path(checkpoint), host=host, port=port, device=device, insecure=insecure)
 
 
-app.add_typer(files_app)  # without a name: its commands are on the top level
+app.add_typer(sweep_app)  # without a name: its commands are on the top level
+app.add_typer(files_app)
 app.add_typer(data_app, name="data", rich_help_panel="Files")
 
 

@@ -25,7 +25,7 @@ def apply(
     out: OutFile,
 ) -> None:
     """Base + delta = merged model."""
-    from samtune.artifacts import apply_delta
+    from samtune.delta import apply_delta
 
     apply_delta(_base(base), find_path(delta), out)
     console.print_line(str(out))
@@ -38,7 +38,7 @@ def undo(
     out: OutFile,
 ) -> None:
     """Merged model - delta = base, bit for bit."""
-    from samtune.artifacts import undo_delta
+    from samtune.delta import undo_delta
 
     undo_delta(find_path(merged), find_path(delta), out)
     console.print_line(str(out))

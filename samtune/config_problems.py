@@ -80,7 +80,7 @@ class Problems:
             elif item["type"] == "pair":
                 self.add((*keys, context["key"]), f"{_show(context['value'])}, expected {context['expected']}.")
             elif item["type"] == "extra_forbidden":
-                self.add(keys, self._unknown_key(keys))
+                self.add(keys, self.unknown_key(keys))
             else:
                 self.add(keys, describe(dict(item)) + self._meaning(keys))
 
@@ -100,7 +100,7 @@ class Problems:
                 return f"{self._file}:{self._lines[keys[:end]]}"
         return self._file
 
-    def _unknown_key(self, keys: KeyPath) -> str:
+    def unknown_key(self, keys: KeyPath) -> str:
         section = _section(self._model, keys[:-1]) or self._model
         known = list(section.model_fields)
         near = get_close_matches(keys[-1], known, n=1)

@@ -14,7 +14,7 @@ from samtune.data import Loaders, build_data
 from samtune.machine import pick_device, use_bf16
 from samtune.models import RANDOM, SamModel, build_model
 from samtune.paths import find_path
-from samtune.selection import SELECTORS
+from samtune.selection import SELECTORS, check_select
 from samtune.tensorfile import state_hash
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,14 @@ class Job:
     autocast: torch.dtype | None
 
 
+def scores_task(config: Config) -> bool:
+    """Says whether the scoring pass differentiates the task's loss, through the decoder and with its prompts."""
+    if config.score.loss is not None:
+        return config.score.loss == "task"
+    needs = SELECTORS[config.select.name].needs(**config.select.options)
+    return needs is not None and needs.loss == "task"
+
+
 def prepare(config: Config) -> Job:
     """Builds device, model and data; everything that can be wrong with them shows here."""
     seed_everything(config.run.seed, verbose=False)
@@ -54,9 +62,8 @@ def prepare(config: Config) -> Job:
     if checkpoint is not None and checkpoint != RANDOM:
         checkpoint = str(find_path(checkpoint))
     model = build_model(config.model.name, checkpoint=checkpoint, image_size=config.model.image_size)
-    check = SELECTORS[config.select.name].check
-    if check is not None:
-        check(model, **config.select.options)
+    choice = config.select
+    check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)
     model.checkpointing = config.train.checkpointing
     data = config.data
     loaders = build_data(
@@ -72,7 +79,7 @@ def prepare(config: Config) -> Job:
         score_images=config.score.images,
         score_batch=config.score.batch,
         # contrast is between the whole foreground and the background; the task's loss wants the task's prompt
-        score_prompt=data.prompt if config.score.loss == "task" else "none",
+        score_prompt=data.prompt if scores_task(config) else "none",
         train=data.train,
         val=data.val,
         test=data.test,

@@ -1,4 +1,4 @@
-"""The phases of a run, each a function of the job: select, train, merge, evaluate, report.
+"""The phases of a run after the selection, each a function of the job: train, merge, evaluate, report.
 
 `recipe` knows their order.
 """
@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from samtune import artifacts, console
 from samtune.config import Config
 from samtune.data import SegmentationDataset
+from samtune.delta import delta_restores, save_delta
+from samtune.embeddings import CachedEncoder, check_embeddings
 from samtune.errors import CheckpointError
 from samtune.evaluation import DEFAULT_METRICS, evaluate
 from samtune.gallery import save_gallery
@@ -26,74 +28,20 @@ from samtune.models import SamModel
 from samtune.models.merged import MergedInfo, load_merged, save_merged
 from samtune.report import save_report
 from samtune.runfolder import disk_errors
-from samtune.scoring import contrastive_loss, score, task_loss
-from samtune.selection import SELECTORS, Selection, select
+from samtune.selection import Selection
+from samtune.startpoint import Penalty, start_penalty
 from samtune.tracking import RunLog
 from samtune.training import Event, FitResult, Optimisation, fit
-from samtune.tuning import Counts, attach, count, count_by_block, merge
+from samtune.tuning import attach, merge
 from samtune.types import Batch, LogitLoss
 
 logger = logging.getLogger(__name__)
 
 
-def select_parameters(job: Job, batches: list[Batch] | None = None) -> Selection:
-    """Scores if the selector needs it, selects, and records where the selection came from."""
-    config = job.config
-    scores = None
-    if SELECTORS[config.select.name].scored:
-        options = config.score
-        loss = (
-            task_loss
-            if options.loss == "task"
-            else contrastive_loss(cells=options.cells, temperature=options.temperature, seed=config.run.seed)
-        )
-        source = job.loaders.score if batches is None else batches
-        with console.progress("score", len(source)) as advance:
-            scores = score(job.model, _counted(source, advance), loss)
-    selection = select(
-        job.model,
-        scores,
-        name=config.select.name,
-        decoder=config.tune.decoder,
-        biases=config.tune.biases,
-        **config.select.options,
-    )
-    provenance = {
-        "method": config.select.name,
-        "options": json.dumps(config.select.options),
-        "model": job.model.name,
-        "base_hash": job.base_hash,
-        "seed": str(config.run.seed),
-    }
-    if scores is not None:
-        provenance |= {"loss": config.score.loss, "images_hash": scores.images_hash, "split": "train"}
-    return Selection(selection.entries, selection.whole, provenance)
-
-
-def announce(job: Job, selection: Selection) -> Counts:
-    """Prints what will train, per block and kind, and returns the counts."""
-    counts = count(job.model, selection)
-    rows = count_by_block(job.model, selection)
-    kinds = sorted({kind for _, kind, _ in rows})
-    amounts = {(block, kind): amount for block, kind, amount in rows}
-    table = [
-        [block, *(f"{amounts.get((block, kind), 0):,}" for kind in kinds)]
-        for block in dict.fromkeys(block for block, _, _ in rows)
-    ]
-    totals = [sum(amount for (_, k), amount in amounts.items() if k == kind) for kind in kinds]
-    table.append(["all", *(f"{total:,}" for total in totals)])
-    title = f"{job.config.select.name}: {counts.total:,} trainable parameters, {counts.percent:.2f} % of the model"
-    console.print_table(table, columns=["", *kinds], title=title)
-    if counts.decoder:
-        idle = _without_gradient(job.model)
-        logger.info("of the decoder, %s parameters serve other mask tokens than 0 and get no gradient", f"{idle:,}")
-    return counts
-
-
 def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
     """Attaches the selection and trains it."""
     config = job.config
-    trainable = attach(job.model, selection)
+    trainable = attach_selection(job, selection)
     options = optimisation_of(config)
     with console.progress("train", options.total_steps(len(job.loaders.train))) as advance:
         shown: dict[str, float | str] = {}
@@ -122,6 +70,8 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
                 autocast_dtype=job.autocast,
             ),
             on_event=on_event,
+            forward=forward_of(job, selection),
+            penalty=penalty_of(job, trainable),
         )
     logger.info(
         "%d steps in %.0f s; best epoch %d, val mDice %.4f",
@@ -133,39 +83,75 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
     return result
 
 
+def attach_selection(job: Job, selection: Selection) -> dict[str, nn.Parameter]:
+    """Attaches a selection as the config says."""
+    base_dtype = torch.bfloat16 if job.config.tune.base == "bf16" else None
+    return attach(job.model, selection, seed=job.config.run.seed, base_dtype=base_dtype)
+
+
+def forward_of(job: Job, selection: Selection) -> Callable[[Batch], Tensor] | None:
+    """Returns the forward pass with cached embeddings if the config asks for it, else None."""
+    folder = job.config.train.embeddings
+    if folder is None:
+        return None
+    check_embeddings(job.model, selection)
+    return CachedEncoder(job.model, folder, base_hash=job.base_hash, autocast=job.autocast)
+
+
+def penalty_of(job: Job, trainable: Mapping[str, nn.Parameter]) -> Penalty | None:
+    """Returns the pull to the start point if the config asks for it, else None."""
+    start = job.config.tune.start
+    if start.weight == 0:
+        return None
+    return start_penalty(job.model, trainable, weight=start.weight, norm=start.norm, blocks=start.blocks)
+
+
+MERGED_TOLERANCE = 1e-4
+"""How far folding LoRA or SSF into a weight may move a logit, in fp32; without them logits stay bit-equal."""
+
+
 def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
-    """Merges, writes merged model and delta, and proves from the files that they are true.
+    """Merges, writes merged model (or bundle) and delta, and proves from the files that they are true.
 
     Raises:
         CheckpointError: an unselected entry moved, merged and tuned logits differ, or the delta does not lead from
             the base to the merged model and back; a bug of ours. The files stay.
     """
     batch = next(iter(job.loaders.val)).to(job.model.device)
-    with torch.no_grad():
-        tuned = job.model.eval()(batch)
-    state = {name: tensor.detach().cpu() for name, tensor in merge(job.model).state_dict().items()}
+    low = torch.bfloat16 if job.config.tune.base == "bf16" else None  # such a base runs under autocast only
+    tuned = _logits(job.model, batch, low)
+    merge(job.model, base=job.base)
+    state = {name: tensor.detach().cpu().float() for name, tensor in job.model.state_dict().items()}
     info = MergedInfo(
         model=job.model.name,
         image_size=job.model.image_size,
         prompt=job.config.data.prompt,
         base_hash=job.base_hash,
+        additions=tuple(addition for addition in selection.additions if not addition.merges),
     )
-    merged_file, delta_file = folder / "merged.safetensors", folder / "delta.safetensors"
+    merged_file, delta_file = folder / info.file_name, folder / "delta.safetensors"
     with disk_errors(folder):
         save_merged(merged_file, job.model, info)
-        artifacts.save_delta(delta_file, base=job.base, merged=state, selection=selection, metadata=info.to_metadata())
+        save_delta(delta_file, base=job.base, merged=state, selection=selection, metadata=info.to_metadata())
     # from the files, as a user gets them
     merged, _ = load_merged(merged_file, device=job.model.device)
-    with torch.no_grad():
-        worst = float((tuned - merged(batch)).abs().max())
+    worst = float((tuned - _logits(merged, batch, low)).abs().max())
+    tolerance = MERGED_TOLERANCE if any(addition.merges for addition in selection.additions) else 0.0
     audit = artifacts.audit(job.base, {n: t.cpu() for n, t in merged.state_dict().items()}, selection)
-    problems = [] if worst == 0 else [f"merged logits differ from tuned logits by up to {worst:.3g}"]
+    problems = [] if worst <= tolerance else [f"merged logits differ from tuned logits by up to {worst:.3g}"]
     problems += [] if audit.ok else list(audit.lines)
-    problems += [] if artifacts.delta_restores(job.base, delta_file) else ["base + delta is not the merged model"]
+    problems += [] if delta_restores(job.base, delta_file) else ["base + delta is not the merged model"]
     if problems:
         raise CheckpointError(f"the audit of {folder} failed: {'; '.join(problems)}. Please report this bug.")
-    for line in (*audit.lines, "merged logits equal tuned logits", "base + delta = merged model, and back"):
+    equal = "equal tuned logits" if worst == 0 else f"are within {worst:.1g} of tuned logits"
+    for line in (*audit.lines, f"merged logits {equal}", "base + delta = merged model, and back"):
         logger.info("audit: %s", line)
+
+
+def _logits(model: SamModel, batch: Batch, autocast: torch.dtype | None) -> Tensor:
+    with torch.no_grad(), torch.autocast(batch.images.device.type, autocast, enabled=autocast is not None):
+        logits: Tensor = model.eval()(batch)
+    return logits.float()
 
 
 def evaluate_test(job: Job, name: str) -> Report:
@@ -218,21 +204,3 @@ def task_loss_of(config: Config) -> LogitLoss:
     options = config.loss.model_dump()
     function = LOSSES[options.pop("name")]
     return lambda logits, batch: function(logits, batch, **options)
-
-
-def shapes_of(model: SamModel) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each tensor by name."""
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def _without_gradient(model: SamModel) -> int:
-    """Counts decoder parameters that mask token 0 does not depend on: IoU head, other tokens' hypernetworks."""
-    decoder = model.mask_decoder
-    idle = [decoder.iou_prediction_head, *list(decoder.output_hypernetworks_mlps)[1:]]
-    return sum(p.numel() for module in idle for p in module.parameters())
-
-
-def _counted(batches: Any, advance: Any) -> Iterator[Batch]:
-    for batch in batches:
-        yield batch
-        advance()

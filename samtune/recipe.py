@@ -16,22 +16,23 @@ from samtune.job import Job, prepare
 from samtune.machine import peak_mib
 from samtune.metrics.table import Report
 from samtune.phases import (
-    announce,
+    attach_selection,
     evaluate_test,
+    forward_of,
     merge_and_audit,
     optimisation_of,
+    penalty_of,
     save_pages,
-    select_parameters,
-    shapes_of,
     task_loss_of,
     train,
 )
 from samtune.runfolder import open_run_folder
-from samtune.selection import save_selection
+from samtune.selecting import announce, report_selection, select_parameters, shapes_of
+from samtune.selection import load_selection, save_selection
 from samtune.splitfile import save_splits
 from samtune.tracking import RunLog
 from samtune.training import Event, FitResult, fit
-from samtune.tuning import Counts, attach, count
+from samtune.tuning import Counts, count
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,29 @@ def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = F
     return RunResult(folder, report, before, counts, result)
 
 
-def select_only(config: Config, *, run_dir: Path | None = None, overwrite: bool = False) -> Path:
-    """Scores and selects, writes `selection.safetensors`, and returns the run folder."""
+def select_only(
+    config: Config,
+    *,
+    run_dir: Path | None = None,
+    overwrite: bool = False,
+    report: bool = False,
+    against: Path | None = None,
+) -> Path:
+    """Scores and selects, writes `selection.safetensors`, and returns the run folder.
+
+    Args:
+        config: of `load_config`.
+        run_dir: as of `finetune`.
+        overwrite: as of `finetune`.
+        report: also write `selection.html`: distribution, noise, stability; four more passes over the images.
+        against: a selection file to compare with on that page.
+    """
+    other = None if against is None else load_selection(against)
     job = prepare(config)
     folder = open_run_folder(config.run.dir / config.run.name, run_dir, overwrite=overwrite)
     (folder / "config.yaml").write_text(_resolved(config, job), encoding="utf-8")
-    selection = select_parameters(job)
+    page = folder / "selection.html"
+    selection = report_selection(job, page, against=other) if report else select_parameters(job)
     announce(job, selection)
     save_selection(selection, folder / "selection.safetensors", shapes_of(job.model))
     return folder
@@ -135,7 +153,8 @@ def dry_run(config: Config) -> DryRun:
     """Scores on one batch, selects, and trains two steps; writes nothing."""
     job = prepare(config)
     selection = select_parameters(job, batches=[next(iter(job.loaders.score))])
-    trainable = attach(job.model, selection)
+    counts = count(job.model, selection)
+    trainable = attach_selection(job, selection)
     options = optimisation_of(config)
     images_per_s: list[float] = []
 
@@ -153,10 +172,12 @@ def dry_run(config: Config) -> DryRun:
         optimisation=replace(options, epochs=2, steps=2),
         validate=lambda: no_validation,
         on_event=on_event,
+        forward=forward_of(job, selection),
+        penalty=penalty_of(job, trainable),
     )
     steps = options.total_steps(len(job.loaders.train))
     step_seconds = config.train.batch * config.train.accumulate / images_per_s[-1]
-    return DryRun(count(job.model, selection), step_seconds, steps, steps * step_seconds, peak_mib(job.model.device))
+    return DryRun(counts, step_seconds, steps, steps * step_seconds, peak_mib(job.model.device))
 
 
 def _run_log(config: Config, folder: Path) -> RunLog:

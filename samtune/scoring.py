@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +112,27 @@ class _Totals:
         """Returns the signed sums, zero where no gradient came."""
         found = self.kept if self.squares is not None else {n: p.grad for n, p in self.parameters.items()}
         return {n: torch.zeros_like(p) if (g := found.get(n)) is None else g for n, p in self.parameters.items()}
+
+
+def hash_batches(batches: Batches) -> str:
+    """Returns the `images_hash` that `score` would give these batches."""
+    seen = hashlib.sha256()
+    for batch in batches:
+        seen.update(batch.content())
+    return seen.hexdigest()
+
+
+def mean_loss(model: TunableModel, batches: Batches, loss: ScoreLoss) -> float:
+    """Returns the mean of a scoring loss over batches where it is defined, NaN where it is nowhere; no gradients."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            found = [loss(model, batch.to(model.device)) for batch in batches]
+    finally:
+        model.train(training)
+    values = [float(value) for value in found if value is not None]
+    return sum(values) / len(values) if values else math.nan
 
 
 def contrastive_loss(*, cells: int = 128, temperature: float = 0.1, seed: int = 0) -> ScoreLoss:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from samtune.errors import CheckpointError, DiskError
@@ -39,6 +39,20 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as err:
         raise CheckpointError(f"{path} is damaged or no safetensors file ({err}).") from err
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as err:
+        raise CheckpointError(f"{path} is damaged ({err}).") from err
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

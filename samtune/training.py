@@ -22,6 +22,7 @@ from samtune.data import Loaders
 from samtune.errors import NonFiniteError
 from samtune.metrics.table import Report
 from samtune.models.sam import SamModel, upsample_logits
+from samtune.startpoint import Penalty
 from samtune.types import Batch, LogitLoss
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,8 @@ def fit(
     optimisation: Optimisation,
     validate: Callable[[], Report],
     on_event: Callable[[Event], None],
+    forward: Callable[[Batch], Tensor] | None = None,
+    penalty: Penalty | None = None,
 ) -> FitResult:
     """Trains, validates after each epoch, and leaves the model with the best epoch's weights.
 
@@ -113,6 +116,8 @@ def fit(
         optimisation: schedule and optimizer.
         validate: returns the validation report of the model as it is.
         on_event: told of every step and every validation.
+        forward: batch to (B, 1, S/4, S/4) logits; None for the model itself.
+        penalty: of `start_penalty`, added to the loss of every update, or None.
 
     Raises:
         NonFiniteError: three updates in a row without a finite loss and gradient; the model has the best epoch's
@@ -132,7 +137,10 @@ def fit(
             began = time.monotonic()
             for batches in _groups(loaders.train, optimisation.accumulate):
                 lr = optimisation.rate(step, total)
-                value, updated = _update(fabric, model, optimizer, batches, loss, lr=lr, clip=optimisation.clip)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                value = _accumulate(fabric, forward or model, batches, loss, penalty)
+                updated = _update(optimizer, value, batches, clip=optimisation.clip)
                 in_a_row = 0 if updated else in_a_row + 1
                 skipped += not updated
                 if in_a_row >= MOST_SKIPPED:
@@ -161,20 +169,8 @@ def fit(
     return FitResult(step, best_epoch, best_value, time.monotonic() - start, skipped)
 
 
-def _update(
-    fabric: Fabric,
-    model: SamModel,
-    optimizer: Any,
-    batches: list[Batch],
-    loss: LogitLoss,
-    *,
-    lr: float,
-    clip: float | None,
-) -> tuple[float, bool]:
-    """Makes one optimizer step on the batches, unless loss or gradient is not finite; returns loss and "was made"."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    value = _accumulate(fabric, model, batches, loss)
+def _update(optimizer: Any, value: float, batches: list[Batch], *, clip: float | None) -> bool:
+    """Makes one optimizer step, unless the loss or the gradient is not finite; returns whether it did."""
     with_gradient = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = float(nn.utils.clip_grad_norm_(with_gradient, math.inf if clip is None else clip))
     finite = math.isfinite(value) and math.isfinite(norm)
@@ -183,19 +179,29 @@ def _update(
     else:
         logger.warning("update skipped: loss %s, gradient norm %s on %s", value, norm, _names(batches))
     optimizer.zero_grad()
-    return value, finite
+    return finite
 
 
-def _accumulate(fabric: Fabric, model: SamModel, batches: list[Batch], loss: LogitLoss) -> float:
-    """Runs forward and backward over the batches of one update; returns their loss per image."""
+def _accumulate(
+    fabric: Fabric,
+    forward: Callable[[Batch], Tensor],
+    batches: list[Batch],
+    loss: LogitLoss,
+    penalty: Penalty | None,
+) -> float:
+    """Runs forward and backward over the batches of one update; returns their loss per image, with the penalty."""
     total, images = 0.0, sum(len(batch) for batch in batches)
     for batch in batches:
         batch = batch.to(fabric.device)
         with fabric.autocast():  # not through Fabric's wrapper, which rounds prompt coordinates to bf16
-            logits = model(batch)
+            logits = forward(batch)
         value = loss(upsample_logits(logits, batch.images.shape[-1]), batch) * (len(batch) / images)
         if not bool(value.isfinite()):
             return math.nan  # nothing to learn from; the caller says which images
+        fabric.backward(value)
+        total += float(value.detach())
+    if penalty is not None:
+        value = penalty()
         fabric.backward(value)
         total += float(value.detach())
     return total

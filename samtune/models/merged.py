@@ -1,7 +1,8 @@
 """The merged file: an ordinary model with what is needed to predict with it, in one safetensors file.
 
 Its tensors have exactly the keys and shapes of the stock model, in fp32; its metadata says which model that
-is, how images are prepared, and which base it was tuned from.
+is, how images are prepared, and which base it was tuned from. A model whose added modules can't be merged (adapters)
+ends as a bundle: the same file with the added tensors, and the list of additions in the metadata.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from torch import nn
 from samtune.errors import CheckpointError
 from samtune.models.sam import PATCH, PIXEL_MEAN, PIXEL_STD, SPECS, SamModel
 from samtune.models.weights import load_weights
+from samtune.selection.selection import Addition, Selection, additions_from_json, additions_to_json
 from samtune.tensorfile import read_metadata, save_tensors
+from samtune.tuning import attach
 from samtune.types import PromptMode
 
 FORMAT = "samtune-merged-1"
+BUNDLE_FORMAT = "samtune-bundle-1"
 THRESHOLD = 0.5
 _REMEDY = "Give the merged.safetensors of a run folder; `samtune finetune` writes one."
 
@@ -40,6 +44,7 @@ class MergedInfo:
         pixel_mean: subtracted from RGB values of 0 to 255.
         pixel_std: what the difference is divided by.
         threshold: pixels of a higher probability are foreground; always 0.5 in this format.
+        additions: modules of a bundle beside the stock model; empty for a merged model.
     """
 
     model: str
@@ -49,11 +54,19 @@ class MergedInfo:
     pixel_mean: Colour = PIXEL_MEAN
     pixel_std: Colour = PIXEL_STD
     threshold: float = THRESHOLD
+    additions: tuple[Addition, ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        """What such a file is called in a run folder."""
+        return "bundle.safetensors" if self.additions else "merged.safetensors"
 
     def to_metadata(self) -> dict[str, str]:
         """Returns the metadata of the file, all strings."""
-        values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in vars(self).items()}
-        return {"format": FORMAT, **values}
+        values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in vars(self).items() if k != "additions"}
+        if not self.additions:
+            return {"format": FORMAT, **values}
+        return {"format": BUNDLE_FORMAT, **values, "additions": additions_to_json(self.additions)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> MergedInfo:
@@ -66,7 +79,7 @@ class MergedInfo:
         Raises:
             CheckpointError: not a merged file, or one with missing or impossible values.
         """
-        if metadata.get("format") != FORMAT:
+        if metadata.get("format") not in (FORMAT, BUNDLE_FORMAT):
             found = metadata.get("format", "none")
             raise CheckpointError(f"{path} is no merged model (its format: {found}, not {FORMAT}). {_REMEDY}")
         try:
@@ -78,6 +91,7 @@ class MergedInfo:
                 pixel_mean=_colour(metadata["pixel_mean"]),
                 pixel_std=_colour(metadata["pixel_std"]),
                 threshold=float(metadata["threshold"]),
+                additions=additions_from_json(metadata.get("additions", "[]")),
             )
         except KeyError as err:
             raise CheckpointError(f"{path} lacks {err} in its metadata. {_REMEDY}") from err
@@ -105,7 +119,7 @@ def save_merged(path: Path, model: nn.Module, info: MergedInfo) -> None:
 
     Args:
         path: `.../merged.safetensors`; an older file is replaced.
-        model: its state dict has the stock keys; it is written in fp32.
+        model: merged; it is written in fp32, with what could not be merged.
         info: goes into the metadata.
     """
     state = {name: tensor.float() for name, tensor in model.state_dict().items()}
@@ -132,10 +146,13 @@ def load_merged(path: Path, *, device: torch.device | str = "cpu") -> tuple[SamM
         The model in eval mode, in fp32, and what the file says.
 
     Raises:
-        CheckpointError: missing, damaged, not a merged file, or weights that don't fit the model it names.
+        CheckpointError: missing, damaged, not a merged file or bundle, or weights that don't fit the model it names.
     """
     info = read_merged_info(path)
     model = SamModel(info.model, info.image_size)
+    if info.additions:
+        attach(model, Selection({}, additions=info.additions))
+        model.requires_grad_(False)
     load_weights(model, path)
     model.pixel_mean = torch.tensor(info.pixel_mean).view(3, 1, 1)
     model.pixel_std = torch.tensor(info.pixel_std).view(3, 1, 1)

@@ -49,6 +49,11 @@ class TunableModel(nn.Module):
         """Returns the names of the transformer (or ConvNeXt) blocks, from the first to the last."""
         raise NotImplementedError
 
+    def stem_part(self) -> str:
+        """Returns the label of the part that embeds patches: the owner of the first convolution."""
+        roles, parts = self.roles(), self.parts()
+        return next(parts[name] for name, _ in self.named_parameters() if roles[name] == "conv")
+
     def token_blocks(self) -> list[str]:
         """Returns the blocks of a plain ViT, which map (B, N, C) tokens and attend over all N; else nothing."""
         return []

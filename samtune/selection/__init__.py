@@ -2,50 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from samtune.config_problems import option_problems
 from samtune.errors import ConfigError, unknown_name
-from samtune.models.sam import SamModel
-from samtune.selection.gps import check_gps, gps
-from samtune.selection.heuristics import full, linear
-from samtune.selection.selection import Selection, check_selection, load_selection, save_selection
+from samtune.models.tunable import TunableModel
+from samtune.selection.additions import adapter, adaptformer, lora, mlp, ssf, vpt_deep, vpt_shallow
+from samtune.selection.baselines import bias, full, linear, partial
+from samtune.selection.budget import parse_budget, picked, select_within, solve
+from samtune.selection.gps import check_gps, gps, gps_needs, gps_size
+from samtune.selection.grft import check_grft, grft, grft_needs, grft_size
+from samtune.selection.selection import (
+    FOLDS,
+    Addition,
+    Selection,
+    check_selection,
+    load_selection,
+    save_selection,
+)
+from samtune.selection.selector import Needs, Selector, check_scores
+from samtune.selection.spt import check_spt, spt, spt_needs, spt_size
 from samtune.types import Scores
 
-__all__ = ["SELECTORS", "Selection", "Selector", "check_selection", "load_selection", "save_selection", "select"]
+__all__ = [
+    "FOLDS",
+    "SELECTORS",
+    "Addition",
+    "Needs",
+    "Selection",
+    "Selector",
+    "check_scores",
+    "check_select",
+    "check_selection",
+    "load_selection",
+    "picked",
+    "save_selection",
+    "select",
+]
 
 
-@dataclass(frozen=True)
-class Selector:
-    """A row of `SELECTORS`.
+def _unscored(function: Callable[..., Selection], **row: Any) -> Selector:
+    """A selector without scores: its choice costs nothing, so making it is the check, and counting it the size."""
 
-    Attributes:
-        function: `(model, scores, **options) -> Selection` of encoder entries.
-        scored: whether it needs a scoring pass.
-        biases: whether the method's paper also trains the encoder's biases.
-        check: `(model, **options)`, raises `ConfigError` for options that don't fit the model; needs no scores.
-    """
+    def check(model: TunableModel, **options: object) -> None:
+        function(model, None, **options)
 
-    function: Callable[..., Selection]
-    scored: bool
-    biases: bool
-    check: Callable[..., None] | None = None
+    def size(model: TunableModel, **options: object) -> int:
+        return picked(model, function(model, None, **options))
+
+    return Selector(function, lambda **options: None, check, size, **row)
 
 
 SELECTORS: dict[str, Selector] = {
-    "gps": Selector(gps, scored=True, biases=True, check=check_gps),
-    "linear": Selector(linear, scored=False, biases=False),
-    "full": Selector(full, scored=False, biases=True),
+    "gps": Selector(gps, gps_needs, check_gps, gps_size, biases=True, knob="per_neuron"),
+    "grft": Selector(grft, grft_needs, check_grft, grft_size, biases=True, knob="k"),
+    "spt": Selector(spt, spt_needs, check_spt, spt_size, biases=False, knob="tau"),
+    "full": _unscored(full, biases=True),
+    "linear": _unscored(linear, biases=False),
+    "bias": _unscored(bias, biases=True),
+    "partial": _unscored(partial, biases=False, knob="blocks"),
+    "lora": _unscored(lora, biases=False, knob="rank"),
+    "ssf": _unscored(ssf, biases=False),
+    "adapter": _unscored(adapter, biases=False, knob="width", merges=False),
+    "adaptformer": _unscored(adaptformer, biases=False, knob="width", merges=False),
+    "vpt_shallow": _unscored(vpt_shallow, biases=False, knob="prompts", identity=False, merges=False),
+    "vpt_deep": _unscored(vpt_deep, biases=False, knob="prompts", identity=False, merges=False),
+    "mlp": _unscored(mlp, biases=False, knob="layers", identity=False, merges=False),
 }
 
 
 def select(
-    model: SamModel,
+    model: TunableModel,
     scores: Scores | None,
     *,
     name: str,
+    budget: int | str | None = None,
     decoder: bool = True,
     biases: bool | None = None,
+    exclude: Sequence[str] = (),
     **options: object,
 ) -> Selection:
     """Runs a selector and adds what trains beside it.
@@ -54,23 +89,83 @@ def select(
         model: the pretrained model.
         scores: of a scoring pass; None for selectors that need none.
         name: key of `SELECTORS`.
-        decoder: also train the mask decoder and the no-mask embedding whole.
-        biases: also train the encoder's biases whole; None does as the method's paper.
+        budget: parameters that the selector may pick and add, as a number or as text such as "0.5%" of the model;
+            sets the selector's knob. Biases, norms, decoder and head come on top.
+        decoder: also train the mask decoder and the no-mask embedding, or the classification head, whole.
+        biases: also train the backbone's biases whole; None does as the method's paper.
+        exclude: labels of `model.parts()`, such as "block 0", in which nothing trains. The selector chooses as if
+            all of the model was there; what falls into these parts is dropped and not made up for.
         **options: of the selector's function.
 
     Raises:
-        ConfigError: unknown name, missing scores, or nothing to train.
+        ConfigError: unknown name, option or part, a value or budget that does not fit, missing or wrong scores, or
+            nothing to train.
     """
-    if name not in SELECTORS:
-        raise ConfigError(unknown_name("selector", name, SELECTORS))
+    solved = check_select(model, name=name, budget=budget, exclude=exclude, **options)
     selector = SELECTORS[name]
-    if selector.scored and scores is None:
-        raise ConfigError(f"select.name={name} needs scores; run a scoring pass first.")
-    selection = selector.function(model, scores, **options)
-    wanted = {"decoder"} if decoder else set()
+    needs = selector.needs(**solved)
+    if needs is not None:
+        if scores is None:
+            raise ConfigError(f"select.name={name} needs scores; run a scoring pass first.")
+        check_scores(scores, needs, model)
+    if budget is None:
+        selection = selector.function(model, scores, **solved)
+    else:
+        selection = select_within(model, scores, selector, solved, _limit(model, budget))
+    wanted = {"decoder", "head"} if decoder else set()
     if selector.biases if biases is None else biases:
         wanted.add("bias")
     selection = selection.add_whole([n for n, role in model.roles().items() if role in wanted])
-    if not selection.names():
-        raise ConfigError(f"select.name={name} with tune.decoder=false and no biases leaves nothing to train.")
+    selection = _leave_out(model, selection, exclude)
+    if not selection.names() and not selection.additions:
+        rest = ", no biases and these parts excluded" if exclude else " and no biases"
+        raise ConfigError(f"select.name={name} with tune.decoder=false{rest} leaves nothing to train.")
     return selection
+
+
+def check_select(
+    model: TunableModel,
+    *,
+    name: str,
+    budget: int | str | None = None,
+    exclude: Sequence[str] = (),
+    **options: object,
+) -> dict[str, object]:
+    """Checks everything that can be wrong with a call of `select` before a scoring pass is spent on it.
+
+    Args:
+        model, name, budget, exclude, **options: as of `select`.
+
+    Returns:
+        The options, with the value of the knob that the budget buys.
+
+    Raises:
+        ConfigError: unknown name, option or part, a value or budget that does not fit.
+    """
+    problems = option_problems("selector", name, options, {key: row.function for key, row in SELECTORS.items()})
+    if problems:
+        raise ConfigError("; ".join(f"select.{key}: {text}" for key, text in problems))
+    labels = set(model.parts().values())
+    for label in exclude:
+        if label not in labels:
+            raise ConfigError(f"tune.exclude: {unknown_name('part', label, labels)}")
+    if budget is not None:
+        return solve(model, SELECTORS, name, options, _limit(model, budget))
+    SELECTORS[name].check(model, **options)
+    return options
+
+
+def _limit(model: TunableModel, budget: int | str) -> int:
+    return parse_budget(budget, sum(p.numel() for p in model.parameters()))
+
+
+def _leave_out(model: TunableModel, selection: Selection, exclude: Sequence[str]) -> Selection:
+    """Returns the selection without the tensors and hosts in the parts with these labels."""
+    parts = model.parts()
+    gone = {name for name, label in parts.items() if label in exclude}
+    return Selection(
+        {name: indices for name, indices in selection.entries.items() if name not in gone},
+        tuple(name for name in selection.whole if name not in gone),
+        selection.provenance,
+        tuple(a for a in selection.additions if not any(name.startswith(f"{a.module}.") for name in gone)),
+    )

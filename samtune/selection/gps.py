@@ -1,56 +1,96 @@
-"""GPS: gradient-based parameter selection (Zhang et al., CVPR 2024, eq. 3 and 4)."""
+"""GPS: gradient-based parameter selection (Zhang et al., CVPR 2024, eq. 3 and 4), with the variants of its Tab. 6."""
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from samtune.errors import ConfigError
-from samtune.models.sam import SamModel
+from samtune.models.tunable import TunableModel
+from samtune.selection.matrices import top_overall, top_per_row, weight_matrices
 from samtune.selection.selection import Selection
+from samtune.selection.selector import Needs
 from samtune.types import Scores
 
+Level = Literal["neuron", "layer", "net"]
+Criterion = Literal["gradient", "magnitude", "random"]
 
-def gps(model: SamModel, scores: Scores, *, per_neuron: int = 1) -> Selection:
-    """Selects, for every output neuron of every encoder weight, the K inputs with the largest |gradient|.
+
+def gps(
+    model: TunableModel,
+    scores: Scores | None,
+    *,
+    per_neuron: int = 1,
+    level: Level = "neuron",
+    criterion: Criterion = "gradient",
+    seed: Annotated[int, Field(ge=0)] = 0,
+) -> Selection:
+    """Selects, for every output neuron of every backbone weight, the K inputs with the largest |gradient|.
 
     Convolutions count as (out, in/groups * kh * kw); each row of a fused qkv is a neuron.
 
     Args:
         model: tells which parameters are linear and conv weights.
-        scores: signed gradient sums.
+        scores: signed gradient sums; None for the criteria that read none.
         per_neuron: K >= 1.
+        level: where entries compete: within a neuron (the method), a layer or the whole net. The number of entries
+            is the same, K times the number of neurons.
+        criterion: the gradient (the method), |weight|, or a random number.
+        seed: of the random numbers.
 
     Raises:
         ConfigError: as `check_gps`.
     """
-    check_gps(model, per_neuron=per_neuron)
-    names = [name for name, role in model.roles().items() if role in ("linear", "conv")]
-    return Selection({name: _top_per_row(scores.sums[name].abs().flatten(1), per_neuron) for name in names})
+    check_gps(model, per_neuron=per_neuron, level=level)
+    importance = _importance(model, scores, criterion, seed)
+    if level == "neuron":
+        return Selection({name: top_per_row(table, per_neuron) for name, table in importance.items()})
+    if level == "net":
+        return Selection(top_overall(importance, per_neuron * sum(len(table) for table in importance.values())))
+    entries: dict[str, Tensor] = {}
+    for name, table in importance.items():
+        entries |= top_overall({name: table}, per_neuron * len(table))
+    return Selection(entries)
 
 
-def check_gps(model: SamModel, *, per_neuron: int = 1) -> None:
+def gps_needs(*, criterion: Criterion = "gradient", **_: object) -> Needs | None:
+    """Returns the scoring pass: contrastive, as no random head may take part (section 3.2)."""
+    return Needs("contrastive") if criterion == "gradient" else None
+
+
+def gps_size(model: TunableModel, *, per_neuron: int = 1, **_: object) -> int:
+    """Returns K times the number of neurons."""
+    return per_neuron * sum(len(matrix) for matrix in weight_matrices(model).values())
+
+
+def check_gps(model: TunableModel, *, per_neuron: int = 1, level: Level = "neuron", **_: object) -> None:
     """Refuses a K that does not fit the model; known before a scoring pass is spent on it.
 
     Raises:
-        ConfigError: K below 1, or larger than the number of inputs of some neuron.
+        ConfigError: K larger than the number of inputs of some neuron; at level `net`, than their mean.
     """
-    if per_neuron < 1:
-        raise ConfigError(f"select.per_neuron is {per_neuron}; it must be at least 1 (for none: select.name=linear).")
-    roles = model.roles()
-    inputs = {name: p[0].numel() for name, p in model.named_parameters() if roles[name] in ("linear", "conv")}
-    name = min(inputs, key=inputs.__getitem__)
-    if per_neuron > inputs[name]:
-        raise ConfigError(
-            f"select.per_neuron is {per_neuron}, but the neurons of {name} have {inputs[name]} inputs: "
-            "that is the largest K."
-        )
+    matrices = weight_matrices(model)
+    if level == "net":
+        largest = sum(m.numel() for m in matrices.values()) // sum(len(m) for m in matrices.values())
+        where = f"the neurons of {model.name} have {largest} inputs in the mean"
+    else:
+        name = min(matrices, key=lambda name: matrices[name].shape[1])
+        largest = matrices[name].shape[1]
+        where = f"the neurons of {name} have {largest} inputs"
+    if per_neuron > largest:
+        raise ConfigError(f"select.per_neuron is {per_neuron}, but {where}: that is the largest K.")
 
 
-def _top_per_row(importance: Tensor, count: int) -> Tensor:
-    """Returns the sorted flat indices of the `count` largest entries of each row; ties go to the lowest index."""
-    columns = importance.shape[1]
-    # stable: torch.topk promises no order among equals
-    top = importance.sort(dim=1, descending=True, stable=True).indices[:, :count].sort(dim=1).values
-    rows = torch.arange(len(importance), device=top.device)[:, None]
-    return (rows * columns + top).flatten().cpu()
+def _importance(model: TunableModel, scores: Scores | None, criterion: Criterion, seed: int) -> dict[str, Tensor]:
+    """Returns name -> (out, in), no entry negative."""
+    matrices = weight_matrices(model)
+    if criterion == "magnitude":
+        return {name: matrix.abs() for name, matrix in matrices.items()}
+    if criterion == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return {name: torch.rand(matrix.shape, generator=generator) for name, matrix in matrices.items()}
+    assert scores is not None  # `select` refuses missing scores
+    return {name: scores.sums[name].abs().flatten(1) for name in matrices}

@@ -140,7 +140,7 @@ def save_selection(selection: Selection, path: Path, shapes: Mapping[str, tuple[
         key, packed = pack_indices(indices, shapes[name])
         tensors[f"{key}/{name}"] = packed
     metadata = {"format": FORMAT, "whole": json.dumps(selection.whole), **selection.provenance}
-    metadata["additions"] = json.dumps([vars(addition) for addition in selection.additions])
+    metadata["additions"] = additions_to_json(selection.additions)
     metadata["shapes"] = json.dumps({name: list(shapes[name]) for name in selection.entries})
     save_tensors(path, tensors, metadata)
 
@@ -168,8 +168,13 @@ def load_selection(path: Path) -> Selection:
     return Selection(entries, whole, metadata, additions)
 
 
+def additions_to_json(additions: tuple[Addition, ...]) -> str:
+    """Writes the JSON list that `additions_from_json` reads."""
+    return json.dumps([{**vars(addition), "options": dict(addition.options)} for addition in additions])
+
+
 def additions_from_json(text: str) -> tuple[Addition, ...]:
-    """Reads the JSON list that a file's metadata holds."""
+    """Reads the JSON list that a file's metadata holds; ValueError, TypeError or KeyError where it is none."""
     return tuple(
         Addition(item["kind"], item["module"], item["rows"] and tuple(item["rows"]), item["options"])
         for item in json.loads(text)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from samtune.errors import CheckpointError
-from samtune.models.sam import SamModel
-from samtune.selection.selection import Selection, check_selection
+from samtune.models.tunable import TunableModel
+from samtune.selection.selection import Addition, Selection, check_selection
+from samtune.tuning.added import Added, build_added
 from samtune.tuning.compact import CompactModule, release_entries, tune_entries
+from samtune.tuning.hooks import added_modules, fold_all, install
+from samtune.tuning.precision import is_lowered, lower_base, restore_base
 from samtune.types import Role
 
 
@@ -26,7 +31,7 @@ class Counts:
         head: a classification head.
         added: parameters the base does not have.
         total: the sum.
-        percent: total, of all parameters of the model.
+        percent: total, of all parameters of the base.
     """
 
     selected: int
@@ -44,31 +49,36 @@ class Counts:
 
 
 _LINES: dict[Role, str] = {"bias": "bias", "norm": "norm", "decoder": "decoder", "head": "head"}
+_Model = TypeVar("_Model", bound=TunableModel)
 
 
-def attach(model: SamModel, selection: Selection) -> dict[str, nn.Parameter]:
-    """Freezes the model except for what the selection names.
+def attach(
+    model: TunableModel, selection: Selection, *, seed: int = 0, base_dtype: torch.dtype | None = None
+) -> dict[str, nn.Parameter]:
+    """Freezes the model except for what the selection names, and puts its additions in.
 
     Args:
-        model: plain; afterwards its state dict still has the stock keys, with current values.
+        model: plain; afterwards its state dict still has the stock keys, with current values, and the parameters of
+            additions that do not merge.
         selection: of this model.
+        seed: of the initial values of additions.
+        base_dtype: of frozen linear and conv weights, torch.bfloat16 or torch.float16; the model then runs under
+            autocast to it only. None leaves them as they are.
 
     Returns:
-        name of the stock tensor -> what an optimizer trains: the whole parameter, or its (n,) chosen values.
+        name -> what an optimizer trains: by the name of a stock tensor the whole parameter, or its (n,) chosen
+        values, in fp32 or better; by the addition's name and its own the parameter of an addition.
 
     Raises:
-        CheckpointError: a selection of another model, one with entries in two tensors of one module, or a model
-            that is attached already.
+        CheckpointError: a selection of another model, one with entries in two tensors of one module or with additions
+            that do not go together, or a model that is attached already.
+        ConfigError: another `base_dtype`.
     """
-    if any(isinstance(module, CompactModule) for module in model.modules()):
-        raise CheckpointError("the model has a selection attached already; merge it first.")
-    check_selection(selection, model, model.roles())
-    owners = [name.rpartition(".")[0] for name in selection.entries]
-    doubled = sorted({owner for owner in owners if owners.count(owner) > 1})
-    if doubled:
-        raise CheckpointError(
-            f"the selection has entries in two tensors of {doubled[0]}; select one of them whole instead."
-        )
+    _check(model, selection)
+    added = [(addition, build_added(model, addition)) for addition in selection.additions]
+    generator = torch.Generator().manual_seed(seed)
+    for addition, module in added:
+        _start(module, model.get_submodule(addition.module), generator)
     model.requires_grad_(False)
     trainable: dict[str, nn.Parameter] = {}
     for name, indices in selection.entries.items():
@@ -77,42 +87,137 @@ def attach(model: SamModel, selection: Selection) -> dict[str, nn.Parameter]:
     for name in selection.whole:
         trainable[name] = model.get_parameter(name)
         trainable[name].requires_grad_(True)
+    for addition, module in added:
+        install(model, addition, module)
+        trainable |= {f"{addition.name}.{name}": parameter for name, parameter in module.named_parameters()}
+    if base_dtype is not None:  # last, so that chosen values are the base's own, not the lowered ones
+        lower_base(model, base_dtype)
     return trainable
 
 
-def merge(model: SamModel) -> SamModel:
-    """Turns an attached model back into a plain one with the tuned weights, in place; merging twice changes nothing."""
+def merge(model: _Model, *, base: Mapping[str, Tensor] | None = None) -> _Model:
+    """Puts the tuned values into the model's own tensors, in place; merging twice changes nothing.
+
+    Args:
+        model: attached or plain. Additions that do not merge stay in it and work, frozen; else it is plain again.
+        base: the base's tensors in fp32; needed, and used, where `attach` lowered them.
+
+    Returns:
+        the same model.
+
+    Raises:
+        CheckpointError: the base was lowered, and is not given.
+    """
+    if is_lowered(model):
+        if base is None:
+            raise CheckpointError(
+                "the model's base was lowered for training, so merging needs it: give merge(model, base=...) the "
+                "state dict of the base."
+            )
+        restore_base(model, base)
     for module in list(model.modules()):
         if isinstance(module, CompactModule):
             release_entries(module)
+    fold_all(model)
     return model.requires_grad_(False)
 
 
-def count(model: SamModel, selection: Selection) -> Counts:
+def count(model: TunableModel, selection: Selection) -> Counts:
     """Counts what a selection trains, by kind.
 
     Args:
         model: plain or attached.
         selection: of this model.
     """
-    sizes = {name: tensor.numel() for name, tensor in model.state_dict().items()}
+    sizes = {name: parameter.numel() for name, parameter in _base_parameters(model).items()}
     lines = dict.fromkeys(("selected", "bias", "norm", "decoder", "head"), 0)
     roles = model.roles()
     for name in selection.names():
         amount = len(selection.entries[name]) if name in selection.entries else sizes[name]
         lines[_LINES.get(roles[name], "selected")] += amount
-    total = sum(lines.values())
-    parameters = sum(sizes[name] for name in roles if name in sizes)
-    return Counts(**lines, added=0, total=total, percent=100 * total / parameters)
+    added = sum(_size(model, addition) for addition in selection.additions)
+    total = sum(lines.values()) + added
+    return Counts(**lines, added=added, total=total, percent=100 * total / sum(sizes.values()))
 
 
-def count_by_block(model: SamModel, selection: Selection) -> list[tuple[str, str, int]]:
-    """Counts what trains per block and kind: rows of (block, role, parameters), in the model's order."""
-    sizes: Mapping[str, Tensor] = model.state_dict()
+def count_by_block(model: TunableModel, selection: Selection) -> list[tuple[str, str, int]]:
+    """Counts what trains per block and kind: rows of (block, role or `added`, parameters), in the model's order."""
+    parameters = _base_parameters(model)
     roles, blocks = model.roles(), model.parts()
     totals: dict[tuple[str, str], int] = {}
-    for name in (n for n in sizes if n in selection.entries or n in selection.whole):
-        amount = len(selection.entries[name]) if name in selection.entries else sizes[name].numel()
-        key = (blocks[name], roles[name])
+    for name in (n for n in parameters if n in selection.entries or n in selection.whole):
+        amount = len(selection.entries[name]) if name in selection.entries else parameters[name].numel()
+        key: tuple[str, str] = (blocks[name], roles[name])
         totals[key] = totals.get(key, 0) + amount
-    return [(block, role, amount) for (block, role), amount in totals.items()]
+    for addition in selection.additions:
+        of_host = next(name for name in parameters if name.startswith(addition.module + "."))
+        key = (blocks[of_host], "added")
+        totals[key] = totals.get(key, 0) + _size(model, addition)
+    order = list(dict.fromkeys(blocks[name] for name in parameters))
+    rows = [(block, role, amount) for (block, role), amount in totals.items()]
+    return sorted(rows, key=lambda row: order.index(row[0]))
+
+
+def _check(model: TunableModel, selection: Selection) -> None:
+    """Refuses a model that is not plain, and a selection that does not fit it or itself."""
+    if any(isinstance(module, CompactModule) for module in model.modules()):
+        raise CheckpointError("the model has a selection attached already; merge it first.")
+    present = [name for name, _ in added_modules(model)]
+    if present:
+        raise CheckpointError(f"the model has an addition already, {present[0]}; attach to a fresh model.")
+    check_selection(selection, model, model.roles())
+    owners = [name.rpartition(".")[0] for name in selection.entries]
+    doubled = sorted({owner for owner in owners if owners.count(owner) > 1})
+    if doubled:
+        raise CheckpointError(
+            f"the selection has entries in two tensors of {doubled[0]}; select one of them whole instead."
+        )
+    _check_additions(model, selection.additions)
+
+
+def _check_additions(model: TunableModel, additions: tuple[Addition, ...]) -> None:
+    """Refuses additions that do not go together, or not to the model; hosts are checked where they are built for."""
+    names = [addition.name for addition in additions]
+    kinds: dict[str, set[str]] = {}
+    for addition in additions:
+        kinds.setdefault(addition.module, set()).add(addition.kind)
+        if names.count(addition.name) > 1 or hasattr(model.get_submodule(addition.module), addition.short):
+            raise CheckpointError(
+                f"the selection adds {addition.name} twice, or the model has a part of that name; one host takes one "
+                "addition of a kind for the same rows."
+            )
+        if addition.kind == "prompt":
+            _check_prompt(model, addition)
+    for host, found in kinds.items():
+        if "ssf" in found and found & {"lora", "adapter", "adaptformer"}:
+            raise CheckpointError(
+                f"the selection puts {', '.join(sorted(found))} on {host}; ssf can't share a host with others: "
+                "leave one of them out."
+            )
+
+
+def _check_prompt(model: TunableModel, addition: Addition) -> None:
+    blocks = model.token_blocks()
+    for name in (addition.module, addition.options["until"]):
+        if name not in blocks:
+            known = f"{blocks[0]} to {blocks[-1]}" if blocks else "none; prompts need a plain ViT"
+            raise CheckpointError(f"the selection puts prompt tokens at {name}; blocks that take them: {known}.")
+
+
+def _start(added: Added, host: nn.Module, generator: torch.Generator) -> None:
+    """Gives a module on the meta device its values: drawn on the CPU in fp32, so the same wherever the host lives."""
+    added.to_empty(device="cpu")
+    added.start(generator)
+    like = next(host.parameters())
+    added.to(like.device, torch.promote_types(like.dtype, torch.float32))
+
+
+def _size(model: nn.Module, addition: Addition) -> int:
+    return sum(parameter.numel() for parameter in build_added(model, addition).parameters())
+
+
+def _base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the base's parameters by name, each once, without what tuning put beside them."""
+    beside = {id(p) for _, added in added_modules(model) for p in added.parameters()}
+    beside |= {id(module.values()) for module in model.modules() if isinstance(module, CompactModule)}
+    return {name: p for name, p in model.named_parameters() if id(p) not in beside}

@@ -1,9 +1,14 @@
-"""The selections that the contracts are checked on: one of every selector there is, and one of none."""
+"""The selections that the contracts of compact tuning are checked on: of every selector that adds no module.
+
+`test_methods` checks all of them, on all families of models.
+"""
 
 from __future__ import annotations
 
 import torch
+from toy import toy_model
 
+from samtune.errors import ConfigError
 from samtune.models import SamModel
 from samtune.selection import SELECTORS, Selection, select
 from samtune.types import Scores
@@ -12,17 +17,33 @@ SCATTERED = "scattered"
 """A selection of no selector: uneven rows, and every kind of tensor that can be tuned."""
 
 # Beside these, every selector runs with its defaults: a new row of the table is checked without further work.
-EXTRA = {"gps-5": {"name": "gps", "per_neuron": 5}, "gps-encoder": {"name": "gps", "decoder": False, "biases": False}}
-CASES = [*SELECTORS, *EXTRA, SCATTERED]
+EXTRA = {
+    "gps-5": {"name": "gps", "per_neuron": 5},
+    "gps-net": {"name": "gps", "level": "net"},
+    "gps-encoder": {"name": "gps", "decoder": False, "biases": False},
+    "grft-columns": {"name": "grft", "pattern": "columns"},
+    "spt-unstructured": {"name": "spt", "structure": "none", "tau": 500},
+}
 
 
 def make_selection(case: str, model: SamModel) -> Selection:
     """Returns the selection of a case."""
     if case == SCATTERED:
         return scattered(model)
+    options = {"name": case, **EXTRA.get(case, {})}
     generator = torch.Generator().manual_seed(0)
     sums = {name: torch.randn(p.shape, generator=generator) for name, p in model.named_parameters()}
-    return select(model, Scores(sums, 1, 0, "hash"), **EXTRA.get(case, {"name": case}))
+    squares = {name: value.square() for name, value in sums.items()}
+    per = "sample" if options["name"] == "spt" else "batch"
+    return select(model, Scores(sums, 1, 0, "hash", squares, per), **options)
+
+
+def adds_nothing(case: str) -> bool:
+    """Whether a case is defined for a SAM and tunes its own tensors only."""
+    try:
+        return not make_selection(case, toy_model()).additions
+    except ConfigError:
+        return False
 
 
 def scattered(model: SamModel) -> Selection:
@@ -40,3 +61,6 @@ def scattered(model: SamModel) -> Selection:
     entries[f"{block}.lin2.weight"] = torch.arange(32) * 128 + 7  # one whole column
     entries["mask_decoder.output_upscaling.0.weight"] = torch.tensor([0, 5, 300])  # a transposed convolution
     return Selection(entries, ("image_encoder.neck.3.bias", "prompt_encoder.no_mask_embed.weight"))
+
+
+CASES = [case for case in (*SELECTORS, *EXTRA, SCATTERED) if adds_nothing(case)]

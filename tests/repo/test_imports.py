@@ -18,13 +18,16 @@ PACKAGE = ROOT / "samtune"
 # from lower ones. A module that is in no layer fails the test: decide where it belongs.
 LAYERS = [
     {"errors", "types", "environment", "paths", "yamltext", "download", "tensorfile", "machine", "runfolder"},
-    {"losses", "metrics", "selection.selection", "config_problems", "config", "console"},
+    {"losses", "metrics", "selection.selection", "config_problems", "config_sections", "config", "console"},
     {"models", "data", "tuning", "selection"},
-    {"scoring", "evaluation", "tracking", "artifacts", "splitfile", "overlays"},
-    {"training", "predict", "report", "report_svg", "gallery", "evaluate_file", "job"},
-    {"phases"},
-    {"recipe", "serve"},
-    {"cli", "cli_files", "cli_errors"},
+    {"scoring", "scorefile", "evaluation", "tracking", "delta", "splitfile", "overlays", "startpoint", "embeddings"},
+    {"artifacts", "training", "predict", "report", "report_svg", "gallery", "evaluate_file", "job", "analysis"},
+    {"stability", "analysis_pictures"},
+    {"selection_report"},
+    {"phases", "selecting"},
+    {"recipe", "serve", "compare"},
+    {"sweepconfig", "sweep"},
+    {"cli", "cli_files", "cli_errors", "cli_sweep"},
     {"__main__"},
 ]
 # Two packages of one layer that must not know each other, but for the Selection type between them.
@@ -32,7 +35,7 @@ STRANGERS = {"selection", "tuning"}
 # What opens the package to others may name everything.
 FREE = {"__init__"}
 # `config` looks up the selectors by name when a config is checked, never when it is imported.
-LATE = {("config", "selection")}
+LATE = {("config_sections", "selection")}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

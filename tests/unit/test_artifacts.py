@@ -14,16 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from samtune.artifacts import (
-    apply_delta,
-    audit,
-    audit_files,
-    diff_files,
-    export_checkpoint,
-    inspect_file,
-    save_delta,
-    undo_delta,
-)
+from samtune.artifacts import audit, audit_files, diff_files, export_checkpoint, inspect_file
+from samtune.delta import apply_delta, save_delta, undo_delta
 from samtune.errors import CheckpointError, DiskError
 from samtune.models import build_model
 from samtune.models.merged import MergedInfo, load_merged, save_merged
@@ -112,7 +104,7 @@ def test_signs_and_denormals_survive(tmp_path: Path) -> None:
 
 def test_apply_by_the_name_of_a_model(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stock = build_model("sam_tiny", checkpoint=files.base)
-    monkeypatch.setattr("samtune.artifacts.build_model", lambda name: {"sam_tiny": stock}[name])
+    monkeypatch.setattr("samtune.delta.build_model", lambda name: {"sam_tiny": stock}[name])
     apply_delta("sam_tiny", files.delta, tmp_path / "m.safetensors")
     assert equal_bits(load_file(tmp_path / "m.safetensors"), load_file(files.merged))
     assert diff_files("sam_tiny", files.base) == []

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 
 import pytest
 import torch
 from torch import Tensor
-from toy import toy_batch, toy_model
+from toy import prompts_of, toy_batch, toy_model
+from toyvit import FAMILIES, labelled_batch, toy_classifier
 
 from samtune.errors import DataError, NonFiniteError
 from samtune.losses import dice_bce
 from samtune.models import SamModel, upsample_logits
-from samtune.scoring import contrastive_loss, score, task_loss
+from samtune.scoring import (
+    contrastive_loss,
+    cross_entropy,
+    hash_batches,
+    image_contrastive,
+    mean_loss,
+    score,
+    task_loss,
+)
 from samtune.types import Batch
 
 BATCHES = [toy_batch(seed=seed) for seed in range(3)]
@@ -120,3 +130,55 @@ def test_hash_is_of_the_pixels_in_order() -> None:
     pixels = b"".join(part.numpy().tobytes() for batch in BATCHES[:2] for part in (batch.images, batch.masks))
     assert hashes[0] == hashlib.sha256(pixels).hexdigest()
     assert hashes[0] != hashes[1]
+
+
+def test_squares_and_samples_are_sums_over_single_images() -> None:
+    model = toy_model()
+    whole = score(model, BATCHES, task_loss, squares=True)
+    single = score(model, BATCHES, task_loss, per="sample", squares=True)
+    assert (whole.batches, whole.per) == (3, "batch") and (single.batches, single.per) == (6, "sample")
+    assert whole.images_hash == single.images_hash == hash_batches(BATCHES)
+    name = "image_encoder.blocks.0.mlp.lin1.weight"
+    gradients = [score(model, [part], task_loss).sums[name] for batch in BATCHES for part in batch.singles()]
+    assert single.squares is not None and whole.squares is not None
+    torch.testing.assert_close(single.squares[name], sum(g.square() for g in gradients), rtol=1e-4, atol=1e-10)
+    torch.testing.assert_close(single.sums[name], sum(gradients), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(whole.sums[name], score(model, BATCHES, task_loss).sums[name], rtol=1e-5, atol=1e-8)
+    batches = [score(model, [batch], task_loss).sums[name] for batch in BATCHES]
+    torch.testing.assert_close(whole.squares[name], sum(g.square() for g in batches), rtol=1e-4, atol=1e-10)
+    assert score(model, BATCHES, task_loss).squares is None
+
+
+def test_single_items_keep_their_prompts_and_sizes() -> None:
+    batch = toy_batch(prompts=prompts_of("both"))
+    model = toy_model()
+    together = model(batch)
+    for index, part in enumerate(batch.singles()):
+        assert (len(part), part.names, part.sizes_input) == (
+            1,
+            batch.names[index : index + 1],
+            (batch.sizes_input[index],),
+        )
+        torch.testing.assert_close(model(part), together[index : index + 1], rtol=1e-4, atol=1e-5)
+
+
+def test_mean_loss_leaves_undefined_batches_out() -> None:
+    def loss(model: SamModel, batch: Batch) -> Tensor | None:
+        return None if batch.names == BATCHES[1].names else torch.tensor(float(batch.images.float().mean()))
+
+    expected = [float(BATCHES[i].images.float().mean()) for i in (0, 2)]
+    model = toy_model().train()
+    assert mean_loss(model, BATCHES, loss) == pytest.approx(sum(expected) / 2)
+    assert model.training
+    assert math.isnan(mean_loss(model, BATCHES[1:2], loss))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_classifiers_are_scored_by_features_or_through_the_head(family: str) -> None:
+    model, batches = toy_classifier(family), [labelled_batch(seed=seed) for seed in range(2)]
+    head = f"{model.head_module()}.weight"
+    contrastive = score(model, batches, image_contrastive())
+    through_head = score(model, batches, cross_entropy)
+    assert not bool(contrastive.sums[head].any()) and bool(through_head.sums[head].any())
+    stem = next(name for name, part in model.parts().items() if part == model.stem_part())
+    assert bool(contrastive.sums[stem].any()) and bool(through_head.sums[stem].any())

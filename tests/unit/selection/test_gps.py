@@ -13,11 +13,11 @@ from toy import toy_model
 
 from samtune.errors import ConfigError
 from samtune.models import SamModel
-from samtune.selection import SELECTORS, Selection, select
+from samtune.selection import SELECTORS, Needs, Selection, select
 from samtune.selection.gps import gps
 from samtune.selection.selection import check_selection
 from samtune.tuning import count, count_by_block
-from samtune.types import Scores
+from samtune.types import Granularity, Scores
 
 
 def scores_of(model: SamModel, sums: dict[str, Tensor] | None = None) -> Scores:
@@ -70,15 +70,88 @@ def test_all_equal_scores_give_the_lowest_index() -> None:
 
 @pytest.mark.parametrize("per_neuron", [0, -1])
 def test_k_below_one_is_refused(per_neuron: int) -> None:
-    model = toy_model()
-    with pytest.raises(ConfigError, match=rf"per_neuron is {per_neuron}; it must be at least 1 .*select\.name=linear"):
-        gps(model, scores_of(model), per_neuron=per_neuron)
+    with pytest.raises(ConfigError, match=rf"select\.per_neuron: {per_neuron}, expected a value >= 1"):
+        select(toy_model(), None, name="gps", per_neuron=per_neuron)
 
 
 def test_k_larger_than_a_row_is_refused() -> None:
     model = toy_model()
     with pytest.raises(ConfigError, match=r"per_neuron is 33, but the neurons of \S+ have 32 inputs.*the largest K"):
         gps(model, scores_of(model), per_neuron=33)
+    with pytest.raises(ConfigError, match=r"is 33, but .* have 32 inputs"):
+        gps(model, scores_of(model), per_neuron=33, level="layer")
+
+
+# --- the variants of Tab. 6
+
+
+def reference_top(values: list[tuple[float, str, int]], count: int) -> dict[str, list[int]]:
+    """The entries of the largest values, (value, tensor, index), the first among equals."""
+    chosen: dict[str, list[int]] = {}
+    for _, name, index in sorted(values, key=lambda item: -item[0])[:count]:  # sorted is stable
+        chosen.setdefault(name, []).append(index)
+    return {name: sorted(indices) for name, indices in chosen.items()}
+
+
+def listed(table: dict[str, Tensor]) -> list[tuple[float, str, int]]:
+    return [(abs(v), name, i) for name, t in table.items() for i, v in enumerate(t.flatten().tolist())]
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+@pytest.mark.parametrize("per_neuron", [1, 3])
+def test_levels_layer_and_net_take_as_many_from_a_larger_pool(per_neuron: int, ties: bool) -> None:
+    model = toy_model()
+    scores = scores_of(model)
+    if ties:
+        for total in scores.sums.values():
+            total.mul_(2).round_()
+    names = [name for name, role in model.roles().items() if role in ("linear", "conv")]
+    tables = {name: scores.sums[name] for name in names}
+    rows = {name: len(table) for name, table in tables.items()}
+    layer = gps(model, scores, per_neuron=per_neuron, level="layer").entries
+    net = gps(model, scores, per_neuron=per_neuron, level="net").entries
+    for name in names:
+        expected = reference_top(listed({name: tables[name]}), per_neuron * rows[name])
+        assert layer[name].tolist() == expected[name], name
+    expected = reference_top(listed(tables), per_neuron * sum(rows.values()))
+    assert {name: indices.tolist() for name, indices in net.items()} == expected
+
+
+def test_level_net_may_take_more_than_a_neuron_has() -> None:
+    model = toy_model()
+    weights = [p for n, p in model.named_parameters() if model.roles()[n] in ("linear", "conv")]
+    largest = sum(p.numel() for p in weights) // sum(len(p) for p in weights)
+    selection = gps(model, scores_of(model), per_neuron=largest, level="net")
+    assert sum(len(i) for i in selection.entries.values()) == largest * sum(len(p) for p in weights)
+    with pytest.raises(ConfigError, match=rf"is {largest + 1}, but .* have {largest} inputs in the mean"):
+        gps(model, scores_of(model), per_neuron=largest + 1, level="net")
+
+
+@pytest.mark.parametrize("level", ["neuron", "layer", "net"])
+def test_magnitude_is_the_gradient_rule_on_weights(level: str) -> None:
+    model = toy_model()
+    weights = scores_of(model, {name: p.detach() for name, p in model.named_parameters()})
+    found = select(model, None, name="gps", criterion="magnitude", level=level).entries
+    expected = gps(model, weights, level=level).entries  # type: ignore[arg-type]
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("level", ["neuron", "net"])
+def test_random_entries_follow_the_seed(level: str) -> None:
+    model = toy_model()
+    first, again, other = (
+        select(model, None, name="gps", criterion="random", level=level, seed=seed).entries for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+    assert sum(map(len, first.values())) == sum(map(len, other.values()))
+
+
+def test_only_the_gradient_needs_a_scoring_pass() -> None:
+    needs = SELECTORS["gps"].needs
+    assert needs() == needs(level="net") == Needs("contrastive", per="batch", squares=False)
+    assert needs(criterion="magnitude") is None and needs(criterion="random", seed=3) is None
 
 
 # --- the counts of SAM ViT-B
@@ -151,9 +224,11 @@ def test_bias_baseline_of_sam_vit_b(vit_b: SamModel) -> None:
     assert linear_and_conv == 83_712
 
 
-@pytest.mark.parametrize("name", sorted(SELECTORS))
+@pytest.mark.parametrize("name", sorted(set(SELECTORS) - {"vpt_shallow", "vpt_deep", "mlp"}))
 def test_no_selector_of_sam_vit_b_touches_what_is_fixed(name: str, vit_b: SamModel) -> None:
     zeros = {n: torch.zeros(()).expand(p.shape) for n, p in vit_b.named_parameters()}
-    chosen = select(vit_b, Scores(zeros, 1, 0, "hash"), name=name)
+    per: Granularity = "sample" if name == "spt" else "batch"
+    chosen = select(vit_b, Scores(zeros, 1, 0, "hash", squares=zeros, per=per), name=name)
     roles = vit_b.roles()
     assert {roles[n] for n in chosen.names()} <= {"linear", "conv", "bias", "norm", "position", "decoder"}
+    assert all(a.module.startswith("image_encoder.") for a in chosen.additions)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from toy import toy_model
 
+from samtune.config_problems import default_options, option_problems
 from samtune.errors import ConfigError
 from samtune.models import SamModel
-from samtune.selection import SELECTORS, Selector, select
+from samtune.selection import SELECTORS, Needs, Selector, check_scores, check_select, select
 from samtune.types import Scores
+
+FUNCTIONS = {name: row.function for name, row in SELECTORS.items()}
 
 
 def scores_of(model: SamModel) -> Scores:
-    return Scores({n: torch.randn(p.shape) for n, p in model.named_parameters()}, 1, 0, "hash")
+    sums = {n: torch.randn(p.shape) for n, p in model.named_parameters()}
+    return Scores(sums, 1, 0, "hash", squares={n: total.square() for n, total in sums.items()})
 
 
 def whole_roles(model: SamModel, **options: object) -> set[str]:
@@ -47,14 +54,105 @@ def test_gps_selects_entries_only_in_the_encoder() -> None:
 
 
 def test_unknown_selector() -> None:
-    with pytest.raises(ConfigError, match=r"unknown selector 'gsp'\. Did you mean 'gps'\? Known: "):
-        select(toy_model(), None, name="gsp")
+    with pytest.raises(ConfigError, match=r"unknown selector 'gpss'\. Did you mean 'gps'\? Known: "):
+        select(toy_model(), None, name="gpss")
 
 
-@pytest.mark.parametrize("name", [name for name, selector in SELECTORS.items() if selector.scored])
+@pytest.mark.parametrize("name", [name for name, row in SELECTORS.items() if row.needs() is not None])
 def test_missing_scores(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"select\.name={name} needs scores"):
         select(toy_model(), None, name=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "gps", "per_neron": 2}, r"select\.per_neron: unknown option\. Did you mean 'per_neuron'\?"),
+        ({"name": "gps", "per_neuron": 2.5}, r"select\.per_neuron: 2.5, expected an integer"),
+        ({"name": "gps", "per_neuron": 99}, r"select\.per_neuron is 99, but the neurons of .* have 32 inputs"),
+        ({"name": "full", "rank": 2}, r"select\.rank: unknown option"),
+        (
+            {"name": "gps", "exclude": ("block 7",)},
+            r"exclude: unknown part 'block 7'\. .*block 0, block 1, mask",
+        ),
+        ({"name": "gps", "budget": "lots"}, r"select\.budget is 'lots'"),
+        ({"name": "gps", "budget": 1}, r"gps picks at least \d+"),
+    ],
+)
+def test_mistakes_show_before_a_scoring_pass(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_select(toy_model(), **options)
+    with pytest.raises(ConfigError, match=message):
+        select(toy_model(), None, **options)
+
+
+def test_check_select_returns_what_the_budget_buys() -> None:
+    model = toy_model()
+    assert check_select(model, name="gps", per_neuron=2) == {"per_neuron": 2}
+    two = SELECTORS["gps"].size(model, per_neuron=2, level="net")
+    assert check_select(model, name="gps", level="net", budget=two) == {"level": "net", "per_neuron": 2}
+    assert check_select(model, name="linear", budget="1%") == {}
+
+
+@pytest.mark.parametrize("name", sorted(SELECTORS))
+def test_defaults_pass_as_options(name: str) -> None:
+    assert option_problems("selector", name, default_options(SELECTORS[name].function), FUNCTIONS) == []
+
+
+def test_options_from_yaml_have_lists() -> None:
+    assert option_problems("selector", "lora", {"targets": ["qkv", "fc1"], "alpha": 16}, FUNCTIONS) == []
+    model = toy_model()
+    assert len(select(model, None, name="adapter", places=["attention", "mlp"]).additions) == 4
+
+
+# --- parts that are left out
+
+
+def test_excluded_parts_lose_entries_whole_tensors_and_additions() -> None:
+    model = toy_model()
+    parts = model.parts()
+    kept = select(model, scores_of(model), name="gps")
+    found = select(model, scores_of(model), name="gps", exclude=("block 0", "neck"))
+    assert set(found.names()) == {n for n in kept.names() if parts[n] not in ("block 0", "neck")}
+    lora = select(model, None, name="lora", exclude=["block 1"])
+    assert [a.module for a in lora.additions] == ["image_encoder.blocks.0.attn.qkv"]
+    assert not select(model, None, name="linear", exclude=["prompt_encoder"]).whole[-1].startswith("prompt_encoder")
+
+
+def test_excluding_everything() -> None:
+    with pytest.raises(ConfigError, match=r"name=lora .*these parts excluded leaves nothing to train"):
+        select(toy_model(), None, name="lora", decoder=False, exclude=("block 0", "block 1"))
+
+
+# --- scores of something else
+
+
+def test_scores_that_fit_pass() -> None:
+    model = toy_model()
+    check_scores(scores_of(model), Needs("contrastive"), model)
+    check_scores(scores_of(model), Needs("task", squares=True), model)
+
+
+@pytest.mark.parametrize(
+    ("change", "needs", "message"),
+    [
+        (lambda s: None, Needs("task"), "no scores were given; run a scoring pass first"),
+        (lambda s: replace(s, per="sample"), Needs("task"), r"gradients per sample, but per batch is needed"),
+        (lambda s: replace(s, squares=None), Needs("task", squares=True), r"no squared gradients; score again"),
+        (lambda s: replace(s, sums={}), Needs("task"), r"no '\S+', which toy has: scores of another model\?"),
+        (lambda s: replace(s, squares={}), Needs("task", squares=True), r"no '\S+', which toy has"),
+        (
+            lambda s: replace(s, sums={n: t[None] for n, t in s.sums.items()}),
+            Needs("task"),
+            r"have the shape \(1, 1, 4, 4, 32\), the parameter of toy has \(1, 4, 4, 32\): scores of another model\?",
+        ),
+    ],
+    ids=["none", "granularity", "no squares", "no sums", "not all squares", "shape"],
+)
+def test_scores_that_do_not_fit(change: Any, needs: Needs, message: str) -> None:
+    model = toy_model()
+    with pytest.raises(ConfigError, match=message):
+        check_scores(change(scores_of(model)), needs, model)
 
 
 def test_nothing_to_train() -> None:

@@ -1,0 +1,63 @@
+"""The commands for many runs: run a sweep, and put runs side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samtune import console
+from samtune.paths import find_path
+from samtune.runfolder import disk_errors
+
+sweep_app = typer.Typer()
+
+
+@sweep_app.command(rich_help_panel="Train")
+def sweep(
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="Sweep file, such as those of configs/.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes: to the sweep (steps=50), or to all rows (data.dir=DIR)."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where it goes; runs/sweeps/NAME if not given.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; each gets its share of the cores.")] = None,
+) -> None:
+    """Run the rows of a table, choose learning rates, and print the table; goes on where it stopped."""
+    from samtune.compare import compare as compare_runs
+    from samtune.sweep import run_sweep
+    from samtune.sweepconfig import load_sweep
+
+    given = {"dir": out, "jobs": jobs}
+    wanted = load_sweep(config, settings or ())
+    wanted = wanted.model_copy(update={name: value for name, value in given.items() if value is not None})
+    result = run_sweep(wanted)
+    if result.finished:
+        console.print_line(compare_runs([result.folder]).to_markdown())
+    console.print_line(f"\n{result.folder}")
+    if result.failed:
+        lines = [f"{name}: see {log}" for name, log in result.failed.items()]
+        console.print_error("\n".join([f"{len(lines)} cell(s) failed; the same command runs them again:", *lines]))
+        raise typer.Exit(1)
+
+
+@sweep_app.command(rich_help_panel="Train")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of sweeps.")],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers here.")
+    ] = None,
+) -> None:
+    """Print runs side by side, in Markdown: results with intervals, parameters, cost."""
+    from samtune.compare import compare as compare_runs
+
+    comparison = compare_runs([find_path(run) for run in runs])
+    if json_file is not None:
+        with disk_errors(json_file):
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps(comparison.to_json(), indent=2) + "\n", encoding="utf-8")
+    console.print_line(comparison.to_markdown())

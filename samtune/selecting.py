@@ -1,0 +1,232 @@
+"""The selection phase of a job: score or read scores, select, say what trains."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Subset
+
+from samtune import console
+from samtune.analysis import distribution, overlap
+from samtune.job import Job
+from samtune.models import SamModel
+from samtune.scorefile import check_scores_file, load_scores, save_scores
+from samtune.scoring import ScoreLoss, contrastive_loss, hash_batches, mean_loss, score, task_loss
+from samtune.selection import SELECTORS, Needs, Selection, check_selection, select
+from samtune.selection_report import save_selection_report
+from samtune.stability import noise, stability
+from samtune.tuning import Counts, count, count_by_block
+from samtune.types import Batch, Scores
+
+logger = logging.getLogger(__name__)
+
+
+def select_parameters(job: Job, batches: list[Batch] | None = None) -> Selection:
+    """Scores if the selector needs it, selects, and records where the selection came from.
+
+    Args:
+        job: model and data.
+        batches: to score on instead of the job's.
+    """
+    needs = needs_of(job)
+    scores = None if needs is None else scores_of(job, needs, batches)
+    return selection_from(job, scores)
+
+
+def selection_from(job: Job, scores: Scores | None) -> Selection:
+    """Selects with scores that are there already, and records where the selection came from."""
+    config = job.config
+    selection = select(
+        job.model,
+        scores,
+        name=config.select.name,
+        budget=config.select.budget,
+        decoder=config.tune.decoder,
+        biases=config.tune.biases,
+        exclude=config.tune.exclude,
+        **config.select.options,
+    )
+    provenance = {
+        "method": config.select.name,
+        "options": json.dumps(config.select.options),
+        "model": job.model.name,
+        "base_hash": job.base_hash,
+        "seed": str(config.run.seed),
+    }
+    if config.select.budget is not None:
+        provenance["budget"] = str(config.select.budget)
+    if scores is not None:
+        provenance |= {"loss": scores.loss, "images_hash": scores.images_hash, "split": "train"}
+    return replace(selection, provenance=provenance)
+
+
+def report_selection(job: Job, path: Path, *, against: Selection | None = None) -> Selection:
+    """Selects and writes a page on it: where the entries lie, how far they are noise, and what another draw selects.
+
+    Costs five passes over the scoring images: the selection's own, and for each of two seeds one more on two halves
+    and, for the second, on all.
+
+    Args:
+        job: model and data.
+        path: of the HTML file.
+        against: another selection of this model, to be compared with.
+
+    Returns:
+        The selection.
+    """
+    needs, seed = needs_of(job), job.config.run.seed
+    scores = None if needs is None else scores_of(job, replace(needs, squares=True))
+    selection = selection_from(job, scores)
+    if against is not None:
+        check_selection(against, job.model, job.model.roles())
+    steady = None
+    if needs is not None:
+        steady = stability(
+            job.model,
+            job.loaders.score,
+            loss_of=lambda draw: score_loss(job, needs, draw),
+            choose=lambda found: selection_from(job, found),
+            seeds=(seed, seed + 1),
+            per=needs.per,
+            squares=needs.squares,
+        )
+    save_selection_report(
+        path,
+        title=job.config.run.name,
+        distribution=distribution(job.model, selection),
+        overlap=None if against is None else overlap(job.model, selection, against),
+        noise=None if scores is None or scores.batches < 2 else noise(job.model, scores, selection),
+        stability=steady,
+        counts=count(job.model, selection).to_json(),
+        provenance=selection.provenance,
+    )
+    return selection
+
+
+def needs_of(job: Job) -> Needs | None:
+    """Returns the scoring pass that the job's selector needs, with the loss that the config asks for."""
+    config = job.config
+    needs = SELECTORS[config.select.name].needs(**config.select.options)
+    if needs is None or config.score.loss is None:
+        return needs
+    return replace(needs, loss="task" if config.score.loss == "task" else "contrastive")
+
+
+def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None = None) -> Scores:
+    """Returns the scores of a pass: from `score.file` if it holds them, else computed, and written there.
+
+    Args:
+        job: model and data.
+        needs: what to compute.
+        batches: to score on instead of the job's own; nothing is read or written then.
+        seed: of the draw of cells; None for the run's.
+    """
+    config = job.config.score
+    seed = job.config.run.seed if seed is None else seed
+    said = loss_text(job, needs, seed)
+    source = _smallest_subset(job, needs) if batches is None else batches
+    file = config.file if batches is None else None
+    if file is not None and file.is_file():
+        scores = load_scores(file)
+        images_hash = hash_batches(source)
+        check_scores_file(
+            scores,
+            base_hash=job.base_hash,
+            loss=said,
+            per=needs.per,
+            squares=needs.squares,
+            images_hash=images_hash,
+        )
+        logger.info("scores of %d passes read from %s", scores.batches, file)
+        return scores
+    with console.progress("score", len(source)) as advance:
+        found = score(
+            job.model,
+            _counted(source, advance),
+            score_loss(job, needs, seed),
+            per=needs.per,
+            squares=needs.squares,
+        )
+    scores = replace(found, loss=said, base_hash=job.base_hash)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_scores(scores, file)
+    return scores
+
+
+def score_loss(job: Job, needs: Needs, seed: int) -> ScoreLoss:
+    """Returns the loss of a scoring pass, its draw of cells at the start."""
+    options = job.config.score
+    if needs.loss == "task":
+        return task_loss
+    return contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed)
+
+
+def loss_text(job: Job, needs: Needs, seed: int) -> str:
+    """Returns the loss with all that the scores depend on beside model and images."""
+    options = job.config.score
+    batch = f" batch={options.batch}" if needs.per == "batch" else ""
+    if needs.loss == "task":
+        return f"task prompt={job.config.data.prompt}{batch}"
+    return f"pixel_contrastive cells={options.cells} temperature={options.temperature:g} seed={seed}{batch}"
+
+
+def announce(job: Job, selection: Selection) -> Counts:
+    """Prints what will train, per block and kind, and returns the counts."""
+    counts = count(job.model, selection)
+    rows = count_by_block(job.model, selection)
+    kinds = sorted({kind for _, kind, _ in rows})
+    amounts = {(block, kind): amount for block, kind, amount in rows}
+    table = [
+        [block, *(f"{amounts.get((block, kind), 0):,}" for kind in kinds)]
+        for block in dict.fromkeys(block for block, _, _ in rows)
+    ]
+    totals = [sum(amount for (_, k), amount in amounts.items() if k == kind) for kind in kinds]
+    table.append(["all", *(f"{total:,}" for total in totals)])
+    title = f"{job.config.select.name}: {counts.total:,} trainable parameters, {counts.percent:.2f} % of the model"
+    console.print_table(table, columns=["", *kinds], title=title)
+    if counts.decoder:
+        idle = _without_gradient(job.model)
+        logger.info("of the decoder, %s parameters serve other mask tokens than 0 and get no gradient", f"{idle:,}")
+    return counts
+
+
+def shapes_of(model: SamModel) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each tensor by name."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _smallest_subset(job: Job, needs: Needs) -> Any:
+    """Returns the loader of all scoring images, or of the random n-th of the smallest loss (GRFT, section 3.3)."""
+    loader, parts = job.loaders.score, job.config.score.subsets
+    if parts == 1:
+        return loader
+    order = np.random.default_rng((job.config.run.seed, 2)).permutation(len(loader.dataset))  # type: ignore[arg-type]
+    subsets = [
+        DataLoader(Subset(loader.dataset, sorted(part)), batch_size=loader.batch_size, collate_fn=loader.collate_fn)
+        for part in np.array_split(order, parts)
+        if len(part)
+    ]
+    losses = [mean_loss(job.model, part, score_loss(job, needs, job.config.run.seed)) for part in subsets]
+    best = int(np.nanargmin(losses))
+    logger.info("subset %d of %d has the smallest loss: %.4f", best + 1, len(subsets), losses[best])
+    return subsets[best]
+
+
+def _without_gradient(model: SamModel) -> int:
+    """Counts decoder parameters that mask token 0 does not depend on: IoU head, other tokens' hypernetworks."""
+    decoder = model.mask_decoder
+    idle = [decoder.iou_prediction_head, *list(decoder.output_hypernetworks_mlps)[1:]]
+    return sum(p.numel() for module in idle for p in module.parameters())
+
+
+def _counted(batches: Any, advance: Any) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch
+        advance()

@@ -1,0 +1,195 @@
+"""Baselines that train small modules beside a frozen backbone: where they go and how large they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, TypeVar
+
+from pydantic import Field
+
+from samtune.errors import ConfigError
+from samtune.models.tunable import TunableModel
+from samtune.selection.selection import Addition, Selection
+from samtune.types import Scores
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists
+Positive = Annotated[float, Field(gt=0)]
+Value = TypeVar("Value")
+
+
+def lora(
+    model: TunableModel,
+    scores: Scores | None,
+    *,
+    rank: int = 8,
+    alpha: Positive | None = None,
+    targets: Names = ("qkv",),
+) -> Selection:
+    """Adds low-rank updates to linear layers of the blocks (Hu et al., arXiv:2106.09685).
+
+    A fused qkv gets one update for all three, as in Hugging Face's peft.
+
+    Args:
+        model: tells its linear layers.
+        scores: not read.
+        rank: r.
+        alpha: the update is scaled by alpha / rank; None for a scale of 1.
+        targets: keys of `model.linears()`.
+
+    Raises:
+        ConfigError: no or unknown targets, or a rank above the size of a matrix.
+    """
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    found = []
+    for module in [m for modules in _chosen(model, "targets", targets, model.linears()) for m in modules]:
+        check_rank(rank, f"{module}.weight", shapes[f"{module}.weight"])
+        found.append(lora_addition(module, rank, alpha))
+    return _adding(found)
+
+
+def adapter(model: TunableModel, scores: Scores | None, *, width: int = 8, places: Names = ("mlp",)) -> Selection:
+    """Adds bottlenecks after the attention or the MLP of each block (Houlsby et al., arXiv:1902.00751).
+
+    Args:
+        model: tells its sublayers.
+        scores: not read.
+        width: of the bottleneck.
+        places: `attention`, `mlp`, or both, as far as the model has them.
+
+    Raises:
+        ConfigError: no or unknown places.
+    """
+    hosts = _chosen(model, "places", places, model.sublayers())
+    return _adding(adapter_addition(m, width, dim) for modules in hosts for m, dim in modules.items())
+
+
+def adaptformer(model: TunableModel, scores: Scores | None, *, width: int = 64, scale: Positive = 0.1) -> Selection:
+    """Adds scaled bottlenecks parallel to the MLP of each block (Chen et al., arXiv:2205.13535)."""
+    modules = model.sublayers()["mlp"]
+    return _adding(
+        Addition("adaptformer", module, options={"width": width, "dim": dim, "scale": scale})
+        for module, dim in modules.items()
+    )
+
+
+def ssf(model: TunableModel, scores: Scores | None) -> Selection:
+    """Adds a scale, and a shift where the layer has a bias, after each operation (Lian et al., arXiv:2210.08823).
+
+    Without the shift where there is no bias, all of it folds into the layer's own tensors. Norms without parameters
+    are left out, as nothing could take the result.
+    """
+    roles = model.roles()
+    return _adding(
+        Addition("ssf", module, options={"dim": len(parameter), "shift": int(f"{module}.bias" in roles)})
+        for name, parameter in model.named_parameters()
+        for module, _, short in [name.rpartition(".")]
+        if short == "weight" and roles[name] in ("linear", "conv", "norm")
+    )
+
+
+def vpt_shallow(model: TunableModel, scores: Scores | None, *, prompts: int = 10) -> Selection:
+    """Adds learned tokens before the first block, which stay up to the last (Jia et al., arXiv:2203.12119).
+
+    Raises:
+        ConfigError: a model that is no plain ViT.
+    """
+    blocks = _token_blocks(model, "vpt_shallow")
+    return _adding([_prompt(model, blocks[0], blocks[-1], prompts)])
+
+
+def vpt_deep(model: TunableModel, scores: Scores | None, *, prompts: int = 10) -> Selection:
+    """Adds learned tokens to each block, which replace those of the block before (Jia et al., arXiv:2203.12119).
+
+    Raises:
+        ConfigError: a model that is no plain ViT.
+    """
+    return _adding(_prompt(model, block, block, prompts) for block in _token_blocks(model, "vpt_deep"))
+
+
+def mlp(model: TunableModel, scores: Scores | None, *, layers: int = 2) -> Selection:
+    """Adds layers of linear and GELU before the head ("MLP-k").
+
+    Raises:
+        ConfigError: a model without a classification head.
+    """
+    head = model.head_module()
+    if head is None:
+        raise ConfigError(
+            f"select.name=mlp puts layers before a classification head, which {model.name} does not have; "
+            "to train the mask decoder only: select.name=linear."
+        )
+    width = dict(model.named_parameters())[f"{head}.weight"].shape[1]
+    return _adding([Addition("mlp", head, options={"layers": layers, "dim": width})])
+
+
+def lora_addition(module: str, rank: int, alpha: float | None, rows: tuple[int, int] | None = None) -> Addition:
+    """Returns a LoRA of a linear layer, or of the given rows of it; alpha None for a scale of 1."""
+    return Addition("lora", module, rows, {"rank": rank, "alpha": float(rank) if alpha is None else alpha})
+
+
+def adapter_addition(module: str, width: int, dim: int, rows: tuple[int, int] | None = None) -> Addition:
+    """Returns a bottleneck after a module whose output (or the given rows of it) is `dim` wide."""
+    return Addition("adapter", module, rows, {"width": width, "dim": dim})
+
+
+def check_rank(rank: int, name: str, shape: Sequence[int]) -> None:
+    """Refuses a rank that a matrix can't have.
+
+    Args:
+        rank: r.
+        name: of the weight.
+        shape: (out, in) of the matrix.
+
+    Raises:
+        ConfigError: naming the weight and the largest rank.
+    """
+    largest = min(shape)
+    if rank > largest:
+        raise ConfigError(
+            f"select.rank is {rank}, but {name} is a matrix of {shape[0]} x {shape[1]}: the largest rank is {largest}."
+        )
+
+
+def added_size(model: TunableModel, addition: Addition) -> int:
+    """Returns the number of parameters that an addition brings."""
+    size = {key: int(value) for key, value in addition.options.items() if key != "until"}
+    if addition.kind == "lora":
+        rows, columns = dict(model.named_parameters())[f"{addition.module}.weight"].shape
+        if addition.rows is not None:
+            rows = addition.rows[1] - addition.rows[0]
+        return size["rank"] * (rows + columns)
+    if addition.kind in ("adapter", "adaptformer"):
+        return 2 * size["dim"] * size["width"] + size["width"] + size["dim"]
+    if addition.kind == "ssf":
+        return size["dim"] * (1 + size["shift"])
+    if addition.kind == "prompt":
+        return size["count"] * size["dim"]
+    return size["layers"] * (size["dim"] + 1) * size["dim"]  # mlp
+
+
+def _adding(additions: Iterable[Addition]) -> Selection:
+    return Selection({}, additions=tuple(additions))
+
+
+def _chosen(model: TunableModel, option: str, wanted: Sequence[str], known: Mapping[str, Value]) -> list[Value]:
+    """Returns the values of the wanted keys, each once."""
+    wrong = [name for name in wanted if name not in known]
+    if wrong or not wanted:
+        what = f"has {', '.join(wrong)}" if wrong else "is empty"
+        raise ConfigError(f"select.{option} {what}; {model.name} offers {', '.join(known)}.")
+    return [known[name] for name in dict.fromkeys(wanted)]
+
+
+def _token_blocks(model: TunableModel, name: str) -> list[str]:
+    blocks = model.token_blocks()
+    if not blocks:
+        raise ConfigError(
+            f"select.name={name} needs a plain ViT, whose tokens all attend to each other; {model.name} is none. "
+            "Alternatives that add parameters: lora, adapter, adaptformer, ssf."
+        )
+    return blocks
+
+
+def _prompt(model: TunableModel, first: str, last: str, count: int) -> Addition:
+    width = next(iter(model.sublayers()["mlp"].values()))  # the same in all blocks of a plain ViT
+    return Addition("prompt", first, options={"count": count, "dim": width, "until": last})

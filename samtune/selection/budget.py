@@ -1,0 +1,136 @@
+"""Budgets: a number of parameters to a method's own option, and the count of what a selection picked.
+
+A budget bounds chosen entries, whole weights and added parameters. Biases, norms, decoder and head are counted on
+their own lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from samtune.errors import ConfigError
+from samtune.models.tunable import TunableModel
+from samtune.selection.additions import added_size
+from samtune.selection.selection import Selection
+from samtune.selection.selector import Selector
+from samtune.types import Scores
+
+
+def parse_budget(budget: int | str, total: int) -> int:
+    """Returns a budget as a number of parameters.
+
+    Args:
+        budget: that number, or text such as "0.5%".
+        total: parameters of the model, 100 %.
+
+    Raises:
+        ConfigError: anything else, or a budget of nothing or of more than the model.
+    """
+    if isinstance(budget, int) and not isinstance(budget, bool) and budget >= 1:
+        return budget
+    percent = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*", budget) if isinstance(budget, str) else None
+    if percent and 0 < float(percent[1]) <= 100:
+        return int(total * float(percent[1]) / 100)
+    raise ConfigError(
+        f"select.budget is {budget!r}; give a number of parameters >= 1, such as 400000, "
+        'or a share of the model above 0 % and up to 100 %, such as "0.5%".'
+    )
+
+
+def solve(
+    model: TunableModel, table: Mapping[str, Selector], name: str, options: dict[str, object], limit: int
+) -> dict[str, object]:
+    """Finds the largest value of a selector's knob within a budget.
+
+    Args:
+        model: whose sizes count.
+        table: `SELECTORS`.
+        name: the selector.
+        options: its other options.
+        limit: the budget in parameters.
+
+    Returns:
+        The options, with the knob's value where there is a knob.
+
+    Raises:
+        ConfigError: the knob is given too, other options don't fit the model, or even the smallest size is too large.
+    """
+    row = table[name]
+    knob = row.knob
+    if knob is not None and options.get(knob) is not None:
+        raise ConfigError(f"select.budget and select.{knob} both set the size of {name}; give one of them.")
+    first = options if knob is None else {**options, knob: 1}
+    row.check(model, **first)
+    smallest = row.size(model, **first)
+    if smallest > limit:
+        fitting = [other for other in table if other != name and _smallest_fits(model, table[other], limit)]
+        what = f"always picks {smallest:,}" if knob is None else f"picks at least {smallest:,} (select.{knob}=1)"
+        raise ConfigError(
+            f"select.budget is {limit:,} parameters, but {name} {what} on {model.name}. "
+            f"Methods that fit: {', '.join(fitting)}."
+        )
+    if knob is None:
+        return options
+
+    def fits(value: int) -> bool:
+        tried = {**options, knob: value}
+        return _passes(model, row, tried) and row.size(model, **tried) <= limit
+
+    return {**options, knob: _largest(fits)}
+
+
+def select_within(
+    model: TunableModel, scores: Scores | None, row: Selector, options: dict[str, object], limit: int
+) -> Selection:
+    """Selects, with a smaller knob again and again while more than the budget is picked.
+
+    Only SPT with `relax` above 1 can pick more than its size says.
+
+    Raises:
+        ConfigError: the knob at 1 picks more than the budget.
+    """
+    selection = row.function(model, scores, **options)
+    while (real := picked(model, selection)) > limit:
+        value = options[row.knob]  # type: ignore[index]
+        assert isinstance(value, int)
+        if value == 1:
+            raise ConfigError(f"select.budget is {limit:,} parameters, but select.{row.knob}=1 picks {real:,} already.")
+        # the root: a full step would overshoot, as modules come and go at once
+        smaller = int(value * (limit / real) ** 0.5)
+        options = {**options, str(row.knob): max(1, min(value - 1, smaller))}
+        selection = row.function(model, scores, **options)
+    return selection
+
+
+def picked(model: TunableModel, selection: Selection) -> int:
+    """Counts chosen entries, whole weights and position tables, and added parameters."""
+    roles = model.roles()
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    whole = sum(sizes[name] for name in selection.whole if roles[name] in ("linear", "conv", "position"))
+    entries = sum(len(indices) for indices in selection.entries.values())
+    return whole + entries + sum(added_size(model, addition) for addition in selection.additions)
+
+
+def _largest(fits: Callable[[int], bool]) -> int:
+    """Returns the largest value that fits, by doubling and bisection; 1 fits, and above some value none does."""
+    low, high = 1, 2
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _passes(model: TunableModel, row: Selector, options: dict[str, object]) -> bool:
+    try:
+        row.check(model, **options)
+    except ConfigError:
+        return False
+    return True
+
+
+def _smallest_fits(model: TunableModel, row: Selector, limit: int) -> bool:
+    options: dict[str, object] = {} if row.knob is None else {row.knob: 1}
+    return _passes(model, row, options) and row.size(model, **options) <= limit

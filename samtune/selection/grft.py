@@ -1,0 +1,79 @@
+"""GRFT: whole rows or columns by the sum of squared gradients (eq. 4 and 5, Algorithm 1 of the paper)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from samtune.errors import ConfigError
+from samtune.models.tunable import TunableModel
+from samtune.selection.gps import gps, gps_size
+from samtune.selection.matrices import weight_matrices
+from samtune.selection.selection import Selection
+from samtune.selection.selector import Needs
+from samtune.types import Scores
+
+Pattern = Literal["rows", "columns", "sparse"]
+
+
+def grft(model: TunableModel, scores: Scores, *, pattern: Pattern = "rows", k: int = 1) -> Selection:
+    """Selects in every weight matrix the k rows with the largest S_i = sum over j of h_ij^2 (eq. 4).
+
+    H is the signed sum of the gradients. Convolutions count as (out, in/groups * kh * kw), a fused qkv as one matrix.
+
+    Args:
+        model: tells which parameters are linear and conv weights.
+        scores: signed gradient sums.
+        pattern: rows, columns, or single entries as in GPS (the paper's ablation, Tab. 4).
+        k: rows or columns per matrix; entries per row for `sparse`.
+
+    Raises:
+        ConfigError: as `check_grft`.
+    """
+    check_grft(model, pattern=pattern, k=k)
+    if pattern == "sparse":
+        return gps(model, scores, per_neuron=k)
+    axis = _axis(pattern)
+    return Selection({name: _largest(scores.sums[name].flatten(1), axis, k) for name in weight_matrices(model)})
+
+
+def grft_needs(**_: object) -> Needs:
+    """Returns the scoring pass: the one of GPS."""
+    return Needs("contrastive")
+
+
+def grft_size(model: TunableModel, *, pattern: Pattern = "rows", k: int = 1) -> int:
+    """Returns k times the length of a row (or column), summed over the matrices."""
+    if pattern == "sparse":
+        return gps_size(model, per_neuron=k)
+    return k * sum(matrix.shape[1 - _axis(pattern)] for matrix in weight_matrices(model).values())
+
+
+def check_grft(model: TunableModel, *, pattern: Pattern = "rows", k: int = 1) -> None:
+    """Refuses a k that does not fit the model.
+
+    Raises:
+        ConfigError: k above the number of rows (or columns) of some matrix.
+    """
+    # `sparse` takes k entries of each row, so the columns are its limit
+    axis = _axis(pattern)
+    matrices = weight_matrices(model)
+    name = min(matrices, key=lambda name: matrices[name].shape[axis])
+    largest = matrices[name].shape[axis]
+    if k > largest:
+        short = "rows" if axis == 0 else "columns"
+        raise ConfigError(f"select.k is {k}, but {name} has {largest} {short}: that is the largest k.")
+
+
+def _axis(pattern: Pattern) -> int:
+    return 0 if pattern == "rows" else 1
+
+
+def _largest(gradient: Tensor, axis: int, count: int) -> Tensor:
+    """Returns the sorted flat indices of the `count` rows (axis 0) or columns (axis 1) of the largest S."""
+    sums = gradient.square().sum(1 - axis)
+    chosen = sums.sort(descending=True, stable=True).indices[:count]
+    every = torch.arange(gradient.numel(), device=chosen.device).view(gradient.shape)
+    return every.index_select(axis, chosen).flatten().sort().values.cpu()

@@ -1,0 +1,140 @@
+"""SPT: sensitivity-aware parameter-efficient fine-tuning (He et al., ICCV 2023, eq. 3 to 5, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from samtune.errors import ConfigError
+from samtune.models.tunable import TunableModel
+from samtune.selection.additions import Positive, adapter_addition, check_rank, lora_addition
+from samtune.selection.matrices import top_overall, weight_matrices
+from samtune.selection.selection import Addition, Selection
+from samtune.selection.selector import Needs
+from samtune.types import Granularity, Scores
+
+Structure = Literal["lora", "adapter", "none"]
+Tau = Annotated[int, Field(ge=1)]
+
+SHARE = 0.005  # of the model: the paper's 0.4 M of ViT-B
+VECTOR_SHARE = 0.2  # of a vector's entries, as in the release
+
+
+def spt(
+    model: TunableModel,
+    scores: Scores,
+    *,
+    tau: Tau | None = None,
+    structure: Structure = "lora",
+    rank: int = 8,
+    alpha: Positive | None = None,
+    per: Granularity = "sample",
+    relax: Positive = 1.0,
+    vectors: bool = False,
+) -> Selection:
+    """Tunes the tau most sensitive weights of the backbone; a matrix with many of them gets a module instead.
+
+    The sensitivity of a weight is its sum of squared gradients (eq. 3). q, k and v of a fused weight are matrices of
+    their own; convolutions never get a module.
+
+    Args:
+        model: tells roles and fused weights.
+        scores: with squares.
+        tau: number of sensitive parameters; None for 0.5 % of the model's parameters.
+        structure: the module: LoRA, an adapter after the matrix, or none.
+        rank: of the LoRA, or width of the adapter.
+        alpha: the LoRA is scaled by alpha / rank; None for a scale of 1.
+        per: what the squared gradients are of: a sample (Algorithm 1) or a batch (the release).
+        relax: a matrix gets a module when its sensitive weights reach the module's size divided by this: 1 in the
+            paper, 10 in the release. Above 1 the parameters can be more than tau.
+        vectors: biases and norms compete too. A vector with 1/5 of its entries among the sensitive is tuned whole;
+            the entries of others are dropped.
+
+    Raises:
+        ConfigError: as `check_spt`.
+    """
+    check_spt(model, tau=tau, structure=structure, rank=rank, vectors=vectors)
+    assert scores.squares is not None and scores.per == per  # `select` refuses others
+    sizes = _candidates(model, vectors)
+    sensitive = top_overall({name: scores.squares[name] for name in sizes}, _tau(model, tau))
+    matrices = weight_matrices(model)
+    whole = [n for n, i in sensitive.items() if n not in matrices and len(i) >= VECTOR_SHARE * sizes[n]]
+    entries = {name: indices for name, indices in sensitive.items() if name in matrices}
+    additions: list[Addition] = []
+    for name, rows, columns in _parts(model) if structure != "none" else ():
+        if name not in entries:
+            continue
+        inside = (entries[name] >= rows.start * columns) & (entries[name] < rows.stop * columns)
+        if int(inside.sum()) * relax >= _cost(structure, rank, len(rows), columns):
+            part = None if len(rows) == len(matrices[name]) else (rows.start, rows.stop)
+            module = name.removesuffix(".weight")
+            if structure == "lora":
+                additions.append(lora_addition(module, rank, alpha, part))
+            else:
+                additions.append(adapter_addition(module, rank, len(rows), part))
+            entries[name] = entries[name][~inside]
+    return Selection({n: i for n, i in entries.items() if len(i)}, tuple(sorted(whole)), additions=tuple(additions))
+
+
+def spt_needs(*, per: Granularity = "sample", **_: object) -> Needs:
+    """Returns the scoring pass: the task's loss, with squares."""
+    return Needs("task", per=per, squares=True)
+
+
+def spt_size(model: TunableModel, *, tau: Tau | None = None, **_: object) -> int:
+    """Returns tau, an upper bound of what is picked while `relax` is at most 1."""
+    return _tau(model, tau)
+
+
+def check_spt(
+    model: TunableModel,
+    *,
+    tau: Tau | None = None,
+    structure: Structure = "lora",
+    rank: int = 8,
+    vectors: bool = False,
+    **_: object,
+) -> None:
+    """Refuses a tau or a rank that does not fit the model.
+
+    Raises:
+        ConfigError: tau below 1 or above the number of weights, or a rank above the size of a matrix.
+    """
+    largest = sum(_candidates(model, vectors).values())
+    if not 1 <= _tau(model, tau) <= largest:
+        raise ConfigError(
+            f"select.tau is {tau}; it must be between 1 and {largest}, the weights of {model.name} that can be tuned "
+            "(for none: select.name=linear)."
+        )
+    if structure == "lora":
+        for name, rows, columns in _parts(model):
+            check_rank(rank, name, (len(rows), columns))
+
+
+def _tau(model: TunableModel, tau: int | None) -> int:
+    return max(1, int(SHARE * sum(p.numel() for p in model.parameters()))) if tau is None else tau
+
+
+def _candidates(model: TunableModel, vectors: bool) -> dict[str, int]:
+    """Returns name -> size of the tensors whose entries compete."""
+    wanted = {"linear", "conv"} | ({"norm", "bias"} if vectors else set())
+    roles = model.roles()
+    return {name: p.numel() for name, p in model.named_parameters() if roles[name] in wanted}
+
+
+def _parts(model: TunableModel) -> Iterator[tuple[str, range, int]]:
+    """Yields (weight name, rows, columns) of each matrix that can get a module."""
+    fused, roles = model.fused(), model.roles()
+    for name, matrix in weight_matrices(model).items():
+        if roles[name] == "linear":
+            rows, columns = matrix.shape
+            step = rows // fused.get(name, 1)
+            for start in range(0, rows, step):
+                yield name, range(start, start + step), columns
+
+
+def _cost(structure: Structure, rank: int, rows: int, columns: int) -> int:
+    """Returns the size of a module: LoRA r (in + out), or an adapter with its biases on the `rows` outputs."""
+    return rank * (rows + columns) if structure == "lora" else 2 * rows * rank + rank + rows

@@ -1,0 +1,280 @@
+"""Modules that train beside the base: LoRA, adapters, scales and shifts, prompts, and layers before the head.
+
+Each is a small `nn.Module` that a hook of its host calls (`samtune.tuning.hooks`): with the host's input and output,
+or, where `before` is set, with the input alone. Its parameters are fp32 or better. Linear maps run in the dtype of
+their input, so a module works under autocast, and beside a base in bf16.
+
+Folding kinds end as new values of their host's tensors. A state dict never holds them: it has the stock keys, with
+what the host's tensors are worth together with the addition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from samtune.errors import CheckpointError, unknown_name
+from samtune.selection.selection import Addition
+
+
+def build_added(model: nn.Module, addition: Addition) -> Added:
+    """Returns an addition's module on the meta device: it has sizes, but no values yet.
+
+    Args:
+        model: has the host.
+        addition: of a selection that fits the model.
+
+    Raises:
+        CheckpointError: an unknown kind, or a host of the wrong class or size.
+    """
+    if addition.kind not in KINDS:
+        raise CheckpointError(unknown_name("kind of addition", addition.kind, KINDS))
+    with torch.device("meta"):
+        return KINDS[addition.kind](model.get_submodule(addition.module), addition)
+
+
+class Added(nn.Module):
+    """Base of the kinds.
+
+    Args:
+        host: where it goes; says its sizes.
+        addition: the options.
+
+    Attributes:
+        identity: whether a new one leaves the model's output as it is.
+        merges: whether it folds into its host's tensors.
+        before: whether it maps the host's input; else it maps the host's output, knowing the input.
+        handles: its hooks.
+    """
+
+    identity: ClassVar[bool] = True
+    merges: ClassVar[bool] = False
+    before: ClassVar[bool] = False
+
+    def __init__(self, host: nn.Module, addition: Addition) -> None:
+        super().__init__()
+        if isinstance(host, nn.Sequential):
+            raise CheckpointError(_misfit(addition, host, "it would run the addition as one more of its layers"))
+        self.handles: list[RemovableHandle] = []
+
+    def start(self, generator: torch.Generator) -> None:
+        """Sets the values to start from."""
+        raise NotImplementedError
+
+
+class Folding(Added):
+    """Base of the kinds that fold into their host's tensors."""
+
+    merges = True
+
+    def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns new values of the host's tensors that do what host and addition do together.
+
+        Args:
+            tensors: the host's `weight`, and `bias` if it has one.
+
+        Returns:
+            the tensors that change, computed in float64 and rounded once to their dtype.
+        """
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Makes it the identity."""
+        raise NotImplementedError
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Saves nothing: the host's tensors carry the values."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        _, strict, _, unexpected_keys, _ = rest
+        if strict:
+            unexpected_keys.extend(key for key in state_dict if key.startswith(prefix))
+
+
+class LoRA(Folding):
+    """y += alpha / rank * up(down(x)), on all rows or some (Hu et al., arXiv:2106.09685, eq. 3)."""
+
+    def __init__(self, host: nn.Module, addition: Addition) -> None:
+        super().__init__(host, addition)
+        if not isinstance(host, nn.Linear):
+            raise CheckpointError(_misfit(addition, host, "lora needs an nn.Linear"))
+        self.rows = addition.rows or (0, host.out_features)
+        if not 0 <= self.rows[0] < self.rows[1] <= host.out_features:
+            raise CheckpointError(_misfit(addition, host, f"it has {host.out_features} rows, not {self.rows}"))
+        rank = int(addition.options["rank"])
+        self.scale = float(addition.options["alpha"]) / rank
+        self.down = nn.Parameter(torch.empty(rank, host.in_features))
+        self.up = nn.Parameter(torch.empty(self.rows[1] - self.rows[0], rank))
+
+    def start(self, generator: torch.Generator) -> None:
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5), generator=generator)
+        self.clear()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        low = F.linear(x, self.down.to(x.dtype))
+        return _add_rows(y, F.linear(low, self.up.to(low.dtype)) * self.scale, self.rows)
+
+    def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weight, rows = tensors["weight"].detach().clone(), slice(*self.rows)
+        change = self.scale * (_double(self.up) @ _double(self.down))
+        weight[rows] = (_double(weight[rows]) + change).to(weight)
+        return {"weight": weight}
+
+    def clear(self) -> None:
+        nn.init.zeros_(self.up)
+
+
+class ScaleShift(Folding):
+    """y = y * scale + shift, per channel (SSF; Lian et al., arXiv:2210.08823, eq. 3)."""
+
+    def __init__(self, host: nn.Module, addition: Addition) -> None:
+        super().__init__(host, addition)
+        dim, weight = int(addition.options["dim"]), host._parameters.get("weight")
+        if weight is None or len(weight) != dim or isinstance(host, nn.modules.conv._ConvTransposeNd):
+            raise CheckpointError(_misfit(addition, host, f"ssf needs a linear, conv or norm with {dim} channels"))
+        if addition.options["shift"] and host._parameters.get("bias") is None:
+            raise CheckpointError(_misfit(addition, host, "it has no bias to fold the shift into"))
+        # torch, timm and segment-anything call what has its channels on axis 1 a something-2d
+        self.on_axis_1 = any(cls.__name__.endswith("2d") for cls in type(host).__mro__)
+        self.scale = nn.Parameter(torch.empty(dim))
+        self.shift = nn.Parameter(torch.empty(dim)) if addition.options["shift"] else None
+
+    def start(self, generator: torch.Generator) -> None:
+        self.clear()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        shape = (-1, 1, 1) if self.on_axis_1 else (-1,)
+        scaled = y * self.scale.view(shape)  # in fp32 also for y in bf16, which has no number between 1 and 1.008
+        if self.shift is not None:
+            scaled = scaled + self.shift.view(shape)
+        return scaled.to(y.dtype)
+
+    def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weight, scale = tensors["weight"].detach(), _double(self.scale)
+        folded = {"weight": (_double(weight) * scale.view(-1, *[1] * (weight.ndim - 1))).to(weight)}
+        if "bias" in tensors:
+            bias = _double(tensors["bias"]) * scale
+            folded["bias"] = (bias if self.shift is None else bias + _double(self.shift)).to(tensors["bias"])
+        return folded
+
+    def clear(self) -> None:
+        nn.init.ones_(self.scale)
+        if self.shift is not None:
+            nn.init.zeros_(self.shift)
+
+
+class Adapter(Added):
+    """y += up(relu(down(y))), on all rows or some (Houlsby et al., arXiv:1902.00751, sec. 2.1)."""
+
+    def __init__(self, host: nn.Module, addition: Addition) -> None:
+        super().__init__(host, addition)
+        dim, width = int(addition.options["dim"]), int(addition.options["width"])
+        self.rows = addition.rows or (0, dim)
+        self.down, self.up = nn.Linear(dim, width), nn.Linear(width, dim)
+
+    def start(self, generator: torch.Generator) -> None:
+        _start_linear(self.down, generator)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        low = _linear(self.down, y[..., slice(*self.rows)])
+        return _add_rows(y, _linear(self.up, low.relu()), self.rows)
+
+
+class AdaptFormer(Adapter):
+    """y += scale * up(relu(down(x))), x the host's input (Chen et al., arXiv:2205.13535, eq. 3)."""
+
+    def __init__(self, host: nn.Module, addition: Addition) -> None:
+        super().__init__(host, addition)
+        self.scale = float(addition.options["scale"])
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        low = _linear(self.down, x)
+        return y + (_linear(self.up, low.relu()) * self.scale).to(y.dtype)
+
+
+class Prompt(Added):
+    """Learned tokens behind the others, from the host block to the block `until` (Jia et al., arXiv:2203.12119)."""
+
+    identity, before = False, True
+
+    def __init__(self, host: nn.Module, addition: Addition) -> None:
+        super().__init__(host, addition)
+        self.until = str(addition.options["until"])
+        self.tokens = nn.Parameter(torch.empty(int(addition.options["count"]), int(addition.options["dim"])))
+
+    def start(self, generator: torch.Generator) -> None:
+        bound = math.sqrt(3 / self.tokens.shape[1])
+        nn.init.uniform_(self.tokens, -bound, bound, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.tokens.to(x.dtype).expand(len(x), -1, -1)], dim=1)  # (B, N + n, C)
+
+
+class HeadLayers(Added):
+    """Layers of a linear map and GELU before the head (MLP-k)."""
+
+    identity, before = False, True
+
+    def __init__(self, host: nn.Module, addition: Addition) -> None:
+        super().__init__(host, addition)
+        dim = int(addition.options["dim"])
+        self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(int(addition.options["layers"])))
+
+    def start(self, generator: torch.Generator) -> None:
+        for layer in self._linears():
+            _start_linear(layer, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self._linears():
+            x = F.gelu(_linear(layer, x))
+        return x
+
+    def _linears(self) -> Iterable[nn.Linear]:
+        return self.layers  # type: ignore[return-value]
+
+
+KINDS: dict[str, type[Added]] = {
+    "lora": LoRA,
+    "adapter": Adapter,
+    "adaptformer": AdaptFormer,
+    "ssf": ScaleShift,
+    "prompt": Prompt,
+    "mlp": HeadLayers,
+}
+
+
+def _add_rows(y: Tensor, change: Tensor, rows: tuple[int, int]) -> Tensor:
+    """Returns y with `change` added to its channels start:stop."""
+    if rows == (0, y.shape[-1]):
+        return y + change.to(y.dtype)
+    return y.slice_scatter(y[..., slice(*rows)] + change.to(y.dtype), -1, *rows)
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
+
+
+def _start_linear(layer: nn.Linear, generator: torch.Generator) -> None:
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    nn.init.zeros_(layer.bias)
+
+
+def _double(tensor: Tensor) -> Tensor:
+    """Returns the values in float64; MPS has no such type."""
+    device = torch.device("cpu") if tensor.device.type == "mps" else tensor.device
+    return tensor.detach().to(device, torch.float64)
+
+
+def _misfit(addition: Addition, host: nn.Module, reason: str) -> str:
+    return (
+        f"the selection puts {addition.kind} on {addition.module}, a {type(host).__name__}: {reason}. "
+        "Is it another model's selection?"
+    )

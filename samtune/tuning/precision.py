@@ -1,0 +1,78 @@
+"""Keep the frozen base in bfloat16 while it trains, and put it back: half the memory for the same numbers.
+
+Under bfloat16 autocast every linear and conv layer rounds its weight before use, so a weight that is stored rounded
+gives the same answers bit for bit. Tuned entries keep their fp32 values, and biases, norms and position tables stay
+as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from samtune.errors import CheckpointError, ConfigError
+from samtune.models.tunable import TunableModel
+from samtune.tuning.compact import CompactModule
+
+LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def lower_base(model: TunableModel, dtype: torch.dtype, keep: Collection[str] = ()) -> None:
+    """Stores the frozen weights of linear and conv layers in a low precision, in place.
+
+    Until `restore_base`, the model runs under autocast to the same dtype only (stock layers refuse fp32 inputs
+    otherwise), and its state dict is the rounded one.
+
+    Args:
+        model: attached, or plain. Entries that are tuned later start from the rounded weights.
+        dtype: one of `LOW`.
+        keep: names of weights that stay in fp32. Those that train whole always do.
+
+    Raises:
+        ConfigError: another dtype.
+    """
+    if dtype not in LOW.values():
+        raise ConfigError(f"the frozen base can't be stored as {dtype}. Allowed: {', '.join(LOW)}.")
+    for name, weight in _weights(model):
+        if name not in keep and not weight.requires_grad:
+            weight.data = weight.data.to(dtype)
+
+
+def is_lowered(model: TunableModel) -> bool:
+    """Whether some weight of a linear or conv layer is stored in a low precision."""
+    return any(weight.dtype in LOW.values() for _, weight in _weights(model))
+
+
+def restore_base(model: TunableModel, base: Mapping[str, Tensor]) -> None:
+    """Undoes `lower_base`: frozen entries are the base's again, bit for bit, and tuned ones their fp32 values.
+
+    Args:
+        model: attached or plain, lowered or not.
+        base: state dict of the base that was lowered.
+
+    Raises:
+        CheckpointError: a base without one of the lowered weights, or with another shape of it; nothing is changed.
+    """
+    lowered = {name: weight for name, weight in _weights(model) if weight.dtype in LOW.values()}
+    for name, weight in lowered.items():
+        if name not in base or base[name].shape != weight.shape:
+            found = f"has {tuple(base[name].shape)}" if name in base else "has no such tensor"
+            raise CheckpointError(
+                f"{name} of the model is {tuple(weight.shape)}, but the base {found}; "
+                "pass the state dict that the model had before it was lowered."
+            )
+    for name, weight in lowered.items():
+        weight.data = base[name].detach().to(weight.device, copy=True)
+    for module in model.modules():
+        if isinstance(module, CompactModule):
+            module.written_version = -1  # the base has none of the tuned values
+
+
+def _weights(model: TunableModel) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yields the weights of linear and conv layers outside of decoder and head."""
+    parameters = dict(model.named_parameters())
+    for name, role in model.roles().items():
+        if role in ("linear", "conv") and name.endswith(".weight"):  # not the values of a compact module
+            yield name, parameters[name]
