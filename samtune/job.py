@@ -15,6 +15,7 @@ from samtune.machine import pick_device, use_bf16
 from samtune.models import RANDOM, SamModel, build_model
 from samtune.paths import find_path
 from samtune.selection import SELECTORS, check_select
+from samtune.startpoint import check_start
 from samtune.tensorfile import state_hash
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def prepare(config: Config) -> Job:
     model = build_model(config.model.name, checkpoint=checkpoint, image_size=config.model.image_size)
     choice = config.select
     check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)
+    check_start(model, config.tune.start.blocks)
     model.checkpointing = config.train.checkpointing
     data = config.data
     loaders = build_data(

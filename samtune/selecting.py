@@ -14,11 +14,13 @@ from torch.utils.data import DataLoader, Subset
 
 from samtune import console
 from samtune.analysis import distribution, overlap
+from samtune.errors import CheckpointError
 from samtune.job import Job
 from samtune.models import SamModel
+from samtune.paths import find_path
 from samtune.scorefile import check_scores_file, load_scores, save_scores
 from samtune.scoring import ScoreLoss, contrastive_loss, hash_batches, mean_loss, score, task_loss
-from samtune.selection import SELECTORS, Needs, Selection, check_selection, select
+from samtune.selection import SELECTORS, Needs, Selection, check_selection, load_selection, select
 from samtune.selection_report import save_selection_report
 from samtune.stability import noise, stability
 from samtune.tuning import Counts, count, count_by_block
@@ -28,15 +30,33 @@ logger = logging.getLogger(__name__)
 
 
 def select_parameters(job: Job, batches: list[Batch] | None = None) -> Selection:
-    """Scores if the selector needs it, selects, and records where the selection came from.
+    """Scores if the selector needs it, selects, and records where the selection came from; or reads `select.file`.
 
     Args:
         job: model and data.
         batches: to score on instead of the job's.
+
+    Raises:
+        CheckpointError: a selection file of another base, or one that does not fit the model.
     """
+    if job.config.select.file is not None:
+        return _selection_of_file(job, find_path(job.config.select.file))
     needs = needs_of(job)
     scores = None if needs is None else scores_of(job, needs, batches)
     return selection_from(job, scores)
+
+
+def _selection_of_file(job: Job, file: Path) -> Selection:
+    selection = load_selection(file)
+    base = selection.provenance.get("base_hash")
+    if base != job.base_hash:
+        raise CheckpointError(
+            f"{file} was selected on another base (hash {str(base)[:12]}) than {job.model.name} as configured "
+            f"({job.base_hash[:12]}). Set model.checkpoint to that base, or leave select.file empty to select anew."
+        )
+    check_selection(selection, job.model, job.model.roles())
+    logger.info("%s: selected by %s, nothing is scored", file, selection.provenance.get("method", "hand"))
+    return selection
 
 
 def selection_from(job: Job, scores: Scores | None) -> Selection:

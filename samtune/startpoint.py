@@ -54,10 +54,20 @@ def start_penalty(
     return penalty
 
 
-def _region(model: TunableModel, blocks: int) -> set[str]:
+def check_start(model: TunableModel, blocks: int | None) -> None:
+    """Refuses an L that does not fit the model; known before anything is computed.
+
+    Raises:
+        ConfigError: L larger than the number of blocks.
+    """
     depth = len(model.block_modules())
-    if blocks > depth:
+    if blocks is not None and blocks > depth:
         raise ConfigError(f"tune.start.blocks is {blocks}, but {model.name} has {depth} blocks: that is the largest L.")
+
+
+def _region(model: TunableModel, blocks: int) -> set[str]:
+    check_start(model, blocks)
+    depth = len(model.block_modules())
     wanted = {model.stem_part(), *(f"block {index}" for index in range(depth - blocks, depth))}
     roles = model.roles()
     return {name for name, part in model.parts().items() if part in wanted or roles[name] in ("head", "decoder")}

@@ -21,7 +21,8 @@ import torch
 from helpers import write_data
 from safetensors.torch import load_file
 
-from samtune.artifacts import apply_delta, audit_files, undo_delta
+from samtune.artifacts import audit_files
+from samtune.delta import apply_delta, undo_delta
 from samtune.config import Config, load_config
 from samtune.data import Collate, SegmentationDataset, find_pairs, resolve_split
 from samtune.errors import CheckpointError, ConfigError

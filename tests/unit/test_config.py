@@ -263,9 +263,30 @@ def _bounded(model: Any, scores: Any, *, offset: Annotated[int, Field(ge=0, le=3
 
 def test_the_resolved_config_has_the_selectors_defaults(write: Callable[[str], Path]) -> None:
     config = load_config(write(MINIMAL), ["select={name: gps}"])
-    assert "select:\n  name: gps\n  per_neuron: 1\n" in config.to_yaml()
+    assert config.select.options == {"per_neuron": 1, "level": "neuron", "criterion": "gradient", "seed": 0}
+    assert "  per_neuron: 1\n  level: neuron\n" in config.to_yaml()
     assert load_config(write(config.to_yaml())) == config
     assert load_config(write(MINIMAL), ["select={name: linear}"]).select.options == {}
+
+
+def test_a_budget_takes_the_place_of_the_knob(write: Callable[[str], Path]) -> None:
+    config = load_config(write(MINIMAL), ["select={name: gps, budget: 1%}"])
+    assert config.select.budget == "1%" and "per_neuron" not in config.select.options
+    assert load_config(write(config.to_yaml())) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["train.embeddings=cache"], "data.augment: true, expected false with train.embeddings"),
+        (["tune.base=bf16", "train.precision=fp32"], 'tune.base: "bf16", expected fp32 with train.precision: fp32'),
+        (["tune.start={norm: l3}"], "tune.start.norm: \"l3\", expected 'l2' or 'l1'"),
+    ],
+)
+def test_impossible_pairs(write: Callable[[str], Path], settings: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(write(MINIMAL), settings)
+    assert expected in str(error.value)
 
 
 def test_options_follow_the_signature_of_any_function() -> None:

@@ -158,7 +158,7 @@ def test_only_the_chosen_columns_of_the_input_are_kept(pattern: str, columns: in
     layer, _ = tuned(PATTERNS[pattern])
     kept = kept_floats(layer, tokens(), autocast=autocast)
     of_input = torch.bfloat16 if autocast else torch.float32
-    assert kept == {(15, columns): of_input, (OUTPUTS, INPUTS): torch.float32}
+    assert kept == {(columns, 15): of_input, (OUTPUTS, INPUTS): torch.float32}
 
 
 def test_the_kept_weight_and_whole_input_are_no_copies() -> None:
@@ -176,7 +176,7 @@ def test_the_kept_weight_and_whole_input_are_no_copies() -> None:
 
 def test_nothing_is_kept_that_no_gradient_needs() -> None:
     layer, values = tuned(PATTERNS["columns"])
-    assert kept_floats(layer, tokens().detach()) == {(15, 3): torch.float32}
+    assert kept_floats(layer, tokens().detach()) == {(3, 15): torch.float32}
     values.requires_grad_(False)
     assert kept_floats(layer, tokens()) == {(OUTPUTS, INPUTS): torch.float32}
 
