@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from samtune.config_problems import Problems
 from samtune.config_sections import (
@@ -32,6 +32,8 @@ from samtune.config_sections import (
 from samtune.errors import ConfigError
 from samtune.paths import find_config
 from samtune.yamltext import YamlText, parse_yaml
+
+Read = TypeVar("Read", bound=BaseModel)
 
 
 class Config(Section):
@@ -78,27 +80,32 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: no such file, or all problems of file and overrides in one message: place, key, value,
             expectation and nearest valid key.
     """
-    file = find_config(path)
-    document = read_document(file)
-    problems = Problems(Config, str(path), document.lines)
+    return read_model(Config, path, overrides, Problems)
+
+
+def read_model(model: type[Read], path: str | Path, overrides: Sequence[str], problems_class: type[Problems]) -> Read:
+    """Reads a YAML file into a pydantic model, all problems at once; arguments and errors as of `load_config`."""
+    document = _read_document(find_config(path))
+    problems = problems_class(model, str(path), document.lines)
     for keys, line in document.duplicates:
         problems.add(keys, f"occurs twice (again in line {line}). Keep one.")
     values = document.value if document.value is not None else {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, found {type(values).__name__}.")
+        known = ", ".join(f"`{name}:`" for name in list(model.model_fields)[:3])
+        raise ConfigError(f"{path}: expected sections such as {known}, found {type(values).__name__}.")
     for text in overrides:
-        apply_override(values, text, problems)
+        _apply_override(values, text, problems)
     try:
-        config = Config.model_validate(values)
+        found = model.model_validate(values)
     except ValidationError as error:
         problems.add_validation(error)
         raise problems.error() from None
     if problems:
         raise problems.error()
-    return config
+    return found
 
 
-def read_document(file: Path) -> YamlText:
+def _read_document(file: Path) -> YamlText:
     try:
         return parse_yaml(file.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
@@ -110,7 +117,7 @@ def read_document(file: Path) -> YamlText:
         raise ConfigError(f"{file.name}: can't be read: {error.strerror}.") from error
 
 
-def apply_override(values: dict[str, Any], text: str, problems: Problems) -> None:
+def _apply_override(values: dict[str, Any], text: str, problems: Problems) -> None:
     key, equals, value = text.partition("=")
     keys = tuple(part.strip() for part in key.split("."))
     if not equals or not all(keys):

@@ -58,7 +58,6 @@ def save_report(
     Raises:
         DiskError: a picture can't be read or the file can't be written.
     """
-    path = Path(path)
     sections = [
         _headline(metrics),
         _curves(history),
@@ -68,13 +67,40 @@ def save_report(
         _code("Reproduce", command),
         _code("Configuration", config_yaml, folded=True),
     ]
+    save_page(
+        Path(path),
+        kind="run",
+        title=title,
+        facts=facts,
+        sections=sections,
+        footer="Every number on this page can be computed again from metrics.json, per_image.csv and "
+        "history.jsonl in the same folder.",
+    )
+
+
+def save_page(
+    path: Path, *, kind: str, title: str, facts: Mapping[str, str], sections: Sequence[str], footer: str
+) -> None:
+    """Writes a self-contained page in the look of the reports.
+
+    Args:
+        path: of the HTML file.
+        kind: what the page reports on, one word.
+        title: headline, plain text.
+        facts: a few words each, shown below it, plain text.
+        sections: HTML of each; empty ones are left out.
+        footer: where the numbers come from, plain text.
+
+    Raises:
+        DiskError: the file can't be written.
+    """
     template = Template((files("samtune") / "report.html").read_text(encoding="utf-8"))
     page = template.substitute(
+        kind=escape(kind),
         title=escape(title),
         facts=_facts(facts),
         sections="\n".join(section for section in sections if section),
-        footer="Every number on this page can be computed again from metrics.json, per_image.csv and "
-        "history.jsonl in the same folder.",
+        footer=escape(footer),
     )
     try:
         path.write_text(page, encoding="utf-8")

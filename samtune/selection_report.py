@@ -9,13 +9,11 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from samtune import analysis_pictures as pictures
 from samtune.analysis import Amount, Distribution, Overlap, Shared
-from samtune.errors import DiskError
+from samtune.report import save_page
 from samtune.stability import Noise, Stability
 
 _COUNTS = {
@@ -65,20 +63,15 @@ def save_selection_report(
         "" if stability is None else _stability_section(stability),
         _section("Provenance", "", _table(("Key", "Value"), list(provenance.items()), words=True)),
     ]
-    facts = {key.capitalize(): provenance[key] for key in _FACTS if key in provenance}
-    items = "".join(f"<li>{escape(name)} <b>{escape(value)}</b></li>" for name, value in facts.items())
-    frame = (files("samtune") / "report.html").read_text(encoding="utf-8")
-    page = Template(frame.replace("samtune run report", "samtune selection report")).substitute(
-        title=escape(title),
-        facts=f'<ul class="facts">{items}</ul>' if items else "",
-        sections="\n".join(section for section in sections if section),
+    save_page(
+        path,
+        kind="selection",
+        title=title,
+        facts={key.capitalize(): provenance[key] for key in _FACTS if key in provenance},
+        sections=sections,
         footer="Distribution and overlap can be computed again from the selection files, noise from the score file, "
         "stability from the training images.",
     )
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as err:
-        raise DiskError(f"can't write {path}: {err.strerror}. Choose a writable --run-dir.") from err
 
 
 def _count_section(counts: Mapping[str, float]) -> str:

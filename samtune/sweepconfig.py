@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from samtune.config import Config, apply_override, load_config, read_document
+from samtune.config import Config, load_config, read_model
 from samtune.config_problems import KeyPath, Problems
 from samtune.config_sections import PathText, Section
 from samtune.errors import ConfigError
-from samtune.paths import find_config, find_path
+from samtune.paths import find_path
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a row; it becomes part of a folder's name
 
@@ -147,24 +147,8 @@ def load_sweep(path: str | Path, settings: Sequence[str] = ()) -> Sweep:
     Raises:
         ConfigError: no such file, or all problems in one message.
     """
-    file = find_config(path)
-    document = read_document(file)
-    problems = _SweepProblems(Sweep, str(path), document.lines)
-    for keys, line in document.duplicates:
-        problems.add(keys, f"occurs twice (again in line {line}). Keep one.")
-    values = document.value if document.value is not None else {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys such as `config:` and `cells:`, found {type(values).__name__}.")
     own = [text for text in settings if text.partition("=")[0].split(".")[0] in Sweep.model_fields]
-    for text in own:
-        apply_override(values, text, problems)
-    try:
-        sweep = Sweep.model_validate(values)
-    except ValidationError as error:
-        problems.add_validation(error)
-        raise problems.error() from None
-    if problems:
-        raise problems.error()
+    sweep = read_model(Sweep, path, own, _SweepProblems)
     shared = [text for text in settings if text not in own]
     return sweep.model_copy(update={"overrides": (*sweep.overrides, *shared)})
 

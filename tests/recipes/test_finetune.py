@@ -22,9 +22,9 @@ from helpers import write_data
 from safetensors.torch import load_file
 
 from samtune.artifacts import audit_files
-from samtune.delta import apply_delta, undo_delta
 from samtune.config import Config, load_config
 from samtune.data import Collate, SegmentationDataset, find_pairs, resolve_split
+from samtune.delta import apply_delta, undo_delta
 from samtune.errors import CheckpointError, ConfigError
 from samtune.evaluate_file import evaluate_checkpoint
 from samtune.models import build_model

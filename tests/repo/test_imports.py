@@ -34,7 +34,7 @@ LAYERS = [
 STRANGERS = {"selection", "tuning"}
 # What opens the package to others may name everything.
 FREE = {"__init__"}
-# `config` looks up the selectors by name when a config is checked, never when it is imported.
+# `config_sections` looks up the selectors by name when a config is checked, never when it is imported.
 LATE = {("config_sections", "selection")}
 
 
@@ -99,8 +99,8 @@ def test_imports_go_downwards_only() -> None:
 
 
 def test_the_walk_sees_a_late_import() -> None:
-    assert "selection" in imports(PACKAGE / "config.py")
-    assert layer("selection") > layer("config")
+    assert "selection" in imports(PACKAGE / "config_sections.py")
+    assert layer("selection") > layer("config_sections")
 
 
 @pytest.mark.parametrize("name", [name for name, _ in modules()])

@@ -27,7 +27,10 @@ def selectors(monkeypatch: pytest.MonkeyPatch) -> None:
     def linear(model: Any, scores: Any) -> None: ...
 
     module = ModuleType("samtune.selection")
-    table = {"gps": SimpleNamespace(function=gps), "linear": SimpleNamespace(function=linear)}
+    table = {
+        "gps": SimpleNamespace(function=gps, knob="per_neuron"),
+        "linear": SimpleNamespace(function=linear, knob=None),
+    }
     module.SELECTORS = table  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "samtune.selection", module)
 
@@ -263,8 +266,7 @@ def _bounded(model: Any, scores: Any, *, offset: Annotated[int, Field(ge=0, le=3
 
 def test_the_resolved_config_has_the_selectors_defaults(write: Callable[[str], Path]) -> None:
     config = load_config(write(MINIMAL), ["select={name: gps}"])
-    assert config.select.options == {"per_neuron": 1, "level": "neuron", "criterion": "gradient", "seed": 0}
-    assert "  per_neuron: 1\n  level: neuron\n" in config.to_yaml()
+    assert "select:\n  name: gps\n  file: null\n  budget: null\n  per_neuron: 1\n" in config.to_yaml()
     assert load_config(write(config.to_yaml())) == config
     assert load_config(write(MINIMAL), ["select={name: linear}"]).select.options == {}
 

@@ -103,7 +103,7 @@ def test_wrong_values(changes: dict[str, Any], message: str) -> None:
 
 def test_a_file_that_is_no_mapping_or_is_missing() -> None:
     Path("sweep.yaml").write_text("- a\n")
-    with pytest.raises(ConfigError, match=r"sweep.yaml: expected keys such as `config:` and `cells:`, found list"):
+    with pytest.raises(ConfigError, match=r"expected sections such as `name:`, `config:`, `dir:`, found list"):
         load_sweep("sweep.yaml")
     with pytest.raises(ConfigError, match=r"config file 'none.yaml' does not exist"):
         load_sweep("none.yaml")
