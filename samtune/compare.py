@@ -23,7 +23,7 @@ from samtune.yamltext import parse_yaml
 
 METRICS = {"mDice": "dice", "mIoU": "iou"}  # reported mean -> column of `per_image.csv`
 LINES = ("selected", "bias", "norm", "decoder", "head", "added", "total")  # of `trainable` in `metrics.json`
-COSTS = ("learning rate", "time", "peak memory", "saved")
+COSTS = ("learning rate", "training", "memory of training", "saved")
 SAVED = "delta.safetensors"
 
 DEFINITION = {
@@ -32,6 +32,8 @@ DEFINITION = {
     "the seeds; it speaks about the choice of images, not about the luck of a run.",
     "difference": "Mean over the images of this row minus that row, each image averaged over its row's seeds first, "
     "with the 95 % interval of the paired bootstrap. An interval without 0 speaks for a real difference.",
+    "training": "Time of training with its validations, without imports, scoring and evaluation; mean over the seeds.",
+    "memory of training": "Peak resident memory in training minus what was in use before; the largest of the seeds.",
 }
 
 
@@ -261,11 +263,11 @@ def _counts(row: Row) -> list[str]:
 
 def _cost_numbers(row: Row) -> dict[str, Any]:
     """Returns mean time, largest memory, and what all seeds share."""
-    seconds, memory = ([run.facts[k] for run in row.runs if k in run.facts] for k in ("seconds", "peak_mib"))
+    seconds, memory = ([run.facts[k] for run in row.runs if k in run.facts] for k in ("seconds", "memory_mib"))
     shared = {key: row.runs[0].facts.get(key) for key in ("lr", "value", "edge", "steps")}
     return shared | {
         "seconds": statistics.fmean(seconds) if seconds else None,
-        "peak_mib": max(memory, default=None),
+        "memory_mib": max(memory, default=None),
         "saved_bytes": row.runs[0].saved_bytes,
     }
 
@@ -277,7 +279,7 @@ def _cost(row: Row) -> list[str]:
     show: dict[str, Callable[[Any], str]] = {
         "lr": lambda v: f"{v:g}" + (" (edge of the grid)" if cost["edge"] else ""),
         "seconds": lambda v: f"{v / 60:.1f} min",
-        "peak_mib": lambda v: f"{v:,} MiB",
+        "memory_mib": lambda v: f"{v:,} MiB",
         "saved_bytes": lambda v: f"{v:,} B",
     }
     return ["" if cost[name] is None else text(cost[name]) for name, text in show.items()]

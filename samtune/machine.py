@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -37,11 +38,23 @@ def use_bf16(precision: str, device: str) -> bool:
     return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def forget_peak(device: torch.device) -> float:
+    """Starts to measure the peak anew, where the system can, and returns the MiB in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    with suppress(OSError):  # Linux alone has it
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_mib(device)
+
+
 def peak_mib(device: torch.device) -> float:
-    """Returns the largest memory so far in MiB: of the GPU if that is the device, else of the process."""
+    """Returns the most memory since the last `forget_peak`, in MiB: of the GPU if that is the device, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
     import resource
 
-    unit = 1 if os.uname().sysname == "Darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # in bytes on macOS

@@ -23,6 +23,7 @@ from samtune.evaluation import DEFAULT_METRICS, evaluate
 from samtune.gallery import save_gallery
 from samtune.job import Job
 from samtune.losses import LOSSES
+from samtune.machine import forget_peak, peak_mib
 from samtune.metrics.table import Report
 from samtune.models import SamModel
 from samtune.models.merged import MergedInfo, load_merged, save_merged
@@ -43,6 +44,7 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
     config = job.config
     trainable = attach_selection(job, selection)
     options = optimisation_of(config)
+    loaded = forget_peak(job.model.device)
     with console.progress("train", options.total_steps(len(job.loaders.train))) as advance:
         shown: dict[str, float | str] = {}
 
@@ -73,6 +75,8 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
             forward=forward_of(job, selection),
             penalty=penalty_of(job, trainable),
         )
+    memory = peak_mib(job.model.device) - loaded
+    log.event({"split": "fit", "step": result.steps, "seconds": result.seconds, "memory_mib": memory})
     logger.info(
         "%d steps in %.0f s; best epoch %d, val mDice %.4f",
         result.steps,

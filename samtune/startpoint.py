@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from samtune.errors import ConfigError
 from samtune.models.tunable import TunableModel
+from samtune.tuning import added_modules
 
 Penalty = Callable[[], Tensor]
 
@@ -37,7 +38,7 @@ def start_penalty(
     Raises:
         ConfigError: L larger than the number of blocks, or added modules, which have no pretrained value.
     """
-    added = [name for name in trainable if name not in model.roles()]
+    added = [name for name, _ in added_modules(model)]
     if added:
         raise ConfigError(
             f"tune.start pulls to pretrained values, but {added[0]} is added and has none. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -63,7 +64,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises:
         DiskError: a full disk, or a folder that is missing or not writable.
     """
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")  # other processes may write the same file
     try:
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, partial, metadata=dict(metadata))
         _sort_metadata(partial)

@@ -19,8 +19,8 @@ LOW, HIGH = (0.4, 0.5, 0.6, 0.7), (0.6, 0.6, 0.9, 0.9)
 def sweep(tmp_path: Path) -> Path:
     """Row `one` has two seeds, row `two` one of two and another start, row `none` no run."""
     folder = write_sweep(tmp_path / "demo", {"two": "Two | random", "one": "One", "none": "None"})
-    write_run(folder / "cells" / "one_0", LOW, seconds=60.0, peak_mib=500)
-    write_run(folder / "cells" / "one_1", HIGH, seconds=120.0, peak_mib=1500)
+    write_run(folder / "cells" / "one_0", LOW, seconds=60.0, memory_mib=500)
+    write_run(folder / "cells" / "one_1", HIGH, seconds=120.0, memory_mib=1500)
     write_run(folder / "cells" / "two_0", LOW, lr=1e-2, edge=True, overrides=["model.checkpoint=random"])
     return folder
 
