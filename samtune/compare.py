@@ -23,7 +23,7 @@ from samtune.yamltext import parse_yaml
 
 METRICS = {"mDice": "dice", "mIoU": "iou"}  # reported mean -> column of `per_image.csv`
 LINES = ("selected", "bias", "norm", "decoder", "head", "added", "total")  # of `trainable` in `metrics.json`
-COSTS = ("learning rate", "training", "memory of training", "saved")
+COSTS = ("learning rate", "training", "its memory", "saved")
 SAVED = "delta.safetensors"
 
 DEFINITION = {
@@ -32,8 +32,8 @@ DEFINITION = {
     "the seeds; it speaks about the choice of images, not about the luck of a run.",
     "difference": "Mean over the images of this row minus that row, each image averaged over its row's seeds first, "
     "with the 95 % interval of the paired bootstrap. An interval without 0 speaks for a real difference.",
-    "training": "Time of training with its validations, without imports, scoring and evaluation; mean over the seeds.",
-    "memory of training": "Peak resident memory in training minus what was in use before; the largest of the seeds.",
+    "training": "Time with validations, without imports, scoring and evaluation, mean over the seeds; its memory is the "
+    "peak of a seed minus what was in use before.",
 }
 
 
@@ -273,9 +273,7 @@ def _cost_numbers(row: Row) -> dict[str, Any]:
 
 
 def _cost(row: Row) -> list[str]:
-    if not row.runs:
-        return [""] * 4
-    cost = _cost_numbers(row)
+    cost = _cost_numbers(row) if row.runs else dict.fromkeys(("lr", "seconds", "memory_mib", "saved_bytes"))
     show: dict[str, Callable[[Any], str]] = {
         "lr": lambda v: f"{v:g}" + (" (edge of the grid)" if cost["edge"] else ""),
         "seconds": lambda v: f"{v / 60:.1f} min",

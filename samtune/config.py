@@ -55,6 +55,10 @@ class Config(Section):
     def _sections_fit(self) -> Self:
         if self.train.embeddings is not None and self.data.augment:
             raise impossible_pair("data.augment", True, "false with train.embeddings, which keeps one view of an image")
+        if self.select.file is not None and (
+            self.tune.exclude or self.tune.biases is not None or not self.tune.decoder
+        ):
+            raise impossible_pair("select.file", str(self.select.file), "no tune.decoder, biases or exclude beside it")
         if self.tune.base == "bf16" and self.train.precision == "fp32":
             raise impossible_pair("tune.base", "bf16", "fp32 with train.precision: fp32")
         return self

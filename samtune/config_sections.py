@@ -109,11 +109,15 @@ class Select(Section):
     def _options_fit(self) -> Self:
         from samtune.selection import SELECTORS  # late: the selectors import torch
 
+        given = [*self.options, *(["budget"] if self.budget is not None else [])]
+        if self.file is not None and given:
+            text = f"not used with a file; write 'select={{file: {self.file}}}'."
+            raise PydanticCustomError("options", "options do not fit", {"problems": [(key, text) for key in given]})
         functions = {name: selector.function for name, selector in SELECTORS.items()}
         problems = option_problems("selector", self.name, self.options, functions)
         if problems:
             raise PydanticCustomError("options", "options do not fit", {"problems": problems})
-        defaults = default_options(functions[self.name])
+        defaults = {} if self.file is not None else default_options(functions[self.name])
         if self.budget is not None:  # it says what the knob would
             defaults.pop(SELECTORS[self.name].knob or "", None)
         self.__pydantic_extra__ = {**defaults, **self.options}

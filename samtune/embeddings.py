@@ -1,4 +1,4 @@
-"""Image embeddings on disk, for training that leaves the encoder alone: each image is encoded once, ever."""
+"""Image embeddings on disk, for training and validation that leave the encoder alone: an image is encoded once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.sam import SamModel
@@ -16,7 +16,7 @@ from samtune.tensorfile import load_tensors, save_tensors
 from samtune.types import Batch
 
 
-class CachedEncoder:
+class CachedEncoder(nn.Module):
     """Computes what `model(batch)` does, with the embeddings of known images read from disk.
 
     An embedding is found by the SHA-256 over base hash, precision, picture and its extent, so another model, size or
@@ -30,6 +30,7 @@ class CachedEncoder:
     """
 
     def __init__(self, model: SamModel, folder: Path, *, base_hash: str, autocast: torch.dtype | None) -> None:
+        super().__init__()
         self.model = model
         self.folder = folder
         self.autocast = autocast
@@ -37,7 +38,7 @@ class CachedEncoder:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """Returns (B, 1, S/4, S/4) logits."""
         paths = [self._path(batch, item) for item in range(len(batch))]
         new = [item for item, path in enumerate(paths) if not path.is_file()]

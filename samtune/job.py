@@ -11,12 +11,14 @@ from torch import Tensor
 
 from samtune.config import Config
 from samtune.data import Loaders, build_data
+from samtune.losses import LOSSES
 from samtune.machine import pick_device, use_bf16
 from samtune.models import RANDOM, SamModel, build_model
 from samtune.paths import find_path
 from samtune.selection import SELECTORS, check_select
 from samtune.startpoint import check_start
 from samtune.tensorfile import state_hash
+from samtune.types import LogitLoss
 
 logger = logging.getLogger(__name__)
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each precision
@@ -64,7 +66,8 @@ def prepare(config: Config) -> Job:
         checkpoint = str(find_path(checkpoint))
     model = build_model(config.model.name, checkpoint=checkpoint, image_size=config.model.image_size)
     choice = config.select
-    check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)
+    if choice.file is None:
+        check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)
     check_start(model, config.tune.start.blocks)
     model.checkpointing = config.train.checkpointing
     data = config.data
@@ -101,3 +104,10 @@ def prepare(config: Config) -> Job:
     model.to(fabric.device)
     base = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     return Job(config, fabric, model, base, state_hash(base), loaders, torch.bfloat16 if bf16 else None)
+
+
+def task_loss_of(config: Config) -> LogitLoss:
+    """Returns the loss of the `loss` section."""
+    options = config.loss.model_dump()
+    function = LOSSES[options.pop("name")]
+    return lambda logits, batch: function(logits, batch, **options)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from samtune import artifacts, console
 from samtune.config import Config
@@ -21,11 +21,9 @@ from samtune.embeddings import CachedEncoder, check_embeddings
 from samtune.errors import CheckpointError
 from samtune.evaluation import DEFAULT_METRICS, evaluate
 from samtune.gallery import save_gallery
-from samtune.job import Job
-from samtune.losses import LOSSES
+from samtune.job import Job, task_loss_of
 from samtune.machine import forget_peak, peak_mib
 from samtune.metrics.table import Report
-from samtune.models import SamModel
 from samtune.models.merged import MergedInfo, load_merged, save_merged
 from samtune.report import save_report
 from samtune.runfolder import disk_errors
@@ -34,7 +32,7 @@ from samtune.startpoint import Penalty, start_penalty
 from samtune.tracking import RunLog
 from samtune.training import Event, FitResult, Optimisation, fit
 from samtune.tuning import attach, merge
-from samtune.types import Batch, LogitLoss
+from samtune.tuning.precision import is_lowered, restore_base
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +41,7 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
     """Attaches the selection and trains it."""
     config = job.config
     trainable = attach_selection(job, selection)
+    network = network_of(job, selection)
     options = optimisation_of(config)
     loaded = forget_peak(job.model.device)
     with console.progress("train", options.total_steps(len(job.loaders.train))) as advance:
@@ -57,14 +56,14 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
             advance(1, epoch=str(event["epoch"]), **shown)
 
         result = fit(
-            job.model,
+            network,
             trainable,
             job.loaders,
             fabric=job.fabric,
             loss=task_loss_of(config),
             optimisation=options,
             validate=lambda: evaluate(
-                job.model,
+                network,
                 job.loaders.val,
                 metrics=(),
                 split="val",
@@ -72,7 +71,6 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
                 autocast_dtype=job.autocast,
             ),
             on_event=on_event,
-            forward=forward_of(job, selection),
             penalty=penalty_of(job, trainable),
         )
     memory = peak_mib(job.model.device) - loaded
@@ -93,11 +91,11 @@ def attach_selection(job: Job, selection: Selection) -> dict[str, nn.Parameter]:
     return attach(job.model, selection, seed=job.config.run.seed, base_dtype=base_dtype)
 
 
-def forward_of(job: Job, selection: Selection) -> Callable[[Batch], Tensor] | None:
-    """Returns the forward pass with cached embeddings if the config asks for it, else None."""
+def network_of(job: Job, selection: Selection) -> nn.Module:
+    """Returns what is trained: the model, or the model behind cached embeddings if the config asks for them."""
     folder = job.config.train.embeddings
     if folder is None:
-        return None
+        return job.model
     check_embeddings(job.model, selection)
     return CachedEncoder(job.model, folder, base_hash=job.base_hash, autocast=job.autocast)
 
@@ -111,7 +109,7 @@ def penalty_of(job: Job, trainable: Mapping[str, nn.Parameter]) -> Penalty | Non
 
 
 MERGED_TOLERANCE = 1e-4
-"""How far folding LoRA or SSF into a weight may move a logit, in fp32; without them logits stay bit-equal."""
+"""How far folding LoRA or SSF may move a logit, of the largest logit; without them logits stay bit-equal."""
 
 
 def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
@@ -122,9 +120,11 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
             the base to the merged model and back; a bug of ours. The files stay.
     """
     batch = next(iter(job.loaders.val)).to(job.model.device)
-    low = torch.bfloat16 if job.config.tune.base == "bf16" else None  # such a base runs under autocast only
-    tuned = _logits(job.model, batch, low)
-    merge(job.model, base=job.base)
+    if is_lowered(job.model):
+        restore_base(job.model, job.base)
+    with torch.no_grad():
+        tuned = job.model.eval()(batch)
+    merge(job.model)
     state = {name: tensor.detach().cpu().float() for name, tensor in job.model.state_dict().items()}
     info = MergedInfo(
         model=job.model.name,
@@ -139,8 +139,10 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
         save_delta(delta_file, base=job.base, merged=state, selection=selection, metadata=info.to_metadata())
     # from the files, as a user gets them
     merged, _ = load_merged(merged_file, device=job.model.device)
-    worst = float((tuned - _logits(merged, batch, low)).abs().max())
-    tolerance = MERGED_TOLERANCE if any(addition.merges for addition in selection.additions) else 0.0
+    with torch.no_grad():
+        worst = float((tuned - merged(batch)).abs().max())
+    folded = any(addition.merges for addition in selection.additions)
+    tolerance = MERGED_TOLERANCE * max(1.0, float(tuned.abs().max())) if folded else 0.0
     audit = artifacts.audit(job.base, {n: t.cpu() for n, t in merged.state_dict().items()}, selection)
     problems = [] if worst <= tolerance else [f"merged logits differ from tuned logits by up to {worst:.3g}"]
     problems += [] if audit.ok else list(audit.lines)
@@ -150,12 +152,6 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     equal = "equal tuned logits" if worst == 0 else f"are within {worst:.1g} of tuned logits"
     for line in (*audit.lines, f"merged logits {equal}", "base + delta = merged model, and back"):
         logger.info("audit: %s", line)
-
-
-def _logits(model: SamModel, batch: Batch, autocast: torch.dtype | None) -> Tensor:
-    with torch.no_grad(), torch.autocast(batch.images.device.type, autocast, enabled=autocast is not None):
-        logits: Tensor = model.eval()(batch)
-    return logits.float()
 
 
 def evaluate_test(job: Job, name: str) -> Report:
@@ -171,7 +167,7 @@ def evaluate_test(job: Job, name: str) -> Report:
         )
 
 
-def save_pages(job: Job, report: Report, log: RunLog, folder: Path, command: str) -> None:
+def save_pages(job: Job, selection: Selection, report: Report, log: RunLog, *, folder: Path, command: str) -> None:
     """Draws the overlays of best, median and worst cases and writes `report.html`."""
     dataset, pairs = job.loaders.test.dataset, job.loaders.splits.test
     assert isinstance(dataset, SegmentationDataset)
@@ -190,21 +186,20 @@ def save_pages(job: Job, report: Report, log: RunLog, folder: Path, command: str
         config_yaml=(folder / "config.yaml").read_text(encoding="utf-8"),
         facts={
             "Model": f"{job.model.name}, {job.model.image_size} px",
-            "Method": " ".join([config.select.name, *(f"{k}={v}" for k, v in config.select.options.items())]),
+            "Method": method_of(selection),
             "Data": str(config.data.dir),
             "Prompt": config.data.prompt,
         },
     )
 
 
+def method_of(selection: Selection) -> str:
+    """Returns the method that made a selection, with its options."""
+    options = json.loads(selection.provenance.get("options", "{}"))
+    return " ".join([selection.provenance["method"], *(f"{k}={v}" for k, v in options.items())])
+
+
 def optimisation_of(config: Config) -> Optimisation:
     """Returns the `train` section as what `fit` takes."""
     names = Optimisation.__dataclass_fields__
     return Optimisation(**{name: value for name, value in config.train.model_dump().items() if name in names})
-
-
-def task_loss_of(config: Config) -> LogitLoss:
-    """Returns the loss of the `loss` section."""
-    options = config.loss.model_dump()
-    function = LOSSES[options.pop("name")]
-    return lambda logits, batch: function(logits, batch, **options)

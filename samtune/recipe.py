@@ -12,18 +12,17 @@ from pathlib import Path
 
 from samtune.config import Config
 from samtune.errors import NonFiniteError
-from samtune.job import Job, prepare
+from samtune.job import Job, prepare, task_loss_of
 from samtune.machine import peak_mib
 from samtune.metrics.table import Report
 from samtune.phases import (
     attach_selection,
     evaluate_test,
-    forward_of,
     merge_and_audit,
+    network_of,
     optimisation_of,
     penalty_of,
     save_pages,
-    task_loss_of,
     train,
 )
 from samtune.runfolder import open_run_folder
@@ -89,7 +88,7 @@ def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = F
         report = evaluate_test(job, "test")
         log.event({"split": "test", "step": result.steps, "mDice": report.mDice, "mIoU": report.mIoU})
         report.save(folder, before=before, trainable=counts.to_json())
-        save_pages(job, report, log, folder, command)
+        save_pages(job, selection, report, log, folder=folder, command=command)
         log.artifacts(sorted(p for p in folder.iterdir() if p.suffix != ".jsonl"))
     return RunResult(folder, report, before, counts, result)
 
@@ -164,7 +163,7 @@ def dry_run(config: Config) -> DryRun:
 
     no_validation = Report(rows=(), split="val", definition={})
     fit(
-        job.model,
+        network_of(job, selection),
         trainable,
         job.loaders,
         fabric=job.fabric,
@@ -172,7 +171,6 @@ def dry_run(config: Config) -> DryRun:
         optimisation=replace(options, epochs=2, steps=2),
         validate=lambda: no_validation,
         on_event=on_event,
-        forward=forward_of(job, selection),
         penalty=penalty_of(job, trainable),
     )
     steps = options.total_steps(len(job.loaders.train))

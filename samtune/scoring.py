@@ -21,7 +21,7 @@ from samtune.losses import dice_bce, pixel_contrastive, supervised_contrastive
 from samtune.models.sam import SamModel, upsample_logits
 from samtune.models.tunable import TunableModel
 from samtune.models.vit import Classifier
-from samtune.types import Batch, Batches, Granularity, LabelledBatch, Scores
+from samtune.types import Batch, Batches, Granularity, LabelledBatch, LogitLoss, Scores
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def score(
     Args:
         model: pretrained, in fp32.
         batches: of the training split, in fixed order, without augmentation.
-        loss: one of `contrastive_loss(...)`, `task_loss`, `cross_entropy`, `image_contrastive(...)`.
+        loss: one of `contrastive_loss(...)`, `task_loss(...)`, `cross_entropy`, `image_contrastive(...)`.
         per: what one gradient is of: a batch, or a single image (slower, as images go one by one).
         squares: also sum the squared gradients: SPT's sensitivity, and the standard error of the sums.
 
@@ -82,6 +82,9 @@ def score(
         raise DataError(
             f"no image can be scored: no {per} has two cells of one class. Use score.loss=task, or more images."
         )
+    for name, found in sums.items():
+        if not bool(found.isfinite().all()):
+            raise NonFiniteError(f"the scoring gradient of {name} is not finite, though the losses are.")
     if skipped:
         logger.warning("%d of %d scoring batches had no two cells of one class", skipped, counted + skipped)
     return Scores(sums, counted, skipped, seen.hexdigest(), total.squares, per)
@@ -146,9 +149,13 @@ def contrastive_loss(*, cells: int = 128, temperature: float = 0.1, seed: int = 
     return loss
 
 
-def task_loss(model: SamModel, batch: Batch) -> Tensor:
-    """Dice + BCE through the decoder, what GPS's release scores with (its head is not random in SAM)."""
-    return dice_bce(upsample_logits(model(batch), batch.images.shape[-1]), batch)
+def task_loss(loss: LogitLoss = dice_bce) -> ScoreLoss:
+    """Returns the loss of the training, through the decoder: what GPS's release scores with, as SAM's is not random."""
+
+    def through_decoder(model: SamModel, batch: Batch) -> Tensor:
+        return loss(upsample_logits(model(batch), batch.images.shape[-1]), batch)
+
+    return through_decoder
 
 
 def image_contrastive(*, temperature: float = 0.07) -> ScoreLoss:

@@ -14,15 +14,15 @@ from torch.utils.data import DataLoader, Subset
 
 from samtune import console
 from samtune.analysis import distribution, overlap
-from samtune.errors import CheckpointError
-from samtune.job import Job
+from samtune.errors import CheckpointError, DataError
+from samtune.job import Job, task_loss_of
 from samtune.models import SamModel
 from samtune.paths import find_path
 from samtune.scorefile import check_scores_file, load_scores, save_scores
 from samtune.scoring import ScoreLoss, contrastive_loss, hash_batches, mean_loss, score, task_loss
 from samtune.selection import SELECTORS, Needs, Selection, check_selection, load_selection, select
 from samtune.selection_report import save_selection_report
-from samtune.stability import noise, stability
+from samtune.stability import Stability, noise, stability
 from samtune.tuning import Counts, count, count_by_block
 from samtune.types import Batch, Scores
 
@@ -79,6 +79,8 @@ def selection_from(job: Job, scores: Scores | None) -> Selection:
         "base_hash": job.base_hash,
         "seed": str(config.run.seed),
     }
+    beside = {"decoder": config.tune.decoder, "biases": config.tune.biases, "exclude": config.tune.exclude}
+    provenance["tune"] = json.dumps(beside)
     if config.select.budget is not None:
         provenance["budget"] = str(config.select.budget)
     if scores is not None:
@@ -89,8 +91,8 @@ def selection_from(job: Job, scores: Scores | None) -> Selection:
 def report_selection(job: Job, path: Path, *, against: Selection | None = None) -> Selection:
     """Selects and writes a page on it: where the entries lie, how far they are noise, and what another draw selects.
 
-    Costs five passes over the scoring images: the selection's own, and for each of two seeds one more on two halves
-    and, for the second, on all.
+    Costs four passes over the scoring images: the selection's own, one with another seed where the loss draws by
+    it, and one on two halves for each seed.
 
     Args:
         job: model and data.
@@ -99,23 +101,21 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
 
     Returns:
         The selection.
+
+    Raises:
+        CheckpointError: `against` does not fit the model.
     """
-    needs, seed = needs_of(job), job.config.run.seed
-    scores = None if needs is None else scores_of(job, replace(needs, squares=True))
-    selection = selection_from(job, scores)
     if against is not None:
         check_selection(against, job.model, job.model.roles())
-    steady = None
-    if needs is not None:
-        steady = stability(
-            job.model,
-            job.loaders.score,
-            loss_of=lambda draw: score_loss(job, needs, draw),
-            choose=lambda found: selection_from(job, found),
-            seeds=(seed, seed + 1),
-            per=needs.per,
-            squares=needs.squares,
-        )
+    needs = None if job.config.select.file is not None else needs_of(job)
+    if needs is None:
+        scores = steady = None
+        selection = select_parameters(job)
+    else:
+        source = _smallest_subset(job, needs)
+        scores = scores_of(job, replace(needs, squares=True), source)
+        selection = selection_from(job, scores)
+        steady = _stability(job, needs, source, scores)
     save_selection_report(
         path,
         title=job.config.run.name,
@@ -127,6 +127,26 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
         provenance=selection.provenance,
     )
     return selection
+
+
+def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability | None:
+    """Selects again by another seed, where the loss has one, and on halves; None for a single batch."""
+    if len(source) < 2:
+        logger.warning(
+            "one scoring batch can't be halved: no stability. Use more score.images or a smaller score.batch"
+        )
+        return None
+    seed = job.config.run.seed
+    return stability(
+        job.model,
+        source,
+        loss_of=lambda draw: score_loss(job, needs, draw),
+        choose=lambda found: selection_from(job, found),
+        seeds=(seed, seed + 1) if needs.loss == "contrastive" else (seed,),
+        first=scores,
+        per=needs.per,
+        squares=needs.squares,
+    )
 
 
 def needs_of(job: Job) -> Needs | None:
@@ -184,7 +204,7 @@ def score_loss(job: Job, needs: Needs, seed: int) -> ScoreLoss:
     """Returns the loss of a scoring pass, its draw of cells at the start."""
     options = job.config.score
     if needs.loss == "task":
-        return task_loss
+        return task_loss(task_loss_of(job.config))
     return contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed)
 
 
@@ -193,7 +213,8 @@ def loss_text(job: Job, needs: Needs, seed: int) -> str:
     options = job.config.score
     batch = f" batch={options.batch}" if needs.per == "batch" else ""
     if needs.loss == "task":
-        return f"task prompt={job.config.data.prompt}{batch}"
+        loss = " ".join(f"{key}={value}" for key, value in job.config.loss.model_dump().items())
+        return f"task {loss} prompt={job.config.data.prompt}{batch}"
     return f"pixel_contrastive cells={options.cells} temperature={options.temperature:g} seed={seed}{batch}"
 
 
@@ -209,7 +230,9 @@ def announce(job: Job, selection: Selection) -> Counts:
     ]
     totals = [sum(amount for (_, k), amount in amounts.items() if k == kind) for kind in kinds]
     table.append(["all", *(f"{total:,}" for total in totals)])
-    title = f"{job.config.select.name}: {counts.total:,} trainable parameters, {counts.percent:.2f} % of the model"
+    title = (
+        f"{selection.provenance['method']}: {counts.total:,} trainable parameters, {counts.percent:.2f} % of the model"
+    )
     console.print_table(table, columns=["", *kinds], title=title)
     if counts.decoder:
         idle = _without_gradient(job.model)
@@ -227,13 +250,17 @@ def _smallest_subset(job: Job, needs: Needs) -> Any:
     loader, parts = job.loaders.score, job.config.score.subsets
     if parts == 1:
         return loader
-    order = np.random.default_rng((job.config.run.seed, 2)).permutation(len(loader.dataset))  # type: ignore[arg-type]
+    images = len(loader.dataset)  # type: ignore[arg-type]
+    if parts > images:
+        raise DataError(f"score.subsets is {parts}, but there are {images} scoring images: that is the largest n.")
+    order = np.random.default_rng((job.config.run.seed, 2)).permutation(images)
     subsets = [
         DataLoader(Subset(loader.dataset, sorted(part)), batch_size=loader.batch_size, collate_fn=loader.collate_fn)
         for part in np.array_split(order, parts)
-        if len(part)
     ]
     losses = [mean_loss(job.model, part, score_loss(job, needs, job.config.run.seed)) for part in subsets]
+    if np.isnan(losses).all():
+        raise DataError("score.subsets: the loss is undefined in every part. Use fewer parts, or score.loss=task.")
     best = int(np.nanargmin(losses))
     logger.info("subset %d of %d has the smallest loss: %.4f", best + 1, len(subsets), losses[best])
     return subsets[best]

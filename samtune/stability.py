@@ -195,10 +195,11 @@ def stability(
     loss_of: Callable[[int], ScoreLoss],
     choose: Callable[[Scores], Selection],
     seeds: Sequence[int],
+    first: Scores,
     per: Granularity = "batch",
     squares: bool = False,
 ) -> Stability:
-    """Selects again with other seeds, and on halves of the images: two passes over the images for each seed.
+    """Selects again with other seeds, and on halves of the images: two passes for each seed, less the first.
 
     Args:
         model: pretrained, in fp32; it is left as it was.
@@ -206,6 +207,7 @@ def stability(
         loss_of: seed -> the scoring loss; the contrastive loss draws its cells by it.
         choose: scores -> selection.
         seeds: one or more, of the losses and of the splits into halves.
+        first: the scores of all images by the first seed.
         per: as in `samtune.scoring.score`.
         squares: whether `choose` needs them.
 
@@ -217,7 +219,7 @@ def stability(
         return choose(score(model, images, loss_of(seed), per=per, squares=squares))
 
     split = {seed: split_halves(batches, seed=seed) for seed in seeds}  # first, as it can fail
-    full = {seed: selected(batches, seed) for seed in seeds}
+    full = {seed: choose(first) if seed == seeds[0] else selected(batches, seed) for seed in seeds}
     between = [(f"seeds {a} and {b}", overlap(model, full[a], full[b])) for a, b in combinations(full, 2)]
     halves = [
         (f"halves by seed {seed}", overlap(model, selected(first, seed), selected(second, seed)))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from samtune.data import Loaders
 from samtune.errors import NonFiniteError
 from samtune.metrics.table import Report
-from samtune.models.sam import SamModel, upsample_logits
+from samtune.models.sam import upsample_logits
 from samtune.startpoint import Penalty
 from samtune.types import Batch, LogitLoss
 
@@ -93,7 +93,7 @@ class FitResult:
 
 
 def fit(
-    model: SamModel,
+    model: nn.Module,
     trainable: Mapping[str, nn.Parameter],
     loaders: Loaders,
     *,
@@ -102,13 +102,12 @@ def fit(
     optimisation: Optimisation,
     validate: Callable[[], Report],
     on_event: Callable[[Event], None],
-    forward: Callable[[Batch], Tensor] | None = None,
     penalty: Penalty | None = None,
 ) -> FitResult:
     """Trains, validates after each epoch, and leaves the model with the best epoch's weights.
 
     Args:
-        model: attached, on Fabric's device.
+        model: attached, on Fabric's device; maps a batch to (B, 1, S/4, S/4) logits.
         trainable: what `attach` returned.
         loaders: gives the training batches.
         fabric: device and precision.
@@ -116,7 +115,6 @@ def fit(
         optimisation: schedule and optimizer.
         validate: returns the validation report of the model as it is.
         on_event: told of every step and every validation.
-        forward: batch to (B, 1, S/4, S/4) logits; None for the model itself.
         penalty: of `start_penalty`, added to the loss of every update, or None.
 
     Raises:
@@ -124,9 +122,7 @@ def fit(
             weights then too.
     """
     parameters = list(trainable.values())
-    cls = torch.optim.AdamW if optimisation.optimizer == "adamw" else torch.optim.Adam
-    optimizer = fabric.setup_optimizers(cls(parameters, lr=optimisation.lr, weight_decay=optimisation.weight_decay))
-    assert not isinstance(optimizer, tuple)  # one in, one out
+    optimizer = _optimizer(fabric, parameters, optimisation)
     total = optimisation.total_steps(len(loaders.train))
     start, step, skipped, in_a_row = time.monotonic(), 0, 0, 0
     best_epoch, best_value, best = 0, -math.inf, _copies(parameters)
@@ -137,17 +133,12 @@ def fit(
             began = time.monotonic()
             for batches in _groups(loaders.train, optimisation.accumulate):
                 lr = optimisation.rate(step, total)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                value = _accumulate(fabric, forward or model, batches, loss, penalty)
-                updated = _update(optimizer, value, batches, clip=optimisation.clip)
+                value = _accumulate(fabric, model, batches, loss, penalty)
+                updated = _update(optimizer, value, batches, lr=lr, clip=optimisation.clip)
                 in_a_row = 0 if updated else in_a_row + 1
                 skipped += not updated
                 if in_a_row >= MOST_SKIPPED:
-                    raise NonFiniteError(
-                        f"{in_a_row} updates in a row had no finite loss and gradient; the last images were "
-                        f"{_names(batches)}. Lower train.lr, or set train.precision=fp32."
-                    )
+                    raise _diverged(in_a_row, batches)
                 step += 1
                 images = sum(len(batch) for batch in batches)
                 began, rate = time.monotonic(), images / (time.monotonic() - began)  # loading the batches counts
@@ -169,8 +160,22 @@ def fit(
     return FitResult(step, best_epoch, best_value, time.monotonic() - start, skipped)
 
 
-def _update(optimizer: Any, value: float, batches: list[Batch], *, clip: float | None) -> bool:
+def _optimizer(fabric: Fabric, parameters: list[nn.Parameter], optimisation: Optimisation) -> Any:
+    cls = torch.optim.AdamW if optimisation.optimizer == "adamw" else torch.optim.Adam
+    return fabric.setup_optimizers(cls(parameters, lr=optimisation.lr, weight_decay=optimisation.weight_decay))
+
+
+def _diverged(updates: int, batches: list[Batch]) -> NonFiniteError:
+    return NonFiniteError(
+        f"{updates} updates in a row had no finite loss and gradient; the last images were {_names(batches)}. "
+        "Lower train.lr, or set train.precision=fp32."
+    )
+
+
+def _update(optimizer: Any, value: float, batches: list[Batch], *, lr: float, clip: float | None) -> bool:
     """Makes one optimizer step, unless the loss or the gradient is not finite; returns whether it did."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
     with_gradient = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = float(nn.utils.clip_grad_norm_(with_gradient, math.inf if clip is None else clip))
     finite = math.isfinite(value) and math.isfinite(norm)
@@ -183,18 +188,14 @@ def _update(optimizer: Any, value: float, batches: list[Batch], *, clip: float |
 
 
 def _accumulate(
-    fabric: Fabric,
-    forward: Callable[[Batch], Tensor],
-    batches: list[Batch],
-    loss: LogitLoss,
-    penalty: Penalty | None,
+    fabric: Fabric, model: nn.Module, batches: list[Batch], loss: LogitLoss, penalty: Penalty | None
 ) -> float:
     """Runs forward and backward over the batches of one update; returns their loss per image, with the penalty."""
     total, images = 0.0, sum(len(batch) for batch in batches)
     for batch in batches:
         batch = batch.to(fabric.device)
         with fabric.autocast():  # not through Fabric's wrapper, which rounds prompt coordinates to bf16
-            logits = forward(batch)
+            logits = model(batch)
         value = loss(upsample_logits(logits, batch.images.shape[-1]), batch) * (len(batch) / images)
         if not bool(value.isfinite()):
             return math.nan  # nothing to learn from; the caller says which images

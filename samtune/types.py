@@ -120,8 +120,9 @@ class Batch:
         )
 
     def content(self) -> bytes:
-        """Returns the pixels of images and masks, for hashing."""
-        return bytes(self.images.cpu().numpy().tobytes() + self.masks.cpu().numpy().tobytes())
+        """Returns images, masks and prompts, for hashing."""
+        prompts = [] if self.prompts is None else [v for v in vars(self.prompts).values() if v is not None]
+        return b"".join(t.cpu().numpy().tobytes() for t in (self.images, self.masks, *prompts))
 
     def valid(self) -> Tensor:
         """Returns (B, 1, S, S) bool: True where the input frame shows the picture, False in the padding."""

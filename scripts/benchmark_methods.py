@@ -185,7 +185,9 @@ def sam_task(name: str, size: int, batch: int) -> Task:
     masks[:, :, size // 4 : -size // 4, size // 4 : -size // 4] = True
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     data = Batch(images, masks, ((size, size),) * batch, tuple(map(str, range(batch))))
-    return Task(model, data, lambda logits: dice_bce(upsample_logits(logits, size), data.to(logits.device)), task_loss)
+    return Task(
+        model, data, lambda logits: dice_bce(upsample_logits(logits, size), data.to(logits.device)), task_loss()
+    )
 
 
 MODELS: dict[str, Model] = {

@@ -100,6 +100,7 @@ def select(
     Raises:
         ConfigError: unknown name, option or part, a value or budget that does not fit, missing or wrong scores, or
             nothing to train.
+        NonFiniteError: NaN or infinity in the scores.
     """
     solved = check_select(model, name=name, budget=budget, exclude=exclude, **options)
     selector = SELECTORS[name]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from decimal import ROUND_CEILING, Context, Decimal
 
 from samtune.errors import ConfigError
 from samtune.models.tunable import TunableModel
@@ -21,17 +22,29 @@ def parse_budget(budget: int | str, total: int) -> int:
     """Returns a budget as a number of parameters.
 
     Args:
-        budget: that number, or text such as "0.5%".
+        budget: that number, or text such as "0.5%", rounded down.
         total: parameters of the model, 100 %.
 
     Raises:
         ConfigError: anything else, or a budget of nothing or of more than the model.
     """
     if isinstance(budget, int) and not isinstance(budget, bool) and budget >= 1:
+        if budget > total:
+            raise ConfigError(
+                f"select.budget is {budget:,}, but the model has {total:,} parameters: the largest budget."
+            )
         return budget
     percent = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*", budget) if isinstance(budget, str) else None
-    if percent and 0 < float(percent[1]) <= 100:
-        return int(total * float(percent[1]) / 100)
+    if percent and 0 < Decimal(percent[1]) <= 100:
+        count = int(total * Decimal(percent[1]) / 100)
+        if count == 0:
+            # rounded up, so that what the message names does buy a parameter
+            least = Context(prec=2, rounding=ROUND_CEILING).divide(Decimal(100), Decimal(total))
+            raise ConfigError(
+                f"select.budget is {budget!r}, which is 0 of the model's {total:,} parameters; "
+                f'the smallest percent is "{least:f}%".'
+            )
+        return count
     raise ConfigError(
         f"select.budget is {budget!r}; give a number of parameters >= 1, such as 400000, "
         'or a share of the model above 0 % and up to 100 %, such as "0.5%".'
@@ -85,7 +98,7 @@ def select_within(
 ) -> Selection:
     """Selects, with a smaller knob again and again while more than the budget is picked.
 
-    Only SPT with `relax` above 1 can pick more than its size says.
+    Only SPT with `alpha` above 1 can pick more than its size says.
 
     Raises:
         ConfigError: the knob at 1 picks more than the budget.

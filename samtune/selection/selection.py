@@ -13,15 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from samtune.errors import CheckpointError
-from samtune.tensorfile import read_metadata, save_tensors
+from samtune.tensorfile import load_tensors, read_metadata, save_tensors
 from samtune.types import Role
 
 FORMAT = "samtune-selection-2"
+OLD_FORMAT = "samtune-selection-1"
 
 # Kinds of additions that end as new values of their host's own tensors; any other kind stays beside the model.
 FOLDS = {"lora": ("weight",), "ssf": ("weight", "bias")}
@@ -149,22 +148,25 @@ def load_selection(path: Path) -> Selection:
     """Reads a selection file.
 
     Raises:
-        CheckpointError: missing, damaged, or no selection file.
+        CheckpointError: missing, damaged, of an older version, or no selection file.
     """
     metadata = read_metadata(path)
-    if metadata.pop("format", None) != FORMAT:
+    found = metadata.pop("format", None)
+    if found == OLD_FORMAT:
+        raise CheckpointError(f"{path} is of an older version ({found}, now {FORMAT}) and must be selected again.")
+    if found != FORMAT:
         raise CheckpointError(f"{path} is no selection file ({FORMAT}).")
-    whole = tuple(json.loads(metadata.pop("whole")))
-    shapes = json.loads(metadata.pop("shapes"))
-    additions = additions_from_json(metadata.pop("additions"))
+    tensors = load_tensors(path)
     try:
-        tensors = load_file(path)
-    except SafetensorError as err:
-        raise CheckpointError(f"{path} is damaged ({err}).") from err
-    entries = {}
-    for key, packed in tensors.items():
-        kind, name = key.split("/", 1)
-        entries[name] = unpack_indices(kind, packed, tuple(shapes[name]))
+        whole = tuple(json.loads(metadata.pop("whole")))
+        shapes = json.loads(metadata.pop("shapes"))
+        additions = additions_from_json(metadata.pop("additions"))
+        entries = {}
+        for key, packed in tensors.items():
+            kind, name = key.split("/", 1)
+            entries[name] = unpack_indices(kind, packed, tuple(shapes[name]))
+    except (LookupError, ValueError, TypeError, RuntimeError) as err:  # RuntimeError: shapes that don't fit the indices
+        raise CheckpointError(f"{path} has missing or damaged metadata ({err!r}). Select again.") from err
     return Selection(entries, whole, metadata, additions)
 
 

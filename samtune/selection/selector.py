@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from samtune.errors import ConfigError
+from torch import Tensor
+
+from samtune.errors import ConfigError, NonFiniteError
 from samtune.models.tunable import TunableModel
 from samtune.selection.selection import Selection
+from samtune.tensorfile import state_hash
 from samtune.types import Granularity, Scores
 
 
@@ -52,25 +55,55 @@ class Selector:
     merges: bool = True
 
 
-def check_scores(scores: Scores | None, needs: Needs, model: TunableModel) -> None:
-    """Refuses scores that are missing, of another kind, or of another model.
+def check_scores(scores: Scores, needs: Needs, model: TunableModel) -> None:
+    """Refuses scores of another kind, of another model, or that are not finite.
+
+    The loss is not compared: GPS with the task's loss, for one, is an ablation of its paper (Tab. 6 c).
+
+    Args:
+        scores: what a selector is to read.
+        needs: what it asks for.
+        model: whose parameters are scored. Its weights are compared where the scores have a `base_hash`.
 
     Raises:
         ConfigError: naming what is missing or does not fit.
+        NonFiniteError: NaN or infinity in a sum, or in a square where they are needed.
     """
-    if scores is None:
-        raise ConfigError("no scores were given; run a scoring pass first.")
     if scores.per != needs.per:
         raise ConfigError(f"the scores are of gradients per {scores.per}, but per {needs.per} is needed; score again.")
     if needs.squares and scores.squares is None:
         raise ConfigError("the scores have no squared gradients; score again with squares=True.")
-    tables = (scores.sums, scores.squares if needs.squares else None)
-    for table in (table for table in tables if table is not None):
-        for name, parameter in model.named_parameters():
-            if name not in table:
-                raise ConfigError(f"the scores have no {name!r}, which {model.name} has: scores of another model?")
-            if table[name].shape != parameter.shape:
-                raise ConfigError(
-                    f"the scores of {name!r} have the shape {tuple(table[name].shape)}, the parameter of {model.name} "
-                    f"has {tuple(parameter.shape)}: scores of another model?"
+    tables = {"sum": scores.sums}
+    if needs.squares and scores.squares is not None:
+        tables["square"] = scores.squares
+    for table in tables.values():
+        _check_shapes(table, model)
+    if scores.base_hash:
+        _check_base(scores.base_hash, model)
+    for kind, table in tables.items():
+        for name, _ in model.named_parameters():
+            if not bool(table[name].isfinite().all()):
+                raise NonFiniteError(
+                    f"the scores of {name!r} hold NaN or infinity (the {kind}s of its gradients); "
+                    "score again, with finite weights and images."
                 )
+
+
+def _check_shapes(table: Mapping[str, Tensor], model: TunableModel) -> None:
+    for name, parameter in model.named_parameters():
+        if name not in table:
+            raise ConfigError(f"the scores have no {name!r}, which {model.name} has: scores of another model?")
+        if table[name].shape != parameter.shape:
+            raise ConfigError(
+                f"the scores of {name!r} have the shape {tuple(table[name].shape)}, the parameter of {model.name} "
+                f"has {tuple(parameter.shape)}: scores of another model?"
+            )
+
+
+def _check_base(base_hash: str, model: TunableModel) -> None:
+    found = state_hash(dict(model.state_dict()))
+    if found != base_hash:
+        raise ConfigError(
+            f"the scores are of another checkpoint of {model.name} (weights {base_hash[:12]}, here {found[:12]}); "
+            "score again, or set model.checkpoint to the one that was scored."
+        )

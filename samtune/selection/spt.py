@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from samtune.errors import ConfigError
 from samtune.models.tunable import TunableModel
@@ -16,7 +14,6 @@ from samtune.selection.selector import Needs
 from samtune.types import Granularity, Scores
 
 Structure = Literal["lora", "adapter", "none"]
-Tau = Annotated[int, Field(ge=1)]
 
 SHARE = 0.005  # of the model: the paper's 0.4 M of ViT-B
 VECTOR_SHARE = 0.2  # of a vector's entries, as in the release
@@ -26,12 +23,12 @@ def spt(
     model: TunableModel,
     scores: Scores,
     *,
-    tau: Tau | None = None,
+    tau: int | None = None,
     structure: Structure = "lora",
     rank: int = 8,
-    alpha: Positive | None = None,
+    lora_alpha: Positive | None = None,
     per: Granularity = "sample",
-    relax: Positive = 1.0,
+    alpha: Positive = 1.0,
     vectors: bool = False,
 ) -> Selection:
     """Tunes the tau most sensitive weights of the backbone; a matrix with many of them gets a module instead.
@@ -45,9 +42,9 @@ def spt(
         tau: number of sensitive parameters; None for 0.5 % of the model's parameters.
         structure: the module: LoRA, an adapter after the matrix, or none.
         rank: of the LoRA, or width of the adapter.
-        alpha: the LoRA is scaled by alpha / rank; None for a scale of 1.
+        lora_alpha: the LoRA is scaled by lora_alpha / rank; None for a scale of 1.
         per: what the squared gradients are of: a sample (Algorithm 1) or a batch (the release).
-        relax: a matrix gets a module when its sensitive weights reach the module's size divided by this: 1 in the
+        alpha: a matrix gets a module when its sensitive weights reach the module's size divided by alpha: 1 in the
             paper, 10 in the release. Above 1 the parameters can be more than tau.
         vectors: biases and norms compete too. A vector with 1/5 of its entries among the sensitive is tuned whole;
             the entries of others are dropped.
@@ -67,11 +64,11 @@ def spt(
         if name not in entries:
             continue
         inside = (entries[name] >= rows.start * columns) & (entries[name] < rows.stop * columns)
-        if int(inside.sum()) * relax >= _cost(structure, rank, len(rows), columns):
+        if int(inside.sum()) * alpha >= _cost(structure, rank, len(rows), columns):
             part = None if len(rows) == len(matrices[name]) else (rows.start, rows.stop)
             module = name.removesuffix(".weight")
             if structure == "lora":
-                additions.append(lora_addition(module, rank, alpha, part))
+                additions.append(lora_addition(module, rank, lora_alpha, part))
             else:
                 additions.append(adapter_addition(module, rank, len(rows), part))
             entries[name] = entries[name][~inside]
@@ -83,15 +80,15 @@ def spt_needs(*, per: Granularity = "sample", **_: object) -> Needs:
     return Needs("task", per=per, squares=True)
 
 
-def spt_size(model: TunableModel, *, tau: Tau | None = None, **_: object) -> int:
-    """Returns tau, an upper bound of what is picked while `relax` is at most 1."""
+def spt_size(model: TunableModel, *, tau: int | None = None, **_: object) -> int:
+    """Returns tau, an upper bound of what is picked while `alpha` is at most 1."""
     return _tau(model, tau)
 
 
 def check_spt(
     model: TunableModel,
     *,
-    tau: Tau | None = None,
+    tau: int | None = None,
     structure: Structure = "lora",
     rank: int = 8,
     vectors: bool = False,
@@ -102,11 +99,13 @@ def check_spt(
     Raises:
         ConfigError: tau below 1 or above the number of weights, or a rank above the size of a matrix.
     """
-    largest = sum(_candidates(model, vectors).values())
-    if not 1 <= _tau(model, tau) <= largest:
+    count, largest = _tau(model, tau), sum(_candidates(model, vectors).values())
+    if count < 1:
+        raise ConfigError(f"select.tau is {count}; the smallest tau is 1 (for none: select.name=linear).")
+    if count > largest:
         raise ConfigError(
-            f"select.tau is {tau}; it must be between 1 and {largest}, the weights of {model.name} that can be tuned "
-            "(for none: select.name=linear)."
+            f"select.tau is {count}, but {model.name} has {largest} weights that can be tuned: that is the largest tau "
+            "(for all: select.name=full)."
         )
     if structure == "lora":
         for name, rows, columns in _parts(model):

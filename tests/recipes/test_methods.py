@@ -97,10 +97,11 @@ def test_an_adapter_ends_as_a_bundle_that_works_like_a_merged_file(
     assert code == 4 and "is a bundle: its adapter modules can't be merged" in err
 
 
-def test_a_bf16_base_gives_fp32_files_that_differ_in_the_selection_alone(run_job: Finetune) -> None:
-    result = run_job("{name: gps}", "tune.base=bf16", "train.precision=bf16")  # the audit of the run is the test
+@pytest.mark.parametrize("select", ["{name: gps}", "{name: lora, rank: 4}", "{name: spt, budget: 20000, rank: 2}"])
+def test_a_bf16_base_gives_fp32_files_that_differ_in_the_selection_alone(select: str, run_job: Finetune) -> None:
+    result = run_job(select, "tune.base=bf16", "train.precision=bf16")  # the audit of the run is the test
     state = load_file(result.run_dir / "merged.safetensors")
-    frozen = state["image_encoder.blocks.0.attn.qkv.weight"]
+    frozen = state["image_encoder.blocks.0.mlp.lin1.weight"]
     assert frozen.dtype == torch.float32 and not torch.equal(frozen, frozen.bfloat16().float())
 
 
@@ -135,11 +136,29 @@ def test_scores_of_another_pass_are_refused(
 def test_a_selection_is_used_again_and_only_on_its_base(run_job: Finetune, run: RunCommand, data: Path) -> None:
     first = run_job("{name: gps, per_neuron: 3}", name="first")
     file = first.run_dir / "selection.safetensors"
-    again = run_job(f"{{name: gps, file: {file}}}", name="again")
+    again = run_job(f"{{file: {file}}}", name="again")
     assert again.counts == first.counts
-    base = ["model.checkpoint=random", f"select={{name: gps, file: {file}}}"]
+    assert "gps per_neuron=3" in (again.run_dir / "report.html").read_text()
+    base = ["model.checkpoint=random", f"select={{file: {file}}}"]
     code, err = run("finetune", "--config", "polyp.yaml", *SETTINGS, f"data.dir={data}", *base, "--run-dir", "other")
     assert code == 4 and "was selected on another base" in err and "leave select.file empty" in err
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["select={file: a.safetensors, per_neuron: 2}"], "select.per_neuron: not used with a file"),
+        (["select={file: a.safetensors, budget: 10}"], "select.budget: not used with a file"),
+        (["select={file: a.safetensors}", "tune.exclude=[neck]"], "no tune.decoder, biases or exclude beside it"),
+        (["select={file: a.safetensors}"], "a.safetensors does not exist"),
+    ],
+)
+def test_what_does_not_go_with_a_selection_file(
+    run: RunCommand, data: Path, settings: list[str], expected: str
+) -> None:
+    given = ["--config", "polyp.yaml", *SETTINGS, f"data.dir={data}", *settings]
+    code, err = run("select", *given, "--run-dir", "other")
+    assert code in (2, 4) and expected in err
 
 
 def test_cached_embeddings_change_no_number(run_job: Finetune) -> None:

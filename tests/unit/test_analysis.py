@@ -15,7 +15,7 @@ from toyvit import FAMILIES, toy_classifier
 from samtune.analysis import Amount, Distribution, Shared, distribution, overlap
 from samtune.errors import CheckpointError, ConfigError, DataError
 from samtune.models.tunable import TunableModel
-from samtune.scoring import ScoreLoss, contrastive_loss
+from samtune.scoring import ScoreLoss, contrastive_loss, score
 from samtune.selection import select
 from samtune.selection.selection import Addition, Selection
 from samtune.stability import noise, split_halves, stability, standard_error
@@ -283,7 +283,8 @@ def test_stability_between_seeds_and_halves() -> None:
     def loss_of(seed: int) -> ScoreLoss:
         return contrastive_loss(cells=4, seed=seed)
 
-    found = stability(model, batches, loss_of=loss_of, choose=choose, seeds=(0, 1))
+    first = score(model, batches, loss_of(0))
+    found = stability(model, batches, loss_of=loss_of, choose=choose, seeds=(0, 1), first=first)
     assert [label for label, _ in found.seeds] == ["seeds 0 and 1"]
     assert [label for label, _ in found.halves] == ["halves by seed 0", "halves by seed 1"]
     for _, pair in (*found.seeds, *found.halves):
@@ -298,12 +299,15 @@ def test_the_same_loss_selects_the_same() -> None:
         seen.append((scores.batches, scores.per, scores.squares is None))
         return Selection({QKV: scores.sums[QKV].abs().argmax(dim=1) + 32 * torch.arange(96)})
 
+    batches = [toy_batch(seed=seed) for seed in range(2)]
+    first = score(model, batches, contrastive_loss(cells=4, seed=0), per="sample", squares=True)
     found = stability(
         model,
-        [toy_batch(seed=seed) for seed in range(2)],
+        batches,
         loss_of=lambda seed: contrastive_loss(cells=4, seed=0),
         choose=choose,
         seeds=(0, 5),
+        first=first,
         per="sample",
         squares=True,
     )

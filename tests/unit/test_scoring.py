@@ -37,7 +37,7 @@ def test_scores_are_the_summed_gradients() -> None:
         loss = dice_bce(upsample_logits(model(batch), 64), batch)
         for total, gradient in zip(expected, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
             total += 0 if gradient is None else gradient
-    scores = score(model, BATCHES, task_loss)
+    scores = score(model, BATCHES, task_loss())
     assert list(scores.sums) == list(names) and (scores.batches, scores.skipped) == (3, 0)
     for name, total in zip(names, expected, strict=True):
         torch.testing.assert_close(scores.sums[name], total, rtol=1e-5, atol=1e-8)
@@ -65,7 +65,7 @@ def test_model_is_left_as_it_was(training: bool, fails: bool) -> None:
 
     def loss(model: SamModel, batch: Batch) -> Tensor:
         assert not model.training and all(p.requires_grad for p in model.parameters())
-        return task_loss(model, batch) * (float("nan") if fails and batch is not BATCHES[0] else 1.0)
+        return task_loss()(model, batch) * (float("nan") if fails and batch is not BATCHES[0] else 1.0)
 
     if fails:
         with pytest.raises(NonFiniteError):
@@ -81,7 +81,7 @@ def test_model_is_left_as_it_was(training: bool, fails: bool) -> None:
 def test_gradients_that_were_there_before_do_not_count() -> None:
     model = toy_model()
     model(BATCHES[0]).mean().backward()
-    fresh, stale = score(toy_model(), BATCHES[:1], task_loss), score(model, BATCHES[:1], task_loss)
+    fresh, stale = score(toy_model(), BATCHES[:1], task_loss()), score(model, BATCHES[:1], task_loss())
     assert all(torch.equal(fresh.sums[name], stale.sums[name]) for name in fresh.sums)
 
 
@@ -113,7 +113,7 @@ def test_loss_that_is_not_finite_names_the_images() -> None:
 def test_scores_of_one_class_are_finite(loss: str, foreground: bool) -> None:
     batch = toy_batch()
     batch.masks[:] = foreground
-    scores = score(toy_model(), [batch], contrastive_loss() if loss == "contrastive" else task_loss)
+    scores = score(toy_model(), [batch], contrastive_loss() if loss == "contrastive" else task_loss())
     assert scores.batches == 1 and all(bool(total.isfinite().all()) for total in scores.sums.values())
 
 
@@ -126,7 +126,7 @@ def test_contrastive_scores_reach_the_encoder_only_and_repeat() -> None:
 
 
 def test_hash_is_of_the_pixels_in_order() -> None:
-    hashes = [score(toy_model(), batches, task_loss).images_hash for batches in (BATCHES[:2], BATCHES[1::-1])]
+    hashes = [score(toy_model(), batches, task_loss()).images_hash for batches in (BATCHES[:2], BATCHES[1::-1])]
     pixels = b"".join(part.numpy().tobytes() for batch in BATCHES[:2] for part in (batch.images, batch.masks))
     assert hashes[0] == hashlib.sha256(pixels).hexdigest()
     assert hashes[0] != hashes[1]
@@ -134,19 +134,19 @@ def test_hash_is_of_the_pixels_in_order() -> None:
 
 def test_squares_and_samples_are_sums_over_single_images() -> None:
     model = toy_model()
-    whole = score(model, BATCHES, task_loss, squares=True)
-    single = score(model, BATCHES, task_loss, per="sample", squares=True)
+    whole = score(model, BATCHES, task_loss(), squares=True)
+    single = score(model, BATCHES, task_loss(), per="sample", squares=True)
     assert (whole.batches, whole.per) == (3, "batch") and (single.batches, single.per) == (6, "sample")
     assert whole.images_hash == single.images_hash == hash_batches(BATCHES)
     name = "image_encoder.blocks.0.mlp.lin1.weight"
-    gradients = [score(model, [part], task_loss).sums[name] for batch in BATCHES for part in batch.singles()]
+    gradients = [score(model, [part], task_loss()).sums[name] for batch in BATCHES for part in batch.singles()]
     assert single.squares is not None and whole.squares is not None
     torch.testing.assert_close(single.squares[name], sum(g.square() for g in gradients), rtol=1e-4, atol=1e-10)
     torch.testing.assert_close(single.sums[name], sum(gradients), rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(whole.sums[name], score(model, BATCHES, task_loss).sums[name], rtol=1e-5, atol=1e-8)
-    batches = [score(model, [batch], task_loss).sums[name] for batch in BATCHES]
+    torch.testing.assert_close(whole.sums[name], score(model, BATCHES, task_loss()).sums[name], rtol=1e-5, atol=1e-8)
+    batches = [score(model, [batch], task_loss()).sums[name] for batch in BATCHES]
     torch.testing.assert_close(whole.squares[name], sum(g.square() for g in batches), rtol=1e-4, atol=1e-10)
-    assert score(model, BATCHES, task_loss).squares is None
+    assert score(model, BATCHES, task_loss()).squares is None
 
 
 def test_single_items_keep_their_prompts_and_sizes() -> None:

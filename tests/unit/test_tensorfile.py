@@ -44,8 +44,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     save_tensors(path, TENSORS, {})
     before = path.read_bytes()
 
-    def full(*_: object, **__: object) -> None:
-        path.with_name("t.safetensors.part").write_bytes(b"half")
+    def full(_: object, partial: Path, **__: object) -> None:
+        partial.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("samtune.tensorfile.save_file", full)

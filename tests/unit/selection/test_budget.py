@@ -174,11 +174,39 @@ def test_budget_and_knob() -> None:
         (" 2 % ", 1000, 20),
         (".25%", 86_000_000, 215_000),
         ("100%", 9, 9),
-        ("0.1%", 5, 0),
+        ("20%", 5, 1),
+        ("5.%", 20, 1),
+        (100, 100, 100),
+        ("0.29%", 10_000, 29),
     ],
 )
 def test_budgets_are_read(budget: int | str, total: int, expected: int) -> None:
     assert parse_budget(budget, total) == expected
+
+
+def test_a_budget_above_the_model() -> None:
+    with pytest.raises(ConfigError, match=r"select\.budget is 1,001, but the model has 1,000 parameters: the largest"):
+        parse_budget(1001, 1000)
+    with pytest.raises(ConfigError, match=r"select\.budget is 99,000,000, but the model has"):
+        run("gps", toy_model(), budget=99_000_000)
+
+
+@pytest.mark.parametrize(
+    ("budget", "total", "least"),
+    [
+        ("0.1%", 5, "20"),
+        (" 33.3% ", 3, "34"),
+        ("0.09%", 1000, "0.1"),
+        ("0.0000001%", 86_000_000, "0.0000012"),
+        ("99.9%", 1, "100"),
+    ],
+)
+def test_a_share_that_is_nothing(budget: str, total: int, least: str) -> None:
+    message = f"select.budget is {budget!r}, which is 0 of the model's {total:,} parameters; "
+    with pytest.raises(ConfigError) as caught:
+        parse_budget(budget, total)
+    assert str(caught.value) == f'{message}the smallest percent is "{least}%".'
+    assert parse_budget(f"{least}%", total) == 1
 
 
 @pytest.mark.parametrize("budget", [0, -3, True, 0.5, "0%", "101%", "-1%", "half", "0.5", "1e3", "1%%"])

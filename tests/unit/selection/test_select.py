@@ -10,9 +10,10 @@ import torch
 from toy import toy_model
 
 from samtune.config_problems import default_options, option_problems
-from samtune.errors import ConfigError
+from samtune.errors import ConfigError, NonFiniteError
 from samtune.models import SamModel
 from samtune.selection import SELECTORS, Needs, Selector, check_scores, check_select, select
+from samtune.tensorfile import state_hash
 from samtune.types import Scores
 
 FUNCTIONS = {name: row.function for name, row in SELECTORS.items()}
@@ -136,7 +137,6 @@ def test_scores_that_fit_pass() -> None:
 @pytest.mark.parametrize(
     ("change", "needs", "message"),
     [
-        (lambda s: None, Needs("task"), "no scores were given; run a scoring pass first"),
         (lambda s: replace(s, per="sample"), Needs("task"), r"gradients per sample, but per batch is needed"),
         (lambda s: replace(s, squares=None), Needs("task", squares=True), r"no squared gradients; score again"),
         (lambda s: replace(s, sums={}), Needs("task"), r"no '\S+', which toy has: scores of another model\?"),
@@ -147,12 +147,44 @@ def test_scores_that_fit_pass() -> None:
             r"have the shape \(1, 1, 4, 4, 32\), the parameter of toy has \(1, 4, 4, 32\): scores of another model\?",
         ),
     ],
-    ids=["none", "granularity", "no squares", "no sums", "not all squares", "shape"],
+    ids=["granularity", "no squares", "no sums", "not all squares", "shape"],
 )
 def test_scores_that_do_not_fit(change: Any, needs: Needs, message: str) -> None:
     model = toy_model()
     with pytest.raises(ConfigError, match=message):
         check_scores(change(scores_of(model)), needs, model)
+
+
+def test_scores_of_another_checkpoint() -> None:
+    model = toy_model()
+    scores = replace(scores_of(model), base_hash=state_hash(model.state_dict()))
+    assert select(model, scores, name="gps").entries
+    with torch.no_grad():
+        model.get_parameter("image_encoder.pos_embed")[0, 0, 0, 0] += 1
+    changed = state_hash(model.state_dict())
+    message = (
+        rf"another checkpoint of toy \(weights {scores.base_hash[:12]}, here {changed[:12]}\); score again, or set "
+    )
+    with pytest.raises(ConfigError, match=message + r"model\.checkpoint"):
+        select(model, scores, name="gps")
+    assert select(model, replace(scores, base_hash=""), name="gps").entries  # nobody said which
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_scores_that_are_not_finite(value: float) -> None:
+    model = toy_model()
+    names = [name for name, role in model.roles().items() if role == "linear"]
+    bad = scores_of(model)
+    for name in names[2:4]:
+        bad.sums[name].view(-1)[3] = value
+    with pytest.raises(NonFiniteError, match=rf"scores of '{names[2]}' hold NaN or infinity \(the sums"):
+        select(model, bad, name="gps")
+    bad = replace(scores_of(model), per="sample")
+    assert bad.squares is not None
+    bad.squares[names[1]].view(-1)[0] = value
+    check_scores(bad, Needs("task", per="sample"), model)  # squares that nobody reads
+    with pytest.raises(NonFiniteError, match=rf"scores of '{names[1]}' hold NaN or infinity \(the squares"):
+        select(model, bad, name="spt")
 
 
 def test_nothing_to_train() -> None:

@@ -13,6 +13,7 @@ from toy import toy_model
 from samtune.errors import CheckpointError
 from samtune.selection import Selection, check_selection, load_selection, save_selection
 from samtune.selection.selection import pack_indices, unpack_indices
+from samtune.tensorfile import read_metadata
 
 PROVENANCE = {"method": "gps", "per_neuron": "1", "seed": "0", "base_hash": "ab" * 32}
 
@@ -106,6 +107,40 @@ def test_file_of_another_format(tmp_path: Path) -> None:
         save_file({"a": torch.zeros(2)}, path, metadata=metadata)
         with pytest.raises(CheckpointError, match=r"other\.safetensors is no selection file \(samtune-selection-2\)"):
             load_selection(path)
+
+
+def test_file_of_an_older_version(tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    save_file({"columns/a": torch.zeros(2, 1)}, path, metadata={"format": "samtune-selection-1", "whole": "[]"})
+    with pytest.raises(CheckpointError, match=r"old\.safetensors is of an older version \(samtune-selection-1.* again"):
+        load_selection(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"whole": None}, "KeyError"),
+        ({"shapes": None}, "KeyError"),
+        ({"additions": None}, "KeyError"),
+        ({"whole": "[oops"}, "JSONDecodeError"),
+        ({"whole": "5"}, "TypeError"),
+        ({"shapes": "{}"}, "KeyError"),
+        ({"shapes": '{"a": 3}'}, "TypeError"),
+        ({"shapes": '{"a": []}'}, "IndexError"),
+        ({"shapes": '{"a": [7, 100]}'}, "RuntimeError"),
+        ({"additions": '[{"kind": "lora"}]'}, "KeyError"),
+        ({"additions": "[1]"}, "TypeError"),
+        ({"additions": '[{"kind": "lora", "module": "a", "rows": 4, "options": {}}]'}, "TypeError"),
+    ],
+)
+def test_damaged_metadata(change: dict[str, str | None], reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "selection.safetensors"
+    save_selection(Selection({"a": torch.arange(300)}), path, {"a": (3, 100)})
+    metadata = {k: v for k, v in (read_metadata(path) | change).items() if v is not None}
+    save_file(load_file(path), path, metadata=metadata)
+    message = rf"selection\.safetensors has missing or damaged metadata \({reason}.*\)\. Select again"
+    with pytest.raises(CheckpointError, match=message):
+        load_selection(path)
 
 
 def test_missing_and_damaged_files(tmp_path: Path) -> None:

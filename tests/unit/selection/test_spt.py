@@ -35,7 +35,7 @@ def run(model: TunableModel, **options: Any) -> Selection:
     return select(model, scores_of(model), name="spt", decoder=False, **options)
 
 
-def reference(model: TunableModel, scores: Scores, tau: int, structure: str, rank: int, relax: float) -> Any:
+def reference(model: TunableModel, scores: Scores, tau: int, structure: str, rank: int, alpha: float) -> Any:
     """The top-tau of all weights; then, matrix by matrix, a module where its sensitive weights reach its cost."""
     roles, fused = model.roles(), model.fused()
     assert scores.squares is not None
@@ -55,7 +55,7 @@ def reference(model: TunableModel, scores: Scores, tau: int, structure: str, ran
         for start in range(0, rows, step) if roles[name] == "linear" and structure != "none" else ():
             inside = [i for i in entries[name] if start <= i // columns < start + step]
             cost = rank * (step + columns) if structure == "lora" else 2 * step * rank + rank + step
-            if len(inside) >= cost / relax:
+            if len(inside) >= cost / alpha:
                 modules.add((name.removesuffix(".weight"), None if step == rows else (start, start + step)))
                 entries[name] = [i for i in entries[name] if i not in set(inside)]
     return {name: sorted(indices) for name, indices in entries.items() if indices}, modules
@@ -63,21 +63,21 @@ def reference(model: TunableModel, scores: Scores, tau: int, structure: str, ran
 
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize(
-    ("structure", "rank", "relax", "ties"),
+    ("structure", "rank", "alpha", "ties"),
     [("lora", 2, 1.0, False), ("lora", 2, 10.0, True), ("adapter", 3, 2.0, False), ("none", 8, 1.0, True)],
 )
 @pytest.mark.parametrize("tau", [40, 3000])
 def test_selects_what_the_algorithm_says(
-    family: str, structure: str, rank: int, relax: float, ties: bool, tau: int
+    family: str, structure: str, rank: int, alpha: float, ties: bool, tau: int
 ) -> None:
     model = build(family)
     scores = scores_of(model, ties=ties)
-    found = select(model, scores, name="spt", decoder=False, tau=tau, structure=structure, rank=rank, relax=relax)
-    entries, modules = reference(model, scores, tau, structure, rank, relax)
+    found = select(model, scores, name="spt", decoder=False, tau=tau, structure=structure, rank=rank, alpha=alpha)
+    entries, modules = reference(model, scores, tau, structure, rank, alpha)
     assert {name: indices.tolist() for name, indices in found.entries.items()} == entries
     assert {(a.module, a.rows) for a in found.additions} == modules and len(found.additions) == len(modules)
     assert found.whole == () and {a.kind for a in found.additions} <= {structure}
-    if relax == 1:
+    if alpha == 1:
         assert picked(model, found) <= SELECTORS["spt"].size(model, tau=tau) == tau
     if tau == 3000 and structure == "lora":
         assert modules  # the case is not empty
@@ -89,7 +89,7 @@ def test_q_k_and_v_get_modules_of_their_own() -> None:
     name = "image_encoder.blocks.1.attn.qkv.weight"
     assert scores.squares is not None
     scores.squares[name][32:64] = 100.0  # k
-    found = select(model, scores, name="spt", tau=1024, rank=4, alpha=2.0, decoder=False)
+    found = select(model, scores, name="spt", tau=1024, rank=4, lora_alpha=2.0, decoder=False)
     assert found.additions == (Addition("lora", name.removesuffix(".weight"), (32, 64), {"rank": 4, "alpha": 2.0}),)
     assert not found.entries
     found = select(model, scores, name="spt", tau=1030, rank=4, decoder=False)
@@ -138,11 +138,11 @@ def test_budget_holds_when_modules_cost_more_than_they_replace() -> None:
     generator = torch.Generator().manual_seed(0)
     squares = {n: torch.rand(p.shape, generator=generator) for n, p in model.named_parameters()}  # spread evenly
     scores = Scores(squares, 1, 0, "hash", squares=squares, per="sample")
-    options: dict[str, Any] = {"name": "spt", "rank": 2, "relax": 10.0, "decoder": False}
+    options: dict[str, Any] = {"name": "spt", "rank": 2, "alpha": 10.0, "decoder": False}
     assert picked(model, select(model, scores, tau=1000, **options)) > 1000  # so the budget has something to do
     assert 500 < picked(model, select(model, scores, budget=1000, **options)) <= 1000
     with pytest.raises(ConfigError, match=r"budget is 50 parameters, but select\.tau=1 picks 128 already"):
-        run(model, budget=50, rank=2, relax=1000.0)
+        run(model, budget=50, rank=2, alpha=1000.0)
 
 
 def test_what_it_needs() -> None:
@@ -154,16 +154,29 @@ def test_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tau": 0}, r"select\.tau: 0, expected a value >= 1"),
-        ({"tau": 10**9}, r"select\.tau is 1000000000; it must be between 1 and \d+, the weights of toy"),
+        ({"tau": 0}, r"select\.tau is 0; the smallest tau is 1 \(for none: select\.name=linear\)"),
+        ({"tau": -1}, r"select\.tau is -1; the smallest tau is 1"),
+        ({"tau": 0.5}, r"select\.tau: 0\.5, expected an integer"),
+        ({"tau": 10**9}, r"tau is 10{9}, but toy has \d+ .*: that is the largest tau \(for all: select\.name=full\)"),
         ({"rank": 33}, r"select\.rank is 33, but \S+attn\.qkv\.weight is a matrix of 32 x 32: the largest rank is 32"),
-        ({"relax": 0.0}, r"select\.relax: 0.0, expected a value > 0"),
+        ({"alpha": 0.0}, r"select\.alpha: 0.0, expected a value > 0"),
+        ({"lora_alpha": 0.0}, r"select\.lora_alpha: 0.0, expected a value > 0"),
         ({"structure": "lra"}, r"select\.structure: .* Did you mean 'lora'\?"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(toy_model(), **options)
+
+
+def test_the_largest_tau_in_the_message_is_one() -> None:
+    model = toy_model()
+    with pytest.raises(ConfigError) as caught:
+        run(model, tau=10**9, structure="none")
+    largest = int(str(caught.value).partition("toy has ")[2].split()[0])
+    assert picked(model, run(model, tau=largest, structure="none")) == largest
+    with pytest.raises(ConfigError, match=rf"tau is {largest + 1}, but toy has {largest} weights"):
+        run(model, tau=largest + 1, structure="none")
 
 
 def test_a_wide_adapter_is_no_error() -> None:
