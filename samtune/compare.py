@@ -32,8 +32,8 @@ DEFINITION = {
     "the seeds; it speaks about the choice of images, not about the luck of a run.",
     "difference": "Mean over the images of this row minus that row, each image averaged over its row's seeds first, "
     "with the 95 % interval of the paired bootstrap. An interval without 0 speaks for a real difference.",
-    "training": "Time with validations, without imports, scoring and evaluation, mean over the seeds; its memory is the "
-    "peak of a seed minus what was in use before.",
+    "training": "Time with validations, without imports, scoring and evaluation, mean over the seeds; its memory is "
+    "the peak of a seed minus what was in use before.",
 }
 
 

@@ -9,13 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from samtune import console
-from samtune.errors import DataError, RunFolderError
+from samtune.children import Children
+from samtune.errors import ConfigError, DataError, RunFolderError
 from samtune.runfolder import disk_errors
 from samtune.sweepconfig import Cell, Sweep, choice_lists, data_folder, plan
 from samtune.tracking import flatten
@@ -31,7 +28,6 @@ from samtune.tracking import flatten
 logger = logging.getLogger(__name__)
 
 CHOICE_SEED = 352  # of the choice part: the same images in every sweep
-GRACE_SECONDS = 10.0  # between asking a child to end and killing it
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,8 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     """
     folder = sweep.folder
     grid = plan(sweep)
-    plan(sweep, {row: next(iter(sweep.values(row)), None) for row in sweep.cells})  # every mistake shows now
+    # every mistake shows now: of the configs, and of what they select
+    check_rows(plan(sweep, {row: next(iter(sweep.values(row)), None) for row in sweep.cells}))
     with disk_errors(folder):
         for sub in ("grid", "cells", "logs", "scores"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
@@ -76,6 +73,32 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     cells = plan(sweep, best_values(sweep, grid))
     failed |= run_cells(cells, sweep)
     return SweepResult(folder, sum(_result_file(cell).is_file() for cell in cells), failed)
+
+
+def check_rows(cells: list[Cell]) -> None:
+    """Refuses rows whose selector does not fit their model; no weights are made for that.
+
+    Raises:
+        ConfigError: the problems of every row, at once.
+    """
+    import torch  # late, as below: planning a sweep needs neither
+
+    from samtune.models.sam import SamModel
+    from samtune.selection import check_select
+
+    problems = {}
+    for cell in cells:
+        config, choice = cell.config, cell.config.select
+        if cell.row in problems or choice.file is not None:
+            continue
+        with torch.device("meta"):
+            model = SamModel(config.model.name, config.model.image_size)
+        try:
+            check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)
+        except ConfigError as error:
+            problems[cell.row] = f"cells.{cell.row}: {error}"
+    if problems:
+        raise ConfigError("\n".join(problems.values()))
 
 
 def save_choice(sweep: Sweep, share: float) -> None:
@@ -206,55 +229,6 @@ def best_values(sweep: Sweep, grid: list[Cell]) -> dict[str, Any]:
         else:
             logger.warning("row %s is left out: its grid is not complete", row)
     return best
-
-
-class Children:
-    """The processes that run now; once stopped, no further one starts."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[int] = set()
-        self._stopped = False
-
-    def run(self, command: list[str], log: Path, threads: int) -> int:
-        """Runs a command and waits for it.
-
-        Args:
-            command: program and arguments.
-            log: gets what it prints.
-            threads: for its arithmetic; the user's own OMP_NUM_THREADS counts more.
-
-        Returns:
-            Its exit code, negative for a signal.
-        """
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-        with log.open("w", encoding="utf-8") as file, self._lock:
-            if self._stopped:
-                return -signal.SIGTERM
-            child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-            self._running.add(child.pid)
-        child.wait()
-        with self._lock:
-            self._running.discard(child.pid)
-        return child.returncode
-
-    def stop(self) -> None:
-        """Asks every process to end, and kills those that do not."""
-        with self._lock:
-            self._stopped = True
-        self._signal(signal.SIGTERM)
-        end = time.monotonic() + GRACE_SECONDS
-        try:
-            while self._running and time.monotonic() < end:
-                time.sleep(0.05)
-        finally:  # a second Ctrl-C does not wait
-            self._signal(signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
-        with self._lock:
-            for pid in self._running:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
 
 
 def _result_file(cell: Cell) -> Path:

@@ -17,7 +17,18 @@ PACKAGE = ROOT / "samtune"
 # From the bottom to the top; a package counts with all its modules. A module imports from its own layer or
 # from lower ones. A module that is in no layer fails the test: decide where it belongs.
 LAYERS = [
-    {"errors", "types", "environment", "paths", "yamltext", "download", "tensorfile", "machine", "runfolder"},
+    {
+        "errors",
+        "types",
+        "environment",
+        "paths",
+        "yamltext",
+        "download",
+        "tensorfile",
+        "machine",
+        "runfolder",
+        "children",
+    },
     {"losses", "metrics", "selection.selection", "config_problems", "config_sections", "config", "console"},
     {"models", "data", "tuning", "selection"},
     {"scoring", "scorefile", "evaluation", "tracking", "delta", "splitfile", "overlays", "startpoint", "embeddings"},

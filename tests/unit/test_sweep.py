@@ -352,7 +352,7 @@ def test_a_child_gets_its_share_of_the_cores(tmp_path: Path, monkeypatch: pytest
 def test_stop_ends_the_children_and_no_other_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool
 ) -> None:
-    monkeypatch.setattr(sweep_module, "GRACE_SECONDS", 0.3 if stubborn else 20)
+    monkeypatch.setattr("samtune.children.GRACE_SECONDS", 0.3 if stubborn else 20)
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); " if stubborn else ""
     code = f"import signal, time; {ignore}print('up', flush=True); time.sleep(60)"
     children, codes, log = Children(), [], tmp_path / "log"
