@@ -48,6 +48,8 @@ def neurons(model: SamModel) -> Selection:
 CASES: dict[str, Callable[[SamModel], Selection]] = {
     "neurons": neurons,
     SCATTERED: lambda model: make_selection(SCATTERED, model),
+    "lora": lambda model: make_selection("lora", model),
+    "spt": lambda model: make_selection("spt", model),
 }
 OPTIMIZERS: dict[torch.dtype, Callable[..., torch.optim.Optimizer]] = {
     torch.float64: lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1),
@@ -134,10 +136,11 @@ def test_two_processes_train_what_one_does(case: str, dtype: torch.dtype, parall
 def test_unselected_entries_stay_bit_equal_in_both_processes(parallel: list[dict[Any, Run]]) -> None:
     for case, select in CASES.items():
         base = toy_model().state_dict()
-        selection = select(toy_model())
+        changes = select(toy_model()).changes(base)
         for name, tensor in parallel[1][case, torch.float32][1].items():
-            frozen = torch.full(tensor.shape, name not in selection.whole).flatten()
-            frozen[selection.entries.get(name, [])] = False
+            frozen = torch.full(tensor.shape, changes.get(name, ...) is not None).flatten()
+            if isinstance(changes.get(name), Tensor):
+                frozen[changes[name]] = False
             assert torch.equal(tensor.flatten()[frozen], base[name].flatten()[frozen]), name
 
 
