@@ -243,11 +243,12 @@ def test_selection_saw_training_images_only(job: Job) -> None:
     seen = hashlib.sha256(pixels).hexdigest()
     assert selection.provenance == {
         "method": "gps",
-        "options": '{"per_neuron": 2}',
+        "options": '{"per_neuron": 2, "level": "neuron", "criterion": "gradient", "seed": 0}',
+        "tune": '{"decoder": true, "biases": null, "exclude": []}',
         "model": "sam_tiny",
         "base_hash": state_hash(load_file(job.base)),
         "seed": "7",
-        "loss": "pixel_contrastive",
+        "loss": "pixel_contrastive cells=128 temperature=0.1 seed=7 batch=2",
         "images_hash": seen,
         "split": "train",
     }

@@ -189,10 +189,9 @@ def test_serve(run: Run, stub: Stub) -> None:
 def test_the_file_commands(run: Run, stub: Stub) -> None:
     calls: list[tuple[Any, ...]] = []
     row = SimpleNamespace(name="neck.0.weight", changed=3, total=10, max_abs=0.5)
+    stub("delta", apply_delta=lambda *a: calls.append(a), undo_delta=lambda *a: calls.append(a))
     stub(
         "artifacts",
-        apply_delta=lambda *a: calls.append(a),
-        undo_delta=lambda *a: calls.append(a),
         export_checkpoint=lambda *a, format: calls.append((*a, format)),
         inspect_file=lambda path: {"model": "sam_tiny", "tensors": 12},
         diff_files=lambda a, b: [row] if Path(b).name == "b" else [],
@@ -219,9 +218,9 @@ def test_a_base_is_a_file_or_the_name_of_a_model(
 ) -> None:
     calls: list[tuple[Any, ...]] = []
     report = SimpleNamespace(ok=True, lines=())
+    stub("delta", apply_delta=lambda *a: calls.append(a))
     stub(
         "artifacts",
-        apply_delta=lambda *a: calls.append(a),
         diff_files=lambda *a: calls.append(a) or [],
         audit_files=lambda *a: calls.append(a) or report,
     )
