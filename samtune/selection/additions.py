@@ -7,12 +7,12 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field
 
+from samtune.config_sections import Names
 from samtune.errors import ConfigError
 from samtune.models.tunable import TunableModel
 from samtune.selection.selection import Addition, Selection
 from samtune.types import Scores
 
-Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists
 Positive = Annotated[float, Field(gt=0)]
 Value = TypeVar("Value")
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import base64
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import Checker
 
 from samtune.errors import DiskError
 from samtune.report import save_report
@@ -34,31 +34,6 @@ HISTORY: list[dict[str, Any]] = [
     {"step": 4, "epoch": 2, "split": "val", "mDice": 0.8},
 ]
 COUNTS = {"selected": 84_224, "bias": 0, "decoder": 4_058_596, "total": 4_142_820, "percent": 4.419}
-
-
-class Checker(HTMLParser):
-    """Collects the text, and fails on a tag that is left open or closed twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: list[str] = []
-        self.words: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
 
 
 def make_report(folder: Path, **changes: Any) -> tuple[str, Checker]:

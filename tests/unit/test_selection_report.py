@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pages import Checker
 from PIL import Image
 from toy import toy_model
 
@@ -37,34 +37,6 @@ SHARED = Overlap(
 NOISE = Noise({"patch_embed": Noisy(0, 0, 1000, 500), "block 0": Noisy(100, 5, 4000, 2400)}, 21)
 STABLE = Stability((("seeds 0 and 1", SHARED),), (("halves by seed 0", SHARED),))
 COUNTS = {"selected": 1000, "bias": 0, "decoder": 4321, "added": 1000, "total": 6321, "percent": 4.419}
-
-
-class Checker(HTMLParser):
-    """Collects headings, table rows and links, and fails on a tag that is left open or closed twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: list[str] = []
-        self.words: list[str] = []
-        self.rows: list[list[str]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        assert tag != "img" or dict(attrs).get("alt")
-        if tag == "tr":
-            self.rows.append([])
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
-        if self.open and self.open[-1] in ("th", "td"):
-            self.rows[-1].append(data)
 
 
 def make_page(folder: Path, **changes: Any) -> tuple[str, Checker]:
