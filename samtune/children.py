@@ -1,25 +1,53 @@
-"""Processes that are started, waited for, and never left behind."""
+"""Processes that are started, waited for, and never left behind, not even when this process is killed."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 GRACE_SECONDS = 10.0  # between asking a child to end and killing it
 
+# A process that reads "+PID" and "-PID" lines. Its input ends when this process does, however that came: then it
+# kills what still runs. It is in a session of its own, where no Ctrl-C reaches it.
+_GUARD = """
+import os, signal, sys
+running = set()
+for line in sys.stdin:
+    (running.add if line[0] == "+" else running.discard)(int(line[1:]))
+for pid in running:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+"""
+
 
 class Children:
-    """The processes that run now; once stopped, no further one starts."""
+    """The processes that run now, a context manager; once stopped, no further one starts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[int] = set()
         self._stopped = False
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self._guard is not None:
+            self._guard.communicate()
 
     def run(self, command: list[str], log: Path, threads: int) -> int:
         """Runs a command and waits for it.
@@ -38,9 +66,11 @@ class Children:
                 return -signal.SIGTERM
             child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
             self._running.add(child.pid)
+            self._tell_guard(f"+{child.pid}\n")
         child.wait()
         with self._lock:
             self._running.discard(child.pid)
+            self._tell_guard(f"-{child.pid}\n")
         return child.returncode
 
     def stop(self) -> None:
@@ -60,3 +90,17 @@ class Children:
             for pid in self._running:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
+
+    def _tell_guard(self, line: str) -> None:
+        if self._guard is None:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-S", "-c", _GUARD],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                start_new_session=True,
+            )
+        assert self._guard.stdin is not None
+        with suppress(BrokenPipeError):  # without a guard a run is still a run
+            self._guard.stdin.write(line.encode())

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="samtune",
-    help="Adapts Segment Anything to your images by tuning a small, well-chosen part of its own parameters.",
+    help="Adapts Segment Anything, ViT, Swin and ConvNeXt to your images by tuning a small, well-chosen part of their "
+    "own parameters.",
     epilog="Exit codes: 0 ok, 1 bug, 2 config, 3 data, 4 checkpoint, 5 non-finite, 6 memory, 7 disk, "
     "8 run folder in use, 130/143 interrupted.",
     no_args_is_help=True,
@@ -106,7 +107,7 @@ def select(
 @app.command(rich_help_panel=_USE)
 def evaluate(
     checkpoint: Checkpoint,
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with images/ and masks/.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with images/ and masks/, or with class folders.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write metrics.json and per_image.csv here.")] = None,
     split: Annotated[
         str,
@@ -114,24 +115,28 @@ def evaluate(
     ] = "auto",
     metrics: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A further metric, such as hd95; repeat for more."),
+        typer.Option(metavar="NAME", help="A further metric of masks, such as hd95; repeat for more."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Classes: the data set, such as vtab/cifar or imagenet-c.")
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Measure a checkpoint: mDice and mIoU with 95 % intervals."""
+    """Measure a checkpoint: mDice and mIoU, or accuracy, with 95 % intervals."""
     _check_choice("split", split, ("auto", "all", "train", "val", "test"))
     _check_device(device)
-    from samtune.evaluate_file import evaluate_checkpoint
+    from samtune.models.merged import read_task
 
-    report = evaluate_checkpoint(
-        find_path(checkpoint),
-        find_path(data),
-        out=out,
-        device=device,
-        split=split,
-        metrics=tuple(metrics or ()),
-    )
-    console.print_report(report)
+    file, folder = find_path(checkpoint), find_path(data)
+    if read_task(file) == "classification":
+        _evaluate_classes(file, folder, out=out, device=device, split=split, name=name, metrics=metrics)
+    else:
+        from samtune.evaluate_file import evaluate_checkpoint
+
+        if name is not None:
+            raise ConfigError(f"--name {name!r} is for classification; {checkpoint} segments.")
+        report = evaluate_checkpoint(file, folder, out=out, device=device, split=split, metrics=tuple(metrics or ()))
+        console.print_report(report)
     if out is not None:
         console.print_line(f"\n{out}")
 
@@ -140,7 +145,7 @@ def evaluate(
 def predict(
     checkpoint: Checkpoint,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images, or folders of images.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where STEM.png masks (0 and 255) go.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where STEM.png masks (0, 255) or predictions.csv go.")],
     overlay: Annotated[bool, typer.Option("--overlay", help="Also draw each mask over its image.")] = False,
     box: Annotated[
         str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Prompt: a box in pixels of the image.")
@@ -150,8 +155,19 @@ def predict(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Write the mask of each image, at its own size."""
+    """Write the mask of each image, at its own size, or its class."""
     _check_device(device)
+    from samtune.models.merged import read_task
+
+    if read_task(find_path(checkpoint)) == "classification":
+        if overlay or box is not None or point:
+            raise ConfigError(f"--overlay, --box and --point are for masks; {checkpoint} is a classifier.")
+        from samtune.class_predict import ClassPredictor, predict_class_files
+
+        classifier = ClassPredictor.from_file(find_path(checkpoint), device=device)
+        table = predict_class_files(classifier, paths, out)
+        console.print_line(f"{len(table)} classes in {out / 'predictions.csv'}")
+        return
     box_xyxy = _numbers("--box", box, 4) if box is not None else None
     points_xy = [_numbers("--point", text, 2) for text in point or ()]
     from samtune.predict import Predictor, predict_files
@@ -215,6 +231,29 @@ def _exit_143(*_: object) -> NoReturn:
 
 def _exit_0(*_: object) -> NoReturn:
     sys.exit(0)
+
+
+def _evaluate_classes(
+    checkpoint: Path,
+    folder: Path,
+    *,
+    out: Path | None,
+    device: str,
+    split: str,
+    name: str | None,
+    metrics: list[str] | None,
+) -> None:
+    if metrics:
+        raise ConfigError(f"--metrics {metrics[0]!r} is of masks; all metrics of a classifier are shown anyway.")
+    from samtune.class_evaluate_file import evaluate_classifier, evaluate_corruptions
+
+    if name == "imagenet-c":
+        table = evaluate_corruptions(checkpoint, folder, out=out, device=device)
+        rows = [(kind, *errors, table.corruption_errors[kind]) for kind, errors in table.errors.items()]
+        columns = ("corruption", *(f"error {severity}" for severity in range(1, 6)), "CE")
+        console.print_table(rows, columns=columns, title=f"mCE {table.mean_corruption_error:.2f} % (AlexNet = 100 %)")
+        return
+    console.print_report(evaluate_classifier(checkpoint, folder, out=out, device=device, split=split, name=name))
 
 
 def _load(config: Path, overrides: list[str] | None) -> Config:

@@ -20,14 +20,23 @@ def sweep(
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="Sweep file, such as those of configs/.")],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes: to the sweep (steps=50), or to all rows (data.dir=DIR)."),
+        typer.Argument(metavar="KEY=VALUE", help="Changes: to the sweep (steps=50), or to all runs (data.dir=DIR)."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where it goes; runs/sweeps/NAME if not given.")
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; each gets its share of the cores.")] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="What hands out the runs; ray is an extra.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="A Ray cluster, all of whose machines share the working folder and --out."
+        ),
+    ] = None,
 ) -> None:
-    """Run the rows of a table, choose learning rates, and print the table; goes on where it stopped."""
+    """Run methods on tasks, choose their hyper-parameters, and print the table; goes on where it stopped."""
     from samtune.compare import compare as compare_runs
     from samtune.sweep import run_sweep
     from samtune.sweepconfig import load_sweep
@@ -35,12 +44,12 @@ def sweep(
     given = {"dir": out, "jobs": jobs}
     wanted = load_sweep(config, settings or ())
     wanted = wanted.model_copy(update={name: value for name, value in given.items() if value is not None})
-    result = run_sweep(wanted)
+    result = run_sweep(wanted, engine=engine, address=address)
     if result.finished:
         console.print_line(compare_runs([result.folder]).to_markdown())
     console.print_line(f"\n{result.folder}")
     if result.failed:
-        lines = [f"{name}: see {log}" for name, log in result.failed.items()]
+        lines = [f"{name}: {failure.error} ({failure.log})" for name, failure in result.failed.items()]
         console.print_error("\n".join([f"{len(lines)} cell(s) failed; the same command runs them again:", *lines]))
         raise typer.Exit(1)
 
@@ -51,13 +60,23 @@ def compare(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers here.")
     ] = None,
+    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Also draw costs, few shots, features.")] = None,
+    paper: Annotated[
+        str | None, typer.Option(metavar="vtab|fgvc", help="Also list what papers published, below a sweep's rows.")
+    ] = None,
 ) -> None:
     """Print runs side by side, in Markdown: results with intervals, parameters, cost."""
     from samtune.compare import compare as compare_runs
 
-    comparison = compare_runs([find_path(run) for run in runs])
+    comparison = compare_runs([find_path(run) for run in runs], paper=paper)
     if json_file is not None:
         with disk_errors(json_file):
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(json.dumps(comparison.to_json(), indent=2) + "\n", encoding="utf-8")
     console.print_line(comparison.to_markdown())
+    if figures is not None:
+        from samtune.compare_figures import save_figures
+
+        with disk_errors(figures):
+            saved = save_figures(comparison.methods, figures)
+        console.print_line("\n" + "\n".join(str(path) for path in saved))

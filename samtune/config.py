@@ -7,28 +7,17 @@ torch nor mlflow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
+from samtune.config_classification import ClassificationConfig, fill_from_recipe
 from samtune.config_problems import Problems
-from samtune.config_sections import (
-    Data,
-    Eval,
-    Loss,
-    Model,
-    Run,
-    Score,
-    Section,
-    Select,
-    Track,
-    Train,
-    Tune,
-    impossible_pair,
-)
+from samtune.config_sections import Config as Config
+from samtune.config_segmentation import SegmentationConfig
 from samtune.errors import ConfigError
 from samtune.paths import find_config
 from samtune.yamltext import YamlText, parse_yaml
@@ -36,36 +25,7 @@ from samtune.yamltext import YamlText, parse_yaml
 Read = TypeVar("Read", bound=BaseModel)
 
 
-class Config(Section):
-    """All settings of one job; sections in the order of use."""
-
-    task: Literal["segmentation"] = Field("segmentation", description="kind of job")
-    run: Run = Run()
-    model: Model = Model()
-    data: Data = Field(description="images and masks")
-    score: Score = Score()
-    select: Select = Field(default_factory=Select)  # built when used: its check imports the selectors
-    tune: Tune = Tune()
-    train: Train = Train()
-    loss: Loss = Loss()
-    eval: Eval = Eval()
-    track: Track = Track()
-
-    @model_validator(mode="after")
-    def _sections_fit(self) -> Self:
-        if self.train.embeddings is not None and self.data.augment:
-            raise impossible_pair("data.augment", True, "false with train.embeddings, which keeps one view of an image")
-        if self.select.file is not None and (
-            self.tune.exclude or self.tune.biases is not None or not self.tune.decoder
-        ):
-            raise impossible_pair("select.file", str(self.select.file), "no tune.decoder, biases or exclude beside it")
-        if self.tune.base == "bf16" and self.train.precision == "fp32":
-            raise impossible_pair("tune.base", "bf16", "fp32 with train.precision: fp32")
-        return self
-
-    def to_yaml(self) -> str:
-        """Returns all settings, with defaults, as YAML that `load_config` reads back to an equal config."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+CONFIGS: dict[str, type[Config]] = {"segmentation": SegmentationConfig, "classification": ClassificationConfig}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -78,17 +38,33 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             replaces a whole block.
 
     Returns:
-        The checked config with all defaults filled in.
+        The checked config with all defaults filled in: a `SegmentationConfig` or a `ClassificationConfig`, by `task`.
 
     Raises:
         ConfigError: no such file, or all problems of file and overrides in one message: place, key, value,
             expectation and nearest valid key.
     """
-    return read_model(Config, path, overrides, Problems)
+    values = _read_document(find_config(path)).value
+    task = values.get("task") if isinstance(values, dict) else None
+    for text in overrides:
+        key, _, value = text.partition("=")
+        task = value.strip() if key.strip() == "task" else task
+    found = CONFIGS.get(str(task), SegmentationConfig)  # whose own check refuses an unknown task
+    return read_model(found, path, overrides, Problems, fill=fill_from_recipe)
 
 
-def read_model(model: type[Read], path: str | Path, overrides: Sequence[str], problems_class: type[Problems]) -> Read:
-    """Reads a YAML file into a pydantic model, all problems at once; arguments and errors as of `load_config`."""
+def read_model(
+    model: type[Read],
+    path: str | Path,
+    overrides: Sequence[str],
+    problems_class: type[Problems],
+    *,
+    fill: Callable[[dict[str, Any]], None] | None = None,
+) -> Read:
+    """Reads a YAML file into a pydantic model, all problems at once; arguments and errors as of `load_config`.
+
+    `fill` may add to the values of file and overrides before they are checked.
+    """
     document = _read_document(find_config(path))
     problems = problems_class(model, str(path), document.lines)
     for keys, line in document.duplicates:
@@ -99,6 +75,8 @@ def read_model(model: type[Read], path: str | Path, overrides: Sequence[str], pr
         raise ConfigError(f"{path}: expected sections such as {known}, found {type(values).__name__}.")
     for text in overrides:
         _apply_override(values, text, problems)
+    if fill is not None:
+        fill(values)
     try:
         found = model.model_validate(values)
     except ValidationError as error:

@@ -1,15 +1,18 @@
-"""The sections of a config: every key with its type, bounds, default and meaning. `samtune.config` reads them."""
+"""The sections that the configs of both tasks share: every key with its type, bounds, default and meaning.
+
+`config_segmentation` and `config_classification` add what only they have; `samtune.config` reads them.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from samtune.config_problems import default_options, option_problems
-from samtune.errors import unknown_name
 
 PathText = Annotated[Path, Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -38,51 +41,32 @@ class Run(Section):
 class Model(Section):
     """`model`: the pretrained model."""
 
-    name: Literal["sam_tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"] = Field("sam_tiny", description="architecture")
+    name: str = Field(description="architecture")
     checkpoint: PathText | None = Field(
-        None, description="weights file; empty: the model's own; random: segment-anything's own initialisation"
+        None, description="weights file; empty: the model's own; random: the initialisation of its library"
     )
     image_size: int | None = Field(
-        None,
-        ge=64,
-        multiple_of=16,
-        description="side of the square input in pixels; empty: the model's own",
+        None, ge=16, description="side of the square input in pixels; empty: the model's own"
     )
 
 
 class Data(Section):
-    """`data`: images, masks, split, prompts."""
+    """`data`: images and their parts."""
 
-    dir: PathText = Field(description="folder with images/ and masks/, or train/, val/, test/ with both")
-    split: Literal["auto", "folders", "files", "ratio"] = Field("auto", description="where the parts come from")
-    train: PathText | None = Field(None, description="sub-folder or file of names in data.dir")
-    val: PathText | None = Field(None, description="sub-folder or file of names in data.dir")
-    test: PathText | None = Field(None, description="sub-folder or file of names in data.dir")
-    prompt: Literal["none", "box", "point"] = Field("none", description="what the model is told of the object")
-    augment: bool = Field(
-        True, description="random flips, quarter turns, a mild affine change and colours on training images"
-    )
+    dir: PathText = Field(description="data folder")
+    train: PathText | None = Field(None, description="sub-folder or list of names in data.dir")
+    val: PathText | None = Field(None, description="sub-folder or list of names in data.dir")
+    test: PathText | None = Field(None, description="sub-folder or list of names in data.dir")
     workers: int = Field(0, ge=0, description="loader processes; 0 loads in the main process")
     cache: bool = Field(False, description="keep decoded images in memory")
-
-    @model_validator(mode="after")
-    def _parts_are_used(self) -> Self:
-        given = [name for name in ("train", "val", "test") if getattr(self, name) is not None]
-        if self.split == "ratio" and given:
-            value = getattr(self, given[0])
-            raise impossible_pair(given[0], value, "no value with data.split: ratio, which cuts the parts itself")
-        return self
 
 
 class Score(Section):
     """`score`: the gradient pass that selection reads."""
 
-    loss: Literal["pixel_contrastive", "task"] | None = Field(
-        None, description="what is differentiated; empty: what the selector's paper does"
-    )
+    loss: str | None = Field(None, description="what is differentiated; empty: what the selector's paper does")
     images: int | None = Field(None, ge=1, description="number of training images; empty: all")
     batch: int = Field(8, ge=1, description="images per step")
-    cells: int = Field(128, ge=2, description="feature cells drawn per image by the contrastive loss")
     temperature: float = Field(0.1, gt=0, description="temperature of the contrastive loss")
     subsets: int = Field(1, ge=1, description="GRFT: random parts of the images; the one of the smallest loss counts")
     file: PathText | None = Field(None, description="scores file: read and checked if it exists, else written")
@@ -135,7 +119,6 @@ class Start(Section):
 class Tune(Section):
     """`tune`: what trains beside the selection, and how."""
 
-    decoder: bool = Field(True, description="train the whole mask decoder")
     biases: bool | None = Field(None, description="train the biases of the encoder; empty: as the method's paper does")
     exclude: Names = Field((), description="parts that stay frozen, such as [block 0, neck]")
     base: Literal["fp32", "bf16"] = Field("fp32", description="how the frozen weights are held while training")
@@ -152,9 +135,6 @@ class Train(Section):
     accumulate: int = Field(1, ge=1, description="forward passes per optimizer step")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="arithmetic of the passes")
     checkpointing: bool = Field(False, description="recompute blocks: less memory, more time")
-    embeddings: PathText | None = Field(
-        None, description="folder of cached image embeddings; for decoder-only training without augmentation"
-    )
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="optimizer")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps in which the rate rises")
@@ -169,37 +149,10 @@ class Train(Section):
         return self
 
 
-class Loss(Section):
-    """`loss`: the task loss."""
-
-    name: Literal["dice_bce"] = Field("dice_bce", description="task loss")
-    dice_weight: float = Field(1.0, ge=0, description="weight of the Dice term")
-    bce_weight: float = Field(1.0, ge=0, description="weight of the binary cross-entropy term")
-
-    @model_validator(mode="after")
-    def _not_nothing(self) -> Self:
-        if self.dice_weight == 0 and self.bce_weight == 0:
-            raise impossible_pair("bce_weight", 0, "a value > 0 when loss.dice_weight is 0")
-        return self
-
-
 class Eval(Section):
     """`eval`: validation, the final report and its pictures."""
 
-    metrics: Names = Field((), description="metrics beside Dice, IoU, precision and recall")
-    empty: Literal["one", "nan"] = Field("one", description="score of an empty prediction for an empty truth")
-    overlays: int = Field(3, ge=0, description="pictures of each of best, median and worst cases")
-
-    @model_validator(mode="after")
-    def _metrics_exist(self) -> Self:
-        if self.metrics:
-            from samtune.metrics import METRICS, POOLED_METRICS, PROBABILITY_METRICS  # late: they import torch
-
-            known = [*METRICS, *PROBABILITY_METRICS, *POOLED_METRICS]
-            problems = [("metrics", unknown_name("metric", name, known)) for name in self.metrics if name not in known]
-            if problems:
-                raise PydanticCustomError("options", "unknown metrics", {"problems": problems})
-        return self
+    split: Literal["test", "val"] = Field("test", description="what the final report is of; val leaves test closed")
 
 
 class Track(Section):
@@ -207,6 +160,35 @@ class Track(Section):
 
     mlflow: bool = Field(True, description="log to MLflow")
     experiment: str = Field("samtune", min_length=1, description="MLflow experiment")
+    parent: str | None = Field(None, min_length=1, description="id of the MLflow run that this one belongs to")
+
+
+class Config(Section):
+    """What the settings of every job have; sections in the order of use."""
+
+    task: Literal["segmentation", "classification"] = Field("segmentation", description="kind of job")
+    run: Run = Run()
+    model: Model
+    data: Data
+    score: Score
+    select: Select = Field(default_factory=Select)  # built when used: its check imports the selectors
+    tune: Tune = Tune()
+    train: Train
+    eval: Eval = Eval()
+    track: Track = Track()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        beside = self.tune.exclude or self.tune.biases is not None
+        if self.select.file is not None and beside:
+            raise impossible_pair("select.file", str(self.select.file), "no tune.biases or exclude beside it")
+        if self.tune.base == "bf16" and self.train.precision == "fp32":
+            raise impossible_pair("tune.base", "bf16", "fp32 with train.precision: fp32")
+        return self
+
+    def to_yaml(self) -> str:
+        """Returns all settings, with defaults, as YAML that `load_config` reads back to an equal config."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def impossible_pair(key: str, value: object, expected: str) -> PydanticCustomError:

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from samtune.metrics.table import Report
+    from samtune.metrics.anyreport import AnyReport
 
 OUT = Console(highlight=False, soft_wrap=True)
 ERR = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -99,29 +99,30 @@ def print_table(
     OUT.print(table)
 
 
-def print_report(report: Report, *, before: Report | None = None) -> None:
+def print_report(report: AnyReport, *, before: Any = None) -> None:
     """Prints the headline numbers of an evaluation.
 
     Args:
         report: of the tuned model.
-        before: of the untouched model on the same images.
+        before: of the untouched model on the same images, or None.
     """
     from samtune.metrics.table import compare_reports  # late: numpy is slow to import, and help needs none
 
     rows: list[tuple[object, ...]] = []
     columns: tuple[str, ...]
-    for name in ("mDice", "mIoU"):
+    gains = {} if before is None else compare_reports(before, cast(Any, report))
+    for name, value in report.values.items():
         low, high = report.ci95[name]
-        row: tuple[object, ...] = (name, getattr(report, name), f"{low:.4f} to {high:.4f}")
+        row: tuple[object, ...] = (name, value, f"{low:.4f} to {high:.4f}")
         if before is not None:
-            gain, worst, best = compare_reports(before, report)[name]
-            row = (name, getattr(before, name), *row[1:], f"{gain:+.4f}", f"{worst:+.4f} to {best:+.4f}")
+            gain, worst, best = gains[name]
+            row = (name, before.values[name], *row[1:], f"{gain:+.4f}", f"{worst:+.4f} to {best:+.4f}")
         rows.append(row)
     columns = ("", "value", "95 % interval")
     if before is not None:
         columns = ("", "before", "after", "95 % interval", "gain", "95 % interval")
     print_table(rows, columns=columns, title=f"{report.split}, {report.n_images} images")
-    for name in ("mDice", "ci95"):
+    for name in (next(iter(report.values)), "ci95"):
         OUT.print(Text(f"{name}: {report.definition[name]}", style="dim"))
 
 

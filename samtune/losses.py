@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samtune.types import Batch
+from samtune.types import Batch, LabelledBatch
 
 
 def supervised_contrastive(features: Tensor, labels: Tensor, *, temperature: float) -> Tensor | None:
@@ -109,6 +109,21 @@ def dice_bce(logits: Tensor, batch: Batch, *, dice_weight: float = 1.0, bce_weig
     per_pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * valid
     bce = (per_pixel.sum(dim=(1, 2, 3)) / valid.sum(dim=(1, 2, 3))).mean()
     return dice_weight * dice + bce_weight * bce
+
+
+def cross_entropy(logits: Tensor, batch: LabelledBatch, *, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of a softmax, in fp32, against the labels or the shares of a mixed batch.
+
+    Args:
+        logits: (B, classes).
+        batch: gives the labels, or soft targets.
+        label_smoothing: part of each target that is spread over all classes, in [0, 1).
+
+    Returns:
+        A scalar in fp32, the mean over the images.
+    """
+    targets = batch.labels if batch.targets is None else batch.targets
+    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
 
 
 LOSSES = {"dice_bce": dice_bce}

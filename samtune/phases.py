@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from samtune import artifacts, console
 from samtune.config import Config
-from samtune.data import SegmentationDataset
 from samtune.delta import delta_restores, save_delta
 from samtune.embeddings import CachedEncoder, check_embeddings
 from samtune.errors import CheckpointError
-from samtune.evaluation import DEFAULT_METRICS, evaluate
-from samtune.gallery import save_gallery
-from samtune.job import Job, task_loss_of
+from samtune.job import Job
 from samtune.machine import forget_peak, peak_mib
-from samtune.metrics.table import Report
-from samtune.models.merged import MergedInfo, load_merged, save_merged
+from samtune.metrics.anyreport import AnyReport
+from samtune.models import SamModel
+from samtune.models.merged import save_merged
 from samtune.report import save_report
 from samtune.runfolder import disk_errors
 from samtune.selection import Selection
@@ -35,6 +36,8 @@ from samtune.tuning import attach, merge
 from samtune.tuning.precision import is_lowered, restore_base
 
 logger = logging.getLogger(__name__)
+
+Cost = dict[str, float]
 
 
 def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
@@ -50,38 +53,32 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
         def on_event(event: Event) -> None:
             log.event(event)
             if event["split"] == "val":
-                shown["val_mDice"] = f"{event['mDice']:.4f}"
+                name = next(name for name in event if name not in ("split", "step", "epoch"))
+                shown[f"val_{name}"] = f"{event[name]:.4f}"
                 return
             shown.update(loss=event["loss"], lr=event["lr"], images_per_s=event["images_per_s"])
             advance(1, epoch=str(event["epoch"]), **shown)
+
+        def validate() -> AnyReport:
+            return job.task.evaluate(config, network, job.loaders, split="val", full=False, autocast=job.autocast)
 
         result = fit(
             network,
             trainable,
             job.loaders,
             fabric=job.fabric,
-            loss=task_loss_of(config),
+            loss=job.task.training_loss(config),
             optimisation=options,
-            validate=lambda: evaluate(
-                network,
-                job.loaders.val,
-                metrics=(),
-                split="val",
-                empty=config.eval.empty,
-                autocast_dtype=job.autocast,
-            ),
+            validate=None if job.loaders.val is None else validate,
             on_event=on_event,
             penalty=penalty_of(job, trainable),
+            mix=job.task.mixing(config, job.loaders),
         )
     memory = peak_mib(job.model.device) - loaded
     log.event({"split": "fit", "step": result.steps, "seconds": result.seconds, "memory_mib": memory})
-    logger.info(
-        "%d steps in %.0f s; best epoch %d, val mDice %.4f",
-        result.steps,
-        result.seconds,
-        result.best_epoch,
-        result.best_mDice,
-    )
+    chosen = "the last epoch is kept" if job.loaders.val is None else f"best epoch {result.best_epoch}"
+    value = "" if math.isnan(result.best_value) else f", val {result.best_value:.4f}"
+    logger.info("%d steps in %.0f s; %s%s", result.steps, result.seconds, chosen, value)
     return result
 
 
@@ -93,8 +90,8 @@ def attach_selection(job: Job, selection: Selection) -> dict[str, nn.Parameter]:
 
 def network_of(job: Job, selection: Selection) -> nn.Module:
     """Returns what is trained: the model, or the model behind cached embeddings if the config asks for them."""
-    folder = job.config.train.embeddings
-    if folder is None:
+    folder = getattr(job.config.train, "embeddings", None)
+    if folder is None or not isinstance(job.model, SamModel):
         return job.model
     check_embeddings(job.model, selection)
     return CachedEncoder(job.model, folder, base_hash=job.base_hash, autocast=job.autocast)
@@ -119,26 +116,21 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
         CheckpointError: an unselected entry moved, merged and tuned logits differ, or the delta does not lead from
             the base to the merged model and back; a bug of ours. The files stay.
     """
-    batch = next(iter(job.loaders.val)).to(job.model.device)
+    batch = next(iter(job.loaders.score if job.loaders.val is None else job.loaders.val)).to(job.model.device)
     if is_lowered(job.model):
         restore_base(job.model, job.base)
     with torch.no_grad():
         tuned = job.model.eval()(batch)
     merge(job.model)
     state = {name: tensor.detach().cpu().float() for name, tensor in job.model.state_dict().items()}
-    info = MergedInfo(
-        model=job.model.name,
-        image_size=job.model.image_size,
-        prompt=job.config.data.prompt,
-        base_hash=job.base_hash,
-        additions=tuple(addition for addition in selection.additions if not addition.merges),
-    )
+    added = tuple(addition for addition in selection.additions if not addition.merges)
+    info = job.task.info(job.config, job.model, job.loaders, base_hash=job.base_hash, additions=added)
     merged_file, delta_file = folder / info.file_name, folder / "delta.safetensors"
     with disk_errors(folder):
         save_merged(merged_file, job.model, info)
         save_delta(delta_file, base=job.base, merged=state, selection=selection, metadata=info.to_metadata())
     # from the files, as a user gets them
-    merged, _ = load_merged(merged_file, device=job.model.device)
+    merged = job.task.load_merged(merged_file, device=job.model.device)
     with torch.no_grad():
         worst = float((tuned - merged(batch)).abs().max())
     folded = any(addition.merges for addition in selection.additions)
@@ -154,42 +146,44 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
         logger.info("audit: %s", line)
 
 
-def evaluate_test(job: Job, name: str) -> Report:
-    """Evaluates the model as it is on the test split, in fp32."""
-    with console.progress(f"evaluate {name}", len(job.loaders.test)) as advance:
-        return evaluate(
-            job.model,
-            job.loaders.test,
-            metrics=(*DEFAULT_METRICS, *job.config.eval.metrics),
-            split="test",
-            empty=job.config.eval.empty,
-            on_batch=lambda *_: advance(),
+def evaluate_model(job: Job, title: str, *, keep: Path | None = None) -> tuple[AnyReport, Cost]:
+    """Evaluates the model as it is on the part that the run reports on, in fp32.
+
+    Args:
+        job: model and data.
+        title: of the progress line.
+        keep: as of `Task.evaluate`.
+
+    Returns:
+        The report, and the time and memory that it took.
+    """
+    split = job.config.eval.split
+    loader: Any = getattr(job.loaders, split)
+    start, loaded = time.monotonic(), forget_peak(job.model.device)
+    with console.progress(f"evaluate {title}", len(loader)) as advance:
+        report = job.task.evaluate(
+            job.config, job.model, job.loaders, split=split, full=True, keep=keep, advance=advance
         )
+    cost = {"seconds": time.monotonic() - start, "memory_mib": peak_mib(job.model.device) - loaded}
+    return report, cost
 
 
-def save_pages(job: Job, selection: Selection, report: Report, log: RunLog, *, folder: Path, command: str) -> None:
-    """Draws the overlays of best, median and worst cases and writes `report.html`."""
-    dataset, pairs = job.loaders.test.dataset, job.loaders.splits.test
-    assert isinstance(dataset, SegmentationDataset)
-    each = job.config.eval.overlays
-    overlays = save_gallery(folder / "overlays", job.model, dataset, pairs, report, each=each)
+def save_pages(job: Job, selection: Selection, report: AnyReport, log: RunLog, *, folder: Path, command: str) -> None:
+    """Draws the pictures of the run and writes `report.html`."""
+    pages = job.task.draw(job.config, job.model, job.loaders, report, folder)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    config = job.config
     save_report(
         folder / "report.html",
-        title=config.run.name,
+        title=job.config.run.name,
         metrics=metrics,
         history=log.history,
         counts=metrics["trainable"],
-        overlays=overlays,
+        overlays=pages.pictures,
         command=command or f"samtune finetune --config {folder / 'config.yaml'}",
         config_yaml=(folder / "config.yaml").read_text(encoding="utf-8"),
-        facts={
-            "Model": f"{job.model.name}, {job.model.image_size} px",
-            "Method": method_of(selection),
-            "Data": str(config.data.dir),
-            "Prompt": config.data.prompt,
-        },
+        facts={**pages.facts, "Method": method_of(selection)},
+        pictures_note=pages.note,
+        extra_sections=pages.sections,
     )
 
 

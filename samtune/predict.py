@@ -93,7 +93,7 @@ class Predictor:
             PromptError: a prompt of a wrong shape, or outside the image.
             NonFiniteError: the model returns NaN or infinity.
         """
-        image = _checked_image(image_hwc_uint8)
+        image = checked_image(image_hwc_uint8)
         size = (image.shape[0], image.shape[1])
         boxes = checked_boxes(boxes_xyxy)
         boxes = None if boxes is None else clip_boxes(boxes, size)
@@ -216,7 +216,8 @@ def _floats(values: Floats) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def _checked_image(image: ImageArray) -> ImageArray:
+def checked_image(image: ImageArray) -> ImageArray:
+    """Returns the image if it is an (H, W, 3) uint8 array; raises a `DataError` that says what it is instead."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
     if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
         raise DataError(

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from samtune.config import Config
 from samtune.errors import NonFiniteError
-from samtune.job import Job, prepare, task_loss_of
+from samtune.job import Job, prepare
 from samtune.machine import peak_mib
-from samtune.metrics.table import Report
+from samtune.metrics.anyreport import AnyReport
 from samtune.phases import (
     attach_selection,
-    evaluate_test,
+    evaluate_model,
     merge_and_audit,
     network_of,
     optimisation_of,
@@ -40,15 +40,15 @@ class RunResult:
 
     Attributes:
         run_dir: the run folder.
-        report: of the merged model on the test split.
-        before: of the untuned model on the same images.
+        report: of the merged model on the test split, or on val if `eval.split` says so.
+        before: of the untuned model on the same images; None where it has no head for these classes.
         counts: what was trained.
         fit: steps, best epoch, seconds.
     """
 
     run_dir: Path
-    report: Report
-    before: Report
+    report: AnyReport
+    before: AnyReport | None
     counts: Counts
     fit: FitResult
 
@@ -73,9 +73,11 @@ def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = F
     (folder / "config.yaml").write_text(_resolved(config, job), encoding="utf-8")
     save_splits(folder, job.loaders.splits)
     with _run_log(config, folder) as log:
-        before = evaluate_test(job, "before")
-        before.save(folder / "before")
-        log.event({"split": "before", "step": 0, "mDice": before.mDice, "mIoU": before.mIoU})
+        before = None
+        if job.task.measures_before:
+            before, _ = evaluate_model(job, "before")
+            before.save(folder / "before")
+            log.event({"split": "before", "step": 0, **before.values})
         selection = select_parameters(job)
         counts = announce(job, selection)
         save_selection(selection, folder / "selection.safetensors", shapes_of(job.model))
@@ -85,8 +87,8 @@ def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = F
             merge_and_audit(job, selection, folder)  # the best epoch so far is not lost
             raise
         merge_and_audit(job, selection, folder)
-        report = evaluate_test(job, "test")
-        log.event({"split": "test", "step": result.steps, "mDice": report.mDice, "mIoU": report.mIoU})
+        report, cost = evaluate_model(job, report_name(config), keep=folder)
+        log.event({"split": report_name(config), "step": result.steps, **report.values, **cost})
         report.save(folder, before=before, trainable=counts.to_json())
         save_pages(job, selection, report, log, folder=folder, command=command)
         log.artifacts(sorted(p for p in folder.iterdir() if p.suffix != ".jsonl"))
@@ -161,21 +163,26 @@ def dry_run(config: Config) -> DryRun:
         if event["split"] == "train":
             images_per_s.append(event["images_per_s"])
 
-    no_validation = Report(rows=(), split="val", definition={})
     fit(
         network_of(job, selection),
         trainable,
         job.loaders,
         fabric=job.fabric,
-        loss=task_loss_of(config),
+        loss=job.task.training_loss(config),
         optimisation=replace(options, epochs=2, steps=2),
-        validate=lambda: no_validation,
+        validate=None,
         on_event=on_event,
         penalty=penalty_of(job, trainable),
+        mix=job.task.mixing(config, job.loaders),
     )
     steps = options.total_steps(len(job.loaders.train))
     step_seconds = config.train.batch * config.train.accumulate / images_per_s[-1]
     return DryRun(counts, step_seconds, steps, steps * step_seconds, peak_mib(job.model.device))
+
+
+def report_name(config: Config) -> str:
+    """Returns what the history calls the final report: "test", or "report" for one of val, which trained on nothing."""
+    return "test" if config.eval.split == "test" else "report"
 
 
 def _run_log(config: Config, folder: Path) -> RunLog:
@@ -185,6 +192,7 @@ def _run_log(config: Config, folder: Path) -> RunLog:
         experiment=config.track.experiment,
         run_name=config.run.name,
         params=config.model_dump(mode="json"),
+        parent=config.track.parent,
     )
 
 

@@ -18,7 +18,13 @@ from typing import Any
 from samtune.errors import DiskError
 from samtune.report_svg import curve, interval
 
-_HEADLINES = {"mDice": "Mean Dice", "mIoU": "Mean IoU"}
+_HEADLINES = {
+    "mDice": "Mean Dice",
+    "mIoU": "Mean IoU",
+    "top1": "Top-1 accuracy",
+    "top5": "Top-5 accuracy",
+    "mean_per_class": "Mean per class",
+}
 _COUNTS = {
     "selected": "Selected entries of the encoder",
     "bias": "Biases",
@@ -27,7 +33,17 @@ _COUNTS = {
     "head": "Head",
     "added": "Added modules",
 }
-_CURVES = (("train", "loss", "Training loss", "{:.3f}"), ("val", "mDice", "Validation mDice", "{:.1f}"))
+_CURVES = (
+    ("train", "loss", "Training loss", "{:.3f}"),
+    ("val", "mDice", "Validation mDice", "{:.1f}"),
+    ("val", "top1", "Validation top-1 accuracy", "{:.1f}"),
+)
+_NUMBER = ' class="number"'
+OVERLAYS_NOTE = (
+    "Best, median and worst images by Dice. The last panel shows the errors: green is right, red is too much, blue "
+    "was missed."
+)
+MISTAKES_NOTE = "The images on which the model is wrong and most sure of itself, the surest first."
 
 
 def save_report(
@@ -41,19 +57,24 @@ def save_report(
     command: str,
     config_yaml: str,
     facts: Mapping[str, str],
+    pictures_note: str = OVERLAYS_NOTE,
+    extra_sections: Sequence[str] = (),
 ) -> None:
     """Writes the report to `path`; a part without data is left out.
 
     Args:
         path: of the HTML file.
         title: headline, such as the name of the run.
-        metrics: content of `metrics.json`, see `samtune.metrics.table.Report.to_json`.
+        metrics: content of `metrics.json`, see `to_json` of `samtune.metrics.table.Report` and of
+            `samtune.metrics.classes.ClassReport`; the headline shows those of its numbers that have a label here.
         history: events of `history.jsonl`: "epoch", "split" and values by name.
         counts: trainable parameters, as `metrics["trainable"]`: parts, "total" and "percent".
         overlays: (caption, PNG file) in the order to show.
         command: repeats the run.
         config_yaml: the resolved configuration.
         facts: a few words each, such as {"Model": "sam_vit_b"}, shown below the title.
+        pictures_note: what the overlays show, plain text.
+        extra_sections: HTML of further sections, shown after the pictures; see `wrong_classes_section`.
 
     Raises:
         DiskError: a picture can't be read or the file can't be written.
@@ -61,7 +82,8 @@ def save_report(
     sections = [
         _headline(metrics),
         _curves(history),
-        _gallery(overlays),
+        _gallery("Pictures", overlays, note=pictures_note),
+        *extra_sections,
         _metric_table(metrics),
         _count_table(counts),
         _code("Reproduce", command),
@@ -108,13 +130,37 @@ def save_page(
         raise DiskError(f"can't write {path}: {err.strerror}. Choose a writable --run-dir.") from err
 
 
+def wrong_classes_section(rows: Sequence[tuple[str, int, float, str]], confusion: Path) -> str:
+    """Returns the section "Classes that go wrong": a table and the picture of the confusion matrix.
+
+    Args:
+        rows: (class, images, accuracy, most often taken for), see `samtune.class_pictures.worst_classes_table`.
+        confusion: PNG file of the confusion matrix.
+
+    Raises:
+        DiskError: the picture can't be read.
+    """
+    heads = ("Class", "Images", "Accuracy", "Most often taken for")
+    head = "".join(f'<th scope="col"{_NUMBER if name in heads[1:3] else ""}>{name}</th>' for name in heads)
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td{_NUMBER}>{images:,}</td><td{_NUMBER}>{_percent(accuracy)}</td>'
+        f'<td class="about">{escape(taken_for)}</td></tr>'
+        for name, images, accuracy, taken_for in rows
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f'<div class="scroll" tabindex="0" style="margin-bottom:16px">{table}</div>' if rows else ""
+    note = "The classes with the lowest top-1 accuracy, in percent." if rows else "No class goes wrong."
+    caption = "Confusion matrix: a row holds the images of one class, a column the answers."
+    return _gallery("Classes that go wrong", [(caption, confusion)], note=note, before=table)
+
+
 def _facts(facts: Mapping[str, str]) -> str:
     items = "".join(f"<li>{escape(name)} <b>{escape(str(value))}</b></li>" for name, value in facts.items())
     return f'<ul class="facts">{items}</ul>' if items else ""
 
 
 def _headline(metrics: Mapping[str, Any]) -> str:
-    cards = "".join(_headline_card(metrics, name, label) for name, label in _HEADLINES.items())
+    cards = "".join(_headline_card(metrics, name, label) for name, label in _HEADLINES.items() if name in metrics)
     return f'<section class="cards" aria-label="Result">{cards}</section>'
 
 
@@ -144,7 +190,7 @@ def _headline_card(metrics: Mapping[str, Any], name: str, label: str) -> str:
 def _curves(history: Sequence[Mapping[str, Any]]) -> str:
     cards = []
     for split, name, label, form in _CURVES:
-        scale = 100 if name == "mDice" else 1
+        scale = 100 if split == "val" else 1
         points = _series(history, split, name, scale=scale)
         if len(points) > 1:
             drawn = curve(points, label=label, form=form)
@@ -164,19 +210,15 @@ def _series(history: Sequence[Mapping[str, Any]], split: str, name: str, *, scal
     return [(epoch, sum(group) / len(group)) for epoch, group in sorted(values.items())]
 
 
-def _gallery(overlays: Sequence[tuple[str, Path]]) -> str:
+def _gallery(heading: str, pictures: Sequence[tuple[str, Path]], *, note: str, before: str = "") -> str:
     figures = [
         f'<figure><img loading="lazy" alt="{escape(caption)}" src="{_inline_png(Path(path))}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, path in overlays
+        for caption, path in pictures
     ]
     if not figures:
         return ""
-    return (
-        '<h2>Pictures</h2><p class="note">Best, median and worst images by Dice. The last panel shows the '
-        "errors: green is right, red is too much, blue was missed.</p>"
-        f'<div class="gallery">{"".join(figures)}</div>'
-    )
+    return f'<h2>{heading}</h2><p class="note">{escape(note)}</p>{before}<div class="gallery">{"".join(figures)}</div>'
 
 
 def _inline_png(path: Path) -> str:

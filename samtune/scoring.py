@@ -80,13 +80,14 @@ def score(
             parameter.requires_grad_(required[name])
     if not counted:
         raise DataError(
-            f"no image can be scored: no {per} has two cells of one class. Use score.loss=task, or more images."
+            f"no image can be scored: no {per} has two cells or images of one class, which a contrastive loss needs. "
+            "Use another score.loss, larger batches, or more images."
         )
     for name, found in sums.items():
         if not bool(found.isfinite().all()):
             raise NonFiniteError(f"the scoring gradient of {name} is not finite, though the losses are.")
     if skipped:
-        logger.warning("%d of %d scoring batches had no two cells of one class", skipped, counted + skipped)
+        logger.warning("%d of %d scoring batches had no two cells or images of one class", skipped, counted + skipped)
     return Scores(sums, counted, skipped, seen.hexdigest(), total.squares, per)
 
 

@@ -15,21 +15,22 @@ from torch.utils.data import DataLoader, Subset
 from samtune import console
 from samtune.analysis import distribution, overlap
 from samtune.errors import CheckpointError, DataError
-from samtune.job import Job, task_loss_of
-from samtune.models import SamModel
+from samtune.job import Job
+from samtune.models.tunable import TunableModel
 from samtune.paths import find_path
 from samtune.scorefile import check_scores_file, load_scores, save_scores
-from samtune.scoring import ScoreLoss, contrastive_loss, hash_batches, mean_loss, score, task_loss
-from samtune.selection import SELECTORS, Needs, Selection, check_selection, load_selection, select
+from samtune.scoring import hash_batches, mean_loss, score
+from samtune.selection import Needs, Selection, check_selection, load_selection, select
 from samtune.selection_report import save_selection_report
 from samtune.stability import Stability, noise, stability
+from samtune.tasks.base import needs_of
 from samtune.tuning import Counts, count, count_by_block
-from samtune.types import Batch, Scores
+from samtune.types import AnyBatch, Scores
 
 logger = logging.getLogger(__name__)
 
 
-def select_parameters(job: Job, batches: list[Batch] | None = None) -> Selection:
+def select_parameters(job: Job, batches: list[AnyBatch] | None = None) -> Selection:
     """Scores if the selector needs it, selects, and records where the selection came from; or reads `select.file`.
 
     Args:
@@ -41,7 +42,7 @@ def select_parameters(job: Job, batches: list[Batch] | None = None) -> Selection
     """
     if job.config.select.file is not None:
         return _selection_of_file(job, find_path(job.config.select.file))
-    needs = needs_of(job)
+    needs = needs_of(job.config)
     scores = None if needs is None else scores_of(job, needs, batches)
     return selection_from(job, scores)
 
@@ -67,7 +68,7 @@ def selection_from(job: Job, scores: Scores | None) -> Selection:
         scores,
         name=config.select.name,
         budget=config.select.budget,
-        decoder=config.tune.decoder,
+        decoder=getattr(config.tune, "decoder", True),
         biases=config.tune.biases,
         exclude=config.tune.exclude,
         **config.select.options,
@@ -79,8 +80,7 @@ def selection_from(job: Job, scores: Scores | None) -> Selection:
         "base_hash": job.base_hash,
         "seed": str(config.run.seed),
     }
-    beside = {"decoder": config.tune.decoder, "biases": config.tune.biases, "exclude": config.tune.exclude}
-    provenance["tune"] = json.dumps(beside)
+    provenance["tune"] = json.dumps(config.tune.model_dump(mode="json", exclude={"base", "start"}))
     if config.select.budget is not None:
         provenance["budget"] = str(config.select.budget)
     if scores is not None:
@@ -107,7 +107,7 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
     """
     if against is not None:
         check_selection(against, job.model, job.model.roles())
-    needs = None if job.config.select.file is not None else needs_of(job)
+    needs = None if job.config.select.file is not None else needs_of(job.config)
     if needs is None:
         scores = steady = None
         selection = select_parameters(job)
@@ -140,22 +140,13 @@ def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability
     return stability(
         job.model,
         source,
-        loss_of=lambda draw: score_loss(job, needs, draw),
+        loss_of=lambda draw: job.task.scoring_loss(job.config, needs, draw)[0],
         choose=lambda found: selection_from(job, found),
         seeds=(seed, seed + 1) if needs.loss == "contrastive" else (seed,),
         first=scores,
         per=needs.per,
         squares=needs.squares,
     )
-
-
-def needs_of(job: Job) -> Needs | None:
-    """Returns the scoring pass that the job's selector needs, with the loss that the config asks for."""
-    config = job.config
-    needs = SELECTORS[config.select.name].needs(**config.select.options)
-    if needs is None or config.score.loss is None:
-        return needs
-    return replace(needs, loss="task" if config.score.loss == "task" else "contrastive")
 
 
 def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None = None) -> Scores:
@@ -169,7 +160,7 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None =
     """
     config = job.config.score
     seed = job.config.run.seed if seed is None else seed
-    said = loss_text(job, needs, seed)
+    loss, said = job.task.scoring_loss(job.config, needs, seed)
     source = _smallest_subset(job, needs) if batches is None else batches
     file = config.file if batches is None else None
     if file is not None and file.is_file():
@@ -189,7 +180,7 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None =
         found = score(
             job.model,
             _counted(source, advance),
-            score_loss(job, needs, seed),
+            loss,
             per=needs.per,
             squares=needs.squares,
         )
@@ -198,24 +189,6 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None =
         file.parent.mkdir(parents=True, exist_ok=True)
         save_scores(scores, file)
     return scores
-
-
-def score_loss(job: Job, needs: Needs, seed: int) -> ScoreLoss:
-    """Returns the loss of a scoring pass, its draw of cells at the start."""
-    options = job.config.score
-    if needs.loss == "task":
-        return task_loss(task_loss_of(job.config))
-    return contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed)
-
-
-def loss_text(job: Job, needs: Needs, seed: int) -> str:
-    """Returns the loss with all that the scores depend on beside model and images."""
-    options = job.config.score
-    batch = f" batch={options.batch}" if needs.per == "batch" else ""
-    if needs.loss == "task":
-        loss = " ".join(f"{key}={value}" for key, value in job.config.loss.model_dump().items())
-        return f"task {loss} prompt={job.config.data.prompt}{batch}"
-    return f"pixel_contrastive cells={options.cells} temperature={options.temperature:g} seed={seed}{batch}"
 
 
 def announce(job: Job, selection: Selection) -> Counts:
@@ -234,13 +207,12 @@ def announce(job: Job, selection: Selection) -> Counts:
         f"{selection.provenance['method']}: {counts.total:,} trainable parameters, {counts.percent:.2f} % of the model"
     )
     console.print_table(table, columns=["", *kinds], title=title)
-    if counts.decoder:
-        idle = _without_gradient(job.model)
-        logger.info("of the decoder, %s parameters serve other mask tokens than 0 and get no gradient", f"{idle:,}")
+    for note in job.task.notes(counts, job.model):
+        logger.info("%s", note)
     return counts
 
 
-def shapes_of(model: SamModel) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: TunableModel) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each tensor by name."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
@@ -258,22 +230,16 @@ def _smallest_subset(job: Job, needs: Needs) -> Any:
         DataLoader(Subset(loader.dataset, sorted(part)), batch_size=loader.batch_size, collate_fn=loader.collate_fn)
         for part in np.array_split(order, parts)
     ]
-    losses = [mean_loss(job.model, part, score_loss(job, needs, job.config.run.seed)) for part in subsets]
+    seed = job.config.run.seed
+    losses = [mean_loss(job.model, part, job.task.scoring_loss(job.config, needs, seed)[0]) for part in subsets]
     if np.isnan(losses).all():
-        raise DataError("score.subsets: the loss is undefined in every part. Use fewer parts, or score.loss=task.")
+        raise DataError("score.subsets: the loss is undefined in every part. Use fewer parts, or another score.loss.")
     best = int(np.nanargmin(losses))
     logger.info("subset %d of %d has the smallest loss: %.4f", best + 1, len(subsets), losses[best])
     return subsets[best]
 
 
-def _without_gradient(model: SamModel) -> int:
-    """Counts decoder parameters that mask token 0 does not depend on: IoU head, other tokens' hypernetworks."""
-    decoder = model.mask_decoder
-    idle = [decoder.iou_prediction_head, *list(decoder.output_hypernetworks_mlps)[1:]]
-    return sum(p.numel() for module in idle for p in module.parameters())
-
-
-def _counted(batches: Any, advance: Any) -> Iterator[Batch]:
+def _counted(batches: Any, advance: Any) -> Iterator[AnyBatch]:
     for batch in batches:
         yield batch
         advance()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
-from samtune.data import Pair, Splits
+from samtune.data import Splits
+from samtune.data.labelled import ClassSplits
 from samtune.data.pairs import PARTS
 from samtune.download import file_sha256
 from samtune.runfolder import disk_errors
@@ -17,7 +19,15 @@ from samtune.runfolder import disk_errors
 FOLDER = "splits"
 
 
-def save_splits(folder: Path, splits: Splits) -> None:
+class ImageItem(Protocol):
+    """An item of any data set: a pair of image and mask, or an image with a class."""
+
+    @property
+    def image(self) -> Path:
+        """The image file."""
+
+
+def save_splits(folder: Path, splits: Splits | ClassSplits) -> None:
     """Writes the lists of a run.
 
     Args:
@@ -34,7 +44,7 @@ def save_splits(folder: Path, splits: Splits) -> None:
             (folder / FOLDER / f"{part}.txt").write_text("".join(lines), encoding="utf-8")
 
 
-def trained_on(checkpoint: Path, pairs: Sequence[Pair]) -> int:
+def trained_on(checkpoint: Path, pairs: Sequence[ImageItem]) -> int:
     """Counts the pairs whose image files the run of a checkpoint trained on.
 
     Args:

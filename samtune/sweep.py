@@ -1,33 +1,47 @@
 """Runs a sweep: every cell is one `samtune finetune` in a process of its own.
 
-First the grid, a value for each row; then the cells of the table. A finished cell is never run again; one that failed
-or was killed is. Everything is chosen on the choice part; what is reported is opened by the cells of the table alone.
+First the grid, one point for each row and task; then the cells of the table. A finished cell is never run again; one
+that failed or was killed is. Everything is chosen on validation images; test is opened by the cells of the table alone.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from samtune import console
-from samtune.children import Children
-from samtune.errors import ConfigError, DataError, RunFolderError
+from samtune.config import Config
+from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.runfolder import disk_errors
-from samtune.sweepconfig import Cell, Sweep, choice_lists, data_folder, plan
-from samtune.tracking import flatten
+from samtune.sweep_local import RunAll, local_engine
+from samtune.sweep_plan import Cell, Place, Point, choice_list, data_folder, first_values, plan
+from samtune.sweep_ray import ray_engine
+from samtune.sweepconfig import Sweep
+from samtune.tracking import SweepLog
+from samtune.trial import TrialResult, is_finished, read_result, result_file
+
+if TYPE_CHECKING:
+    from samtune.models.tunable import TunableModel
 
 logger = logging.getLogger(__name__)
 
 CHOICE_SEED = 352  # of the choice part: the same images in every sweep
+ENGINES = {"local": local_engine, "ray": ray_engine}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed: its log file, and the last error in it."""
+
+    log: Path
+    error: str
 
 
 @dataclass(frozen=True)
@@ -37,42 +51,53 @@ class SweepResult:
     Attributes:
         folder: of the sweep; `compare` reads it.
         finished: number of finished cells of the table, those of earlier calls too.
-        failed: log file of each failed cell, by its name.
+        failed: each failed cell by its name.
     """
 
     folder: Path
     finished: int
-    failed: dict[str, Path]
+    failed: dict[str, Failure]
 
 
-def run_sweep(sweep: Sweep) -> SweepResult:
+def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None) -> SweepResult:
     """Runs the cells of a sweep that are not finished.
 
     Args:
         sweep: of `load_sweep`.
+        engine: one of `ENGINES`.
+        address: of a Ray cluster.
 
     Returns:
-        The folder and what failed; a row whose grid failed has no cells.
+        The folder and what failed; a row whose grid failed in a task has no cells there.
 
     Raises:
-        ConfigError: a wrong setting in any row.
+        ConfigError: a wrong setting in any row or task, or an engine that can't be used.
         DataError: no train/ or val/ where a choice part is wanted.
         RunFolderError: a cell was run with other settings.
     """
+    if engine not in ENGINES:
+        raise ConfigError(unknown_name("engine", engine, ENGINES))
     folder = sweep.folder
     grid = plan(sweep)
-    # every mistake shows now: of the configs, and of what they select
-    check_rows(plan(sweep, {row: next(iter(sweep.values(row)), None) for row in sweep.cells}))
+    table = plan(sweep, first_values(sweep))
+    check_rows(table)  # every mistake shows now: of the configs, and of what they select
     with disk_errors(folder):
         for sub in ("grid", "cells", "logs", "scores"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
         (folder / "sweep.yaml").write_text(sweep.to_yaml(), encoding="utf-8")
     if sweep.choose_on is not None:
         save_choice(sweep, sweep.choose_on)
-    failed = run_cells(grid, sweep)
-    cells = plan(sweep, best_values(sweep, grid))
-    failed |= run_cells(cells, sweep)
-    return SweepResult(folder, sum(_result_file(cell).is_file() for cell in cells), failed)
+    track = table[0].config.track
+    params = sweep.model_dump(mode="json")
+    with (
+        ENGINES[engine](jobs=sweep.jobs, folder=folder, address=address) as run_all,
+        SweepLog(folder, mlflow=track.mlflow, experiment=track.experiment, name=sweep.name, params=params) as log,
+    ):
+        failed = run_cells(_with_parent(grid, log.run_id), run_all)
+        cells = plan(sweep, best_values(sweep, grid))
+        failed |= run_cells(_with_parent(cells, log.run_id), run_all)
+        log.end(_means(cells), failed=bool(failed))
+    return SweepResult(folder, sum(result_file(cell).is_file() for cell in cells), failed)
 
 
 def check_rows(cells: list[Cell]) -> None:
@@ -81,24 +106,45 @@ def check_rows(cells: list[Cell]) -> None:
     Raises:
         ConfigError: the problems of every row, at once.
     """
-    import torch  # late, as below: planning a sweep needs neither
+    from samtune.selection import check_select  # late: planning a sweep needs no torch
 
-    from samtune.models.sam import SamModel
-    from samtune.selection import check_select
-
-    problems = {}
+    problems: dict[str, str] = {}
+    models: dict[str, TunableModel] = {}
+    checked = set()
     for cell in cells:
         config, choice = cell.config, cell.config.select
-        if cell.row in problems or choice.file is not None:
+        name = config.model.model_dump_json()
+        case = (cell.row, name, choice.model_dump_json(), config.tune.exclude)
+        if cell.row in problems or choice.file is not None or case in checked:
             continue
-        with torch.device("meta"):
-            model = SamModel(config.model.name, config.model.image_size)
+        checked.add(case)
+        if name not in models:
+            models[name] = _empty_model(config)
         try:
-            check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)
+            check_select(
+                models[name], name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options
+            )
         except ConfigError as error:
             problems[cell.row] = f"cells.{cell.row}: {error}"
     if problems:
         raise ConfigError("\n".join(problems.values()))
+
+
+def _empty_model(config: Config) -> TunableModel:
+    """Returns a model of the right shapes that holds no values."""
+    import torch
+
+    with torch.device("meta"):
+        if config.task == "classification":
+            from samtune.models.vit import build_classifier
+
+            options = config.model.model_dump()["options"]
+            return build_classifier(
+                config.model.name, classes=2, checkpoint="random", image_size=config.model.image_size, **options
+            )
+        from samtune.models.sam import SamModel
+
+        return SamModel(config.model.name, config.model.image_size)
 
 
 def save_choice(sweep: Sweep, share: float) -> None:
@@ -109,149 +155,87 @@ def save_choice(sweep: Sweep, share: float) -> None:
     """
     from samtune.data import find_pairs  # late: it imports what augments pictures
 
-    data, lists = data_folder(sweep), choice_lists(sweep)
+    data = data_folder(sweep)
     names = [pair.name for pair in find_pairs(data / "train")]
     find_pairs(data / "val")
     chosen = sorted(np.random.default_rng(CHOICE_SEED).permutation(names)[: int(len(names) * share)])
-    if len(chosen) < 2:
+    if not chosen:
         raise DataError(
-            f"{data / 'train'} has {len(names)} pairs, and choose_on: {share:g} takes {len(chosen)} of them. "
-            "It must take at least 2: raise choose_on."
+            f"{data / 'train'} has {len(names)} pairs, and choose_on: {share:g} takes none of them. Raise choose_on."
         )
-    for name, part in (("choice", chosen), ("grid_val", chosen[1:]), ("grid_test", chosen[:1])):
-        with disk_errors(sweep.folder):
-            lists[name].write_text("\n".join([*part, ""]), encoding="utf-8")
+    with disk_errors(sweep.folder):
+        choice_list(sweep).write_text("\n".join([*chosen, ""]), encoding="utf-8")
 
 
-def run_cells(cells: list[Cell], sweep: Sweep) -> dict[str, Path]:
-    """Runs those of the cells that are not finished, `sweep.jobs` at once; a failure does not stop the others.
+def run_cells(cells: list[Cell], run_all: RunAll) -> dict[str, Failure]:
+    """Runs those of the cells that are not finished; a failure does not stop the others.
+
+    Args:
+        cells: of the grid, or of the table.
+        run_all: of an engine.
 
     Returns:
-        Log file of each failed cell, by its name.
+        Each failed cell by its name.
 
     Raises:
         RunFolderError: a cell was run with other settings.
     """
-    waiting = [cell for cell in cells if not is_finished(cell)]
-    failed: dict[str, Path] = {}
+    waiting = {cell.name: cell for cell in cells if not is_finished(cell)}
+    failed: dict[str, Failure] = {}
     if not waiting:
         return failed
-    children = Children()
-    title = "grid" if waiting[0].in_grid else "cells"
-    with ThreadPoolExecutor(sweep.jobs) as pool, console.progress(title, len(waiting)) as advance:
-        logs = {cell.name: (sweep.folder / "logs" / f"{cell.name}.log").resolve() for cell in waiting}
-        threads = max(1, _cores() // sweep.jobs)
-        futures = {pool.submit(run_cell, cell, logs[cell.name], threads, children): cell for cell in waiting}
-        try:
-            for future in as_completed(futures):
-                cell = futures[future]
-                code = future.result()
-                if code:
-                    failed[cell.name] = logs[cell.name]
-                    logger.error("%s failed with exit code %d; see %s", cell.name, code, logs[cell.name])
-                advance(1, cell=cell.name)
-        except BaseException:  # Ctrl-C and SIGTERM arrive here
-            children.stop()
-            raise
+    with console.progress("grid" if cells[0].in_grid else "cells", len(waiting)) as advance:
+
+        def done(result: TrialResult) -> None:
+            name = result["name"]
+            if result["code"]:
+                failed[name] = Failure(waiting[name].log, result["error"])
+                logger.error("%s failed with exit code %d: %s", name, result["code"], result["error"])
+            advance(1, cell=name)
+
+        run_all(list(waiting.values()), done)
     return failed
 
 
-def run_cell(cell: Cell, log: Path, threads: int, children: Children) -> int:
-    """Runs one fine-tuning and writes `cell.json` beside it; returns the exit code."""
-    command = [sys.executable, "-m", "samtune", "finetune", "--config", str(cell.base), *cell.overrides]
-    start = time.monotonic()
-    code = children.run([*command, "--run-dir", str(cell.folder), "--overwrite"], log, threads)
-    if code:
-        return code
-    if cell.in_grid:
-        for name in ("merged.safetensors", "bundle.safetensors"):  # of the grid only the choice counts
-            (cell.folder / name).unlink(missing_ok=True)
-    lines = (cell.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    events = [json.loads(line) for line in lines]
-    fit = next(event for event in events if event["split"] == "fit")
-    result = {
-        "name": cell.name,
-        "row": cell.row,
-        "title": cell.title,
-        "overrides": cell.changes,
-        "lr": cell.config.train.lr,
-        "value": cell.value,
-        "edge": cell.edge,
-        "seed": cell.config.run.seed,
-        "steps": max(event["step"] for event in events),
-        # of the training alone: scores are shared, and imports and pictures are no cost of a method
-        "seconds": round(fit["seconds"], 1),
-        "memory_mib": round(fit["memory_mib"]),
-        "choice_mDice": max(
-            (e["mDice"] for e in events if e["split"] == "val" and e["mDice"] is not None), default=None
-        ),
-        "settings": _settings(cell),
-    }
-    # whole or not at all: its presence is what says that the cell is finished
-    unfinished = cell.folder / "cell.json.tmp"
-    unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(_result_file(cell))
-    logger.info("%s: %.0f s", cell.name, time.monotonic() - start)
-    return 0
+def best_values(sweep: Sweep, grid: list[Cell]) -> dict[Place, Point]:
+    """Returns for each (task, row) the point of its grid that is best on validation images; the first of equals.
 
-
-def is_finished(cell: Cell) -> bool:
-    """Tells whether a cell was run.
-
-    Raises:
-        RunFolderError: it was run with other settings, and is no result of this sweep.
+    What has an unfinished cell in its grid is left out: a choice among the rest would not be the grid's.
     """
-    if not _result_file(cell).is_file():
-        return False
-    found = _read_result(cell)["settings"]
-    wanted = _settings(cell)
-    # a key that only one of them has came with another version
-    other = [f"{k}={found[k]}, not {wanted[k]}" for k in wanted.keys() & found.keys() if wanted[k] != found[k]]
-    if other:
-        raise RunFolderError(
-            f"{cell.folder} was run with {'; '.join(sorted(other))}. Choose another --out, or delete that folder."
-        )
-    return True
-
-
-def best_values(sweep: Sweep, grid: list[Cell]) -> dict[str, Any]:
-    """Returns for each row the value with the best Dice on the choice part; the first of equals.
-
-    A row with an unfinished cell in its grid is left out: a choice among the rest would not be the grid's.
-    """
-    best: dict[str, Any] = {}
-    for row in sweep.cells:
-        cells = [cell for cell in grid if cell.row == row]
+    best = {}
+    for place, first in first_values(sweep).items():
+        cells = [cell for cell in grid if (cell.task, cell.row) == place]
         if not cells:
-            best[row] = next(iter(sweep.values(row)), None)
-        elif all(_result_file(cell).is_file() for cell in cells):
-            best[row] = max(cells, key=_choice).value
+            best[place] = first
+        elif all(result_file(cell).is_file() for cell in cells):
+            best[place] = max(cells, key=_choice).values
         else:
-            logger.warning("row %s is left out: its grid is not complete", row)
+            logger.warning("%s is left out: its grid is not complete", _place_text(place))
     return best
 
 
-def _result_file(cell: Cell) -> Path:
-    return cell.folder / "cell.json"
-
-
-def _read_result(cell: Cell) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(_result_file(cell).read_text(encoding="utf-8"))
-    return result
-
-
 def _choice(cell: Cell) -> float:
-    dice = _read_result(cell)["choice_mDice"]
-    return -1.0 if dice is None else float(dice)
+    value = read_result(cell)["choice"]
+    return -1.0 if value is None else float(value)  # a run without a defined value loses
 
 
-def _settings(cell: Cell) -> dict[str, str]:
-    """Returns what decides the result of a cell: where scores are kept does not."""
-    settings = flatten(cell.config.model_dump(mode="json"))
-    settings.pop("score.file", None)
-    return settings
+def _with_parent(cells: list[Cell], run_id: str | None) -> list[Cell]:
+    """Returns the cells with the MLflow run that they belong to."""
+    given = () if run_id is None else (f"track.parent={run_id}",)
+    return [replace(cell, overrides=(*cell.overrides, *given)) for cell in cells]
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _means(cells: list[Cell]) -> Mapping[str, float]:
+    """Returns the mean over the seeds of the reported values, by `task/row/name`."""
+    values: dict[str, list[float]] = {}
+    for cell in cells:
+        if result_file(cell).is_file():
+            report = json.loads((cell.folder / "metrics.json").read_text(encoding="utf-8"))
+            for name in report["ci95"]:
+                if report[name] is not None:
+                    values.setdefault(f"{_place_text((cell.task, cell.row))}/{name}", []).append(report[name])
+    return {name: fmean(found) for name, found in values.items()}
+
+
+def _place_text(place: Place) -> str:
+    return "/".join(part for part in place if part)

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +23,34 @@ MLFLOW_FILE_LIMIT = 100 * 2**20  # bytes; of a larger file only the path is logg
 PARAM_LIMIT = 6000  # characters that MLflow keeps
 
 
-class RunLog:
+class _Tracked:
+    """What is logged to MLflow as long as that works; whatever goes wrong in a tracker must not stop a training."""
+
+    kept_in = "history.jsonl"
+
+    def __init__(self) -> None:
+        self._mlflow: _MlflowRun | None = None
+
+    def _open(self, experiment: str, name: str, params: Mapping[str, Any], **options: str | None) -> None:
+        try:
+            self._mlflow = _MlflowRun(experiment, name, flatten(params), **options)
+        except Exception as err:
+            self._give_up(err)
+
+    def _try(self, action: Callable[[_MlflowRun], None]) -> None:
+        if self._mlflow:
+            try:
+                action(self._mlflow)
+            except Exception as err:
+                self._give_up(err)
+
+    def _give_up(self, err: Exception) -> None:
+        self._mlflow = None
+        reason = f"{type(err).__name__}: {err}"
+        logger.warning("MLflow does not take this run (%s); %s has everything", reason, self.kept_in)
+
+
+class RunLog(_Tracked):
     """The log of one run; a context manager, so that a crash ends the MLflow run as FAILED.
 
     Args:
@@ -32,20 +59,25 @@ class RunLog:
         experiment: MLflow experiment.
         run_name: name of the MLflow run.
         params: the resolved configuration, nested.
+        parent: id of the MLflow run that this one belongs to.
     """
 
     def __init__(
-        self, folder: Path, *, mlflow: bool, experiment: str, run_name: str, params: Mapping[str, Any]
+        self,
+        folder: Path,
+        *,
+        mlflow: bool,
+        experiment: str,
+        run_name: str,
+        params: Mapping[str, Any],
+        parent: str | None = None,
     ) -> None:
+        super().__init__()
         self._file = (folder / "history.jsonl").open("a", encoding="utf-8")
         self.history: list[dict[str, Any]] = []
         self._pending: list[dict[str, Any]] = []
-        self._mlflow: _MlflowRun | None = None
         if mlflow:
-            try:
-                self._mlflow = _MlflowRun(experiment, run_name, flatten(params))
-            except Exception as err:  # whatever goes wrong in a tracker must not stop a training
-                self._give_up(err)
+            self._open(experiment, run_name, params, parent=parent)
 
     def __enter__(self) -> Self:
         return self
@@ -55,12 +87,7 @@ class RunLog:
     ) -> None:
         self._file.close()
         self._to_mlflow()
-        status = "FINISHED" if kind is None else "KILLED" if kind in (KeyboardInterrupt, SystemExit) else "FAILED"
-        if self._mlflow:
-            try:
-                self._mlflow.end(status)
-            except Exception as err:  # as above
-                self._give_up(err)
+        self._try(lambda run: run.end(_status(kind)))
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Writes one event: "step", "epoch", "split" and values by name; what is not finite is null.
@@ -77,30 +104,80 @@ class RunLog:
 
     def artifacts(self, paths: list[Path]) -> None:
         """Hands files and folders of the run to MLflow."""
-        if self._mlflow:
-            try:
-                for path in paths:
-                    self._mlflow.artifact(path)
-            except Exception as err:  # as above
-                self._give_up(err)
+        for path in paths:
+            self._try(lambda run, path=path: run.artifact(path))  # type: ignore[misc]
 
     def _to_mlflow(self) -> None:
         pending, self._pending = self._pending, []
-        if self._mlflow and pending:
-            try:
-                self._mlflow.metrics(pending)
-            except Exception as err:  # as above
-                self._give_up(err)
+        if pending:
+            self._try(lambda run: run.metrics(pending))
 
-    def _give_up(self, err: Exception) -> None:
-        self._mlflow = None
-        logger.warning("MLflow does not take this run (%s: %s); history.jsonl has everything", type(err).__name__, err)
+
+class SweepLog(_Tracked):
+    """The MLflow run that the runs of a sweep belong to: a context manager, as `RunLog`.
+
+    Its id is kept in `mlflow_run.txt`, so that a sweep that goes on does so under the same run.
+
+    Args:
+        folder: of the sweep.
+        mlflow: whether there is such a run at all.
+        experiment: MLflow experiment.
+        name: of the sweep and the run.
+        params: the settings of the sweep, nested.
+    """
+
+    kept_in = "the sweep's folder"
+
+    def __init__(self, folder: Path, *, mlflow: bool, experiment: str, name: str, params: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._failed = False
+        if mlflow:
+            file = folder / "mlflow_run.txt"
+            known = file.read_text(encoding="utf-8").strip() if file.is_file() else None
+            self._open(experiment, name, params, known=known)
+            if self.run_id is not None:
+                file.write_text(self.run_id + "\n", encoding="utf-8")
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the MLflow run; None if there is none."""
+        return self._mlflow.run_id if self._mlflow else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status = "FAILED" if self._failed else _status(kind)
+        self._try(lambda run: run.end(status))
+
+    def end(self, means: Mapping[str, float], *, failed: bool) -> None:
+        """Logs the means of the table, and notes whether a run failed."""
+        self._failed = failed
+        self._try(lambda run: run.values(means))
 
 
 class _MlflowRun:
-    """One MLflow run, by the client API: no global state."""
+    """One MLflow run, by the client API: no global state.
 
-    def __init__(self, experiment: str, run_name: str, params: Mapping[str, str]) -> None:
+    Args:
+        experiment: its experiment, made if there is none.
+        run_name: its name.
+        params: its parameters.
+        parent: id of the run that it belongs to.
+        known: id of an earlier run to go on with, if the server still has it.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        run_name: str,
+        params: Mapping[str, str],
+        *,
+        parent: str | None = None,
+        known: str | None = None,
+    ) -> None:
         environment.set_defaults()
         import mlflow
         from mlflow.entities import Param
@@ -114,11 +191,28 @@ class _MlflowRun:
         else:
             runs.mkdir(exist_ok=True)
         self.client = mlflow.MlflowClient(uri)
-        known = self.client.get_experiment_by_name(experiment)
+        if known is not None and self._reopen(known):
+            self.run_id = known
+            return
+        found = self.client.get_experiment_by_name(experiment)
         location = (runs / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-        number = known.experiment_id if known else self.client.create_experiment(experiment, location)
-        self.run_id = self.client.create_run(number, run_name=run_name).info.run_id
+        number = found.experiment_id if found else self.client.create_experiment(experiment, location)
+        tags = {} if parent is None else {"mlflow.parentRunId": parent}
+        self.run_id = self.client.create_run(number, run_name=run_name, tags=tags).info.run_id
         self.client.log_batch(self.run_id, params=[Param(k, v[:PARAM_LIMIT]) for k, v in params.items()])
+
+    def _reopen(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.update_run(run_id, status="RUNNING")
+        except MlflowException:
+            return False  # of another server, or deleted
+        return True
+
+    def values(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.client.log_metric(self.run_id, name, value)
 
     def metrics(self, events: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric
@@ -142,6 +236,10 @@ class _MlflowRun:
 
     def end(self, status: str) -> None:
         self.client.set_terminated(self.run_id, status)
+
+
+def _status(kind: type[BaseException] | None) -> str:
+    return "FINISHED" if kind is None else "KILLED" if kind in (KeyboardInterrupt, SystemExit) else "FAILED"
 
 
 def _finite(value: Any) -> Any:

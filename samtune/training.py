@@ -11,23 +11,25 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from samtune.data import Loaders
+from samtune.ema import Ema
 from samtune.errors import NonFiniteError
-from samtune.metrics.table import Report
-from samtune.models.sam import upsample_logits
+from samtune.metrics.anyreport import AnyReport
 from samtune.startpoint import Penalty
-from samtune.types import Batch, LogitLoss
+from samtune.types import AnyBatch, OutputLoss
 
 logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
+Mix = Callable[[Any, int], Any]
 MOST_SKIPPED = 3
 
 
@@ -45,7 +47,8 @@ class Optimisation:
         warmup: share of the steps in which the rate rises linearly.
         min_lr: rate at the end of the cosine.
         clip: largest gradient norm, or None.
-        patience: epochs without a better validation mDice before it stops, or None.
+        patience: epochs without a better validation before it stops, or None.
+        ema: decay of a moving average of what trains, which is what is validated and kept; or None.
     """
 
     epochs: int
@@ -58,6 +61,7 @@ class Optimisation:
     min_lr: float = 0.0
     clip: float | None = 1.0
     patience: int | None = None
+    ema: float | None = None
 
     def total_steps(self, batches: int) -> int:
         """Returns the number of optimizer steps when an epoch has `batches` forward passes."""
@@ -79,15 +83,15 @@ class FitResult:
 
     Attributes:
         steps: optimizer steps taken.
-        best_epoch: the epoch whose weights the model has now, from 1.
-        best_mDice: its validation mDice.
+        best_epoch: the epoch whose weights the model has now, from 1; without validation the last.
+        best_value: the first of its validation numbers (mDice, top1); NaN without validation.
         seconds: of training and validation.
         skipped: updates left out because a loss or gradient was not finite.
     """
 
     steps: int
     best_epoch: int
-    best_mDice: float
+    best_value: float
     seconds: float
     skipped: int
 
@@ -98,24 +102,26 @@ def fit(
     loaders: Loaders,
     *,
     fabric: Fabric,
-    loss: LogitLoss,
+    loss: OutputLoss,
     optimisation: Optimisation,
-    validate: Callable[[], Report],
+    validate: Callable[[], AnyReport] | None,
     on_event: Callable[[Event], None],
     penalty: Penalty | None = None,
+    mix: Mix | None = None,
 ) -> FitResult:
     """Trains, validates after each epoch, and leaves the model with the best epoch's weights.
 
     Args:
-        model: attached, on Fabric's device; maps a batch to (B, 1, S/4, S/4) logits.
+        model: attached, on Fabric's device; maps a batch to what `loss` takes.
         trainable: what `attach` returned.
         loaders: gives the training batches.
         fabric: device and precision.
-        loss: of logits in the input frame.
+        loss: of the model's output and its batch.
         optimisation: schedule and optimizer.
-        validate: returns the validation report of the model as it is.
+        validate: returns the validation report of the model as it is; None keeps the last epoch.
         on_event: told of every step and every validation.
         penalty: of `start_penalty`, added to the loss of every update, or None.
+        mix: changes a training batch, given the number of forward passes so far: mixup, cutmix; or None.
 
     Raises:
         NonFiniteError: three updates in a row without a finite loss and gradient; the model has the best epoch's
@@ -123,9 +129,10 @@ def fit(
     """
     parameters = list(trainable.values())
     optimizer = _optimizer(fabric, parameters, optimisation)
+    ema = None if optimisation.ema is None else Ema(parameters, decay=optimisation.ema)
     total = optimisation.total_steps(len(loaders.train))
-    start, step, skipped, in_a_row = time.monotonic(), 0, 0, 0
-    best_epoch, best_value, best = 0, -math.inf, _copies(parameters)
+    start, step, passes, skipped, in_a_row = time.monotonic(), 0, 0, 0, 0
+    best = _Best(parameters)
     try:
         for epoch in itertools.count(1):
             model.train()
@@ -133,12 +140,16 @@ def fit(
             began = time.monotonic()
             for batches in _groups(loaders.train, optimisation.accumulate):
                 lr = optimisation.rate(step, total)
-                value = _accumulate(fabric, model, batches, loss, penalty)
+                mixed = [batch if mix is None else mix(batch, passes + n) for n, batch in enumerate(batches)]
+                passes += len(batches)
+                value = _accumulate(fabric, model, mixed, loss, penalty)
                 updated = _update(optimizer, value, batches, lr=lr, clip=optimisation.clip)
                 in_a_row = 0 if updated else in_a_row + 1
                 skipped += not updated
                 if in_a_row >= MOST_SKIPPED:
                     raise _diverged(in_a_row, batches)
+                if ema is not None:
+                    ema.update(step)
                 step += 1
                 images = sum(len(batch) for batch in batches)
                 began, rate = time.monotonic(), images / (time.monotonic() - began)  # loading the batches counts
@@ -146,18 +157,40 @@ def fit(
                 on_event({**now, "loss": value, "lr": lr, "images_per_s": rate})
                 if step >= total:
                     break
-            report = validate()
-            value = report.mDice
-            on_event({"step": step, "epoch": epoch, "split": "val", "mDice": value, "mIoU": report.mIoU})
-            if value > best_value:
-                best_epoch, best_value, best = epoch, value, _copies(parameters)
-            if step >= total or (optimisation.patience and epoch - best_epoch >= optimisation.patience):
+            with nullcontext() if ema is None else ema.swapped():
+                report = None if validate is None else validate()
+                best.see(epoch, report)
+            if report is not None:
+                on_event({"step": step, "epoch": epoch, "split": "val", **report.values})
+            if step >= total or (optimisation.patience and epoch - best.epoch >= optimisation.patience):
                 break
     finally:  # an error too leaves the best epoch behind, never a broken one
+        best.restore()
+    return FitResult(step, best.epoch, best.value, time.monotonic() - start, skipped)
+
+
+class _Best:
+    """The weights of the best epoch so far; of the last one where nothing is measured."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.epoch, self.value = 0, math.nan
+        self._keep()
+
+    def see(self, epoch: int, report: AnyReport | None) -> None:
+        """Keeps the weights of an epoch if it is better: the first of equals, never one that is NaN."""
+        value = math.nan if report is None else report.choice
+        if report is None or value > (-math.inf if math.isnan(self.value) else self.value):
+            self.epoch, self.value = epoch, value
+            self._keep()
+
+    def restore(self) -> None:
         with torch.no_grad():
-            for parameter, kept in zip(parameters, best, strict=True):
+            for parameter, kept in zip(self.parameters, self.kept, strict=True):
                 parameter.copy_(kept)
-    return FitResult(step, best_epoch, best_value, time.monotonic() - start, skipped)
+
+    def _keep(self) -> None:
+        self.kept = [p.detach().clone() for p in self.parameters]
 
 
 def _optimizer(fabric: Fabric, parameters: list[nn.Parameter], optimisation: Optimisation) -> Any:
@@ -165,14 +198,14 @@ def _optimizer(fabric: Fabric, parameters: list[nn.Parameter], optimisation: Opt
     return fabric.setup_optimizers(cls(parameters, lr=optimisation.lr, weight_decay=optimisation.weight_decay))
 
 
-def _diverged(updates: int, batches: list[Batch]) -> NonFiniteError:
+def _diverged(updates: int, batches: list[AnyBatch]) -> NonFiniteError:
     return NonFiniteError(
         f"{updates} updates in a row had no finite loss and gradient; the last images were {_names(batches)}. "
         "Lower train.lr, or set train.precision=fp32."
     )
 
 
-def _update(optimizer: Any, value: float, batches: list[Batch], *, lr: float, clip: float | None) -> bool:
+def _update(optimizer: Any, value: float, batches: list[AnyBatch], *, lr: float, clip: float | None) -> bool:
     """Makes one optimizer step, unless the loss or the gradient is not finite; returns whether it did."""
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -188,15 +221,15 @@ def _update(optimizer: Any, value: float, batches: list[Batch], *, lr: float, cl
 
 
 def _accumulate(
-    fabric: Fabric, model: nn.Module, batches: list[Batch], loss: LogitLoss, penalty: Penalty | None
+    fabric: Fabric, model: nn.Module, batches: list[AnyBatch], loss: OutputLoss, penalty: Penalty | None
 ) -> float:
     """Runs forward and backward over the batches of one update; returns their loss per image, with the penalty."""
     total, images = 0.0, sum(len(batch) for batch in batches)
     for batch in batches:
         batch = batch.to(fabric.device)
         with fabric.autocast():  # not through Fabric's wrapper, which rounds prompt coordinates to bf16
-            logits = model(batch)
-        value = loss(upsample_logits(logits, batch.images.shape[-1]), batch) * (len(batch) / images)
+            output = model(batch)
+        value = loss(output, batch) * (len(batch) / images)
         if not bool(value.isfinite()):
             return math.nan  # nothing to learn from; the caller says which images
         fabric.backward(value)
@@ -208,15 +241,11 @@ def _accumulate(
     return total
 
 
-def _names(batches: list[Batch]) -> str:
+def _names(batches: list[AnyBatch]) -> str:
     return ", ".join(name for batch in batches for name in batch.names)
 
 
-def _copies(parameters: list[nn.Parameter]) -> list[Tensor]:
-    return [p.detach().clone() for p in parameters]
-
-
-def _groups(batches: Any, size: int) -> Iterator[list[Batch]]:
+def _groups(batches: Any, size: int) -> Iterator[list[AnyBatch]]:
     """Yields lists of `size` consecutive batches; the last may be shorter."""
     iterator = iter(batches)
     while group := list(itertools.islice(iterator, size)):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -140,21 +140,24 @@ class LabelledBatch:
     """Images with one class each.
 
     Attributes:
-        images: (B, 3, H, W) uint8 RGB; models normalise.
+        images: (B, 3, H, W) uint8 RGB, or float32 of the same 0 to 255 once mixed; models normalise.
         labels: (B,) int64 class of each image.
         names: the name of each item.
+        targets: (B, classes) float32 shares of each class in a mixed image, or None: the labels count.
     """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
     def to(self, device: torch.device | str) -> LabelledBatch:
         """Returns the batch with its tensors on `device`."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+        targets = None if self.targets is None else self.targets.to(device)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), targets=targets)
 
     def singles(self) -> list[LabelledBatch]:
         """Returns the items as batches of one."""
@@ -214,4 +217,7 @@ AnyBatch = Batch | LabelledBatch
 LogitLoss = Callable[[Tensor, Batch], Tensor]
 """((B, 1, S, S) float32 logits in the input frame, batch) to a scalar."""
 
-Batches = Iterable[Batch] | Iterable[LabelledBatch]
+OutputLoss = Callable[[Tensor, Any], Tensor]
+"""(what a model returns for a batch, that batch) to a scalar: what training minimises."""
+
+Batches = Iterable[Batch] | Iterable[LabelledBatch] | Iterable[AnyBatch]

@@ -169,7 +169,7 @@ def build_task(args: argparse.Namespace, batch: int | None = None) -> Task:
 
 def classifier_task(name: str, size: int, batch: int) -> Task:
     """A classifier of 100 classes."""
-    model = build_classifier(name, classes=CLASSES, img_size=size)
+    model = build_classifier(name, classes=CLASSES, checkpoint=RANDOM, image_size=size)
     labels = torch.randint(0, CLASSES, (batch,))
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     data = LabelledBatch(images, labels, tuple(map(str, range(batch))))

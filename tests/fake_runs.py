@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from samtune.children import Children
+from samtune.metrics.classes import CLASS_DEFINITIONS, ClassReport, ClassRow
 from samtune.metrics.table import Report, Row
-from samtune.sweep import Children
 
 COUNTS = {"selected": 7, "bias": 5, "norm": 0, "decoder": 1000, "head": 0, "added": 0, "total": 1012, "percent": 1.0}
 NAMES = ("a", "b", "c", "d")
@@ -25,19 +26,45 @@ def write_run(
     definition = {"mDice": "Mean Dice."}
     report = Report(tuple(rows), "test", definition)
     report.save(folder, before=Report(tuple(before), "test", definition), trainable=COUNTS)
-    (folder / "delta.safetensors").write_bytes(b"x" * 1234)
-    (folder / "config.yaml").write_text(f"run: {{seed: 0}}\ntrain: {{lr: {lr}}}\n")
-    if cell:
-        facts = {"lr": lr, "value": lr, "edge": False, "seed": 0, "steps": 9, "seconds": 60.0, "memory_mib": 500}
-        (folder / "cell.json").write_text(json.dumps(facts | {"overrides": []} | cell))
+    _write_rest(folder, lr, cell)
     return folder
 
 
-def write_sweep(folder: Path, titles: dict[str, str], *, seeds: Sequence[int] = (0, 1)) -> Path:
+def write_class_run(
+    folder: Path, right: int, *, images: int = 10, percent: float = 0.5, lr: float = 1e-3, **cell: object
+) -> Path:
+    """Writes a run folder of a classification of six classes with `right` of its images right."""
+    rows = [
+        ClassRow(f"{i}.png", i % 6, i % 6 if i < right else (i + 1) % 6, int(i >= right), 0.5, 0.5)
+        for i in range(images)
+    ]
+    report = ClassReport(tuple(rows), "test", tuple("abcdef"), dict(CLASS_DEFINITIONS))
+    report.save(folder, trainable=COUNTS | {"percent": percent})
+    _write_rest(folder, lr, cell)
+    return folder
+
+
+def _write_rest(folder: Path, lr: float, cell: dict[str, object]) -> None:
+    (folder / "delta.safetensors").write_bytes(b"x" * 1234)
+    (folder / "config.yaml").write_text(f"run: {{seed: 0}}\ntrain: {{lr: {lr}}}\n")
+    if cell:
+        facts = {"lr": lr, "values": {"train.lr": lr}, "edge": False, "seed": 0, "steps": 9, "seconds": 60.0}
+        facts |= {"memory_mib": 500, "test_seconds": None, "test_memory_mib": None, "settings": {}}
+        (folder / "cell.json").write_text(json.dumps(facts | {"overrides": []} | cell))
+
+
+def write_sweep(
+    folder: Path,
+    titles: dict[str, str],
+    *,
+    seeds: Sequence[int] = (0, 1),
+    tasks: dict[str, dict[str, Any]] | None = None,
+) -> Path:
     """Writes the `sweep.yaml` of a sweep folder without cells."""
     folder.mkdir(parents=True)
-    cells = {name: {"title": title} for name, title in titles.items()}
-    (folder / "sweep.yaml").write_text(json.dumps({"name": "demo", "cells": cells, "seeds": list(seeds)}))
+    cells = {name: {"title": title, "only": None} for name, title in titles.items()}
+    content = {"name": "demo", "tasks": tasks, "cells": cells, "seeds": list(seeds)}
+    (folder / "sweep.yaml").write_text(json.dumps(content))
     return folder
 
 
@@ -45,31 +72,41 @@ class FakeChildren(Children):
     """Plays the processes of a sweep: writes what `samtune finetune` would.
 
     Args:
-        dice: of a run, by its overrides.
-        code: exit code of a run, by the name of its folder.
+        score: mDice or top1 of a run, by its overrides.
+        code: exit code of a run, by the path of its folder below that of the sweep.
     """
 
-    def __init__(self, dice: Callable[[dict[str, str]], float], code: Callable[[str], int] = lambda name: 0) -> None:
+    def __init__(self, score: Callable[[dict[str, str]], float], code: Callable[[str], int] = lambda name: 0) -> None:
         super().__init__()
-        self.dice, self.code = dice, code
+        self.score, self.code = score, code
         self.started: list[str] = []
+        self.given: dict[str, dict[str, str]] = {}
 
     def run(self, command: list[str], log: Path, threads: int) -> int:
         folder = Path(command[command.index("--run-dir") + 1])
-        name = f"{folder.parent.name}/{folder.name}"
-        self.started.append(name)
-        log.write_text(" ".join(command))
-        if self.code(name):
-            return self.code(name)
+        parts = folder.parts
+        name = "/".join(parts[max(i for i, part in enumerate(parts) if part in ("grid", "cells")) :])
         given = dict(text.partition("=")[::2] for text in command if "=" in text)
-        value = self.dice(given)
-        write_run(folder, [value] * len(NAMES))
+        self.started.append(name)
+        self.given[name] = given
+        log.write_text(" ".join(command) + "\n")
+        if self.code(name):
+            log.write_text("preparing\nerror: the disk is full\n")
+            return self.code(name)
+        value = self.score(given)
+        metric = "top1" if "data.name" in given else "mDice"
+        if metric == "top1":
+            write_class_run(folder, round(10 * value))
+        else:
+            write_run(folder, [value] * len(NAMES))
         (folder / "merged.safetensors").write_bytes(b"merged")
         events: list[dict[str, Any]] = [
-            {"split": "val", "step": 1, "mDice": value},
-            {"split": "val", "step": 2, "mDice": value / 2},
+            {"split": "val", "step": 1, metric: value},
+            {"split": "val", "step": 2, metric: value / 2},
             {"split": "fit", "step": 2, "seconds": 12.34, "memory_mib": 321.4},
-            {"split": "test", "step": 2, "mDice": 0.9},
+            {"split": "test", "step": 2, metric: 0.9, "seconds": 1.5, "memory_mib": 99.0},
         ]
+        if given.get("data.retrain") == "true":
+            events = events[2:]
         (folder / "history.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
         return 0

@@ -9,19 +9,19 @@ from samtune.types import LabelledBatch
 
 SIZE = 32
 FAMILIES = {
-    "vit": ("vit_tiny_patch16_224", {"img_size": SIZE, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}),
+    "vit": ("vit_tiny_patch16_224", {"image_size": SIZE, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}),
     "swin": (
         "swin_tiny_patch4_window7_224",
-        {"img_size": SIZE, "embed_dim": 16, "depths": (1, 2), "num_heads": (2, 2), "window_size": 4},
+        {"image_size": SIZE, "embed_dim": 16, "depths": (1, 2), "num_heads": (2, 2), "window_size": 4},
     ),
-    "convnext": ("convnext_tiny", {"dims": (8, 16, 16, 32), "depths": (1, 1, 1, 1)}),
+    "convnext": ("convnext_tiny", {"image_size": SIZE, "dims": (8, 16, 16, 32), "depths": (1, 1, 1, 1)}),
 }
 
 
 def toy_classifier(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Classifier:
     """Returns a model of the family with noise on every parameter: timm starts biases and tables at 0."""
     name, options = FAMILIES[family]
-    model = build_classifier(name, classes=3, seed=seed, **options)
+    model = build_classifier(name, classes=3, checkpoint="random", seed=seed, **options)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

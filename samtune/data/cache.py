@@ -14,23 +14,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from samtune.data.pairs import Pair
-
 _log = logging.getLogger(__name__)
 
 
-def remember(question: str, pairs: Iterable[Pair], answer: Callable[[], Any]) -> Any:
+def remember(question: str, paths: Iterable[Path], answer: Callable[[], Any]) -> Any:
     """Returns the stored answer to a question about these files, or computes and stores it.
 
     Args:
         question: name and version of the question; change it when the rule behind the answer changes.
-        pairs: the files the answer depends on; any change of a path, size or time makes it a new question.
+        paths: the files the answer depends on; any change of a path, size or time makes it a new question.
         answer: computes the answer, a JSON value.
 
     Returns:
         The answer, as JSON gives it back (tuples become lists).
     """
-    path = _folder() / f"{question}-{fingerprint(pairs)[:32]}.json"
+    path = _folder() / f"{question}-{fingerprint(paths)[:32]}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -48,16 +46,16 @@ def remember(question: str, pairs: Iterable[Pair], answer: Callable[[], Any]) ->
     return json.loads(computed)
 
 
-def fingerprint(pairs: Iterable[Pair]) -> str:
-    """Returns the SHA-256 of the paths, sizes and modification times of the files, without opening them."""
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Returns the SHA-256 of the paths, sizes and modification times of files, without opening them."""
     digest = hashlib.sha256()
-    for pair in pairs:
-        for path in (pair.image, pair.mask):
-            try:
-                facts = path.stat()
-                digest.update(f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_mode}\n".encode())
-            except OSError as error:
-                digest.update(f"{path}|{error.errno}\n".encode("utf-8", "surrogateescape"))
+    for path in paths:
+        name = os.path.abspath(path).encode("utf-8", "surrogateescape")
+        try:
+            facts = path.stat()  # of what a link points to
+            digest.update(name + f"|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_mode}\n".encode())
+        except OSError as error:
+            digest.update(name + f"|{error.errno}\n".encode())
     return digest.hexdigest()
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from samtune.data.cache import remember
-from samtune.data.pairs import Pair, read_image
+from samtune.data.pairs import read_image
 from samtune.types import ImageArray
 
 MAX_DISTANCE = 4  # of 64 bits
@@ -39,24 +41,31 @@ class ImageHashes:
         return np.flatnonzero(distance <= MAX_DISTANCE) + start
 
 
-def hash_images(pairs: Sequence[Pair]) -> ImageHashes:
-    """Hashes the images of pairs; remembered as long as no file changes.
+class HasImage(Protocol):
+    """What has an image file: a pair with its mask, or an image with its class."""
+
+    @property
+    def image(self) -> Path: ...
+
+
+def hash_images(items: Sequence[HasImage]) -> ImageHashes:
+    """Hashes images; remembered as long as no file changes.
 
     Args:
-        pairs: whose images to hash.
+        items: whose images to hash.
 
     Returns:
-        The hashes, in the order of `pairs`.
+        The hashes, in the order of `items`.
 
     Raises:
         DataError: an image can't be read.
     """
 
     def answer() -> list[tuple[str, int]]:
-        images = (read_image(pair.image) for pair in pairs)
+        images = (read_image(item.image) for item in items)
         return [(_content(image), difference_hash(image)) for image in images]
 
-    rows = remember("hashes-1", pairs, answer)
+    rows = remember("hashes-1", [item.image for item in items], answer)
     return ImageHashes([row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.uint64))
 
 

@@ -1,48 +1,85 @@
-"""Gets public data sets and arranges them as `images/` and `masks/`."""
+"""Gets public data sets and arranges them as `images/` and `masks/`, or as class folders."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, Literal
 
+import numpy as np
+from PIL import Image
+
+from samtune.data.importing import import_data, write_class_images
 from samtune.data.pairs import SUFFIXES, find_pairs
 from samtune.download import download
 from samtune.errors import DataError, unknown_name
+from samtune.runfolder import disk_errors
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set that can be downloaded as one zip file.
+    """A data set that can be downloaded as one archive.
 
     Attributes:
-        url: address of the archive.
+        url: address of the archive, zip or tar.
         licence: what a user has to know before using it.
+        unpack: what is made of it: "pairs": images/ and masks/, flat; "folders": its folders as they are, without
+            the outermost one; "import": what `samtune data import` makes of it.
+        sha256: of the archive, where independent public sources agree on it.
     """
 
     url: str
     licence: str
+    unpack: Literal["pairs", "folders", "import"]
+    sha256: str | None = None
 
 
 SOURCES = {
     "kvasir-seg": DataSource(
         url="https://datasets.simula.no/downloads/kvasir-seg.zip",
         licence="research and educational use only; cite Jha et al., Kvasir-SEG, MMM 2020",
+        unpack="pairs",
+    ),
+    "cifar-100": DataSource(
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        licence="none stated; cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
+        unpack="import",
+        sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    ),
+    "vtab-1k": DataSource(
+        url="https://huggingface.co/datasets/XiN0919/VTAB-1k/resolve/main/vtab-1k.zip",
+        licence="each of the 19 data sets has its own; cite Zhai et al., VTAB, 2019, and the data sets",
+        unpack="folders",
+    ),
+    "imagenet-a": DataSource(
+        url="https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar",
+        licence="MIT for the collection, each image has its own; cite Hendrycks et al., CVPR 2021",
+        unpack="folders",
+    ),
+    "imagenet-r": DataSource(
+        url="https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
+        licence="MIT for the collection, each image has its own; cite Hendrycks et al., ICCV 2021",
+        unpack="folders",
     ),
 }
+DIGITS = "digits"  # comes with scikit-learn and needs no network
+DIGITS_LICENCE = "CC BY 4.0; Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998"
 
 
 def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
-    """Downloads a data set, unless its archive is there, and unpacks its images and masks.
+    """Gets a data set: downloads its archive, unless it is there, and unpacks what training needs.
 
     Args:
-        name: one of `SOURCES`.
-        target_dir: gets the archive `NAME.zip`, `images/` and `masks/`.
+        name: one of `SOURCES`, or "digits".
+        target_dir: gets the archive, and `images/` and `masks/` or class folders.
         url: another address of the same archive, such as a mirror.
 
     Returns:
@@ -52,38 +89,105 @@ def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
         DataError: unknown name, no network (says which file to put where), a damaged or unsafe archive.
         DiskError: the folder can't be written.
     """
+    target = Path(target_dir)
+    if name == DIGITS:
+        _write_digits(target)
+        return target
     if name not in SOURCES:
-        raise DataError(unknown_name("data set", name, SOURCES))
-    source, target = SOURCES[name], Path(target_dir)
-    archive = download(url or source.url, target / f"{name}.zip")
-    _unpack(archive, target)
-    pairs = find_pairs(target)
-    _log.info("%s: %d pairs in %s. Licence: %s", name, len(pairs), target, source.licence)
+        raise DataError(unknown_name("data set", name, [*SOURCES, DIGITS]))
+    source = SOURCES[name]
+    archive = download(url or source.url, target / f"{name}{_suffix(source.url)}", sha256=source.sha256)
+    if source.unpack == "import":
+        if not (target / "test").exists():  # written last
+            shutil.rmtree(target / "train", ignore_errors=True)
+            import_data(name, archive, target)
+    else:
+        _unpack(archive, target, _pair_path if source.unpack == "pairs" else _folder_path)
+    if source.unpack == "pairs":
+        _log.info("%s: %d pairs in %s", name, len(find_pairs(target)), target)
+    _log.info("%s is in %s. Licence: %s", name, target, source.licence)
     return target
 
 
-def _unpack(archive: Path, target: Path) -> None:
-    """Writes the pictures of the archive's images and masks folders, flat: no name in it chooses a path."""
+def _suffix(url: str) -> str:
+    return next(suffix for suffix in (".tar.gz", ".tar", ".zip") if url.endswith(suffix))
+
+
+Place = Callable[[PurePosixPath], PurePosixPath | None]
+"""Where a member of an archive goes in the target folder; None where it isn't needed."""
+
+
+def _pair_path(member: PurePosixPath) -> PurePosixPath | None:
+    """Flat: only the name of the last folder and of the file choose a path."""
+    wanted = member.parent.name in ("images", "masks") and member.suffix.lower() in SUFFIXES
+    return PurePosixPath(member.parent.name, member.name) if wanted else None
+
+
+def _folder_path(member: PurePosixPath) -> PurePosixPath | None:
+    """The same folders without the outermost one; pictures, and lists within the folders."""
+    inside = PurePosixPath(*member.parts[1:])
+    wanted = member.suffix.lower() in SUFFIXES or (member.suffix == ".txt" and len(inside.parts) > 1)
+    return inside if wanted and len(inside.parts) > 1 else None
+
+
+def _unpack(archive: Path, target: Path, place: Place) -> None:
+    """Writes what is needed of an archive; all its names are checked before the first byte is written."""
     try:
-        with zipfile.ZipFile(archive) as opened:
-            members = list(_pictures(opened, archive))
-            if not members:
-                raise DataError(f"{archive}: holds no picture in a folder images/ or masks/; is it the right file?")
-            for member, part, name in members:
-                path = target / part / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with opened.open(member) as packed, open(path, "wb") as file:
-                    shutil.copyfileobj(packed, file)
-    except zipfile.BadZipFile as error:
+        with _opened(archive) as members:
+            chosen = []
+            for name, read in members:
+                path = PurePosixPath(name.replace("\\", "/"))
+                if path.is_absolute() or ".." in path.parts or ":" in name:
+                    raise DataError(f"{archive}: unsafe path {name!r} in the archive; don't use this file")
+                hidden = path.name.startswith(".") or "__MACOSX" in path.parts
+                inside = None if hidden else place(path)
+                if inside is not None:
+                    chosen.append((target / inside, read))
+            if not chosen:
+                raise DataError(f"{archive}: holds no picture in a folder that is expected; is it the right file?")
+            for written, read in chosen:
+                with disk_errors(target):
+                    written.parent.mkdir(parents=True, exist_ok=True)
+                    with read() as packed, open(written, "wb") as file:
+                        shutil.copyfileobj(packed, file)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         raise DataError(f"{archive}: damaged archive ({error}); delete it and fetch again") from error
 
 
-def _pictures(opened: zipfile.ZipFile, archive: Path) -> Iterator[tuple[zipfile.ZipInfo, str, str]]:
-    """Yields (member, "images" or "masks", file name) of what is to be unpacked."""
-    for member in opened.infolist():
-        path = PurePosixPath(member.filename.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in member.filename:
-            raise DataError(f"{archive}: unsafe path {member.filename!r} in the archive; don't use this file")
-        hidden = path.name.startswith(".") or "__MACOSX" in path.parts
-        if path.parent.name in ("images", "masks") and path.suffix.lower() in SUFFIXES and not hidden:
-            yield member, path.parent.name, path.name
+@contextmanager
+def _opened(archive: Path) -> Iterator[list[tuple[str, Callable[[], IO[bytes]]]]]:
+    """Opens a zip or tar archive: the name of each regular file in it, and what opens it. Links are left out."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as zipped:
+            yield [(info.filename, lambda info=info: zipped.open(info)) for info in zipped.infolist()]
+    else:
+        with tarfile.open(archive) as taped:
+            files = [member for member in taped.getmembers() if member.isreg()]
+            yield [(member.name, lambda member=member: taped.extractfile(member)) for member in files]
+
+
+def _write_digits(target: Path) -> None:
+    """Writes the handwritten digits of scikit-learn: real 8 x 8 pictures, enlarged to 64 x 64 RGB.
+
+    Split with a fixed seed: 20 training and 10 validation images of each digit, the other 1,497 are for testing.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    chosen: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for digit in range(10):
+        order = np.random.default_rng((0, digit)).permutation(np.flatnonzero(digits.target == digit)).tolist()
+        chosen["train"] += order[:20]
+        chosen["val"] += order[20:30]
+        chosen["test"] += order[30:]
+    with disk_errors(target):
+        for part, indices in chosen.items():
+            images = np.stack([_enlarge(digits.images[i]) for i in indices])
+            write_class_images(images, [str(digits.target[i]) for i in indices], target / part)
+    _log.info("%s: %d images in %s. Licence: %s", DIGITS, len(digits.images), target, DIGITS_LICENCE)
+
+
+def _enlarge(levels: np.ndarray) -> np.ndarray:
+    """Returns (8, 8) levels of 0 to 16 as (64, 64, 3) uint8."""
+    grey = Image.fromarray(np.rint(levels * (255 / 16)).astype(np.uint8))
+    return np.asarray(grey.resize((64, 64), Image.Resampling.BICUBIC).convert("RGB"))

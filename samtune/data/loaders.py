@@ -7,37 +7,39 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
+from samtune.data.class_types import ClassSplits
 from samtune.data.segmentation import Collate, SegmentationDataset
 from samtune.data.splits import SplitMode, Splits, resolve_split
 from samtune.data.verify import check_pairs
 from samtune.errors import DataError
-from samtune.types import PromptMode, Sample
+from samtune.types import PromptMode
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Loaders:
-    """Loaders of `Batch`es, and where their images come from.
+    """Loaders of `Batch`es or `LabelledBatch`es, and where their images come from.
 
     Attributes:
-        score: training images only, fixed order, no augmentation: what parameters are scored on.
+        score: training images only, fixed order: what parameters are scored on.
         train: a new permutation and new augmentations per epoch.
-        val: in order of the names.
-        test: in order of the names; for the reported evaluation only, never for a choice.
-        splits: the pairs of each part, with notes for the user.
+        val: in order of the split; None where it has no validation images, which a segmentation split always has.
+        test: in order of the split; for the reported evaluation only, never for a choice.
+        splits: the images of each part, with notes for the user.
     """
 
-    score: DataLoader[Sample]
-    train: DataLoader[Sample]
-    val: DataLoader[Sample]
-    test: DataLoader[Sample]
-    splits: Splits
+    score: DataLoader[Any]
+    train: DataLoader[Any]
+    val: DataLoader[Any] | None
+    test: DataLoader[Any]
+    splits: Splits | ClassSplits
 
     def set_epoch(self, epoch: int) -> None:
         """Selects order and augmentation of `train`; call it before each epoch."""

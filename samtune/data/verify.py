@@ -96,7 +96,7 @@ def check_pairs(pairs: Sequence[Pair]) -> VerifyReport:
         report = verify_pairs(pairs)
         return [report.errors, report.warnings]
 
-    errors, warnings = remember("verify-1", pairs, lines)
+    errors, warnings = remember("verify-1", [path for pair in pairs for path in (pair.image, pair.mask)], lines)
     if errors:
         raise DataError(list_problems("the data can't be used", errors))
     return VerifyReport((), tuple(warnings))

@@ -51,6 +51,16 @@ class Report:
         return _mean(row.iou for row in self.rows)
 
     @property
+    def values(self) -> dict[str, float]:
+        """The headline numbers by name."""
+        return {"mDice": self.mDice, "mIoU": self.mIoU}
+
+    @property
+    def choice(self) -> float:
+        """The number by which runs and epochs are chosen: mDice."""
+        return self.mDice
+
+    @property
     def n_images(self) -> int:
         """Number of images; with a prompt an image has a row `name#1`, `name#2`, ... per object."""
         return len({re.sub(r"#\d+$", "", row.name) for row in self.rows})
@@ -92,12 +102,11 @@ class Report:
                 with its 95 % bootstrap interval.
             trainable: parameter counts `selected`, `bias`, ..., `total`, `percent` of the tuned model.
         """
-        means = {"mDice": _number(before.mDice), "mIoU": _number(before.mIoU)} if before else None
+        means = {name: _number(value) for name, value in before.values.items()} if before else None
         return {
             "split": self.split,
             "n_images": self.n_images,
-            "mDice": _number(self.mDice),
-            "mIoU": _number(self.mIoU),
+            **{name: _number(value) for name, value in self.values.items()},
             "ci95": {name: [_number(low), _number(high)] for name, (low, high) in self.ci95.items()},
             "definition": self.definition,
             "metrics": {name: _number(value) for name, value in self.metrics.items()},

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from samtune.models.sam import SPECS, SamModel, upsample_logits
-from samtune.models.weights import load_packaged, load_weights, official_checkpoint
+from samtune.models.timm_models import OWN
+from samtune.models.vit import Classifier, build_classifier
+from samtune.models.weights import RANDOM, load_packaged, load_weights, official_checkpoint
 
-RANDOM = "random"
-
-__all__ = ["RANDOM", "SPECS", "SamModel", "build_model", "upsample_logits"]
+__all__ = ["OWN", "RANDOM", "SPECS", "Classifier", "SamModel", "build_classifier", "build_model", "upsample_logits"]
 
 
 def build_model(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> SamModel:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import nn
@@ -27,7 +27,14 @@ from samtune.types import PromptMode
 FORMAT = "samtune-merged-1"
 BUNDLE_FORMAT = "samtune-bundle-1"
 THRESHOLD = 0.5
-_REMEDY = "Give the merged.safetensors of a run folder; `samtune finetune` writes one."
+Task = Literal["segmentation", "classification"]
+FORMATS: dict[str, Task] = {
+    FORMAT: "segmentation",
+    BUNDLE_FORMAT: "segmentation",
+    "samtune-classifier-1": "classification",
+    "samtune-classifier-bundle-1": "classification",
+}
+REMEDY = "Give the merged.safetensors of a run folder; `samtune finetune` writes one."
 
 Colour = tuple[float, float, float]
 
@@ -79,27 +86,25 @@ class MergedInfo:
         Raises:
             CheckpointError: not a merged file, or one with missing or impossible values.
         """
-        if metadata.get("format") not in (FORMAT, BUNDLE_FORMAT):
-            found = metadata.get("format", "none")
-            raise CheckpointError(f"{path} is no merged model (its format: {found}, not {FORMAT}). {_REMEDY}")
+        expect_task(metadata, path, "segmentation")
         try:
             info = cls(
                 model=metadata["model"],
                 image_size=int(metadata["image_size"]),
                 prompt=metadata["prompt"],  # type: ignore[arg-type]  # checked below
                 base_hash=metadata["base_hash"],
-                pixel_mean=_colour(metadata["pixel_mean"]),
-                pixel_std=_colour(metadata["pixel_std"]),
+                pixel_mean=colour(metadata["pixel_mean"]),
+                pixel_std=colour(metadata["pixel_std"]),
                 threshold=float(metadata["threshold"]),
                 additions=additions_from_json(metadata.get("additions", "[]")),
             )
         except KeyError as err:
-            raise CheckpointError(f"{path} lacks {err} in its metadata. {_REMEDY}") from err
+            raise CheckpointError(f"{path} lacks {err} in its metadata. {REMEDY}") from err
         except (ValueError, TypeError) as err:
-            raise CheckpointError(f"{path} has damaged metadata ({err}). {_REMEDY}") from err
+            raise CheckpointError(f"{path} has damaged metadata ({err}). {REMEDY}") from err
         wrong = info._wrong()
         if wrong:
-            raise CheckpointError(f"{path} has impossible metadata: {', '.join(wrong)}. {_REMEDY}")
+            raise CheckpointError(f"{path} has impossible metadata: {', '.join(wrong)}. {REMEDY}")
         return info
 
     def _wrong(self) -> list[str]:
@@ -114,7 +119,15 @@ class MergedInfo:
         return [text for text, good in checks.items() if not good]
 
 
-def save_merged(path: Path, model: nn.Module, info: MergedInfo) -> None:
+class Described(Protocol):
+    """What a merged file says about itself: `MergedInfo`, or a classifier's."""
+
+    def to_metadata(self) -> dict[str, str]:
+        """Returns the metadata of the file, all strings."""
+        ...
+
+
+def save_merged(path: Path, model: nn.Module, info: Described) -> None:
     """Writes a merged file, atomically.
 
     Args:
@@ -128,11 +141,39 @@ def save_merged(path: Path, model: nn.Module, info: MergedInfo) -> None:
 
 def read_merged_info(path: Path) -> MergedInfo:
     """Reads what a merged file says about itself, without its weights; raises as `load_merged`."""
+    return MergedInfo.from_metadata(merged_metadata(path), path)
+
+
+def read_task(path: Path) -> Task:
+    """Says what a merged file is for.
+
+    Raises:
+        CheckpointError: missing, damaged, or no merged file or bundle.
+    """
+    return task_of(merged_metadata(path), path)
+
+
+def merged_metadata(path: Path) -> dict[str, str]:
+    """Reads the metadata of a file that should be a merged one."""
     try:
-        metadata = read_metadata(path)
+        return read_metadata(path)
     except CheckpointError as err:
-        raise CheckpointError(f"{err} {_REMEDY}") from err
-    return MergedInfo.from_metadata(metadata, path)
+        raise CheckpointError(f"{err} {REMEDY}") from err
+
+
+def task_of(metadata: Mapping[str, str], path: Path) -> Task:
+    """Says what a merged file is for, by its metadata; refuses what is no merged file."""
+    found = metadata.get("format", "none")
+    if found not in FORMATS:
+        raise CheckpointError(f"{path} is no merged model (its format: {found}, not {FORMAT}). {REMEDY}")
+    return FORMATS[found]
+
+
+def expect_task(metadata: Mapping[str, str], path: Path, task: Task) -> None:
+    """Refuses the metadata of a merged file for another task, or of no merged file."""
+    found = task_of(metadata, path)
+    if found != task:
+        raise CheckpointError(f"{path} is a {found} model, but a {task} model is needed. {REMEDY}")
 
 
 def load_merged(path: Path, *, device: torch.device | str = "cpu") -> tuple[SamModel, MergedInfo]:
@@ -159,6 +200,7 @@ def load_merged(path: Path, *, device: torch.device | str = "cpu") -> tuple[SamM
     return model.to(device).eval(), info
 
 
-def _colour(text: str) -> Colour:
+def colour(text: str) -> Colour:
+    """Reads three numbers of the metadata; ValueError or TypeError where they are not."""
     red, green, blue = json.loads(text)
     return float(red), float(green), float(blue)

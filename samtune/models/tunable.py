@@ -19,9 +19,13 @@ class TunableModel(nn.Module):
 
     Attributes:
         name: name of the architecture.
+        image_size: side in pixels of the square input.
+        checkpointing: whether blocks are recomputed in the backward pass: less memory, more time.
     """
 
     name: str
+    image_size: int
+    checkpointing: bool
 
     @property
     def device(self) -> torch.device:

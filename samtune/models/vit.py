@@ -6,6 +6,7 @@ top: it takes a batch of uint8 images (the normalisation is the checkpoint's), a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,46 @@ import torch
 from torch import Tensor, nn
 
 from samtune.errors import ConfigError
+from samtune.models.classifier_weights import Head, load_classifier_weights, load_published
+from samtune.models.timm_models import OWN, Interpolation, families, published, timm_name
 from samtune.models.tunable import TunableModel
-from samtune.models.weights import load_weights
+from samtune.models.weights import RANDOM
 from samtune.types import LabelledBatch, Role
+
+# Options of timm's builder that have a key of their own.
+_TAKEN = {
+    "img_size": "model.image_size",
+    "num_classes": "the classes by the data",
+    "drop_path_rate": "train.drop_path",
+    "pretrained": "model.checkpoint",
+}
 
 
 class Classifier(TunableModel):
-    """What a timm model gains; mixed in before its class by `build_classifier`."""
+    """What a timm model gains; mixed in before its class by `build_classifier`.
 
+    Attributes:
+        options: of timm's builder, as `build_classifier` was given them.
+        head_seed: what the head's initial values were drawn from; None where they came with the weights.
+        image_size: side of the input in pixels.
+        interpolation: how its weights saw images resized, "bicubic" or "bilinear".
+        pixel_mean: (3, 1, 1), subtracted from RGB of 0 to 255.
+        pixel_std: (3, 1, 1), what the difference is divided by.
+        block_class: of the blocks.
+        plain_tokens: the blocks are those of a plain ViT.
+        from_official: (state dict of an official file, model) to timm's names and this model's position tables.
+    """
+
+    options: dict[str, Any]
+    head_seed: int | None
+    image_size: int
+    interpolation: Interpolation
     pixel_mean: Tensor
     pixel_std: Tensor
     block_class: type[nn.Module]
     plain_tokens: bool
+    from_official: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
+    _checkpointing = False
 
     def forward(self, batch: LabelledBatch) -> Tensor:
         """Returns (B, classes) logits."""
@@ -39,6 +68,17 @@ class Classifier(TunableModel):
     def normalise(self, images: Tensor) -> Tensor:
         """Applies the checkpoint's normalisation to (B, 3, H, W) uint8 RGB."""
         return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether training recomputes the blocks' activations: less memory, more time."""
+        return self._checkpointing
+
+    @checkpointing.setter
+    def checkpointing(self, on: bool) -> None:
+        net: Any = self
+        net.set_grad_checkpointing(on)
+        self._checkpointing = on
 
     def block_modules(self) -> list[str]:
         return [name for name, module in self.named_modules() if isinstance(module, self.block_class)]
@@ -70,54 +110,92 @@ def build_classifier(
     *,
     classes: int,
     checkpoint: str | Path | None = None,
+    image_size: int | None = None,
+    head: Head = "new",
+    drop_path: float = 0.0,
     seed: int = 0,
     **options: Any,
 ) -> Classifier:
-    """Builds a timm model in eval mode, with random weights or those of a file.
+    """Builds a timm model in eval mode.
 
     Args:
-        name: a ViT, Swin or ConvNeXt of timm, such as `vit_base_patch16_224.augreg_in21k`.
+        name: a ViT, Swin or ConvNeXt of timm, such as `vit_base_patch16_224.augreg_in21k`, or a key of `OWN`.
         classes: outputs of the head.
-        checkpoint: weights of the whole model; None for timm's own initialisation.
-        seed: of that initialisation.
-        **options: of timm's builder, such as `img_size`, `depth`, `embed_dim`.
+        checkpoint: a file; None for the model's own published weights (inside the package, or downloaded once from
+            the Hugging Face hub); "random" for timm's own initialisation.
+        image_size: side of the input in pixels; None for the size of the published weights.
+        head: "new" starts a head from `seed`, whatever the weights are; "checkpoint" takes theirs.
+        drop_path: largest probability that a block is skipped (stochastic depth), in train mode only.
+        seed: of the new head, and of random weights.
+        **options: of timm's builder, such as `depth`, `embed_dim`, `global_pool`.
 
     Raises:
-        ConfigError: a name that timm does not have, or a model of another family.
-        CheckpointError: a file that does not fit.
+        ConfigError: a name, size or option that timm does not have, or a model of another family.
+        CheckpointError: weights that can't be had or do not fit.
     """
-    import timm
-
-    if not timm.is_model(name.partition(".")[0]):
-        near = timm.list_models(f"{name[:4]}*")[:5]
-        raise ConfigError(f"timm has no model {name!r}. Similar names: {', '.join(near) or 'none'}.")
+    for key in _TAKEN.keys() & options.keys():
+        raise ConfigError(f"model.options has {key}: give {_TAKEN[key]} instead.")
+    if head == "checkpoint" and checkpoint == RANDOM:
+        raise ConfigError("model.head=checkpoint needs weights, but model.checkpoint is random: use model.head=new.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net: Any = timm.create_model(name, pretrained=False, num_classes=classes, **options)
-    family = next((family for family in _families() if isinstance(net, family)), None)
+        model = _create(name, image_size, options | {"num_classes": classes, "drop_path_rate": drop_path})
+        torch.manual_seed(seed)  # again: the head depends on nothing but its shape
+        last: Any = model.get_submodule(model.head_module() or "")
+        nn.init.trunc_normal_(last.weight, std=0.02)
+        nn.init.zeros_(last.bias)
+    model.options, model.head_seed = options, seed if head == "new" else None
+    if checkpoint is None:
+        load_published(model, head=head)
+    elif checkpoint != RANDOM:
+        load_classifier_weights(model, Path(checkpoint), head=head)
+    return model.eval()
+
+
+def _create(name: str, image_size: int | None, options: dict[str, Any]) -> Classifier:
+    """Builds timm's model with timm's initialisation, and mixes `Classifier` in."""
+    import timm
+
+    stock, own_options = timm_name(name)
+    fixed = published(stock).get("fixed_input_size")  # the others take any size
+    if fixed and image_size is not None:
+        own_options["img_size"] = image_size
+    own = OWN.get(name)
+    overlay = {"mean": own.mean, "std": own.std, "input_size": (3, own.image_size, own.image_size)} if own else None
+    try:
+        net: Any = timm.create_model(stock, pretrained_cfg_overlay=overlay, **own_options | options)
+    except Exception as err:  # timm asserts, divides and indexes with what it is given
+        given = own_options | options
+        raise ConfigError(f"timm can't build {name} of {given} ({err!r}). Check model.options and image_size.") from err
+    known = families()
+    family = next((family for kind, family in known.items() if isinstance(net, kind)), None)
     if family is None:
-        known = ", ".join(family.__name__ for family in _families())
-        raise ConfigError(f"{name} is a {type(net).__name__}, whose parameters samtune does not know. Known: {known}.")
+        names = ", ".join(kind.__name__ for kind in known)
+        raise ConfigError(f"{name} is a {type(net).__name__}, whose parameters samtune does not know. Known: {names}.")
     net.__class__ = type(f"Tunable{type(net).__name__}", (Classifier, type(net)), {})
-    net.name = name
-    net.block_class, net.plain_tokens = _families()[family]
-    for key, values in (("pixel_mean", net.pretrained_cfg["mean"]), ("pixel_std", net.pretrained_cfg["std"])):
+    config = net.pretrained_cfg
+    net.name, net.interpolation = name, config["interpolation"]
+    net.image_size = config["input_size"][-1] if image_size is None else image_size
+    net.block_class, net.plain_tokens, net.from_official = family
+    for key, values in (("pixel_mean", config["mean"]), ("pixel_std", config["std"])):
         net.register_buffer(key, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
-    if checkpoint is not None:
-        load_weights(net, Path(checkpoint))
-    model: Classifier = net.eval()
+    _check(net)
+    model: Classifier = net
     return model
 
 
-def _families() -> dict[type, tuple[type[nn.Module], bool]]:
-    """Returns family -> (class of its blocks, whether the blocks see plain tokens)."""
-    from timm.models import convnext, swin_transformer, vision_transformer
-
-    return {
-        vision_transformer.VisionTransformer: (vision_transformer.Block, True),
-        swin_transformer.SwinTransformer: (swin_transformer.SwinTransformerBlock, False),
-        convnext.ConvNeXt: (convnext.ConvNeXtBlock, False),
-    }
+def _check(model: Classifier) -> None:
+    """Refuses a model without blocks or a head that samtune knows, and sizes that cut patches."""
+    head = model.head_module()
+    if head is None or not isinstance(model.get_submodule(head), nn.Linear) or not model.block_modules():
+        raise ConfigError(f"{model.name} has no blocks or no single linear head that samtune knows. Use another model.")
+    side: int = getattr(getattr(model, "patch_embed", None), "patch_size", (1,))[0]
+    if model.image_size < side or model.image_size % side:
+        nearest = max(round(model.image_size / side), 1) * side
+        raise ConfigError(
+            f"model.image_size is {model.image_size}, but {model.name} needs a multiple of {side}; "
+            f"the nearest is {nearest}."
+        )
 
 
 def _role(owner: nn.Module, short: str) -> Role:

@@ -9,7 +9,7 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -22,6 +22,11 @@ from samtune.download import download, file_sha256
 from samtune.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
+
+Guess = Callable[[Mapping[str, Tensor]], str]
+"""Says in a sentence which model a state dict looks like."""
+
+RANDOM = "random"  # stands where a checkpoint's path does: the architecture's own initialisation
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ OFFICIAL: dict[str, Official] = {
         f"{_BASE}/sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
     ),
 }
-# What trainers wrap a SAM in: (key that holds the weights, prefix of their names).
+# What trainers wrap weights in: the key that holds them, and the prefix of their names.
 _WRAPPERS = ("model_state", "state_dict", "model", "model_state_dict")
 _PREFIXES = ("module.sam.", "module.", "sam.", "model.")
 
@@ -67,7 +72,7 @@ class LoadReport:
         return f"loaded {self.loaded}/{self.loaded} tensors from {self.source}, sha256 {self.sha256}"
 
 
-def load_weights(model: nn.Module, path: Path) -> LoadReport:
+def load_weights(model: nn.Module, path: Path, *, guess: Guess | None = None) -> LoadReport:
     """Loads a checkpoint strictly: the same names and shapes, nothing missing, nothing over, all finite.
 
     Official, MedSAM and micro-sam files all fit: known wrappings (`model_state`, `module.`, `sam.`) are taken off.
@@ -75,6 +80,7 @@ def load_weights(model: nn.Module, path: Path) -> LoadReport:
     Args:
         model: receives the weights, as its own dtype.
         path: `.safetensors`, `.pth` or `.pt`.
+        guess: says which model a state dict that does not fit looks like; None where a SAM is expected.
 
     Returns:
         The account of what was loaded.
@@ -83,7 +89,7 @@ def load_weights(model: nn.Module, path: Path) -> LoadReport:
         CheckpointError: a missing or damaged file, another model's weights, missing or extra keys, NaN.
     """
     state = read_state(path)
-    check_state(model.state_dict(), state, path)
+    check_state(model.state_dict(), state, path, guess or looks_like_sam)
     model.load_state_dict(state)
     report = LoadReport(len(state), path, file_sha256(path))
     logger.info("%s", report)
@@ -136,8 +142,28 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _unwrap(content, path)
 
 
-def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+def looks_like_sam(state: Mapping[str, Tensor]) -> str:
+    """Says which SAM a state dict looks like, by the width of its position table."""
+    table = state.get("image_encoder.pos_embed")
+    widths = {224: "sam_tiny", 768: "sam_vit_b", 1024: "sam_vit_l", 1280: "sam_vit_h"}
+    if table is None or table.shape[-1] not in widths:
+        return "It does not look like a Segment Anything checkpoint."
+    return f"It looks like {widths[table.shape[-1]]}: set model.name to that."
+
+
+def check_state(
+    expected: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    path: Path,
+    guess: Guess = looks_like_sam,
+) -> None:
     """Refuses a state dict that does not fit exactly.
+
+    Args:
+        expected: of the model.
+        state: of the file.
+        path: the file, for messages.
+        guess: says which model a state dict looks like.
 
     Raises:
         CheckpointError: naming missing and extra tensors, wrong shapes (and the model they fit), or NaN.
@@ -153,7 +179,7 @@ def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], pat
             for n in shapes[:1]
         ]
         raise CheckpointError(
-            f"{path} does not fit the model ({len(expected)} tensors): {', '.join(parts)}.{_guess(state)}"
+            f"{path} does not fit the model ({len(expected)} tensors): {', '.join(parts)}. {guess(state)}"
         )
     broken = [n for n in expected if state[n].is_floating_point() and not bool(state[n].isfinite().all())]
     if broken:
@@ -174,15 +200,6 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in state):
             return {name.removeprefix(prefix): value for name, value in state.items()}
     return state
-
-
-def _guess(state: Mapping[str, Tensor]) -> str:
-    """Says which model a state dict looks like, by the width of its position table."""
-    table = state.get("image_encoder.pos_embed")
-    widths = {224: "sam_tiny", 768: "sam_vit_b", 1024: "sam_vit_l", 1280: "sam_vit_h"}
-    if table is None or table.shape[-1] not in widths:
-        return " It does not look like a Segment Anything checkpoint."
-    return f" It looks like {widths[table.shape[-1]]}: set model.name to that."
 
 
 def _few(names: list[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from samtune.config import Config, load_config
+from samtune.config import CONFIGS, Config, load_config
 from samtune.config_problems import option_problems
 from samtune.errors import ConfigError
 from samtune.paths import find_config, find_path
@@ -101,8 +101,9 @@ def test_a_config_can_not_be_changed(write: Callable[[str], Path]) -> None:
         config.train.lr = 1.0  # type: ignore[misc]
 
 
-def test_every_key_says_what_it_is() -> None:
-    sections = [f.annotation for f in Config.model_fields.values() if hasattr(f.annotation, "model_fields")]
+@pytest.mark.parametrize("config", CONFIGS.values())
+def test_every_key_says_what_it_is(config: type[Config]) -> None:
+    sections = [f.annotation for f in config.model_fields.values() if hasattr(f.annotation, "model_fields")]
     assert len(sections) == 10
     fields = [field for section in sections for field in section.model_fields.values()]  # type: ignore[union-attr]
     assert all(field.description for field in fields)
@@ -143,7 +144,7 @@ def test_every_key_says_what_it_is() -> None:
         ("eval: {metrics: [1]}", "eval.metrics.0: 1, expected text."),
         ("eval: {metrics: [hd59]}", "eval.metrics: unknown metric 'hd59'. Did you mean 'hd95'? Known: "),
         ("track: {experiment: ''}", 'track.experiment: "", expected text that is not empty.'),
-        ("task: detection", "task: \"detection\", expected 'segmentation'."),
+        ("task: detection", "task: \"detection\", expected 'segmentation' or 'classification'."),
         ("select: {name: gsp}", "select.name: unknown selector 'gsp'. Did you mean 'gps'?"),
         ("select: {per_neron: 1}", "select.per_neron: unknown option. Did you mean 'per_neuron'?"),
         ("select: {per_neuron: 0}", "select.per_neuron: 0, expected a value >= 1."),

@@ -10,7 +10,7 @@ import pytest
 from pages import Checker
 
 from samtune.errors import DiskError
-from samtune.report import save_report
+from samtune.report import MISTAKES_NOTE, OVERLAYS_NOTE, save_report, wrong_classes_section
 from samtune.report_svg import curve, interval, nice_ticks
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
@@ -134,6 +134,71 @@ def test_disk_errors_name_the_file(tmp_path: Path) -> None:
             tmp_path / "absent" / "report.html",
             title="", metrics={}, history=[], counts={}, overlays=[], command="", config_yaml="", facts={},
         )  # fmt: skip
+
+
+CLASS_METRICS: dict[str, Any] = {
+    "split": "test",
+    "n_images": 3000,
+    "top1": 0.638,
+    "top5": 0.899,
+    "mean_per_class": 0.621,
+    "ci95": {"top1": [0.62, 0.66], "top5": [0.88, 0.91], "mean_per_class": [0.6, 0.64]},
+    "definition": {"top1": "Share of the images.", "ece": "Gap."},
+    "metrics": {"top1": 0.638, "n_classes": 100, "ece": 0.05},
+    "before": None,
+    "gain": None,
+}
+CLASS_HISTORY: list[dict[str, Any]] = [
+    {"split": "val", "step": 10, "epoch": 1, "top1": 0.25, "top5": 0.5, "mean_per_class": 0.2},
+    {"split": "val", "step": 20, "epoch": 2, "top1": 0.5, "top5": 0.75, "mean_per_class": 0.4},
+]
+
+
+def make_class_report(folder: Path, rows: list[tuple[str, int, float, str]]) -> tuple[str, Checker]:
+    (folder / "confusion.png").write_bytes(PNG)
+    return make_report(
+        folder,
+        metrics=CLASS_METRICS,
+        history=CLASS_HISTORY,
+        pictures_note=MISTAKES_NOTE,
+        extra_sections=[wrong_classes_section(rows, folder / "confusion.png")],
+    )
+
+
+def test_a_classification_has_its_own_headline_and_curve(tmp_path: Path) -> None:
+    page, checker = make_class_report(tmp_path, [])
+    headings = re.findall(r"<h3>(.*?)</h3>", page)
+    assert headings == [
+        "Top-1 accuracy (top1)", "Top-5 accuracy (top5)", "Mean per class (mean_per_class)",
+        "Validation top-1 accuracy by epoch",
+    ]  # fmt: skip
+    assert "95 % interval 62.0 to 66.0" in checker.words and "3,000 test images" in checker.words
+    assert 'aria-label="Validation top-1 accuracy: 25.0 at epoch 1, 50.0 at epoch 2"' in page
+    assert (
+        MISTAKES_NOTE in checker.words and OVERLAYS_NOTE not in checker.words and "Dice" not in page.split("</h1>")[0]
+    )
+
+
+def test_a_classification_without_top5_has_two_cards(tmp_path: Path) -> None:
+    metrics = {name: value for name, value in CLASS_METRICS.items() if name != "top5"}
+    page, _ = make_report(tmp_path, metrics=metrics, history=[])
+    assert "Top-5" not in page and page.count("<h3>") == 2
+
+
+def test_classes_that_go_wrong_follow_the_pictures(tmp_path: Path) -> None:
+    page, checker = make_class_report(tmp_path, [("<cat>", 1500, 0.25, "dog (300)"), ("ship", 3, 0.5, "car (1)")])
+    assert re.findall(r"<h2>(.*?)</h2>", page)[1:4] == ["Pictures", "Classes that go wrong", "All metrics"]
+    assert checker.rows[:3] == [
+        ["Class", "Images", "Accuracy", "Most often taken for"],
+        ["<cat>", "1,500", "25.0", "dog (300)"],
+        ["ship", "3", "50.0", "car (1)"],
+    ]
+    assert len(checker.links) == 2 and "<cat>" not in page
+
+
+def test_a_model_without_mistakes_has_no_table_of_them(tmp_path: Path) -> None:
+    _, checker = make_class_report(tmp_path, [])
+    assert "No class goes wrong." in checker.words and len(checker.links) == 2
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_undefined_batches_are_skipped_counted_and_reported(caplog: pytest.LogCa
         scores = score(toy_model(), [BATCHES[0], tiny], contrastive_loss(cells=8))
     alone = score(toy_model(), BATCHES[:1], contrastive_loss(cells=8))
     assert (scores.batches, scores.skipped) == (1, 1)
-    assert "1 of 2 scoring batches had no two cells of one class" in caplog.text
+    assert "1 of 2 scoring batches had no two cells or images of one class" in caplog.text
     assert all(torch.equal(scores.sums[name], alone.sums[name]) for name in alone.sums)
     assert all(bool(total.isfinite().all()) for total in scores.sums.values())
 
@@ -99,7 +99,7 @@ def test_undefined_batches_are_skipped_counted_and_reported(caplog: pytest.LogCa
 def test_nothing_to_score_is_an_error() -> None:
     model = toy_model()
     for batches in ([], [toy_batch(sizes=((15, 15),))]):
-        with pytest.raises(DataError, match=r"no image can be scored.*Use score\.loss=task, or more images"):
+        with pytest.raises(DataError, match=r"no image can be scored.*Use another score\.loss"):
             score(model, batches, contrastive_loss())
 
 

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +11,11 @@ import pytest
 from fake_runs import FakeChildren
 from helpers import write_data
 
-from samtune import sweep as sweep_module
+from samtune import sweep_local
 from samtune.errors import ConfigError, DataError, RunFolderError
-from samtune.sweep import Children, best_values, run_cells, run_sweep, save_choice
-from samtune.sweepconfig import Cell, Sweep, choice_lists, load_sweep, plan
+from samtune.sweep import Failure, best_values, run_sweep, save_choice
+from samtune.sweep_plan import choice_list, first_values, plan
+from samtune.sweepconfig import ONE_TASK, Sweep, load_sweep
 
 BASE = "data: {dir: pictures}\n"
 ROWS = {
@@ -48,8 +44,13 @@ def sweep_of(*settings: str, **changes: Any) -> Sweep:
 
 def play(monkeypatch: pytest.MonkeyPatch, **options: Any) -> FakeChildren:
     children = FakeChildren(options.pop("dice", lambda given: 0.5), **options)
-    monkeypatch.setattr(sweep_module, "Children", lambda: children)
+    monkeypatch.setattr(sweep_local, "Children", lambda: children)
     return children
+
+
+def at(lr: float | None = None, rows: Any = ROWS) -> dict[tuple[str, str], dict[str, Any]]:
+    """Chosen values for all rows."""
+    return {(ONE_TASK, row): {} if lr is None else {"train.lr": lr} for row in rows}
 
 
 def best_at(lr: float) -> Any:
@@ -75,7 +76,7 @@ def test_every_problem_of_the_file_is_told_at_once() -> None:
         load_sweep("sweep.yaml")
     text = str(caught.value)
     assert "config 'sweep.yaml' has 6 problems" in text
-    assert "cells.gps.titel: unknown key. Did you mean 'title'? Keys of a row: title, overrides, grid." in text
+    assert "cells.gps.titel: unknown key. Did you mean 'title'? Keys of a row: title, overrides, grid, only." in text
     assert "stepz: unknown key. Did you mean 'steps'? Keys of the file: name, config, dir" in text
     assert 'seeds.1: "x", expected an integer' in text
     assert "jobs: 0, expected a value >= 1." in text
@@ -89,10 +90,12 @@ def test_every_problem_of_the_file_is_told_at_once() -> None:
         ({"cells": {}}, "cells: {}, expected at least one row."),
         ({"seeds": []}, r"seeds: \[\], expected at least one seed, each once."),
         ({"seeds": [1, 1]}, r"seeds: \[1, 1\], expected at least one seed, each once."),
-        ({"grid": {"train.lr": [1], "train.batch": [2]}}, "grid: 2 keys, expected one key of the config"),
-        ({"grid": {"train.lr": []}}, r"grid: \[\], expected at least one value."),
-        ({"cells": {"a": {"title": "A", "grid": [1]}}}, "cells.a.grid: there is no grid to replace; add `grid:`"),
-        ({"steps": None}, "steps: missing, expected a value."),
+        ({"grid": {"train.lr": []}}, r"grid.train.lr: \[\], expected at least one value, each once."),
+        ({"grid": {"train.lr": [1, 1]}}, r"grid.train.lr: \[1, 1\], expected at least one value, each once."),
+        ({"cells": {"a": {"title": "A", "grid": {"train.lr": []}}}}, r"cells.a.grid.train.lr: \[\], expected at least"),
+        ({"cells": {"a": {"title": "A", "only": ["x"]}}}, r"cells.a.only: \['x'\], .* none, as there is no `tasks:`"),
+        ({"steps": 0}, "steps: 0, expected a value >= 1"),
+        ({"protocol": "test"}, "protocol: \"test\", expected 'validate' or 'retrain'"),
         ({"choose_on": 1.0}, "choose_on: 1.0, expected a value < 1"),
     ],
 )
@@ -121,7 +124,7 @@ def test_settings_go_to_the_sweep_or_to_all_rows() -> None:
         "steps=5", "seeds=[7]", "train.batch=2", cells=rows, overrides={"train.batch": 4, "train.clip": 2.0}
     )
     assert (sweep.steps, sweep.seeds) == (5, (7,))
-    configs = {cell.row: cell.config for cell in plan(sweep, dict.fromkeys(sweep.cells))}
+    configs = {cell.row: cell.config for cell in plan(sweep, at(rows=sweep.cells))}
     assert [configs[row].train.batch for row in ("linear", "gps", "own")] == [2, 2, 3]  # a row knows best
     assert configs["own"].data.prompt == "box"
     assert all(c.train.clip == 2 and c.train.steps == 5 and c.run.seed == 7 for c in configs.values())
@@ -129,7 +132,7 @@ def test_settings_go_to_the_sweep_or_to_all_rows() -> None:
 
 def test_a_mapping_replaces_the_block() -> None:
     Path("base.yaml").write_text(BASE + "select: {name: gps, per_neuron: 3, level: layer}\n")
-    configs = {cell.row: cell.config for cell in plan(sweep_of(), dict.fromkeys(ROWS))}
+    configs = {cell.row: cell.config for cell in plan(sweep_of(), at())}
     assert configs["linear"].select.options == {}
     assert configs["gps"].select.options["level"] == "neuron"
 
@@ -145,8 +148,8 @@ def test_shipped_sweeps_can_be_planned(path: Path) -> None:
     sweep = load_sweep(path, ["data.dir=pictures"])
     assert sweep.name == path.stem
     assert f"--config configs/sweeps/{path.name}" in path.read_text()
-    cells = plan(sweep, {row: next(iter(sweep.values(row)), None) for row in sweep.cells})
-    assert len(cells) == len(sweep.cells) * len(sweep.seeds)
+    cells = plan(sweep, first_values(sweep))
+    assert len(cells) == len(sweep.places) * len(sweep.seeds)
     assert len({cell.name for cell in [*cells, *plan(sweep)]}) == len(cells) + len(plan(sweep))
 
 
@@ -173,20 +176,20 @@ def test_a_wrong_value_of_the_grid_stops_everything(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_first_seed_of_all_rows_comes_first() -> None:
-    cells = plan(sweep_of(seeds=[0, 3]), dict.fromkeys(ROWS))
+    cells = plan(sweep_of(seeds=[0, 3]), at())
     assert [cell.name for cell in cells] == ["linear_0", "gps_0", "linear_3", "gps_3"]
     assert cells[3].folder == Path("runs/sweeps/demo/cells/gps_3") and cells[3].config.run.seed == 3
 
 
 def test_the_grid_has_one_seed_a_share_of_the_steps_and_its_own_values() -> None:
-    rows = ROWS | {"full": {"title": "Full", "overrides": {"select": {"name": "full"}}, "grid": [0.5]}}
+    rows = ROWS | {"full": {"title": "Full", "overrides": {"select": {"name": "full"}}, "grid": {"train.lr": [0.5]}}}
     sweep = sweep_of(cells=rows, grid={"train.lr": [1e-3, 3e-3]}, seeds=[4, 5], grid_share=0.3)
     cells = plan(sweep)
     assert [cell.name for cell in cells] == [
         f"grid_{row}_{lr}" for row in ROWS for lr in (0.001, 0.003)
     ]  # one: no choice
     assert {(c.config.train.steps, c.config.run.seed) for c in cells} == {(2, 4)}
-    assert plan(sweep, {"full": 0.5})[0].config.train.lr == 0.5
+    assert plan(sweep, at(0.5, ["full"]))[0].config.train.lr == 0.5
 
 
 def test_the_grid_never_opens_what_is_reported(tmp_path: Path) -> None:
@@ -194,15 +197,15 @@ def test_the_grid_never_opens_what_is_reported(tmp_path: Path) -> None:
     sweep = sweep_of(f"data.dir={data}", choose_on=0.1, grid={"train.lr": [1e-3, 3e-3]})
     sweep.folder.mkdir(parents=True)
     save_choice(sweep, 0.1)
-    names = {name: path.read_text().split() for name, path in choice_lists(sweep).items()}
-    assert len(names["choice"]) == 4 and names["grid_test"] + names["grid_val"] == names["choice"]
+    names = choice_list(sweep).read_text().split()
+    assert len(names) == 4
     for cell in plan(sweep):
-        assert not any(str(data / "val") in text for text in cell.overrides)
-        assert cell.config.data.val == choice_lists(sweep)["grid_val"]
-    for cell in plan(sweep, dict.fromkeys(ROWS, 1e-3)):
+        assert cell.config.eval.split == "val" and cell.config.data.val == choice_list(sweep)
+    for cell in plan(sweep, at(1e-3)):
+        assert cell.config.eval.split == "test"
         assert cell.config.data.dir == data / "train" and cell.config.data.test == data / "val"
     save_choice(sweep, 0.1)
-    assert choice_lists(sweep)["choice"].read_text().split() == names["choice"]  # the same each time
+    assert choice_list(sweep).read_text().split() == names  # the same each time
 
 
 def test_grid_and_cells_train_on_the_same_images(tmp_path: Path) -> None:
@@ -215,7 +218,7 @@ def test_grid_and_cells_train_on_the_same_images(tmp_path: Path) -> None:
     sweep.folder.mkdir(parents=True)
     save_choice(sweep, 0.25)
     parts = []
-    for cell in (plan(sweep)[0], plan(sweep, {"linear": 1e-3})[0]):
+    for cell in (plan(sweep)[0], plan(sweep, at(1e-3))[0]):
         config = cell.config.data
         parts.append(resolve_split(config.dir, split="ratio", val=config.val, test=config.test))
     assert [len(part.train) for part in parts] == [9, 9]
@@ -223,9 +226,9 @@ def test_grid_and_cells_train_on_the_same_images(tmp_path: Path) -> None:
     assert [pair.image.parents[1].name for pair in parts[1].test] == ["val", "val"]
 
 
-def test_a_choice_part_of_less_than_two_pairs_is_refused(tmp_path: Path) -> None:
-    sweep = sweep_of(f"data.dir={two_parts(tmp_path / 'data', train=15)}", choose_on=0.1)
-    with pytest.raises(DataError, match=r"has 15 pairs, and choose_on: 0.1 takes 1 of them.*raise choose_on"):
+def test_a_choice_part_without_a_pair_is_refused(tmp_path: Path) -> None:
+    sweep = sweep_of(f"data.dir={two_parts(tmp_path / 'data', train=9)}", choose_on=0.1)
+    with pytest.raises(DataError, match=r"has 9 pairs, and choose_on: 0.1 takes none of them. Raise choose_on"):
         save_choice(sweep, 0.1)
 
 
@@ -238,18 +241,18 @@ def test_what_needs_the_same_scores_shares_a_file() -> None:
     spt = {"title": "SPT", "overrides": {"select": {"name": "spt", "tau": 100}}}
     grft = {"title": "GRFT", "overrides": {"select": {"name": "grft"}}}
     sweep = sweep_of(cells=ROWS | {"grft": grft, "spt": spt}, seeds=[0, 1], grid={"train.lr": [1e-3, 3e-3]})
-    final = {c.name: c.config.score.file for c in plan(sweep, dict.fromkeys(sweep.cells, 1e-3))}
+    final = {c.name: c.config.score.file for c in plan(sweep, at(1e-3, sweep.cells))}
     grid = {c.name: c.config.score.file for c in plan(sweep)}
     assert final["linear_0"] is None
     assert final["gps_0"] == final["grft_0"] == grid["grid_gps_0.001"] == grid["grid_gps_0.003"]
     assert len({final[name] for name in ("gps_0", "gps_1", "spt_0", "spt_1")}) == 4
     assert final["gps_0"] is not None and final["gps_0"].parent == Path("runs/sweeps/demo/scores").resolve()
-    other = plan(sweep.model_copy(update={"overrides": ("score.batch=2",)}), {"gps": 1e-3})
+    other = plan(sweep.model_copy(update={"overrides": ("score.batch=2",)}), at(1e-3, ["gps"]))
     assert other[0].config.score.file != final["gps_0"]
 
 
 def test_a_score_file_of_the_users_is_kept() -> None:
-    cells = plan(sweep_of("score.file=mine.safetensors"), dict.fromkeys(ROWS))
+    cells = plan(sweep_of("score.file=mine.safetensors"), at())
     assert cells[1].config.score.file == Path("mine.safetensors")
 
 
@@ -258,7 +261,9 @@ def test_a_score_file_of_the_users_is_kept() -> None:
 
 def test_the_best_value_of_the_grid_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     children = play(monkeypatch, dice=best_at(0.2))
-    rows = ROWS | {"full": {"title": "Full", "overrides": {"select": {"name": "full"}}, "grid": [0.02, 0.2]}}
+    rows = ROWS | {
+        "full": {"title": "Full", "overrides": {"select": {"name": "full"}}, "grid": {"train.lr": [0.02, 0.2]}}
+    }
     result = run_sweep(sweep_of(cells=rows, grid={"train.lr": [0.1, 0.2, 0.4]}, seeds=[0, 1]))
     assert (result.finished, result.failed) == (6, {})
     assert len(children.started) == 3 + 3 + 2 + 6
@@ -266,7 +271,8 @@ def test_the_best_value_of_the_grid_is_used(monkeypatch: pytest.MonkeyPatch) -> 
     assert {cell["lr"] for cell in cells.values()} == {0.2}
     assert [cells[name]["edge"] for name in ("linear_0", "gps_1", "full_0")] == [False, False, True]
     gps = cells["gps_1"]
-    assert (gps["title"], gps["seed"], gps["steps"], gps["memory_mib"], gps["choice_mDice"]) == ("GPS", 1, 2, 321, 1.0)
+    assert (gps["title"], gps["seed"], gps["steps"], gps["memory_mib"], gps["choice"]) == ("GPS", 1, 2, 321, 1.0)
+    assert (gps["values"], gps["test_seconds"], gps["test_memory_mib"]) == ({"train.lr": 0.2}, 1.5, 99.0)
     assert gps["overrides"] == ['select={"name": "gps", "per_neuron": 2}']
     assert (result.folder / "cells/gps_1/merged.safetensors").is_file()
     assert not (result.folder / "grid/gps_0.1/merged.safetensors").exists()
@@ -297,7 +303,7 @@ def test_a_cell_of_other_settings_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     children.started.clear()
     with pytest.raises(
         RunFolderError,
-        match=r"linear_0 was run with train.steps=8, not 9\. Choose another --out, or delete that folder",
+        match=r"linear_0 was run with train.steps=8, not 9\. Choose another --out, or delete it",
     ):
         run_sweep(sweep_of("steps=9"))
     assert children.started == []
@@ -308,7 +314,8 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(monkeypatch: pytest.Monk
     children = play(monkeypatch, code=lambda name: 5 if name == "cells/linear_0" else 0)
     result = run_sweep(sweep_of(seeds=[0, 1], jobs=2))
     assert result.finished == 3
-    assert result.failed == {"linear_0": Path("runs/sweeps/demo/logs/linear_0.log").resolve()}
+    log = Path("runs/sweeps/demo/logs/linear_0.log").resolve()
+    assert result.failed == {"linear_0": Failure(log, "the disk is full")}
     children.code = lambda name: 0
     children.started.clear()
     assert run_sweep(sweep_of(seeds=[0, 1])).failed == {}
@@ -320,7 +327,7 @@ def test_a_row_whose_grid_failed_is_left_out(monkeypatch: pytest.MonkeyPatch, ca
     result = run_sweep(sweep_of(grid={"train.lr": [0.1, 0.2]}))
     assert list(result.failed) == ["grid_gps_0.2"]
     assert [name for name in children.started if name.startswith("cells")] == ["cells/linear_0"]
-    assert "row gps is left out: its grid is not complete" in caplog.text
+    assert "gps is left out: its grid is not complete" in caplog.text
 
 
 def test_the_first_of_equal_values_wins_and_an_undefined_one_loses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,90 +335,7 @@ def test_the_first_of_equal_values_wins_and_an_undefined_one_loses(monkeypatch: 
     sweep = sweep_of(grid={"train.lr": [0.1, 0.2, 0.3]})
     run_sweep(sweep)
     grid = plan(sweep)
-    assert best_values(sweep, grid) == {"linear": 0.1, "gps": 0.1}
+    assert best_values(sweep, grid) == at(0.1)
     path = grid[0].folder / "cell.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"choice_mDice": None}))
-    assert best_values(sweep, grid)["linear"] == 0.2
-
-
-# the processes
-
-
-def test_a_child_gets_its_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    code = "import os, sys; print(os.environ['OMP_NUM_THREADS']); sys.exit(3)"
-    status = Children().run([sys.executable, "-c", code], tmp_path / "log", 5)
-    assert status == 3
-    assert (tmp_path / "log").read_text() == "5\n"
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    Children().run([sys.executable, "-c", code], tmp_path / "log", 5)
-    assert (tmp_path / "log").read_text() == "2\n"
-
-
-@pytest.mark.parametrize("stubborn", [False, True])
-def test_stop_ends_the_children_and_no_other_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool
-) -> None:
-    monkeypatch.setattr("samtune.children.GRACE_SECONDS", 0.3 if stubborn else 20)
-    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); " if stubborn else ""
-    code = f"import signal, time; {ignore}print('up', flush=True); time.sleep(60)"
-    children, codes, log = Children(), [], tmp_path / "log"
-    thread = threading.Thread(target=lambda: codes.append(children.run([sys.executable, "-c", code], log, 1)))
-    thread.start()
-    while not log.is_file() or "up" not in log.read_text():
-        time.sleep(0.01)
-    children.stop()
-    thread.join(10)
-    assert codes == [-signal.SIGKILL if stubborn else -signal.SIGTERM]
-    assert children.run([sys.executable, "-c", "print('late')"], log, 1) < 0
-    assert "late" not in log.read_text()
-
-
-def test_ctrl_c_ends_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = sweep_of(jobs=2, seeds=[0, 1, 2])
-    (sweep.folder / "logs").mkdir(parents=True)
-    codes: list[int] = []
-    started = threading.Event()
-
-    def run_cell(cell: Cell, log: Path, threads: int, children: Children) -> int:
-        if cell.name == "linear_0":
-            started.wait(10)
-            raise KeyboardInterrupt
-        started.set()
-        codes.append(children.run([sys.executable, "-c", "import time; time.sleep(60)"], log, threads))
-        return codes[-1]
-
-    monkeypatch.setattr(sweep_module, "run_cell", run_cell)
-    cells = plan(sweep, dict.fromkeys(ROWS))
-    start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        run_cells(cells, sweep)
-    assert time.monotonic() - start < 10
-    assert codes and all(code == -signal.SIGTERM for code in codes)
-
-
-def test_sigterm_leaves_no_orphan(tmp_path: Path) -> None:
-    # the command's own handler, the real pool, and children that only sleep; planned by hand, as planning needs torch
-    code = """
-import sys
-from pathlib import Path
-from samtune import cli, sweep, sweepconfig
-run = sweep.Children.run
-sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-sweep.Children.run = lambda self, command, log, threads: run(self, [sys.executable, "-c", sleep], log, threads)
-cli.signal.signal(cli.signal.SIGTERM, cli._exit_143)
-cells = [sweepconfig.Cell(n, n, n, Path(n), Path(n), (), (), None, False, None, False) for n in "ab"]
-sweep.run_cells(cells, sweepconfig.load_sweep(sys.argv[1]))
-"""
-    log = tmp_path / "runs/sweeps/demo/logs/a.log"
-    log.parent.mkdir(parents=True)
-    parent = subprocess.Popen([sys.executable, "-c", code, str(write())])
-    end = time.monotonic() + 30
-    while time.monotonic() < end and not (log.is_file() and log.read_text().strip()):
-        time.sleep(0.05)
-    child = int(log.read_text())
-    parent.terminate()
-    assert parent.wait(20) == 143
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
-    assert not log.with_name("b.log").is_file() or log.with_name("b.log").read_text() == ""  # never started
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"choice": None}))
+    assert best_values(sweep, grid)[ONE_TASK, "linear"] == {"train.lr": 0.2}

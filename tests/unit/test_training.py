@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from samtune.errors import NonFiniteError
 from samtune.losses import dice_bce
+from samtune.models import upsample_logits
 from samtune.training import Event, FitResult, Optimisation, fit
 from samtune.types import Batch
 
@@ -64,7 +65,7 @@ def scripted(*values: float) -> Callable[[], Any]:
 
     def validate() -> Any:
         last[0] = next(remaining, last[0])
-        return SimpleNamespace(mDice=last[0], mIoU=last[0] / 2)
+        return SimpleNamespace(choice=last[0], values={"mDice": last[0], "mIoU": last[0] / 2})
 
     return validate
 
@@ -84,7 +85,7 @@ def train(
         dict(model.named_parameters()),
         loaders,  # type: ignore[arg-type]
         fabric=Fabric(accelerator="cpu", devices=1, precision=precision),
-        loss=loss,
+        loss=lambda low, batch: loss(upsample_logits(low, SIDE), batch),
         optimisation=optimisation,
         validate=validate or scripted(0.5),
         on_event=events.append,
@@ -119,7 +120,7 @@ def test_events_tell_steps_epochs_rates_and_losses() -> None:
     assert of_split(events, "val", "mDice") == [0.25, 0.75]
     assert of_split(events, "val", "mIoU") == [0.125, 0.375]
     assert all(rate > 0 for rate in of_split(events, "train", "images_per_s"))
-    assert (result.steps, result.best_epoch, result.best_mDice, result.skipped) == (6, 2, 0.75, 0)
+    assert (result.steps, result.best_epoch, result.best_value, result.skipped) == (6, 2, 0.75, 0)
     assert loaders.epochs == [0, 1]
 
 
@@ -161,14 +162,14 @@ def test_the_best_epoch_is_restored() -> None:
         return values()
 
     result, _ = train(model, loaders, plan, validate=validate)
-    assert (result.steps, result.best_epoch, result.best_mDice) == (4, 2, 0.9)  # of equals the earlier one
+    assert (result.steps, result.best_epoch, result.best_value) == (4, 2, 0.9)  # of equals the earlier one
     assert torch.equal(model.conv.weight, seen[1])
     assert not torch.equal(model.conv.weight, seen[3])
 
 
 def test_nan_is_never_the_best() -> None:
     result, _ = train(Toy(), ToyLoaders(2, batch=2), Optimisation(epochs=3), validate=scripted(math.nan, 0.1, math.nan))
-    assert (result.best_epoch, result.best_mDice) == (2, 0.1)
+    assert (result.best_epoch, result.best_value) == (2, 0.1)
 
 
 def test_patience_stops_and_steps_limit() -> None:
@@ -292,3 +293,63 @@ def test_bf16_trains_fp32_weights() -> None:
     assert set(seen) == {torch.bfloat16}
     assert model.conv.weight.dtype == torch.float32
     assert losses[-1] < losses[0] - 0.1
+
+
+def test_without_validation_the_last_epoch_stays() -> None:
+    model = Toy()
+    events: list[Event] = []
+    result = fit(
+        model,  # type: ignore[arg-type]
+        dict(model.named_parameters()),
+        ToyLoaders(4, batch=2),  # type: ignore[arg-type]
+        fabric=Fabric(accelerator="cpu", devices=1),
+        loss=lambda low, batch: dice_bce(upsample_logits(low, SIDE), batch),
+        optimisation=Optimisation(epochs=3),
+        validate=None,
+        on_event=events.append,
+    )
+    assert result.best_epoch == 3
+    assert math.isnan(result.best_value)
+    assert {event["split"] for event in events} == {"train"}
+    twin = Toy()
+    train(twin, ToyLoaders(4, batch=2), Optimisation(epochs=3), validate=scripted(0.1, 0.2, 0.3))
+    assert torch.equal(model.conv.weight, twin.conv.weight)
+
+
+def test_the_moving_average_is_what_is_validated_and_kept() -> None:
+    model, plain = Toy(), Toy()
+    seen: list[Tensor] = []
+
+    def validate() -> Any:
+        seen.append(model.conv.weight.detach().clone())
+        return SimpleNamespace(choice=0.5 + len(seen), values={"mDice": 0.5})
+
+    plan = Optimisation(epochs=2, ema=0.9)
+    train(model, ToyLoaders(4, batch=2), plan, validate=validate)
+    train(plain, ToyLoaders(4, batch=2), replace(plan, ema=None), validate=scripted(0.1, 0.2))
+    assert torch.equal(model.conv.weight, seen[-1])
+    start = Toy().conv.weight
+    far, near = (plain.conv.weight - start).norm(), (model.conv.weight - start).norm()
+    assert 0 < near < far  # the average lags behind the last step
+
+
+def test_batches_are_mixed_by_the_number_of_the_pass() -> None:
+    passes: list[int] = []
+
+    def mix(batch: Batch, number: int) -> Batch:
+        passes.append(number)
+        return batch
+
+    model = Toy()
+    fit(
+        model,  # type: ignore[arg-type]
+        dict(model.named_parameters()),
+        ToyLoaders(6, batch=2),  # type: ignore[arg-type]
+        fabric=Fabric(accelerator="cpu", devices=1),
+        loss=lambda low, batch: dice_bce(upsample_logits(low, SIDE), batch),
+        optimisation=Optimisation(epochs=2, accumulate=2),
+        validate=None,
+        on_event=lambda _: None,
+        mix=mix,
+    )
+    assert passes == list(range(6))

@@ -1,0 +1,137 @@
+"""Evaluate a classifier's merged file on a folder, by the same prediction path and precision as a run's own report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from samtune import console
+from samtune.class_evaluation import evaluate_classes
+from samtune.data.classification import ClassDataset, collate_classes
+from samtune.data.labelled import LabelledImage, corruption_parts, evaluation_images
+from samtune.machine import pick_device
+from samtune.metrics.classes import ClassReport
+from samtune.metrics.corruption import mean_corruption_error
+from samtune.models.merged_classifier import ClassifierInfo, load_classifier
+from samtune.models.vit import Classifier
+from samtune.runfolder import disk_errors
+from samtune.splitfile import trained_on
+
+logger = logging.getLogger(__name__)
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class CorruptionTable:
+    """The errors on ImageNet-C.
+
+    Attributes:
+        errors: corruption -> top-1 error in [0, 1] at severities 1 to 5.
+        corruption_errors: corruption -> its error in percent of AlexNet's.
+        mean_corruption_error: mCE, the mean of these.
+    """
+
+    errors: dict[str, list[float]]
+    corruption_errors: dict[str, float]
+    mean_corruption_error: float
+
+
+def evaluate_classifier(
+    checkpoint: Path,
+    data_dir: Path,
+    *,
+    name: str | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    split: str = "auto",
+) -> ClassReport:
+    """Measures a merged classifier; warns when its run trained on some of the images.
+
+    Args:
+        checkpoint: `merged.safetensors` or `bundle.safetensors`.
+        data_dir: class folders, or a data set that `name` says; classes are matched by name.
+        name: a key of `samtune.data.layouts.DATASETS`, or None. ImageNet-A and -R have 200 of ImageNet's classes, and
+            only these may be answered.
+        out: folder for `metrics.json` and `per_image.csv`, or None.
+        device: auto, cpu, cuda or mps.
+        split: train, val or test; all; auto: the test part if the folder has parts, else all.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or no classifier.
+        DataError: an unusable folder, or classes that the model does not have.
+    """
+    model, info = load_classifier(checkpoint, device=pick_device(device))
+    images = evaluation_images(data_dir, info.classes, name=name, split=split)
+    if seen := trained_on(checkpoint, images):
+        logger.warning(
+            "%d of %d evaluated images were trained on; the numbers say nothing about new images", seen, len(images)
+        )
+    part = "test" if split == "auto" else split
+    report = _report(model, info, images, split=part, allowed=_allowed(name, images))
+    if out is not None:
+        with disk_errors(out):
+            report.save(out)
+    return report
+
+
+def evaluate_corruptions(
+    checkpoint: Path, data_dir: Path, *, out: Path | None = None, device: str = "auto"
+) -> CorruptionTable:
+    """Measures a merged classifier on ImageNet-C (Hendrycks and Dietterich, ICLR 2019).
+
+    Args:
+        checkpoint: as of `evaluate_classifier`; its classes are ImageNet's.
+        data_dir: holds CORRUPTION/SEVERITY/CLASS/ for the 15 corruptions at severities 1 to 5.
+        out: folder for `corruptions.json`, or None.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or no classifier.
+        DataError: a corruption or severity is missing, or a class that the model does not have.
+    """
+    model, info = load_classifier(checkpoint, device=pick_device(device))
+    errors: dict[str, list[float]] = {}
+    for (kind, _), images in sorted(corruption_parts(data_dir, info.classes).items()):
+        report = _report(model, info, images, split="test", allowed=None)
+        errors.setdefault(kind, []).append(1 - report.choice)
+    mean, relative = mean_corruption_error(errors)
+    table = CorruptionTable(errors, relative, mean)
+    if out is not None:
+        with disk_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "corruptions.json").write_text(json.dumps(asdict(table), indent=2) + "\n", encoding="utf-8")
+    return table
+
+
+def _report(
+    model: Classifier,
+    info: ClassifierInfo,
+    images: Sequence[LabelledImage],
+    *,
+    split: str,
+    allowed: Sequence[int] | None,
+) -> ClassReport:
+    dataset = ClassDataset(
+        images, image_size=info.image_size, resize=info.resize, interpolation=info.interpolation, augment="none"
+    )
+    loader: DataLoader[Any] = DataLoader(dataset, batch_size=BATCH, collate_fn=collate_classes)
+    with console.progress(f"evaluate {split}", len(loader)) as advance:
+        return evaluate_classes(
+            model,
+            loader,
+            classes=info.classes,
+            split=split,
+            allowed=allowed,
+            on_batch=lambda *_: advance(),
+        )
+
+
+def _allowed(name: str | None, images: Sequence[LabelledImage]) -> list[int] | None:
+    return sorted({item.label for item in images}) if name in ("imagenet-a", "imagenet-r") else None

@@ -1,0 +1,130 @@
+"""Turns archives of other formats into class folders of PNG files."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from samtune.errors import DataError, unknown_name
+from samtune.runfolder import disk_errors
+
+_log = logging.getLogger(__name__)
+_CIFAR = "cifar-100-python"
+
+
+def import_data(name: str, source: str | Path, target: str | Path) -> Path:
+    """Converts a downloaded data set.
+
+    Args:
+        name: one of `IMPORTERS`.
+        source: its archive, or the folder it was unpacked to.
+        target: a new or empty folder, gets class folders.
+
+    Returns:
+        The folder, ready for `data.dir`.
+
+    Raises:
+        DataError: unknown name, a source that is absent or damaged, a target that is in use.
+        DiskError: the target can't be written.
+    """
+    if name not in IMPORTERS:
+        raise DataError(unknown_name("import", name, IMPORTERS))
+    source, target = Path(source), Path(target)
+    if not source.exists():
+        raise DataError(f"{source} does not exist; give the archive or the folder of {name}")
+    if any((target / part).exists() for part in ("train", "test")):
+        raise DataError(f"{target} holds train/ or test/ already; choose another folder")
+    with disk_errors(target):
+        count = IMPORTERS[name](source, target)
+    _log.info("%s: %d images in %s", name, count, target)
+    return target
+
+
+def write_class_images(images: np.ndarray, labels: list[str], folder: Path) -> None:
+    """Writes images as FOLDER/CLASS/NUMBER.png.
+
+    Args:
+        images: (N, H, W, 3) uint8 RGB.
+        labels: the class of each, a name that can be a folder's.
+        folder: where the class folders go.
+    """
+    for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+        path = folder / label / f"{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def _import_cifar100(source: Path, target: Path) -> int:
+    """Reads `cifar-100-python`: three pickles, of which only plain values and numpy arrays are loaded."""
+    names = _value(_unpickle(_bytes(source, "meta")), "fine_label_names", list)
+    if not all(isinstance(name, str) and name.replace("_", "").isalnum() for name in names):
+        raise DataError(f"{source}: fine_label_names are not plain words; get the archive again")
+    parts = {}
+    for part in ("train", "test"):  # both are read before anything is written
+        found = _unpickle(_bytes(source, part))
+        pixels, labels = _value(found, "data", np.ndarray), _value(found, "fine_labels", list)
+        fits = pixels.dtype == np.uint8 and pixels.shape == (len(labels), 3072)
+        if not fits or not all(type(label) is int and 0 <= label < len(names) for label in labels):
+            raise DataError(f"{source}: {part} is not (N, 3072) bytes with N labels; get the archive again")
+        parts[part] = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), [names[label] for label in labels]
+    for part, (images, classes) in parts.items():
+        write_class_images(images, classes, target / part)
+    return sum(len(classes) for _, classes in parts.values())
+
+
+IMPORTERS = {"cifar-100": _import_cifar100}
+"""Name -> function of (source, target) that writes class folders and returns the number of images."""
+
+
+def _bytes(source: Path, name: str) -> bytes:
+    """Returns a file of the archive, or of the folder that it was unpacked to."""
+    if source.is_dir():
+        for path in (source / name, source / _CIFAR / name):
+            if path.is_file():
+                return path.read_bytes()
+    else:
+        try:
+            with tarfile.open(source) as archive:
+                member = archive.extractfile(f"{_CIFAR}/{name}")
+                if member is not None:
+                    return member.read()
+        except KeyError:  # no such member: said below
+            pass
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise DataError(f"{source}: damaged archive ({error}); get it again") from error
+    raise DataError(f"{source}: no {_CIFAR}/{name} in it; give cifar-100-python.tar.gz or the folder it unpacks to")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Loads numbers, text, lists, dicts and numpy arrays; a pickle that names anything else is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Returns one of three names that arrays need."""
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        raise DataError(f"names {module}.{name}, which a list of images doesn't need; don't use this file")
+
+
+def _unpickle(content: bytes) -> Any:
+    try:
+        return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except DataError as error:
+        raise DataError(f"refused to load the pickle: it {error}") from error
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise DataError(f"damaged pickle ({type(error).__name__}: {error}); get the archive again") from error
+
+
+def _value(found: Any, key: str, kind: type) -> Any:
+    value = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(value, kind):
+        raise DataError(f"the pickle has no {kind.__name__} {key!r}; is it the python version of CIFAR-100?")
+    return value

@@ -1,0 +1,113 @@
+"""What samtune knows about timm's models: the families it can tune, their published weights, and two of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from samtune.errors import ConfigError
+
+Colour = tuple[float, float, float]
+Interpolation = Literal["bicubic", "bilinear"]
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A model that timm can build, but has no name or weights for.
+
+    Attributes:
+        timm: the name to build it by.
+        mean: normalisation of its weights, of RGB in 0 to 1.
+        std: the same.
+        image_size: side of its input in pixels.
+        options: of timm's builder.
+        packaged: its weights are inside the package.
+        source: else, the official file.
+    """
+
+    timm: str
+    mean: Colour
+    std: Colour
+    image_size: int = 224
+    options: Mapping[str, Any] = field(default_factory=dict)
+    packaged: bool = False
+    source: str = ""
+
+
+OWN: dict[str, OwnModel] = {
+    "vit_mini": OwnModel(
+        "vit_tiny_patch16_224",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        image_size=64,
+        options={"patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3},
+        packaged=True,
+    ),
+    "vit_base_patch16_224.mocov3": OwnModel(
+        "vit_base_patch16_224",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        source="https://dl.fbaipublicfiles.com/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar of MoCo-v3",
+    ),
+}
+
+
+def timm_name(name: str) -> tuple[str, dict[str, Any]]:
+    """Returns what `timm.create_model` takes for a model: its name and options."""
+    own = OWN.get(name)
+    return (own.timm, {"img_size": own.image_size, **own.options}) if own else (name, {})
+
+
+def published(stock: str) -> dict[str, Any]:
+    """Returns what timm knows about the published weights of a model of its own: address, normalisation, size.
+
+    Raises:
+        ConfigError: a model or a tag that timm does not have.
+    """
+    import timm
+    from timm.models import get_arch_pretrained_cfgs
+
+    architecture, _, tag = stock.partition(".")
+    if not timm.is_model(architecture):
+        near = [*OWN, *timm.list_models()]
+        near = get_close_matches(architecture, near, n=5) or near[:5]
+        raise ConfigError(f"timm has no model {architecture!r}. Similar names: {', '.join(near)}.")
+    known = get_arch_pretrained_cfgs(architecture)
+    if tag and stock not in known:
+        raise ConfigError(f"timm has no weights {stock!r}. Known: {', '.join(sorted(known)) or architecture}.")
+    config = timm.get_pretrained_cfg(stock)
+    return {} if config is None else dict(vars(config))
+
+
+class Family(NamedTuple):
+    """What samtune knows about a class of timm.
+
+    Attributes:
+        block: class of its blocks.
+        plain_tokens: the blocks map (B, N, C) tokens and attend over all N, as those of a plain ViT.
+        from_official: (state dict of an official file, model) to timm's names and the model's position tables.
+    """
+
+    block: type[nn.Module]
+    plain_tokens: bool
+    from_official: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
+
+
+def families() -> dict[type, Family]:
+    """Returns the classes of timm that samtune knows."""
+    from timm.models import convnext, swin_transformer, vision_transformer
+
+    # DeiT-III's official files name layer scales differently; for other files the option changes nothing
+    vit_weights = partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True)
+    return {
+        vision_transformer.VisionTransformer: Family(vision_transformer.Block, True, vit_weights),
+        swin_transformer.SwinTransformer: Family(
+            swin_transformer.SwinTransformerBlock, False, swin_transformer.checkpoint_filter_fn
+        ),
+        convnext.ConvNeXt: Family(convnext.ConvNeXtBlock, False, convnext.checkpoint_filter_fn),
+    }
