@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from samtune.delta import base_state, bits_of, expect_hash
+from samtune.delta import base_of, base_state, bits_of, expect_hash
 from samtune.download import file_sha256
 from samtune.errors import CheckpointError, DiskError
-from samtune.models.merged import read_merged_info
+from samtune.models.merged import merged_metadata, read_merged_info, read_task
+from samtune.models.merged_classifier import ClassifierInfo, read_classifier_info
+from samtune.models.timm_models import timm_name
 from samtune.models.weights import OFFICIAL, read_state
 from samtune.selection.selection import Selection, load_selection
 from samtune.tensorfile import load_tensors, read_metadata
@@ -46,9 +48,10 @@ class AuditReport:
 
 
 def export_checkpoint(merged: Path, out: Path, *, format: str = "pth") -> None:
-    """Writes a merged model as a `.pth` that segment-anything's `sam_model_registry` loads strictly.
+    """Writes a merged model as a `.pth` for stock code, which loads it strictly.
 
-    Stock code always runs at 1024 px; a model tuned at another size predicts best at that size.
+    A Segment Anything goes into segment-anything's `sam_model_registry`, which always runs at 1024 px; a model tuned
+    at another size predicts best at that size. A classifier goes into `timm.create_model(..., checkpoint_path=...)`.
 
     Raises:
         CheckpointError: unknown format, or no merged file.
@@ -56,7 +59,7 @@ def export_checkpoint(merged: Path, out: Path, *, format: str = "pth") -> None:
     """
     if format != "pth":
         raise CheckpointError(f"unknown format {format!r}. Known: pth.")
-    info = read_merged_info(merged)
+    info = read_merged_info(merged) if read_task(merged) == "segmentation" else read_classifier_info(merged)
     if info.additions:
         raise CheckpointError(
             f"{merged} is a bundle: its {info.additions[0].kind} modules can't be merged, which stock code lacks. "
@@ -71,6 +74,12 @@ def export_checkpoint(merged: Path, out: Path, *, format: str = "pth") -> None:
         with suppress(OSError):
             partial.unlink()
         raise DiskError(f"can't write {out} ({err}). Free some space, or name a file in a writable folder.") from err
+    if isinstance(info, ClassifierInfo):
+        name, options = timm_name(info.model)
+        given = {"checkpoint_path": str(out), **options, **info.options, "num_classes": len(info.classes)}
+        arguments = ", ".join(f"{key}={value!r}" for key, value in given.items())
+        logger.info("timm.create_model(%r, %s) loads it", name, arguments)
+        return
     logger.info("segment-anything runs at 1024 px; this model was tuned at %d px", info.image_size)
     if info.model not in OFFICIAL:
         logger.warning("segment-anything's registry has no %s: it needs a model of that shape to load it", info.model)
@@ -117,7 +126,8 @@ def audit_files(base: str | Path, merged: Path, selection: Path) -> AuditReport:
     Raises:
         CheckpointError: a missing or damaged file, or a selection that was made for another base.
     """
-    state, chosen = base_state(base), load_selection(selection)
+    chosen = load_selection(selection)
+    state = base_of(base, merged_metadata(merged), merged)
     if "base_hash" in chosen.provenance:
         expect_hash(state, chosen.provenance["base_hash"], f"{selection} belongs to another base than {base}")
     return audit(state, read_state(merged), chosen)

@@ -15,6 +15,8 @@ from samtune import console
 from samtune.class_evaluation import evaluate_classes
 from samtune.data.classification import ClassDataset, collate_classes
 from samtune.data.labelled import LabelledImage, corruption_parts, evaluation_images
+from samtune.data.pairs import PARTS
+from samtune.errors import ConfigError
 from samtune.machine import pick_device
 from samtune.metrics.classes import ClassReport
 from samtune.metrics.corruption import mean_corruption_error
@@ -61,19 +63,22 @@ def evaluate_classifier(
             only these may be answered.
         out: folder for `metrics.json` and `per_image.csv`, or None.
         device: auto, cpu, cuda or mps.
-        split: train, val or test; all; auto: the test part if the folder has parts, else all.
+        split: train, val or test; auto is test. A folder without parts is taken whole.
 
     Raises:
+        ConfigError: another split.
         CheckpointError: the file is missing, damaged or no classifier.
         DataError: an unusable folder, or classes that the model does not have.
     """
+    part = "test" if split == "auto" else split
+    if part not in PARTS:
+        raise ConfigError(f"--split {split!r} is not for classes. Known: auto, {', '.join(PARTS)}.")
     model, info = load_classifier(checkpoint, device=pick_device(device))
-    images = evaluation_images(data_dir, info.classes, name=name, split=split)
+    images = evaluation_images(data_dir, info.classes, name=name, split=part)
     if seen := trained_on(checkpoint, images):
         logger.warning(
             "%d of %d evaluated images were trained on; the numbers say nothing about new images", seen, len(images)
         )
-    part = "test" if split == "auto" else split
     report = _report(model, info, images, split=part, allowed=_allowed(name, images))
     if out is not None:
         with disk_errors(out):

@@ -107,12 +107,15 @@ def _base(text: str) -> str | Path:
 
 @data_app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with images/ and masks/.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with images/ and masks/, or with classes.")],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Data set in it, such as vtab/cifar or fgvc/cub.")
+    ] = None,
 ) -> None:
-    """Read every pair, and list all problems at once."""
-    from samtune.data import verify_folder
+    """Read every image, and list all problems at once."""
+    from samtune.data import verify_data
 
-    report = verify_folder(find_path(folder))
+    report = verify_data(find_path(folder), name=name)
     for warning in report.warnings:
         console.print_line(f"warning: {warning}")
     if report.errors:
@@ -122,10 +125,22 @@ def verify(
 
 @data_app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="Name of the data set, such as kvasir-seg.")],
+    name: Annotated[str, typer.Argument(help="Name of the data set, such as kvasir-seg or digits.")],
     dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to put it; data/NAME if not given.")] = None,
 ) -> None:
-    """Download a data set."""
+    """Get a data set: download it, or write one that is bundled."""
     from samtune.data.fetch import fetch as fetch_data
 
     console.print_line(str(fetch_data(name, dir or Path("data") / name)))
+
+
+@data_app.command("import")
+def import_(
+    name: Annotated[str, typer.Argument(help="Name of the data set: cifar-100.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Its archive, or the folder it was unpacked to.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Gets the class folders.")],
+) -> None:
+    """Turn a data set of another format into class folders."""
+    from samtune.data.importing import import_data
+
+    console.print_line(str(import_data(name, find_path(source), out)))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from samtune import config_sections as shared
 from samtune.config_sections import PathText, impossible_pair
@@ -20,6 +21,17 @@ class Model(shared.Model):
     name: str = Field("vit_base_patch16_224.augreg_in21k", min_length=1, description="a model of timm, or vit_mini")
     head: Literal["new", "checkpoint"] = Field("new", description="a fresh head for the classes, or the checkpoint's")
     options: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
+
+    @model_validator(mode="after")
+    def _options_are_timms(self) -> Self:
+        ours = {"name": "model.name", "classes": "the data", "checkpoint": "model.checkpoint"}
+        ours |= {"image_size": "model.image_size", "head": "model.head", "drop_path": "train.drop_path"}
+        ours |= {"seed": "run.seed"}
+        given = [key for key in self.options if key in ours]
+        problems = [(f"options.{key}", f"is no option of timm: {ours[key]} sets it.") for key in given]
+        if problems:
+            raise PydanticCustomError("options", "options do not fit", {"problems": problems})
+        return self
 
 
 class Data(shared.Data):

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from samtune.errors import CheckpointError
 from samtune.models import SPECS, build_model
+from samtune.models.merged import task_of
+from samtune.models.merged_classifier import ClassifierInfo
+from samtune.models.vit import build_classifier
 from samtune.models.weights import read_state
 from samtune.selection.selection import Selection, pack_indices, unpack_indices
 from samtune.tensorfile import load_tensors, read_metadata, save_tensors, state_hash
@@ -63,7 +66,8 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
     Raises:
         CheckpointError: a delta of another base, or a damaged file.
     """
-    state, metadata = base_state(base), _delta_metadata(delta)
+    metadata = _delta_metadata(delta)
+    state = base_of(base, json.loads(metadata["merged"]), delta)
     expect_hash(state, metadata["base_hash"], f"{delta} belongs to another base than {base}")
     merged = _forward(state, delta)
     expect_hash(merged, metadata["merged_hash"], f"{delta} is damaged: the merged weights are not those of its run")
@@ -94,6 +98,40 @@ def delta_restores(base: Mapping[str, Tensor], delta: Path) -> bool:
     merged = _forward(base, delta)
     back = _backward(merged, delta)
     return state_hash(merged) == metadata["merged_hash"] and state_hash(back) == metadata["base_hash"]
+
+
+def base_of(base: str | Path, described: Mapping[str, str], source: Path) -> dict[str, Tensor]:
+    """Returns the fp32 state that a model was tuned from.
+
+    Args:
+        base: a checkpoint file, or a model's name for its own weights. Of a classifier it may lack the head for the
+            classes, which is drawn again by the seed that the run drew it with.
+        described: metadata of the merged file.
+        source: where that was read, for messages.
+
+    Raises:
+        CheckpointError: neither a file nor a model, or a file that does not fit.
+    """
+    if task_of(described, source) == "segmentation":
+        return base_state(base)
+    info = ClassifierInfo.from_metadata(described, source)
+    if not Path(base).is_file() and str(base) != info.model:
+        raise CheckpointError(f"{base} is neither a checkpoint file nor {info.model}, which {source} was tuned from.")
+    if Path(base).is_file():
+        state = read_state(Path(base))
+        whole = {name: tensor.float() for name, tensor in state.items()}
+        if state_hash(whole) == info.base_hash:  # what `undo` wrote: with the head
+            return whole
+    model = build_classifier(
+        info.model,
+        classes=len(info.classes),
+        checkpoint=Path(base) if Path(base).is_file() else None,
+        image_size=info.image_size,
+        head="checkpoint" if info.head_seed is None else "new",
+        seed=info.head_seed or 0,
+        **info.options,
+    )
+    return {name: tensor.float() for name, tensor in model.state_dict().items()}
 
 
 def base_state(base: str | Path) -> dict[str, Tensor]:

@@ -111,12 +111,15 @@ def _run_all(cells: list[Cell], done: Done, *, jobs: int, folder: Path) -> None:
     class Told(tune.Callback):
         """Passes on what a run returned."""
 
+        def __init__(self, done: Done) -> None:
+            self.done = done
+
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune saves its callbacks, and a progress bar can't be saved
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             result = trial.last_result
-            done(TrialResult(name=result["name"], code=result["code"], error=result["error"]))
+            self.done(TrialResult(name=result["name"], code=result["code"], error=result["error"]))
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     resources = share(nodes, jobs)
@@ -130,7 +133,7 @@ def _run_all(cells: list[Cell], done: Done, *, jobs: int, folder: Path) -> None:
             storage_path=str(folder),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
-            callbacks=[Told()],
+            callbacks=[Told(done)],
         ),
     )
     results = tuner.fit()

@@ -192,7 +192,9 @@ OUTLINES: dict[str, Floats] = {
     "heart": _polar(lambda a: 0.75 - 0.35 * np.cos(a) + 0.25 * np.abs(np.sin(a)) - 0.2 * np.cos(2 * a)),
     "half disc": _polar(lambda a: np.minimum(1.0, 0.2 / np.maximum(-np.cos(a), 1e-3))),
     "crescent": _crescent(),
-    "plus": _corners(*(v / 3 for v in (-1, -3, 1, -3, 1, -1, 3, -1, 3, 1, 1, 1, 1, 3, -1, 3, -1, 1, -3, 1, -3, -1, -1, -1))),
+    "plus": _corners(
+        *(v / 3 for v in (-1, -3, 1, -3, 1, -1, 3, -1, 3, 1, 1, 1, 1, 3, -1, 3, -1, 1, -3, 1, -3, -1, -1, -1))
+    ),
     "arrow": _corners(0, -1, 0.8, 0, 0.3, 0, 0.3, 1, -0.3, 1, -0.3, 0, -0.8, 0),
     "corner": _corners(-0.7, -1, -0.1, -1, -0.1, 0.4, 0.8, 0.4, 0.8, 1, -0.7, 1),
     "tee": _corners(-0.9, -0.9, 0.9, -0.9, 0.9, -0.3, 0.3, -0.3, 0.3, 1, -0.3, 1, -0.3, -0.3, -0.9, -0.3),

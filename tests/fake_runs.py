@@ -89,7 +89,7 @@ class FakeChildren(Children):
         given = dict(text.partition("=")[::2] for text in command if "=" in text)
         self.started.append(name)
         self.given[name] = given
-        log.write_text(" ".join(command) + "\n")
+        log.write_text(" ".join(command))
         if self.code(name):
             log.write_text("preparing\nerror: the disk is full\n")
             return self.code(name)

@@ -6,9 +6,11 @@ import logging
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
@@ -61,12 +63,12 @@ SOURCES = {
     ),
     "imagenet-a": DataSource(
         url="https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar",
-        licence="MIT for the collection, each image has its own; cite Hendrycks et al., CVPR 2021",
+        licence="each image keeps its own; cite Hendrycks et al., Natural Adversarial Examples, CVPR 2021",
         unpack="folders",
     ),
     "imagenet-r": DataSource(
         url="https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
-        licence="MIT for the collection, each image has its own; cite Hendrycks et al., ICCV 2021",
+        licence="each image keeps its own; cite Hendrycks et al., The Many Faces of Robustness, ICCV 2021",
         unpack="folders",
     ),
 }
@@ -75,7 +77,7 @@ DIGITS_LICENCE = "CC BY 4.0; Alpaydin and Kaynak, Optical Recognition of Handwri
 
 
 def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
-    """Gets a data set: downloads its archive, unless it is there, and unpacks what training needs.
+    """Gets a data set: downloads its archive, unless it is there, and unpacks what is needed.
 
     Args:
         name: one of `SOURCES`, or "digits".
@@ -102,7 +104,7 @@ def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
             shutil.rmtree(target / "train", ignore_errors=True)
             import_data(name, archive, target)
     else:
-        _unpack(archive, target, _pair_path if source.unpack == "pairs" else _folder_path)
+        _unpack(archive, target, _pair_places if source.unpack == "pairs" else _folder_places)
     if source.unpack == "pairs":
         _log.info("%s: %d pairs in %s", name, len(find_pairs(target)), target)
     _log.info("%s is in %s. Licence: %s", name, target, source.licence)
@@ -113,57 +115,64 @@ def _suffix(url: str) -> str:
     return next(suffix for suffix in (".tar.gz", ".tar", ".zip") if url.endswith(suffix))
 
 
-Place = Callable[[PurePosixPath], PurePosixPath | None]
-"""Where a member of an archive goes in the target folder; None where it isn't needed."""
+Places = Callable[[list[PurePosixPath]], dict[PurePosixPath, PurePosixPath]]
+"""The members of an archive to where they go in the target folder; what isn't needed is left out."""
 
 
-def _pair_path(member: PurePosixPath) -> PurePosixPath | None:
+def _pair_places(members: list[PurePosixPath]) -> dict[PurePosixPath, PurePosixPath]:
     """Flat: only the name of the last folder and of the file choose a path."""
-    wanted = member.parent.name in ("images", "masks") and member.suffix.lower() in SUFFIXES
-    return PurePosixPath(member.parent.name, member.name) if wanted else None
+    wanted = [m for m in members if m.parent.name in ("images", "masks") and m.suffix.lower() in SUFFIXES]
+    return {member: PurePosixPath(member.parent.name, member.name) for member in wanted}
 
 
-def _folder_path(member: PurePosixPath) -> PurePosixPath | None:
-    """The same folders without the outermost one; pictures, and lists within the folders."""
-    inside = PurePosixPath(*member.parts[1:])
-    wanted = member.suffix.lower() in SUFFIXES or (member.suffix == ".txt" and len(inside.parts) > 1)
-    return inside if wanted and len(inside.parts) > 1 else None
+def _folder_places(members: list[PurePosixPath]) -> dict[PurePosixPath, PurePosixPath]:
+    """Pictures and lists in their folders, without an outermost one that holds all of them."""
+    inside = [m for m in members if len(m.parts) > 1 and m.suffix.lower() in (*SUFFIXES, ".txt")]
+    start = 1 if len({member.parts[0] for member in inside}) == 1 else 0
+    return {member: PurePosixPath(*member.parts[start:]) for member in inside if len(member.parts) > start + 1}
 
 
-def _unpack(archive: Path, target: Path, place: Place) -> None:
+def _unpack(archive: Path, target: Path, places: Places) -> None:
     """Writes what is needed of an archive; all its names are checked before the first byte is written."""
     try:
-        with _opened(archive) as members:
-            chosen = []
-            for name, read in members:
-                path = PurePosixPath(name.replace("\\", "/"))
-                if path.is_absolute() or ".." in path.parts or ":" in name:
-                    raise DataError(f"{archive}: unsafe path {name!r} in the archive; don't use this file")
-                hidden = path.name.startswith(".") or "__MACOSX" in path.parts
-                inside = None if hidden else place(path)
-                if inside is not None:
-                    chosen.append((target / inside, read))
+        with _opened(archive) as files:
+            members = {_safe(archive, name): opener for name, opener in files.items()}
+            visible = [path for path in members if not path.name.startswith(".") and "__MACOSX" not in path.parts]
+            chosen = places(visible)
             if not chosen:
                 raise DataError(f"{archive}: holds no picture in a folder that is expected; is it the right file?")
-            for written, read in chosen:
-                with disk_errors(target):
+            with disk_errors(target):
+                for path, inside in chosen.items():
+                    written = target / inside
                     written.parent.mkdir(parents=True, exist_ok=True)
-                    with read() as packed, open(written, "wb") as file:
+                    with members[path]() as packed, open(written, "wb") as file:
                         shutil.copyfileobj(packed, file)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         raise DataError(f"{archive}: damaged archive ({error}); delete it and fetch again") from error
 
 
+def _safe(archive: Path, name: str) -> PurePosixPath:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in name:
+        raise DataError(f"{archive}: unsafe path {name!r} in the archive; don't use this file")
+    return path
+
+
 @contextmanager
-def _opened(archive: Path) -> Iterator[list[tuple[str, Callable[[], IO[bytes]]]]]:
-    """Opens a zip or tar archive: the name of each regular file in it, and what opens it. Links are left out."""
+def _opened(archive: Path) -> Iterator[dict[str, Callable[[], IO[bytes]]]]:
+    """Opens a zip or tar archive: the name of each regular file, and what opens it. Links are left out."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as zipped:
-            yield [(info.filename, lambda info=info: zipped.open(info)) for info in zipped.infolist()]
+            yield {name: partial(zipped.open, name) for name in zipped.namelist() if not name.endswith("/")}
     else:
         with tarfile.open(archive) as taped:
-            files = [member for member in taped.getmembers() if member.isreg()]
-            yield [(member.name, lambda member=member: taped.extractfile(member)) for member in files]
+            yield {member.name: partial(_tar_file, taped, member) for member in taped if member.isreg()}
+
+
+def _tar_file(taped: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    file = taped.extractfile(member)
+    assert file is not None  # it is for folders only
+    return file
 
 
 def _write_digits(target: Path) -> None:
@@ -171,7 +180,7 @@ def _write_digits(target: Path) -> None:
 
     Split with a fixed seed: 20 training and 10 validation images of each digit, the other 1,497 are for testing.
     """
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
     digits = load_digits()
     chosen: dict[str, list[int]] = {"train": [], "val": [], "test": []}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,10 @@ def _import_cifar100(source: Path, target: Path) -> int:
             raise DataError(f"{source}: {part} is not (N, 3072) bytes with N labels; get the archive again")
         parts[part] = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), [names[label] for label in labels]
     for part, (images, classes) in parts.items():
-        write_class_images(images, classes, target / part)
+        partial = target / f"{part}.part"  # gets its name when it is complete
+        shutil.rmtree(partial, ignore_errors=True)
+        write_class_images(images, classes, partial)
+        partial.rename(target / part)
     return sum(len(classes) for _, classes in parts.values())
 
 

@@ -170,7 +170,7 @@ def load_classifier(path: Path, *, device: torch.device | str = "cpu") -> tuple[
         attach(model, Selection({}, additions=info.additions))
         model.requires_grad_(False)
     load_weights(model, path, guess=looks_like)
-    model.interpolation = info.interpolation
+    model.interpolation, model.head_seed = info.interpolation, info.head_seed
     model.pixel_mean = torch.tensor(info.pixel_mean).view(3, 1, 1)
     model.pixel_std = torch.tensor(info.pixel_std).view(3, 1, 1)
     return model.to(device).eval(), info

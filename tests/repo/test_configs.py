@@ -5,40 +5,65 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from class_trees import write_class_folders, write_fgvc, write_vtab
 from helpers import write_data
 
-from samtune.config import load_config
+from samtune.config import Config, load_config
+from samtune.config_classification import ClassificationConfig
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "sweeps")
+SMALL = {
+    "segmentation": ("model.checkpoint=random", "model.name=sam_tiny", "model.image_size=64"),
+    "classification": (
+        "model={name: vit_tiny_patch16_224, checkpoint: random, image_size: 32, "
+        "options: {patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}}",
+        "data.workers=0",
+        "train.batch=8",
+    ),
+}
+
+
+def write_data_for(config: Config, folder: Path) -> Path:
+    """Writes tiny data in the layout that a config reads."""
+    if not isinstance(config, ClassificationConfig):
+        return write_data(folder)
+    benchmark, _, name = (config.data.name or "").partition("/")
+    if benchmark == "vtab":
+        return write_vtab(folder, name)
+    if benchmark == "fgvc":
+        return write_fgvc(folder, name)
+    return write_class_folders(folder)
 
 
 def test_there_are_configs() -> None:
     names = {path.name for path in CONFIGS}
-    assert {"polyp.yaml", "kvasir_tiny.yaml", "kvasir_vit_b.yaml", "polyp_gps_published.yaml"} <= names
+    assert {"polyp.yaml", "kvasir_tiny.yaml", "kvasir_vit_b.yaml", "polyp_gps_published.yaml", "folders.yaml"} <= names
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_it_fits_the_schema(path: Path) -> None:
     config = load_config(path)
     assert load_config(path, [f"data.dir={config.data.dir}"]) == config
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_its_header_has_the_command(path: Path) -> None:
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    assert any(f"--config {path.name}" in line for line in header)
+    assert any(f"--config {path.relative_to(FOLDER)}" in line for line in header)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_it_runs_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from samtune.recipe import finetune
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    small = ("model.checkpoint=random", "model.name=sam_tiny", "model.image_size=64", "run.device=cpu")
-    short = ("train.steps=2", "track.mlflow=false", f"data.dir={write_data(tmp_path / 'data')}")
-    result = finetune(load_config(path, [*small, *short]))
+    config = load_config(path)
+    data = write_data_for(config, tmp_path / "data")
+    short = ("run.device=cpu", "train.steps=2", "track.mlflow=false", f"data.dir={data}")
+    result = finetune(load_config(path, [*SMALL[config.task], *short]))
     assert result.fit.steps == 2
-    assert result.run_dir.parent == Path("runs") / path.stem
+    assert result.run_dir.parent == Path("runs") / config.run.name
     assert (result.run_dir / "merged.safetensors").is_file()
     assert (result.run_dir / "report.html").is_file()

@@ -8,32 +8,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import is_alive, until
 
 from samtune import sweep_local
 from samtune.children import Children
 from samtune.sweep_plan import Cell
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # of a dead process that nobody has waited for yet, only the entry is left
-    status = Path(f"/proc/{pid}/stat")
-    return not status.is_file() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def cells(folder: Path, names: str) -> list[Cell]:
@@ -74,51 +57,76 @@ def test_stop_ends_the_children_and_no_other_starts(
     assert "late" not in log.read_text()
 
 
-def test_ctrl_c_ends_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = sweep_of(jobs=2, seeds=[0, 1, 2])
-    (sweep.folder / "logs").mkdir(parents=True)
+def test_a_killed_parent_takes_its_children_with_it(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from samtune.children import Children
+sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+with Children() as children:
+    children.run([sys.executable, "-S", "-c", "pass"], Path(sys.argv[1]), 1)
+    children.run([sys.executable, "-S", "-c", sleep], Path(sys.argv[1]), 1)
+"""
+    log = tmp_path / "log"
+    parent = subprocess.Popen([sys.executable, "-c", code, str(log)])
+    until(lambda: log.is_file() and log.read_text().endswith("\n"))
+    child = int(log.read_text())
+    parent.kill()
+    parent.wait()
+    until(lambda: not is_alive(child), 5)
+
+
+def test_the_guard_ends_with_the_children(tmp_path: Path) -> None:
+    with Children() as children:
+        children.run([sys.executable, "-S", "-c", "pass"], tmp_path / "log", 1)
+        guard = children._guard
+        assert guard is not None and guard.poll() is None
+    assert guard.returncode == 0
+
+
+def test_ctrl_c_ends_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes: list[int] = []
     started = threading.Event()
 
-    def run_cell(cell: Cell, log: Path, threads: int, children: Children) -> int:
-        if cell.name == "linear_0":
+    def run_trial(cell: Cell, children: Children, *, threads: int) -> Any:
+        if cell.name == "a":
             started.wait(10)
             raise KeyboardInterrupt
         started.set()
-        codes.append(children.run([sys.executable, "-c", "import time; time.sleep(60)"], log, threads))
-        return codes[-1]
+        codes.append(children.run([sys.executable, "-c", "import time; time.sleep(60)"], cell.log, threads))
 
-    monkeypatch.setattr(sweep_module, "run_cell", run_cell)
-    cells = plan(sweep, dict.fromkeys(ROWS))
+    monkeypatch.setattr(sweep_local, "run_trial", run_trial)
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        run_cells(cells, sweep)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        sweep_local.local_engine(jobs=2, folder=tmp_path, address=None) as run_all,
+    ):
+        run_all(cells(tmp_path, "abcdef"), lambda result: None)
     assert time.monotonic() - start < 10
     assert codes and all(code == -signal.SIGTERM for code in codes)
 
 
 def test_sigterm_leaves_no_orphan(tmp_path: Path) -> None:
-    # the command's own handler, the real pool, and children that only sleep; planned by hand, as planning needs torch
+    # the command's own handler, the real pool, and children that only sleep
     code = """
 import sys
 from pathlib import Path
-from samtune import cli, sweep, sweepconfig
-run = sweep.Children.run
+from samtune import cli, sweep_local
+from test_children import cells
+run = sweep_local.Children.run
 sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-sweep.Children.run = lambda self, command, log, threads: run(self, [sys.executable, "-c", sleep], log, threads)
+sweep_local.Children.run = lambda self, command, log, threads: run(self, [sys.executable, "-c", sleep], log, threads)
 cli.signal.signal(cli.signal.SIGTERM, cli._exit_143)
-cells = [sweepconfig.Cell(n, n, n, Path(n), Path(n), (), (), None, False, None, False) for n in "ab"]
-sweep.run_cells(cells, sweepconfig.load_sweep(sys.argv[1]))
+with sweep_local.local_engine(jobs=1, folder=Path(), address=None) as run_all:
+    run_all(cells(Path(sys.argv[1]), "ab"), print)
 """
-    log = tmp_path / "runs/sweeps/demo/logs/a.log"
-    log.parent.mkdir(parents=True)
-    parent = subprocess.Popen([sys.executable, "-c", code, str(write())])
-    end = time.monotonic() + 30
-    while time.monotonic() < end and not (log.is_file() and log.read_text().strip()):
-        time.sleep(0.05)
+    log = tmp_path / "a.log"
+    folders = os.pathsep.join(str(folder) for folder in Path(__file__).parents[:2])
+    environment = os.environ | {"PYTHONPATH": folders}
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment)
+    until(lambda: log.is_file() and log.read_text().endswith("\n"), 30)
     child = int(log.read_text())
     parent.terminate()
     assert parent.wait(20) == 143
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
+    assert not is_alive(child)
     assert not log.with_name("b.log").is_file() or log.with_name("b.log").read_text() == ""  # never started

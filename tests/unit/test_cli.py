@@ -239,7 +239,7 @@ def test_data_verify_and_fetch(run: Run, stub: Stub) -> None:
     reports = {"good": ((), ("a.jpg: black",)), "bad": (("b.jpg: truncated", "c.jpg: no mask"), ())}
     stub(
         "data",
-        verify_folder=lambda d: SimpleNamespace(**dict(zip(("errors", "warnings"), reports[d.name], strict=True))),
+        verify_data=lambda d, name: SimpleNamespace(**dict(zip(("errors", "warnings"), reports[d.name], strict=True))),
     )
     stub("data.fetch", fetch=lambda name, folder: folder)
     assert run("data", "verify", "good")[:2] == (0, "warning: a.jpg: black\ngood: no errors, 1 warning(s)\n")

@@ -95,6 +95,12 @@ def test_facts_of_data_sets() -> None:
     assert all(name == facts.name and facts.classes > 1 and facts.test > 0 for name, facts in found.items())
 
 
+def test_the_data_folders_are_read_as_the_papers_count_them() -> None:
+    from samtune.data.layouts import DATASETS
+
+    assert {name: DATASETS[name].classes for name in datasets()} == {n: f.classes for n, f in datasets().items()}
+
+
 # hyper-parameters
 
 
@@ -245,6 +251,12 @@ def test_the_shifted_row_of_spt_adapter() -> None:
     assert gps[15:18] == spt[16:19]  # dSprites/location is left out
     assert gps[18] == round(mean(spt[11:]), 1) == 61.4  # and the mean of the group has become a task
     assert (round(mean(gps), 2), round(mean(spt), 2)) == (73.03, 74.13)
+
+
+def test_grft_reports_the_better_of_rows_and_columns() -> None:
+    reported, parts = find("GRFT", "Tab. 1", "fgvc")["GRFT"].values, find("GRFT", "Tab. 4", "fgvc_ablation")
+    rows, columns = parts["GRFT-Row"].values, parts["GRFT-Column"].values
+    assert reported == {name: max(rows[name], columns[name]) for name in rows}
 
 
 def test_the_numbers_that_everybody_quotes() -> None:

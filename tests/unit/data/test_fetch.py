@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tarfile
 import zipfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+from class_trees import write_imagenet, write_vtab
 from PIL import Image
 
-from samtune.data.fetch import SOURCES, fetch
+from samtune.data import evaluation_images, read_image, resolve_classes
+from samtune.data.fetch import DIGITS_LICENCE, SOURCES, fetch
 from samtune.errors import DataError
 
 
@@ -74,4 +79,88 @@ def test_offline_says_which_file_to_put_where(tmp_path: Path) -> None:
 
 
 def test_sources_state_a_licence() -> None:
-    assert all(source.url.startswith("https://") and source.licence for source in SOURCES.values())
+    assert all(source.url.startswith("https://") and source.licence for source in SOURCES.values()) and DIGITS_LICENCE
+
+
+def packed(folder: Path, kind: str, extra: dict[str, bytes] | None = None) -> bytes:
+    """Returns a folder, under its own name, as an archive."""
+    stream = BytesIO()
+    files = {f"{folder.name}/{p.relative_to(folder)}": p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    files |= extra or {}
+    if kind == "zip":
+        with zipfile.ZipFile(stream, "w") as zipped:
+            for name, content in files.items():
+                zipped.writestr(name, content)
+    else:
+        with tarfile.open(fileobj=stream, mode="w") as taped:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                taped.addfile(member, BytesIO(content))
+            link = tarfile.TarInfo(f"{folder.name}/n01440764/link.jpg")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            taped.addfile(link)
+    return stream.getvalue()
+
+
+def test_class_folders_of_a_tar(file_server, tmp_path: Path) -> None:
+    source = write_imagenet(tmp_path / "made", train=0) / "val"
+    source = source.rename(tmp_path / "imagenet-a")
+    (source / "README.txt").write_text("text")
+    file_server.content = packed(source, "tar")
+    folder = fetch("imagenet-a", tmp_path / "data", url=file_server.url)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "imagenet-a.tar", "imagenet-a.tar.sha256", "n01440764", "n01440771", "n01440778"
+    ]  # fmt: skip
+    images = evaluation_images(folder, ("n01440764", "n01440771", "n01440778"), name="imagenet-a")
+    assert len(images) == 6 and not (folder / "n01440764" / "link.jpg").is_symlink()
+    file_server.content = packed(source, "tar", {"imagenet-a/../../n0/a.jpg": b"x"})
+    with pytest.raises(DataError, match="unsafe path"):
+        fetch("imagenet-a", tmp_path / "other", url=file_server.url)
+    file_server.content = b"text"
+    with pytest.raises(DataError, match="damaged archive"):
+        fetch("imagenet-r", tmp_path / "third", url=file_server.url)
+
+
+@pytest.mark.parametrize("outermost", [True, False])
+def test_tasks_of_a_zip_with_their_lists(file_server, tmp_path: Path, outermost: bool) -> None:
+    source = write_vtab(tmp_path / "vtab-1k", "dtd")
+    write_vtab(source, "svhn")
+    content = packed(source, "zip")
+    if not outermost:
+        stream = BytesIO()
+        with zipfile.ZipFile(BytesIO(content)) as old, zipfile.ZipFile(stream, "w") as new:
+            for name in old.namelist():
+                new.writestr(name.partition("/")[2], old.read(name))
+        content = stream.getvalue()
+    file_server.content = content
+    folder = fetch("vtab-1k", tmp_path / "data", url=file_server.url)
+    for name in ("vtab/dtd", "vtab/svhn"):
+        splits = resolve_classes(folder, name=name)
+        assert [len(part) for part in (splits.train, splits.val, splits.test)] == [6, 3, 6]
+
+
+def test_an_import(file_server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from test_importing import write_cifar
+
+    write_cifar(tmp_path / "made")
+    with tarfile.open(tmp_path / "made.tar.gz", "w:gz") as taped:
+        taped.add(tmp_path / "made" / "cifar-100-python", "cifar-100-python")
+    file_server.content = (tmp_path / "made.tar.gz").read_bytes()
+    with pytest.raises(DataError, match="but the published hash is 85cd44d0"):
+        fetch("cifar-100", tmp_path / "data", url=file_server.url)
+    monkeypatch.setitem(SOURCES, "cifar-100", replace(SOURCES["cifar-100"], sha256=None))
+    for _ in range(2):  # what is there already is not written again
+        folder = fetch("cifar-100", tmp_path / "data", url=file_server.url)
+    splits = resolve_classes(folder, name="cifar-100")
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [36, 4, 6]
+
+
+def test_digits(tmp_path: Path) -> None:
+    folder = fetch("digits", tmp_path / "digits")
+    splits = resolve_classes(folder)
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [200, 100, 1497]
+    assert splits.classes == tuple("0123456789") and splits.notes == []
+    assert np.bincount([item.label for item in splits.train]).tolist() == [20] * 10
+    pixels = read_image(splits.train[0].image)
+    assert pixels.shape == (64, 64, 3) and pixels.max() > 200

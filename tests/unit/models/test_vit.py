@@ -13,6 +13,7 @@ from samtune.errors import CheckpointError, ConfigError
 from samtune.models import OWN, build_classifier
 from samtune.models.timm_models import timm_name
 from samtune.models.vit import Classifier
+from samtune.selection import SELECTORS
 
 VIT, VIT_OPTIONS = FAMILIES["vit"]
 
@@ -57,6 +58,11 @@ def test_roles_of_the_models_of_the_papers(name: str, blocks: int, expected: dic
     roles = model.roles()
     owners = {n.rpartition(".")[0] for n, role in roles.items() if role == "bias" and n.endswith(".bias")}
     assert owners == {n for n in biases - {model.head_module()} if model.get_submodule(n).bias is not None}
+
+
+def test_counts_of_gps_on_vit_b() -> None:
+    """methods.md: one entry for each of the 83,712 neurons; GRFT's 65,280 are in its own tests."""
+    assert SELECTORS["gps"].size(large("vit_base_patch16_224.augreg_in21k"), per_neuron=1) == 83_712
 
 
 def test_layer_scales_of_convnext_train_with_the_biases() -> None:
