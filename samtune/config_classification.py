@@ -11,7 +11,6 @@ from pydantic_core import PydanticCustomError
 from samtune import config_sections as shared
 from samtune.config_sections import PathText, impossible_pair
 
-
 RecipeName = Literal["gps", "grft", "spt"]
 
 

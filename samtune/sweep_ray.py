@@ -6,6 +6,7 @@ to go on after a stop.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,8 @@ def _run_all(cells: list[Cell], done: Done, *, jobs: int, folder: Path) -> None:
             callbacks=[Told(done)],
         ),
     )
-    results = tuner.fit()
+    with redirect_stdout(io.StringIO()):  # Tune's own words; stdout is for the table
+        results = tuner.fit()
     for index, cell in enumerate(cells):
         error = results[index].error
         if error is not None:  # of the worker; that of a run is a result

@@ -95,6 +95,9 @@ class Sweep(Section):
             yield "cells", "{}, expected at least one row."
         if self.tasks == {}:
             yield "tasks", "{}, expected at least one task; leave out `tasks:` if there is one only."
+        titles = [task.title for task in (self.tasks or {}).values()]
+        if len(set(titles)) < len(titles):
+            yield "tasks", f"titles {titles}, expected another one for each task."
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield "seeds", f"{list(self.seeds)}, expected at least one seed, each once."
         if self.choose_on is not None and self.tasks:

@@ -25,6 +25,9 @@ Size = tuple[int, int]
 PromptMode = Literal["none", "box", "point"]
 Role = Literal["linear", "conv", "bias", "norm", "position", "head", "decoder", "fixed"]
 Granularity = Literal["batch", "sample"]
+Resize = Literal["squash", "crop"]
+"""How an image becomes a square: straight to it; or scaled by the shorter side, then the middle cut out."""
+Interpolation = Literal["bicubic", "bilinear"]
 MaskArray = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 ImageArray = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 

@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         give_back(torch.device(args.device))
         rows = measure(args, facts)
     add_ratios(rows)
-    result = {"machine": machine(args), "settings": settings(args), "rows": rows}
+    result = {"machine": machine(args.device, args.threads), "settings": settings(args), "rows": rows}
     text = markdown(result)
     print(text)
     if args.json:
@@ -411,17 +411,17 @@ def add_ratios(rows: list[dict[str, Any]]) -> None:
             row[key] = None if unit is None or row[value] is None else row[value] / unit
 
 
-def machine(args: argparse.Namespace) -> dict[str, Any]:
+def machine(device: str, threads: int) -> dict[str, Any]:
     """Returns what the numbers were measured on."""
     cpu = platform.processor()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cpu": cpu,
         "cores": os.cpu_count(),
-        "threads": args.threads,
+        "threads": threads,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),

@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 from samtune.data.class_types import ClassSplits
 from samtune.data.classification import ClassDataset, collate_classes
 from samtune.data.loaders import EpochSampler, Loaders
-from samtune.data.views import Augment, Interpolation, Resize
+from samtune.data.views import Augment
 from samtune.errors import DataError
+from samtune.types import Interpolation, Resize
 
 
 def build_class_data(

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 from samtune.data.class_types import LabelledImage
 from samtune.data.pairs import read_image
-from samtune.data.views import Augment, Interpolation, Resize, build_view, seeded
+from samtune.data.views import Augment, build_view, seeded
 from samtune.errors import DataError
-from samtune.types import LabelledBatch
+from samtune.types import Interpolation, LabelledBatch, Resize
 
 MAX_RATIO = 100
 """A longer picture would take gigabytes once its shorter side is scaled up."""

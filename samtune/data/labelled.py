@@ -54,7 +54,7 @@ def resolve_classes(
     Raises:
         DataError: lists everything that is wrong with layout, lists, labels and images at once.
     """
-    if name is not None and find_dataset(name).group == "robustness":
+    if name is not None and not find_dataset(name).trains:
         raise DataError(
             f"{DATASETS[name].title} is for evaluation only, nothing is trained on it; use samtune evaluate"
         )

@@ -15,6 +15,7 @@ from samtune.data.layouts_folders import read_class_folders, read_corruptions
 from samtune.data.layouts_lists import VTAB_BOTH, VTAB_LISTS, read_fgvc, read_vtab
 from samtune.data.pairs import PARTS
 from samtune.errors import DataError, unknown_name
+from samtune.types import Resize
 
 
 @dataclass(frozen=True)
@@ -23,55 +24,51 @@ class DataSet:
 
     Attributes:
         title: as the papers write it.
-        group: what its results are averaged with.
         layout: how its folder is read.
         folder: its folder inside of a root that holds several data sets.
         classes: their number.
         resize: how images come to the square input; "squash": straight, "crop": shorter side, then the centre.
-        augment: of the training images, as the papers do.
+        trains: whether it has training images; the robustness sets have none.
     """
 
     title: str
-    group: Literal["natural", "specialized", "structured", "fgvc", "general", "robustness"]
     layout: Literal["folders", "vtab", "fgvc", "corruptions"]
     folder: str
     classes: int
-    resize: Literal["squash", "crop"]
-    augment: Literal["none", "light"]
+    resize: Resize
+    trains: bool = True
 
 
 DATASETS: dict[str, DataSet] = {
-    "vtab/cifar": DataSet("CIFAR-100", "natural", "vtab", "cifar", 100, "squash", "none"),
-    "vtab/caltech101": DataSet("Caltech101", "natural", "vtab", "caltech101", 102, "squash", "none"),
-    "vtab/dtd": DataSet("DTD", "natural", "vtab", "dtd", 47, "squash", "none"),
-    "vtab/oxford_flowers102": DataSet("Flowers102", "natural", "vtab", "oxford_flowers102", 102, "squash", "none"),
-    "vtab/oxford_iiit_pet": DataSet("Pets", "natural", "vtab", "oxford_iiit_pet", 37, "squash", "none"),
-    "vtab/svhn": DataSet("SVHN", "natural", "vtab", "svhn", 10, "squash", "none"),
-    "vtab/sun397": DataSet("Sun397", "natural", "vtab", "sun397", 397, "squash", "none"),
-    "vtab/patch_camelyon": DataSet("Patch Camelyon", "specialized", "vtab", "patch_camelyon", 2, "squash", "none"),
-    "vtab/eurosat": DataSet("EuroSAT", "specialized", "vtab", "eurosat", 10, "squash", "none"),
-    "vtab/resisc45": DataSet("Resisc45", "specialized", "vtab", "resisc45", 45, "squash", "none"),
-    "vtab/diabetic_retinopathy": DataSet(
-        "Retinopathy", "specialized", "vtab", "diabetic_retinopathy", 5, "squash", "none"
-    ),
-    "vtab/clevr_count": DataSet("Clevr/count", "structured", "vtab", "clevr_count", 8, "squash", "none"),
-    "vtab/clevr_dist": DataSet("Clevr/distance", "structured", "vtab", "clevr_dist", 6, "squash", "none"),
-    "vtab/dmlab": DataSet("DMLab", "structured", "vtab", "dmlab", 6, "squash", "none"),
-    "vtab/kitti": DataSet("KITTI/distance", "structured", "vtab", "kitti", 4, "squash", "none"),
-    "vtab/dsprites_loc": DataSet("dSprites/location", "structured", "vtab", "dsprites_loc", 16, "squash", "none"),
-    "vtab/dsprites_ori": DataSet("dSprites/orientation", "structured", "vtab", "dsprites_ori", 16, "squash", "none"),
-    "vtab/smallnorb_azi": DataSet("SmallNORB/azimuth", "structured", "vtab", "smallnorb_azi", 18, "squash", "none"),
-    "vtab/smallnorb_ele": DataSet("SmallNORB/elevation", "structured", "vtab", "smallnorb_ele", 9, "squash", "none"),
-    "fgvc/cub": DataSet("CUB-200-2011", "fgvc", "fgvc", "CUB_200_2011", 200, "crop", "light"),
-    "fgvc/nabirds": DataSet("NABirds", "fgvc", "fgvc", "nabirds", 555, "crop", "light"),
-    "fgvc/oxford_flowers": DataSet("Oxford Flowers", "fgvc", "fgvc", "OxfordFlower", 102, "crop", "light"),
-    "fgvc/stanford_cars": DataSet("Stanford Cars", "fgvc", "fgvc", "Stanford-cars", 196, "crop", "light"),
-    "fgvc/stanford_dogs": DataSet("Stanford Dogs", "fgvc", "fgvc", "Stanford-dogs", 120, "crop", "light"),
-    "cifar-100": DataSet("CIFAR-100 (full)", "general", "folders", "cifar-100", 100, "squash", "light"),
-    "imagenet": DataSet("ImageNet-1K", "general", "folders", "imagenet", 1000, "crop", "light"),
-    "imagenet-a": DataSet("ImageNet-A", "robustness", "folders", "imagenet-a", 200, "crop", "none"),
-    "imagenet-r": DataSet("ImageNet-R", "robustness", "folders", "imagenet-r", 200, "crop", "none"),
-    "imagenet-c": DataSet("ImageNet-C", "robustness", "corruptions", "imagenet-c", 1000, "crop", "none"),
+    "vtab/cifar": DataSet("CIFAR-100", "vtab", "cifar", 100, "squash"),
+    "vtab/caltech101": DataSet("Caltech101", "vtab", "caltech101", 102, "squash"),
+    "vtab/dtd": DataSet("DTD", "vtab", "dtd", 47, "squash"),
+    "vtab/oxford_flowers102": DataSet("Flowers102", "vtab", "oxford_flowers102", 102, "squash"),
+    "vtab/oxford_iiit_pet": DataSet("Pets", "vtab", "oxford_iiit_pet", 37, "squash"),
+    "vtab/svhn": DataSet("SVHN", "vtab", "svhn", 10, "squash"),
+    "vtab/sun397": DataSet("Sun397", "vtab", "sun397", 397, "squash"),
+    "vtab/patch_camelyon": DataSet("Patch Camelyon", "vtab", "patch_camelyon", 2, "squash"),
+    "vtab/eurosat": DataSet("EuroSAT", "vtab", "eurosat", 10, "squash"),
+    "vtab/resisc45": DataSet("Resisc45", "vtab", "resisc45", 45, "squash"),
+    "vtab/diabetic_retinopathy": DataSet("Retinopathy", "vtab", "diabetic_retinopathy", 5, "squash"),
+    "vtab/clevr_count": DataSet("Clevr/count", "vtab", "clevr_count", 8, "squash"),
+    "vtab/clevr_dist": DataSet("Clevr/distance", "vtab", "clevr_dist", 6, "squash"),
+    "vtab/dmlab": DataSet("DMLab", "vtab", "dmlab", 6, "squash"),
+    "vtab/kitti": DataSet("KITTI/distance", "vtab", "kitti", 4, "squash"),
+    "vtab/dsprites_loc": DataSet("dSprites/location", "vtab", "dsprites_loc", 16, "squash"),
+    "vtab/dsprites_ori": DataSet("dSprites/orientation", "vtab", "dsprites_ori", 16, "squash"),
+    "vtab/smallnorb_azi": DataSet("SmallNORB/azimuth", "vtab", "smallnorb_azi", 18, "squash"),
+    "vtab/smallnorb_ele": DataSet("SmallNORB/elevation", "vtab", "smallnorb_ele", 9, "squash"),
+    "fgvc/cub": DataSet("CUB-200-2011", "fgvc", "CUB_200_2011", 200, "crop"),
+    "fgvc/nabirds": DataSet("NABirds", "fgvc", "nabirds", 555, "crop"),
+    "fgvc/oxford_flowers": DataSet("Oxford Flowers", "fgvc", "OxfordFlower", 102, "crop"),
+    "fgvc/stanford_cars": DataSet("Stanford Cars", "fgvc", "Stanford-cars", 196, "crop"),
+    "fgvc/stanford_dogs": DataSet("Stanford Dogs", "fgvc", "Stanford-dogs", 120, "crop"),
+    "cifar-100": DataSet("CIFAR-100 (full)", "folders", "cifar-100", 100, "squash"),
+    "imagenet": DataSet("ImageNet-1K", "folders", "imagenet", 1000, "crop"),
+    "imagenet-a": DataSet("ImageNet-A", "folders", "imagenet-a", 200, "crop", trains=False),
+    "imagenet-r": DataSet("ImageNet-R", "folders", "imagenet-r", 200, "crop", trains=False),
+    "imagenet-c": DataSet("ImageNet-C", "corruptions", "imagenet-c", 1000, "crop", trains=False),
 }
 
 

@@ -17,9 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from samtune.errors import ConfigError, unknown_name
+from samtune.types import Interpolation, Resize
 
-Resize = Literal["squash", "crop"]
-Interpolation = Literal["bicubic", "bilinear"]
 Augment = Literal["none", "light", "strong", "contrastive"]
 
 MARGIN = 256 / 224  # "crop": the shorter side becomes 256 where the model sees 224
@@ -102,9 +101,7 @@ def _strong(size: int, resize: Resize, interpolation: Any) -> View:
     steps = [
         v2.RandomResizedCrop(size, scale=(0.08, 1.0), interpolation=interpolation),
         v2.RandomHorizontalFlip(),
-        v2.RandAugment(
-            num_ops=2, magnitude=9, num_magnitude_bins=11, interpolation=interpolation, fill=GREY
-        ),
+        v2.RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=11, interpolation=interpolation, fill=GREY),
         v2.PILToTensor(),
         v2.RandomErasing(p=0.25, value=GREY),
     ]

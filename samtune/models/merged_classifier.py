@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -14,15 +14,14 @@ from torch import Tensor
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.classifier_weights import looks_like
 from samtune.models.merged import REMEDY, Colour, colour, expect_task, merged_metadata
-from samtune.models.timm_models import Interpolation
 from samtune.models.vit import Classifier, build_classifier
 from samtune.models.weights import RANDOM, load_weights
 from samtune.selection.selection import Addition, Selection, additions_from_json, additions_to_json
 from samtune.tuning import attach
+from samtune.types import Interpolation, Resize
 
 FORMAT = "samtune-classifier-1"
 BUNDLE_FORMAT = "samtune-classifier-bundle-1"
-Resize = Literal["squash", "crop"]
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from samtune.errors import ConfigError
 
 Colour = tuple[float, float, float]
-Interpolation = Literal["bicubic", "bilinear"]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from samtune.errors import ConfigError
 from samtune.models.classifier_weights import Head, load_classifier_weights, load_published
-from samtune.models.timm_models import OWN, Interpolation, families, published, timm_name
+from samtune.models.timm_models import OWN, families, published, timm_name
 from samtune.models.tunable import TunableModel
 from samtune.models.weights import RANDOM
-from samtune.types import LabelledBatch, Role
+from samtune.types import Interpolation, LabelledBatch, Role
 
 # Options of timm's builder that have a key of their own.
 _TAKEN = {

@@ -14,7 +14,6 @@ from samtune.data import Loaders, read_image
 from samtune.data.class_loaders import build_class_data
 from samtune.data.labelled import ClassSplits, resolve_classes
 from samtune.data.layouts import DATASETS
-from samtune.data.views import Resize
 from samtune.losses import cross_entropy
 from samtune.metrics.classes import ClassReport
 from samtune.mixing import mixer
@@ -28,7 +27,7 @@ from samtune.selection import Addition, Needs
 from samtune.tasks.base import Advance, Pages, Task, batch_text, checkpoint_of, needs_of
 from samtune.tensorfile import save_tensors
 from samtune.training import Mix
-from samtune.types import OutputLoss
+from samtune.types import OutputLoss, Resize
 
 FEATURES = 2000  # at most this many test images have their features kept, for pictures of the feature space
 
@@ -81,8 +80,8 @@ class ClassificationTask(Task):
         return lambda logits, batch: cross_entropy(logits, batch, label_smoothing=smoothing)
 
     def mixing(self, config: ClassificationConfig, loaders: Loaders) -> Mix | None:
-        train = config.train
-        return mixer(mixup=train.mixup, cutmix=train.cutmix, classes=len(_splits(loaders).classes), seed=config.run.seed)
+        train, classes = config.train, len(_splits(loaders).classes)
+        return mixer(mixup=train.mixup, cutmix=train.cutmix, classes=classes, seed=config.run.seed)
 
     def scoring_loss(self, config: ClassificationConfig, needs: Needs, seed: int) -> tuple[ScoreLoss, str]:
         batch = batch_text(config, needs)

@@ -234,7 +234,9 @@ def test_retraining_uses_val_too_and_keeps_the_last_epoch(job: Job, tmp_path: Pa
 )
 def test_other_methods_go_the_same_way(job: Job, tmp_path: Path, select: str) -> None:
     result = finetune(
-        job.settings(f"select={select}", "train.epochs=1", "tune.start.weight=1e-3" if "grft" in select else "run.seed=7"),
+        job.settings(
+            f"select={select}", "train.epochs=1", "tune.start.weight=1e-3" if "grft" in select else "run.seed=7"
+        ),
         run_dir=tmp_path / "run",
     )
     name = "bundle" if "vpt" in select else "merged"
@@ -255,9 +257,7 @@ def test_a_vtab_task_by_the_protocol(job: Job, tmp_path: Path) -> None:
     found = job.settings(f"data.dir={tmp_path / 'vtab'}", "data.name=vtab/kitti", "train.epochs=1", "eval.split=val")
     chosen = finetune(found, run_dir=tmp_path / "chosen")
     final = finetune(
-        job.settings(
-            f"data.dir={tmp_path / 'vtab'}", "data.name=vtab/kitti", "train.epochs=1", "data.retrain=true"
-        ),
+        job.settings(f"data.dir={tmp_path / 'vtab'}", "data.name=vtab/kitti", "train.epochs=1", "data.retrain=true"),
         run_dir=tmp_path / "final",
     )
     assert (chosen.report.split, final.report.split) == ("val", "test")

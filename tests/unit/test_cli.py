@@ -143,6 +143,7 @@ def test_evaluate(run: Run, stub: Stub, tmp_path: Path) -> None:
         seen.update(options, checkpoint=checkpoint, data=data)
         return report_of(0.5, 0.25)
 
+    stub("models.merged", read_task=lambda path: "segmentation")
     stub("evaluate_file", evaluate_checkpoint=evaluate_checkpoint)
     files = ("--checkpoint", tmp_path / "m.safetensors", "--data", tmp_path)
     code, out, _ = run("evaluate", *files, "--metrics", "hd95", "--metrics", "mae", "--out", "o", "--split", "val")
@@ -161,6 +162,7 @@ def test_predict(run: Run, stub: Stub, tmp_path: Path) -> None:
         seen.update(options, paths=paths)
         return [out / "a.png", out / "b.png"]
 
+    stub("models.merged", read_task=lambda path: "segmentation")
     predictor = SimpleNamespace(from_file=lambda path, *, device: f"{path.name} on {device}")
     stub("predict", Predictor=predictor, predict_files=predict_files)
     command = ("predict", "--checkpoint", "m", tmp_path / "a", tmp_path / "b", "--out", "o")

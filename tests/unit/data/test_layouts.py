@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from class_trees import FGVC_FOLDERS, write_class_folders, write_fgvc, write_ima
 
 from samtune.data.layouts import DATASETS, Layout, read_layout
 from samtune.errors import DataError
+from samtune.papers import datasets
 
 
 def names(layout: Layout) -> dict[str, list[str]]:
@@ -18,16 +18,18 @@ def names(layout: Layout) -> dict[str, list[str]]:
 
 
 def test_the_table_is_that_of_the_papers() -> None:
-    groups = Counter(known.group for known in DATASETS.values() if known.layout == "vtab")
-    assert groups == {"natural": 7, "specialized": 4, "structured": 8}
+    paper = datasets()
+    for name, known in DATASETS.items():
+        if known.trains:
+            assert (known.title, known.classes) == (paper[name].title, paper[name].classes)
     assert sum(known.classes for known in DATASETS.values() if known.layout == "vtab") == 940
     assert [DATASETS[f"fgvc/{name}"].classes for name in FGVC_FOLDERS] == [200, 555, 102, 196, 120]
     for name, known in DATASETS.items():
         assert known.resize == ("squash" if name.startswith(("vtab/", "cifar")) else "crop")
         if known.layout == "vtab":
-            assert name == f"vtab/{known.folder}" and known.augment == "none"
+            assert name == f"vtab/{known.folder}"
         if known.layout == "fgvc":
-            assert (known.group, known.augment, known.folder) == ("fgvc", "light", FGVC_FOLDERS[name[5:]][0])
+            assert known.folder == FGVC_FOLDERS[name[5:]][0]
 
 
 def test_vtab_as_root_and_as_task_folder(tmp_path: Path) -> None:
