@@ -141,6 +141,7 @@ class Train(Section):
     min_lr: float = Field(0.0, ge=0, description="learning rate at the end")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm; empty: any")
     patience: int | None = Field(None, ge=1, description="epochs without gain before it stops; empty: never")
+    validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch always is validated")
 
     @model_validator(mode="after")
     def _rates_fit(self) -> Self:

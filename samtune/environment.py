@@ -17,6 +17,9 @@ DEFAULTS = {
     "NO_ALBUMENTATIONS_UPDATE": "1",  # else it asks the package index for a newer version
     "GRADIO_ANALYTICS_ENABLED": "False",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray Tune runs whole processes of ours: it shall not log for them, and Ctrl-C is ours too.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # A dead tracking server costs minutes per call by default; training must not wait for it.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",  # seconds
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",

@@ -27,7 +27,7 @@ def mixer(*, mixup: float, cutmix: float, classes: int, seed: int) -> Mixer | No
         A function that gives float32 images in 0..255 and (B, classes) float32 targets, the batch's labels unchanged;
         a batch of one image keeps its pixels. None where both are off.
     """
-    from torchvision.transforms import v2  # type: ignore[import-untyped]
+    from torchvision.transforms import v2
 
     kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
     steps = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha > 0]

@@ -87,7 +87,7 @@ def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = F
             merge_and_audit(job, selection, folder)  # the best epoch so far is not lost
             raise
         merge_and_audit(job, selection, folder)
-        report, cost = evaluate_model(job, report_name(config), keep=folder)
+        report, cost = evaluate_model(job, config.eval.split, keep=folder)
         log.event({"split": report_name(config), "step": result.steps, **report.values, **cost})
         report.save(folder, before=before, trainable=counts.to_json())
         save_pages(job, selection, report, log, folder=folder, command=command)

@@ -64,6 +64,15 @@ def _given_folder(folder: Path, *, overwrite: bool) -> Path:
                 f"{folder} is not empty and no run folder (it has no {MARKER}); it is not emptied. "
                 "Choose another --run-dir, or delete it yourself."
             )
-        shutil.rmtree(folder)
+        _empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _empty(folder: Path) -> None:
+    """Deletes what is in a run folder, the marker last: killed half-way, it still is a run folder."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != MARKER:
+            path.unlink()

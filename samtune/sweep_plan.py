@@ -66,9 +66,12 @@ def plan(sweep: Sweep, chosen: Mapping[Place, Point] | None = None) -> list[Cell
     """
     cells = []
     problems: dict[str, list[str]] = {}  # message -> rows or tasks
+    shared: dict[Place, list[str]] = {}
     for place, seed, values in _wanted(sweep, chosen):
         try:
-            cells.append(_cell(sweep, place, seed, values, in_grid=chosen is None))
+            if place not in shared:
+                shared[place] = _overrides(sweep, place, in_grid=chosen is None)
+            cells.append(_cell(sweep, place, seed, values, shared[place], in_grid=chosen is None))
         except ConfigError as error:
             text = "cells." + place[1] + (f" of tasks.{place[0]}" if place[0] else "")
             places = problems.setdefault(str(error), [])
@@ -102,12 +105,11 @@ def _wanted(sweep: Sweep, chosen: Mapping[Place, Point] | None) -> list[tuple[Pl
     return [(p, sweep.seeds[0], point) for p, points in grids.items() if len(points) > 1 for point in points]
 
 
-def _cell(sweep: Sweep, place: Place, seed: int, values: Point, *, in_grid: bool) -> Cell:
+def _cell(sweep: Sweep, place: Place, seed: int, values: Point, shared: list[str], *, in_grid: bool) -> Cell:
     task, row = place
     own = f"{row}_{','.join(map(value_text, values.values()))}" if in_grid else f"{row}_{seed}"
     name = f"{task}/{'grid_' if in_grid else ''}{own}".lstrip("/")
-    overrides = _overrides(sweep, place, in_grid=in_grid)
-    overrides += [f"run.seed={seed}", *(f"{key}={json.dumps(value)}" for key, value in values.items())]
+    overrides = [*shared, f"run.seed={seed}", *(f"{key}={json.dumps(value)}" for key, value in values.items())]
     config = load_config(sweep.config, overrides)
     key = score_key(config)
     if key is not None and config.score.file is None:

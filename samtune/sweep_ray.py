@@ -30,7 +30,7 @@ from samtune.trial import TrialResult, run_trial
 CONNECT_SECONDS = 3.0  # for the address to take a connection
 PROBE_SECONDS = 12.0  # for Ray itself to answer there
 OBJECTS = 80 * 2**20  # bytes; nothing but small dicts is ever stored
-PROBE = "import logging, sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)"
+PROBE = ("-m", "ray.scripts.scripts", "status", "--address")  # `ray status`, which says why it can't; init does not
 
 
 @contextmanager
@@ -58,7 +58,10 @@ def ray_engine(*, jobs: int, folder: Path, address: str | None) -> Iterator[RunA
     else:
         check_address(address)
         tracking = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
-        ray.init(address=address, runtime_env={"env_vars": tracking}, **options)
+        try:
+            ray.init(address=address, runtime_env={"env_vars": tracking}, **options)
+        except (ConnectionError, RuntimeError, ValueError) as err:
+            raise _unusable(address, str(err)) from err
     try:
         yield partial(_run_all, jobs=jobs, folder=folder.resolve() / "ray")
     finally:
@@ -75,7 +78,7 @@ def check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         raise ConfigError(f"--address {address!r}: expected HOST:PORT of a Ray cluster's head, such as 10.0.0.1:6379.")
-    command = [sys.executable, "-c", PROBE, address]
+    command = [sys.executable, *PROBE, address]
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
@@ -83,10 +86,16 @@ def check_address(address: str) -> None:
     except (OSError, OverflowError, subprocess.TimeoutExpired) as err:
         reason = "no answer in time" if isinstance(err, TimeoutError | subprocess.TimeoutExpired) else str(err)
     if reason is not None:
-        raise ConfigError(
-            f"no Ray cluster can be used at {address}: {reason}. Start one there by `ray start --head --port {port}`, "
-            f"join it from this machine by `ray start --address {address}`, or leave out --address to stay on this one."
-        )
+        raise _unusable(address, reason)
+
+
+def _unusable(address: str, reason: str) -> ConfigError:
+    port = address.rpartition(":")[2]
+    return ConfigError(
+        f"no Ray cluster can be used at {address}: {reason.rstrip('.')}. Start one there by `ray start --head --port "
+        f"{port}`, join it from this machine by `ray start --address {address}`, or leave out --address to stay on "
+        "this one."
+    )
 
 
 def share(nodes: list[Mapping[str, float]], jobs: int) -> dict[str, float]:

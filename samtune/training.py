@@ -48,6 +48,7 @@ class Optimisation:
         min_lr: rate at the end of the cosine.
         clip: largest gradient norm, or None.
         patience: epochs without a better validation before it stops, or None.
+        validate_every: epochs between validations; the last epoch always is validated.
         ema: decay of a moving average of what trains, which is what is validated and kept; or None.
     """
 
@@ -61,6 +62,7 @@ class Optimisation:
     min_lr: float = 0.0
     clip: float | None = 1.0
     patience: int | None = None
+    validate_every: int = 1
     ema: float | None = None
 
     def total_steps(self, batches: int) -> int:
@@ -109,7 +111,7 @@ def fit(
     penalty: Penalty | None = None,
     mix: Mix | None = None,
 ) -> FitResult:
-    """Trains, validates after each epoch, and leaves the model with the best epoch's weights.
+    """Trains, validates after epochs, and leaves the model with the best epoch's weights.
 
     Args:
         model: attached, on Fabric's device; maps a batch to what `loss` takes.
@@ -157,11 +159,12 @@ def fit(
                 on_event({**now, "loss": value, "lr": lr, "images_per_s": rate})
                 if step >= total:
                     break
-            with nullcontext() if ema is None else ema.swapped():
-                report = None if validate is None else validate()
-                best.see(epoch, report)
-            if report is not None:
-                on_event({"step": step, "epoch": epoch, "split": "val", **report.values})
+            if validate is None or step >= total or epoch % optimisation.validate_every == 0:
+                with nullcontext() if ema is None else ema.swapped():
+                    report = None if validate is None else validate()
+                    best.see(epoch, report)
+                if report is not None:
+                    on_event({"step": step, "epoch": epoch, "split": "val", **report.values})
             if step >= total or (optimisation.patience and epoch - best.epoch >= optimisation.patience):
                 break
     finally:  # an error too leaves the best epoch behind, never a broken one

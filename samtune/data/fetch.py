@@ -180,7 +180,7 @@ def _write_digits(target: Path) -> None:
 
     Split with a fixed seed: 20 training and 10 validation images of each digit, the other 1,497 are for testing.
     """
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     digits = load_digits()
     chosen: dict[str, list[int]] = {"train": [], "val": [], "test": []}

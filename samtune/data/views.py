@@ -56,7 +56,7 @@ def build_view(
     Raises:
         ConfigError: an unknown name.
     """
-    from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped]
+    from torchvision.transforms import InterpolationMode
 
     for kind, name, known in (("augmentation", augment, _VIEWS), ("resize", resize, ("squash", "crop"))):
         if name not in known:

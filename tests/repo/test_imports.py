@@ -39,8 +39,9 @@ LAYERS = [
     {"selection_report", "tasks"},
     {"job"},
     {"phases", "selecting"},
-    {"recipe", "serve", "compare", "compare_tables", "compare_figures"},
-    {"sweepconfig", "trial", "sweep", "sweep_ray"},
+    {"recipe", "serve", "sweepconfig"},
+    {"compare", "compare_runs", "compare_tables", "compare_tasks", "compare_figures"},
+    {"sweep_plan", "trial", "sweep", "sweep_local", "sweep_ray"},
     {"cli", "cli_files", "cli_errors", "cli_sweep"},
     {"__main__"},
 ]

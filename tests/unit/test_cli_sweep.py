@@ -12,7 +12,7 @@ from fake_runs import FakeChildren, write_run
 from helpers import write_data
 from typer.testing import CliRunner
 
-from samtune import sweep as sweep_module
+from samtune import sweep_local
 from samtune.cli_sweep import sweep_app
 from samtune.errors import ConfigError, DataError
 
@@ -35,7 +35,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def children(monkeypatch: pytest.MonkeyPatch) -> FakeChildren:
     """Plays the runs: GPS is better."""
     children = FakeChildren(lambda given: 0.7 if "gps" in given["select"] else 0.5)
-    monkeypatch.setattr(sweep_module, "Children", lambda: children)
+    monkeypatch.setattr(sweep_local, "Children", lambda: children)
     return children
 
 
@@ -58,7 +58,7 @@ def test_a_failure_is_told_at_the_end_with_exit_code_1(children: FakeChildren) -
     assert result.exit_code == 1
     assert "| GPS |  |  |  |  |  |  |" in result.stdout
     assert "1 cell(s) failed; the same command runs them again:" in result.stderr
-    assert f"gps_0: see {Path('runs/sweeps/demo/logs/gps_0.log').resolve()}" in result.stderr
+    assert f"gps_0: the disk is full ({Path('runs/sweeps/demo/logs/gps_0.log').resolve()})" in result.stderr
 
 
 def test_without_a_finished_cell_there_is_no_table(children: FakeChildren) -> None:
@@ -77,12 +77,27 @@ def test_a_wrong_file_starts_nothing(children: FakeChildren) -> None:
 def test_compare_prints_and_writes(children: FakeChildren) -> None:
     run("sweep", "--config", "demo.yaml")
     write_run(Path("mine"), (0.1, 0.2, 0.3, 0.4))
-    result = run("compare", "runs/sweeps/demo", "mine", "--json", "new/numbers.json")
+    result = run("compare", "runs/sweeps/demo", "mine", "--json", "new/numbers.json", "--figures", "pictures")
     assert result.exit_code == 0, result.output
+    assert result.stdout.rstrip().endswith("pictures/cost.png") and Path("pictures/cost.png").is_file()
     assert "| Linear | 0.500 |" in result.stdout and "mine | 0.250 |" in result.stdout
     content = json.loads(Path("new/numbers.json").read_text())
     assert [row["title"].rpartition("/")[2] for row in content["rows"]] == ["Linear", "GPS", "mine"]
     assert content["best"] == "GPS"
+
+
+def test_engine_and_address_are_passed_on(children: FakeChildren) -> None:
+    result = run("sweep", "--config", "demo.yaml", "--address", "10.0.0.1:6379")
+    assert isinstance(result.exception, ConfigError) and "add --engine ray" in str(result.exception)
+    result = run("sweep", "--config", "demo.yaml", "--engine", "ray", "--address", "nowhere")
+    assert isinstance(result.exception, ConfigError) and "expected HOST:PORT" in str(result.exception)
+    assert children.started == []
+
+
+def test_compare_with_published_rows_of_no_known_data(children: FakeChildren) -> None:
+    run("sweep", "--config", "demo.yaml")
+    result = run("compare", "runs/sweeps/demo", "--paper", "vtab")
+    assert isinstance(result.exception, ConfigError) and "--paper vtab" in str(result.exception)
 
 
 def test_compare_needs_runs() -> None:
@@ -95,7 +110,7 @@ def test_a_real_sweep(tmp_path: Path) -> None:
     write_data(tmp_path / "data" / "train", train=12, val=0, test=0)
     write_data(tmp_path / "data" / "val", train=2, val=0, test=0, seed=1)
     content = json.loads(Path("demo.yaml").read_text()) | {"choose_on": 0.25, "grid": {"train.lr": [1e-3, 3e-3]}}
-    content["cells"]["linear"]["grid"] = [1e-3]
+    content["cells"]["linear"]["grid"] = {"train.lr": [1e-3]}
     Path("demo.yaml").write_text(json.dumps(content))
     small = ("model.checkpoint=random", "model.image_size=64", "run.device=cpu", "train.batch=4", "data.dir=data")
     result = run("sweep", "--config", "demo.yaml", "steps=2", "grid_share=0.5", *small)

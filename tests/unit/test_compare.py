@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_runs import COUNTS, NAMES, write_run, write_sweep
+from fake_runs import COUNTS, NAMES, write_class_run, write_run, write_sweep
 
-from samtune.compare import METRICS, compare
-from samtune.errors import DataError
+from samtune.compare import Comparison, compare
+from samtune.errors import ConfigError, DataError
 from samtune.metrics import bootstrap_ci, paired_bootstrap
 
 LOW, HIGH = (0.4, 0.5, 0.6, 0.7), (0.6, 0.6, 0.9, 0.9)
@@ -95,8 +95,8 @@ def test_run_folders_are_rows_of_their_own(tmp_path: Path) -> None:
     text = comparison.to_markdown()
     assert [row.title for row in comparison.rows] == [str(run) for run in runs]
     assert row_of(text, str(runs[0]))[0] == "0.550"
-    assert row_of(text, str(runs[1]), 2) == ["0.5", "", "", "1,234 B"]  # only a sweep measures time and memory
-    assert set(METRICS) <= comparison.to_json()["rows"][0].keys()
+    assert row_of(text, str(runs[1]), 2) == ["0.5", "1,234 B"]  # only a sweep measures time and memory
+    assert {"mDice", "mIoU"} <= comparison.to_json()["rows"][0].keys()
 
 
 def test_an_evaluation_without_config_or_delta_is_a_row(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_an_evaluation_without_config_or_delta_is_a_row(tmp_path: Path) -> None:
     for name in ("config.yaml", "delta.safetensors"):
         (folder / name).unlink()
     text = compare([folder]).to_markdown()
-    assert row_of(text, str(folder), 2) == [""] * 4
+    assert row_of(text, str(folder), 2) == [""]
 
 
 def test_an_image_undefined_for_all_seeds_is_left_out(tmp_path: Path) -> None:
@@ -149,3 +149,36 @@ def test_other_images_of_the_same_names_are_refused(tmp_path: Path) -> None:
         (run / "splits" / "test.txt").write_text(f"a\t{run.name}\n")
     with pytest.raises(DataError, match=r"the files differ, though their names do not"):
         compare(runs)
+
+
+def test_accuracies_are_in_percent(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "demo", {"one": "One", "two": "Two"})
+    for name, right in (("one_0", 4), ("one_1", 6), ("two_0", 8), ("two_1", 8)):
+        write_class_run(folder / "cells" / name, right, seed=int(name[-1]), test_seconds=2.0, test_memory_mib=64.0)
+    comparison = compare([folder])
+    assert isinstance(comparison, Comparison) and comparison.best.title == "Two" and comparison.before is None
+    text = comparison.to_markdown()
+    assert text.startswith(
+        "| demo | top1 | 95 % interval | top5 | 95 % interval | top1 - first row | top1 - best row |"
+    )
+    assert row_of(text, "One")[0] == "50.00 ± 14.14" and row_of(text, "One")[2] == "100.00 ± 0.00"
+    assert row_of(text, "Two")[4].startswith("+30.00 (+")
+    assert row_of(text, "Two", 2) == ["0.001", "1.0 min", "500 MiB", "2.0 s", "64 MiB", "1,234 B"]
+    assert comparison.to_json()["rows"][0]["top1"]["mean"] == pytest.approx(0.5)
+
+
+def test_segmentation_and_classification_have_no_table_in_common(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "x", LOW), write_class_run(tmp_path / "y", 3)]
+    with pytest.raises(DataError, match=r"x and .*y are of different kinds: one segments, one classifies"):
+        compare(runs)
+
+
+def test_published_rows_need_tasks(sweep: Path) -> None:
+    with pytest.raises(ConfigError, match="--paper vtab: published rows go below a sweep with `tasks:`"):
+        compare([sweep], paper="vtab")
+
+
+def test_chosen_values_beside_the_learning_rate(tmp_path: Path) -> None:
+    values = {"train.lr": 0.01, "select.k": 2}
+    run = write_run(tmp_path / "x", LOW, lr=0.01, values=values)
+    assert row_of(compare([run]).to_markdown(), str(run), 2)[0] == "0.01, select.k=2"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from samtune import tracking
-from samtune.tracking import RunLog, flatten
+from samtune.tracking import RunLog, SweepLog, flatten
 
 PARAMS = {"run": {"seed": 3, "name": "r"}, "data": {"dir": "x", "long": "y" * 7000}, "task": "segmentation"}
 
@@ -122,6 +122,44 @@ def test_a_crash_ends_the_run_as_failed_and_ctrl_c_as_killed(at_home: Path, tmp_
     assert the_run(at_home, "crash").info.status == "FAILED"
     assert the_run(at_home, "crash").data.metrics["train/loss"] == 0.5
     assert the_run(at_home, "stopped").info.status == "KILLED"
+
+
+def sweep_log(folder: Path) -> SweepLog:
+    folder.mkdir(exist_ok=True)
+    return SweepLog(folder, mlflow=True, experiment="tests", name=folder.name, params={"seeds": [0, 1]})
+
+
+def test_runs_belong_to_their_sweep(at_home: Path, tmp_path: Path) -> None:
+    with sweep_log(tmp_path / "sweep") as sweep:
+        with RunLog(
+            tmp_path, mlflow=True, experiment="tests", run_name="child", params=PARAMS, parent=sweep.run_id
+        ) as log:
+            log.event({"step": 1, "split": "val", "top1": 0.5})
+        sweep.end({"cub/gps/top1": 0.75}, failed=False)
+    parent = the_run(at_home, "sweep")
+    assert parent.info.run_id == sweep.run_id == the_run(at_home, "child").data.tags["mlflow.parentRunId"]
+    assert (parent.info.status, parent.data.metrics) == ("FINISHED", {"cub/gps/top1": 0.75})
+    assert parent.data.params == {"seeds": "[0, 1]"}
+
+
+def test_a_sweep_goes_on_under_the_same_run(at_home: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), sweep_log(tmp_path / "again") as first:
+        raise RuntimeError("bug")
+    assert the_run(at_home, "again").info.status == "FAILED"
+    with sweep_log(tmp_path / "again") as second:
+        assert second.run_id == first.run_id
+        assert the_run(at_home, "again").info.status == "RUNNING"
+        second.end({}, failed=True)
+    assert the_run(at_home, "again").info.status == "FAILED"
+    (tmp_path / "again" / "mlflow_run.txt").write_text("0" * 32)  # of another server
+    with sweep_log(tmp_path / "again") as third:
+        assert third.run_id not in (None, first.run_id)
+
+
+def test_a_sweep_without_tracking_has_no_run(tmp_path: Path) -> None:
+    with SweepLog(tmp_path, mlflow=False, experiment="tests", name="none", params={}) as log:
+        log.end({"a": 1.0}, failed=False)
+    assert log.run_id is None and list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture

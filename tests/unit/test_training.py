@@ -353,3 +353,10 @@ def test_batches_are_mixed_by_the_number_of_the_pass() -> None:
         mix=mix,
     )
     assert passes == list(range(6))
+
+
+def test_validation_can_be_rarer_than_epochs() -> None:
+    plan = Optimisation(epochs=5, validate_every=2)
+    result, events = train(Toy(), ToyLoaders(4, batch=2), plan, validate=scripted(0.1, 0.3, 0.2))
+    assert of_split(events, "val", "epoch") == [2, 4, 5]  # the last one always
+    assert result.best_epoch == 4
