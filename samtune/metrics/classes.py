@@ -6,10 +6,8 @@ Rows come first, as in `samtune.metrics.table`: every mean, interval and compari
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from samtune.errors import DataError
+from samtune.metrics.anyreport import AnyReport, Gains, not_a_report, read_report
 from samtune.metrics.bootstrap import paired_bootstrap
 
 TOP_K = 5
@@ -64,7 +63,7 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
-class ClassReport:
+class ClassReport(AnyReport):
     """The result of a classification: rows, and what derives from them. Accuracies are fractions in [0, 1].
 
     Attributes:
@@ -91,11 +90,6 @@ class ClassReport:
         if len(self.classes) <= TOP_K:
             del values["top5"]
         return values | {"mean_per_class": float(_mean_of_defined(self.per_class()))}
-
-    @property
-    def choice(self) -> float:
-        """The number by which runs and epochs are chosen: top-1 accuracy."""
-        return self.values["top1"]
 
     @cached_property
     def ci95(self) -> dict[str, tuple[float, float]]:
@@ -133,42 +127,17 @@ class ClassReport:
         right = np.bincount(self._labels[self._ranks == 0], minlength=count)
         return _ratio(right, images)
 
-    def to_json(
-        self, before: ClassReport | None = None, trainable: Mapping[str, float] | None = None
-    ) -> dict[str, Any]:
-        """Returns the content of `metrics.json`; an undefined number is null.
+    def gain(self, before: ClassReport) -> Gains:
+        """Returns `compare_class_reports` of another model on the same images and this one."""
+        return compare_class_reports(before, self)
 
-        Args:
-            before: the report of another model on the same images; `gain` is the paired difference of the top-1
-                accuracies, with its 95 % bootstrap interval.
-            trainable: parameter counts `selected`, `bias`, ..., `total`, `percent` of the tuned model.
-        """
-        gain = compare_class_reports(before, self) if before else {}
-        return {
-            "split": self.split,
-            "n_images": self.n_images,
-            **{name: _number(value) for name, value in self.values.items()},
-            "ci95": {name: [_number(low), _number(high)] for name, (low, high) in self.ci95.items()},
-            "definition": self.definition,
-            "metrics": {name: _number(value) for name, value in self.metrics.items()},
-            "before": {name: _number(value) for name, value in before.values.items()} if before else None,
-            "gain": {name: [_number(v) for v in values] for name, values in gain.items()} or None,
-            "trainable": dict(trainable) if trainable else None,
-            "classes": list(self.classes),
-        }
+    def table(self) -> tuple[Sequence[str], list[Sequence[object]]]:
+        """Returns the columns and rows of `per_image.csv`."""
+        return [field.name for field in fields(ClassRow)], [astuple(row) for row in self.rows]
 
-    def save(
-        self, folder: Path, *, before: ClassReport | None = None, trainable: Mapping[str, float] | None = None
-    ) -> None:
-        """Writes `metrics.json` and `per_image.csv` into `folder`, which is made if needed; see `to_json`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(self.to_json(before, trainable), indent=2, allow_nan=False)
-        (folder / "metrics.json").write_text(content + "\n", encoding="utf-8")
-        with (folder / "per_image.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(field.name for field in fields(ClassRow))
-            writer.writerows(astuple(row) for row in self.rows)
+    def to_json(self, before: AnyReport | None = None, trainable: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """Returns the content of `metrics.json`, with the names of the classes; see `AnyReport.to_json`."""
+        return super().to_json(before, trainable) | {"classes": list(self.classes)}
 
     @classmethod
     def load(cls, folder: Path) -> ClassReport:
@@ -177,16 +146,11 @@ class ClassReport:
         Raises:
             DataError: a file is missing or has another form.
         """
+        content, records = read_report(folder)
         try:
-            content = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
-            with (Path(folder) / "per_image.csv").open(newline="", encoding="utf-8") as file:
-                rows = tuple(_row(record) for record in csv.DictReader(file))
-            return cls(rows, content["split"], tuple(content["classes"]), content["definition"])
-        except (OSError, ValueError, KeyError, TypeError) as err:
-            raise DataError(
-                f"{folder} does not hold metrics.json and per_image.csv of a classification: {err!r}. "
-                "Name the run folder of a classification."
-            ) from err
+            return cls(tuple(map(_row, records)), content["split"], tuple(content["classes"]), content["definition"])
+        except (ValueError, KeyError, TypeError) as err:
+            raise not_a_report(folder, "a classification", err) from err
 
     def _resampled(self) -> dict[str, FloatArray]:
         """Returns what `values` are in each of the resamples.
@@ -283,7 +247,3 @@ def _ratio(part: AnyArray, whole: AnyArray) -> FloatArray:
     """Returns part / whole; NaN where `whole` is 0."""
     ratio: FloatArray = np.divide(part, whole, out=np.full(np.shape(whole), math.nan), where=whole > 0)
     return ratio
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

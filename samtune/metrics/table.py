@@ -5,19 +5,17 @@ Rows come first: every mean, interval and comparison can be computed again from 
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from samtune.errors import DataError
 from samtune.metrics import POOLED_METRICS, bootstrap_ci, paired_bootstrap
+from samtune.metrics.anyreport import AnyReport, Gains, not_a_report, read_report
 
 ROW_METRICS = ("dice", "iou", "precision", "recall")
 SIZES = {"small": (0.0, 0.05), "medium": (0.05, 0.2), "large": (0.2, math.inf)}
@@ -27,7 +25,7 @@ _COLUMNS = ("name", *ROW_METRICS, "truth_px", "pred_px")
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(AnyReport):
     """The result of an evaluation: rows, and what derives from them.
 
     Attributes:
@@ -54,11 +52,6 @@ class Report:
     def values(self) -> dict[str, float]:
         """The headline numbers by name."""
         return {"mDice": self.mDice, "mIoU": self.mIoU}
-
-    @property
-    def choice(self) -> float:
-        """The number by which runs and epochs are chosen: mDice."""
-        return self.mDice
 
     @property
     def n_images(self) -> int:
@@ -94,45 +87,15 @@ class Report:
         undefined = {name: sum(map(math.isnan, values)) for name, values in columns.items()}
         return result | {f"{name}_undefined": count for name, count in undefined.items() if count}
 
-    def to_json(self, before: Report | None = None, trainable: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """Returns the content of `metrics.json`; an undefined number is null.
+    def gain(self, before: Report) -> Gains:
+        """Returns `compare_reports` of another model on the same images and this one."""
+        return compare_reports(before, self)
 
-        Args:
-            before: the report of the untouched model on the same images; `gain` is the paired difference to it,
-                with its 95 % bootstrap interval.
-            trainable: parameter counts `selected`, `bias`, ..., `total`, `percent` of the tuned model.
-        """
-        means = {name: _number(value) for name, value in before.values.items()} if before else None
-        return {
-            "split": self.split,
-            "n_images": self.n_images,
-            **{name: _number(value) for name, value in self.values.items()},
-            "ci95": {name: [_number(low), _number(high)] for name, (low, high) in self.ci95.items()},
-            "definition": self.definition,
-            "metrics": {name: _number(value) for name, value in self.metrics.items()},
-            "before": means,
-            "gain": {n: [_number(v) for v in g] for n, g in compare_reports(before, self).items()} if before else None,
-            "trainable": dict(trainable) if trainable else None,
-        }
-
-    def save(
-        self,
-        folder: Path,
-        *,
-        before: Report | None = None,
-        trainable: Mapping[str, float] | None = None,
-    ) -> None:
-        """Writes `metrics.json` and `per_image.csv` into `folder`, which is made if needed; see `to_json`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(self.to_json(before, trainable), indent=2, allow_nan=False)
-        (folder / "metrics.json").write_text(content + "\n", encoding="utf-8")
+    def table(self) -> tuple[Sequence[str], list[Sequence[object]]]:
+        """Returns the columns and rows of `per_image.csv`."""
         extra = self._extra_names()
-        with (folder / "per_image.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*_COLUMNS, *extra])
-            for row in self.rows:
-                writer.writerow([*(getattr(row, c) for c in _COLUMNS), *(row.extra[name] for name in extra)])
+        rows = [[*(getattr(row, c) for c in _COLUMNS), *(row.extra[name] for name in extra)] for row in self.rows]
+        return [*_COLUMNS, *extra], list(rows)
 
     @classmethod
     def load(cls, folder: Path) -> Report:
@@ -141,16 +104,11 @@ class Report:
         Raises:
             DataError: a file is missing or has another form.
         """
+        content, records = read_report(folder)
         try:
-            content = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
-            with (Path(folder) / "per_image.csv").open(newline="", encoding="utf-8") as file:
-                rows = tuple(_row(record) for record in csv.DictReader(file))
-            return cls(rows=rows, split=content["split"], definition=content["definition"])
-        except (OSError, ValueError, KeyError, TypeError) as err:
-            raise DataError(
-                f"{folder} does not hold metrics.json and per_image.csv of an evaluation: {err!r}. "
-                "Name a run folder, or make one with `samtune evaluate`."
-            ) from err
+            return cls(tuple(map(_row, records)), content["split"], content["definition"])
+        except (ValueError, KeyError, TypeError) as err:
+            raise not_a_report(folder, "an evaluation of masks", err) from err
 
     def _extra_names(self) -> list[str]:
         return list(self.rows[0].extra) if self.rows else []
@@ -225,7 +183,3 @@ def _row(record: Mapping[str, str]) -> Row:
 def _mean(values: Iterable[float]) -> float:
     defined = [value for value in values if not math.isnan(value)]
     return float(np.mean(defined)) if defined else math.nan
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import nn
@@ -39,8 +39,29 @@ REMEDY = "Give the merged.safetensors of a run folder; `samtune finetune` writes
 Colour = tuple[float, float, float]
 
 
+class Described:
+    """What a merged file says about itself, as a frozen dataclass whose fields are its metadata."""
+
+    formats: ClassVar[tuple[str, str]]
+    """Of a merged file, and of a bundle."""
+    additions: tuple[Addition, ...]
+
+    @property
+    def file_name(self) -> str:
+        """What such a file is called in a run folder."""
+        return "bundle.safetensors" if self.additions else "merged.safetensors"
+
+    def to_metadata(self) -> dict[str, str]:
+        """Returns the metadata of the file, all strings."""
+        values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in vars(self).items() if k != "additions"}
+        merged, bundle = self.formats
+        if not self.additions:
+            return {"format": merged, **values}
+        return {"format": bundle, **values, "additions": additions_to_json(self.additions)}
+
+
 @dataclass(frozen=True)
-class MergedInfo:
+class MergedInfo(Described):
     """What a merged file says about itself.
 
     Attributes:
@@ -54,6 +75,7 @@ class MergedInfo:
         additions: modules of a bundle beside the stock model; empty for a merged model.
     """
 
+    formats: ClassVar[tuple[str, str]] = (FORMAT, BUNDLE_FORMAT)
     model: str
     image_size: int
     prompt: PromptMode
@@ -62,18 +84,6 @@ class MergedInfo:
     pixel_std: Colour = PIXEL_STD
     threshold: float = THRESHOLD
     additions: tuple[Addition, ...] = ()
-
-    @property
-    def file_name(self) -> str:
-        """What such a file is called in a run folder."""
-        return "bundle.safetensors" if self.additions else "merged.safetensors"
-
-    def to_metadata(self) -> dict[str, str]:
-        """Returns the metadata of the file, all strings."""
-        values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in vars(self).items() if k != "additions"}
-        if not self.additions:
-            return {"format": FORMAT, **values}
-        return {"format": BUNDLE_FORMAT, **values, "additions": additions_to_json(self.additions)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> MergedInfo:
@@ -117,14 +127,6 @@ class MergedInfo:
             f"threshold {self.threshold} (always {THRESHOLD})": self.threshold == THRESHOLD,
         }
         return [text for text, good in checks.items() if not good]
-
-
-class Described(Protocol):
-    """What a merged file says about itself: `MergedInfo`, or a classifier's."""
-
-    def to_metadata(self) -> dict[str, str]:
-        """Returns the metadata of the file, all strings."""
-        ...
 
 
 def save_merged(path: Path, model: nn.Module, info: Described) -> None:

@@ -6,17 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.classifier_weights import looks_like
-from samtune.models.merged import REMEDY, Colour, colour, expect_task, merged_metadata
+from samtune.models.merged import REMEDY, Colour, Described, colour, expect_task, merged_metadata
 from samtune.models.vit import Classifier, build_classifier
 from samtune.models.weights import RANDOM, load_weights
-from samtune.selection.selection import Addition, Selection, additions_from_json, additions_to_json
+from samtune.selection.selection import Addition, Selection, additions_from_json
 from samtune.tuning import attach
 from samtune.types import Interpolation, Resize
 
@@ -25,7 +25,7 @@ BUNDLE_FORMAT = "samtune-classifier-bundle-1"
 
 
 @dataclass(frozen=True)
-class ClassifierInfo:
+class ClassifierInfo(Described):
     """What a classifier's merged file says about itself.
 
     Attributes:
@@ -42,6 +42,7 @@ class ClassifierInfo:
         additions: modules of a bundle beside the stock model; empty for a merged model.
     """
 
+    formats: ClassVar[tuple[str, str]] = (FORMAT, BUNDLE_FORMAT)
     model: str
     classes: tuple[str, ...]
     image_size: int
@@ -78,18 +79,6 @@ class ClassifierInfo:
             options=model.options,
             additions=additions,
         )
-
-    @property
-    def file_name(self) -> str:
-        """What such a file is called in a run folder."""
-        return "bundle.safetensors" if self.additions else "merged.safetensors"
-
-    def to_metadata(self) -> dict[str, str]:
-        """Returns the metadata of the file, all strings."""
-        values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in vars(self).items() if k != "additions"}
-        if not self.additions:
-            return {"format": FORMAT, **values}
-        return {"format": BUNDLE_FORMAT, **values, "additions": additions_to_json(self.additions)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> ClassifierInfo:

@@ -15,8 +15,7 @@ from samtune.config import Config
 from samtune.data import Loaders
 from samtune.metrics.anyreport import AnyReport
 from samtune.models import RANDOM
-from samtune.models.merged import MergedInfo
-from samtune.models.merged_classifier import ClassifierInfo
+from samtune.models.merged import Described
 from samtune.models.tunable import TunableModel
 from samtune.paths import find_path
 from samtune.scoring import ScoreLoss
@@ -96,7 +95,7 @@ class Task(ABC):
     @abstractmethod
     def info(
         self, config: Any, model: Any, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
-    ) -> MergedInfo | ClassifierInfo:
+    ) -> Described:
         """Returns what the merged file says about itself."""
 
     @abstractmethod
