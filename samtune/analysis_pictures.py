@@ -6,12 +6,12 @@ colour-blind people and in grey.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from samtune.analysis import Amount, Distribution, Overlap
+from samtune.figures import GRID, INK, new_figure, to_png
 from samtune.stability import Noise
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAIN, _FIRST, _SECOND, _BOTH, _REFERENCE = "#0a6f63", "#0072B2", "#E69F00", "#3f444d", "#6d7481"
-_INK, _GRID = "#3f444d", "#e4e5e9"
 _WIDTH, _HEIGHT = 5.0, 2.8  # inches; shown at half of a page that is 1000 px wide
 _MOST_LABELS = 16
 
@@ -42,15 +41,15 @@ def heat_map(found: Distribution) -> bytes:
         for op in operations
     ]
     figure, axes = _axes(width=2 * _WIDTH, height=0.9 + 0.34 * len(operations))
-    axes.set_facecolor(_GRID)
+    axes.set_facecolor(GRID)
     axes.grid(visible=False)
     image = axes.imshow(values, aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
     axes.set_yticks(range(len(operations)), operations)
     _part_ticks(axes, parts)
     axes.set_xlabel("part of the network (numbers: blocks)")
     bar = figure.colorbar(image, ax=axes, pad=0.015, fraction=0.03)
-    bar.set_label("share of the selection (%)", color=_INK, fontsize=9.5)
-    bar.ax.tick_params(length=0, labelcolor=_INK, labelsize=9)
+    bar.set_label("share of the selection (%)", color=INK, fontsize=9.5)
+    bar.ax.tick_params(length=0, labelcolor=INK, labelsize=9)
     bar.outline.set_visible(False)
     if len(parts) <= _MOST_LABELS:
         top = max((value for row in values for value in row if not math.isnan(value)), default=0)
@@ -59,7 +58,7 @@ def heat_map(found: Distribution) -> bytes:
                 if not math.isnan(value):
                     ink = "#000000" if value > 0.55 * top else "#ffffff"
                     axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=8.5, color=ink)
-    return _png(figure)
+    return to_png(figure)
 
 
 def overlap_bars(found: Overlap, *, names: tuple[str, str]) -> bytes:
@@ -82,7 +81,7 @@ def overlap_bars(found: Overlap, *, names: tuple[str, str]) -> bytes:
     axes.set_xlabel("part of the network (numbers: blocks)")
     _part_ticks(axes, list(shown))
     _legend(axes)
-    return _png(figure)
+    return to_png(figure)
 
 
 def noise_bars(found: Noise) -> bytes:
@@ -101,7 +100,7 @@ def noise_bars(found: Noise) -> bytes:
     axes.set_xlabel("part of the network (numbers: blocks)")
     _part_ticks(axes, parts)
     _legend(axes)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _shares(found: Distribution, amounts: Mapping[str, Amount], *, axis: str) -> bytes:
@@ -109,29 +108,25 @@ def _shares(found: Distribution, amounts: Mapping[str, Amount], *, axis: str) ->
     values = [100 * found.share(amount) for amount in amounts.values()]
     bars = axes.bar(range(len(values)), values, color=_MAIN, width=0.78)
     if len(values) <= 10:
-        axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=2, fontsize=9, color=_INK)
+        axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=2, fontsize=9, color=INK)
         axes.margins(y=0.14)
     axes.set_ylabel("share of the selection (%)")
     axes.set_xlabel(axis)
     _part_ticks(axes, list(amounts))
-    return _png(figure)
+    return to_png(figure)
 
 
 def _axes(*, width: float = _WIDTH, height: float = _HEIGHT) -> tuple[Figure, Axes]:
-    """Returns an empty picture of its own, apart from pyplot's global state."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
-    figure = Figure(figsize=(width, height), dpi=160, layout=layout)
+    """Returns an empty picture in the look of the report."""
+    figure = new_figure(width, height, dpi=160)
     axes = figure.subplots()
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.tick_params(length=0, labelcolor=_INK, labelsize=9.5)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.spines["bottom"].set_color(GRID)
+    axes.tick_params(length=0, labelcolor=INK, labelsize=9.5)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=_INK, fontsize=9.5)
+        label.set(color=INK, fontsize=9.5)
     return figure, axes
 
 
@@ -148,13 +143,6 @@ def _part_ticks(axes: Axes, parts: Sequence[str]) -> None:
 
 def _legend(axes: Axes) -> None:
     axes.legend(
-        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9, labelcolor=_INK,
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9, labelcolor=INK,
         handlelength=1.2, columnspacing=1.4,
     )  # fmt: skip
-
-
-def _png(figure: Figure) -> bytes:
-    """Returns the picture; the same numbers give the same bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from samtune.errors import DataError
+from samtune.figures import GRID, INK, new_figure, save_figure
 from samtune.metrics.classes import ClassReport, ClassRow
-from samtune.runfolder import disk_errors
 from samtune.types import ImageArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _GRID = "#3f444d", "#e4e5e9"
 _NUMBERED = 12  # classes up to which the cells hold numbers
 _LONGEST = 22  # characters of a class name in a picture
 _ACROSS = 4  # examples in a row
@@ -71,7 +70,7 @@ def save_confusion(path: Path, report: ClassReport, *, most: int = 40) -> None:
     title = f"top-1 accuracy {100 * report.choice:.1f} % of {report.n_images:,} {report.split} images"
     if len(shown) < total:
         title = f"The {len(shown)} worst of {total:,} classes, the worst first; {title} (all classes)"
-    _save(_matrix(shares, rows, [_short(name) for name in columns], title[0].upper() + title[1:]), path)
+    save_figure(path, _matrix(shares, rows, [_short(name) for name in columns], title[0].upper() + title[1:]))
 
 
 def save_examples(path: Path, examples: Sequence[Example]) -> None:
@@ -88,15 +87,15 @@ def save_examples(path: Path, examples: Sequence[Example]) -> None:
     if not examples:
         raise DataError("there is no example to draw. Leave the picture out where the model makes no mistake.")
     down = math.ceil(len(examples) / _ACROSS)
-    figure = _figure(2.35 * _ACROSS, 3 * down)
+    figure = new_figure(2.35 * _ACROSS, 3 * down)
     for axes, example in zip(figure.subplots(down, _ACROSS, squeeze=False).flat, examples, strict=False):
         axes.imshow(example.image, interpolation="lanczos" if max(example.image.shape) > 100 else "nearest")
         true, said, file = (_short(text) for text in (example.true, example.predicted, Path(example.name).name))
         words = f"{file}\nis {true}\nsaid {said} ({100 * example.confidence:.0f} %)"
-        axes.set_title(words, fontsize=8.5, color=_INK, loc="left")
+        axes.set_title(words, fontsize=8.5, color=INK, loc="left")
     for axes in figure.axes:
         axes.set_axis_off()
-    _save(figure, path)
+    save_figure(path, figure)
 
 
 def confident_mistakes(report: ClassReport, n: int = 12) -> list[ClassRow]:
@@ -132,21 +131,21 @@ def _matrix(shares: np.ndarray[Any, Any], rows: Sequence[str], columns: Sequence
 
     numbered = len(rows) <= _NUMBERED
     cell = 0.52 if numbered else 0.19  # inches
-    figure = _figure(3.6 + cell * len(columns), 2.1 + cell * len(rows))
+    figure = new_figure(3.6 + cell * len(columns), 2.1 + cell * len(rows))
     axes = figure.subplots()
-    axes.set_facecolor(_GRID)
+    axes.set_facecolor(GRID)
     # the square root of the share: a mistake of 5 % must be seen beside an accuracy of 95 %
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="nearest")
     size = 9 if numbered else 7.5
     axes.set_xticks(range(len(columns)), columns, rotation=90 if len(columns) > 3 else 0, fontsize=size)
     axes.set_yticks(range(len(rows)), rows, fontsize=size)
-    axes.tick_params(length=0, labelcolor=_INK)
-    axes.spines[:].set_color(_GRID)
-    axes.set_xlabel("answer", color=_INK, fontsize=9.5)
-    axes.set_ylabel("true class (images)", color=_INK, fontsize=9.5)
-    figure.suptitle(title, color=_INK, fontsize=10, wrap=True)
+    axes.tick_params(length=0, labelcolor=INK)
+    axes.spines[:].set_color(GRID)
+    axes.set_xlabel("answer", color=INK, fontsize=9.5)
+    axes.set_ylabel("true class (images)", color=INK, fontsize=9.5)
+    figure.suptitle(title, color=INK, fontsize=10, wrap=True)
     bar = figure.colorbar(image, ax=axes, pad=0.02, fraction=0.04, aspect=30, ticks=[0, 0.05, 0.25, 0.5, 1])
-    bar.ax.set_yticklabels(["0 %", "5 %", "25 %", "50 %", "100 %"], fontsize=8, color=_INK)
+    bar.ax.set_yticklabels(["0 %", "5 %", "25 %", "50 %", "100 %"], fontsize=8, color=INK)
     bar.ax.tick_params(length=0)
     bar.outline.set_visible(False)
     if numbered:
@@ -161,22 +160,6 @@ def _number_cells(axes: Axes, shares: np.ndarray[Any, Any]) -> None:
             ink = "#ffffff" if share > 0.35 else "#000000"
             text = f"{100 * share:.0f}" if share >= 0.01 else "<1"
             axes.text(x, y, text, ha="center", va="center", fontsize=9, color=ink)
-
-
-def _figure(width: float, height: float) -> Figure:
-    """Returns an empty picture of its own, in inches, apart from pyplot's global state."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    return Figure(figsize=(width, height), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Writes the picture; the same numbers give the same bytes."""
-    path = Path(path)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", facecolor="white", metadata={"Software": None})
 
 
 def _short(name: str) -> str:

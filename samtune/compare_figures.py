@@ -12,6 +12,7 @@ import numpy as np
 
 from samtune.compare_runs import Method, Run
 from samtune.compare_tables import cost_numbers
+from samtune.figures import new_figure, save_figure
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,6 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "grid.color": "#e5e5e5",
-    "savefig.dpi": 150,
-    "savefig.bbox": "tight",
 }
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
@@ -47,20 +46,16 @@ def save_figures(methods: Sequence[Method], folder: Path) -> list[Path]:
     """
     import matplotlib  # late, as the library is large
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     folder.mkdir(parents=True, exist_ok=True)
     saved = []
     for name, draw in {"cost": draw_costs, "few_shot": draw_shots, "tsne": draw_features}.items():
-        with plt.rc_context(STYLE):
+        with matplotlib.rc_context(STYLE):
             figure = draw([method for method in methods if method.runs])
             if figure is None:
                 logger.info("%s.png is not drawn: the runs have no data for it", name)
                 continue
             saved.append(folder / f"{name}.png")
-            figure.savefig(saved[-1])
-            plt.close(figure)
+            save_figure(saved[-1], figure)
     return saved
 
 
@@ -69,14 +64,13 @@ def draw_costs(methods: Sequence[Method]) -> Any:
 
     Times are means over the runs of a method, memories the largest.
     """
-    from matplotlib import pyplot as plt
-
     costs = [cost_numbers(method) for method in methods]
     known = [name for name in COST_PANELS if any(cost[name] is not None for cost in costs)]
     if not known:
         return None
     height = 1.0 + 0.28 * len(methods)
-    figure, axes = plt.subplots(1, len(known), figsize=(2.0 + 2.4 * len(known), height), sharey=True, squeeze=False)
+    figure = new_figure(2.0 + 2.4 * len(known), height)
+    axes = figure.subplots(1, len(known), sharey=True, squeeze=False)
     places = range(len(methods))
     for name, axis in zip(known, axes[0], strict=True):
         title, unit, factor = COST_PANELS[name]
@@ -97,13 +91,12 @@ def draw_shots(methods: Sequence[Method]) -> Any:
 
     None where the tasks do not differ in their number of shots.
     """
-    from matplotlib import pyplot as plt
-
     curves = {method.title: _by_shots(method) for method in methods}
     shots = sorted({shot for curve in curves.values() for shot in curve})
     if len(shots) < 2:
         return None
-    figure, axis = plt.subplots(figsize=(5.0, 3.6))
+    figure = new_figure(6.4, 3.6)
+    axis = figure.subplots()
     for (title, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
         x = sorted(curve)
         mean = np.array([statistics.fmean(curve[shot]) for shot in x])
@@ -123,7 +116,6 @@ def draw_features(methods: Sequence[Method]) -> Any:
 
     The task is the first of which a run has `features.safetensors`; None without one.
     """
-    from matplotlib import pyplot as plt
     from matplotlib.lines import Line2D
 
     tasks = [task for method in methods for task in method.rows]
@@ -133,7 +125,8 @@ def draw_features(methods: Sequence[Method]) -> Any:
     task, runs = next(iter(found.items()))
     columns = min(3, len(runs))
     lines = -(-len(runs) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(2.9 * columns, 2.9 * lines + 0.5), squeeze=False)
+    figure = new_figure(2.9 * columns, 2.9 * lines + 0.5)
+    axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat[len(runs) :]:
         axis.set_axis_off()
     for (title, run), axis in zip(runs, axes.flat, strict=False):
@@ -145,14 +138,11 @@ def draw_features(methods: Sequence[Method]) -> Any:
         axis.set_title(title)
     names = getattr(runs[0][1].report, "classes", ())
     handles = [
-        Line2D(
-            [], [], marker="o", linestyle="", markersize=4, color=plt.get_cmap("tab10")(index), label=_name(names, c)
-        )
-        for index, c in enumerate(shown)
+        Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=_name(names, c))
+        for c, colour in zip(shown, _colours(10), strict=False)
     ]
     figure.suptitle(task)
-    figure.legend(handles=handles, loc="lower center", ncols=5, frameon=False, bbox_to_anchor=(0.5, -0.02))
-    figure.subplots_adjust(bottom=0.55 / figure.get_figheight() + 0.02)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 
@@ -190,6 +180,6 @@ def _name(names: Sequence[str], label: int) -> str:
 
 
 def _colours(count: int) -> list[Any]:
-    from matplotlib import pyplot as plt
+    from matplotlib import colormaps
 
-    return [plt.get_cmap("tab10" if count <= 10 else "tab20")(index % 20) for index in range(count)]
+    return [colormaps["tab10" if count <= 10 else "tab20"](index % 20) for index in range(count)]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samtune.errors import CheckpointError
 from samtune.models import SPECS, build_model
-from samtune.models.merged import task_of
+from samtune.models.merged import FORMATS
 from samtune.models.merged_classifier import ClassifierInfo
 from samtune.models.vit import build_classifier
 from samtune.models.weights import read_state
@@ -112,7 +112,7 @@ def base_of(base: str | Path, described: Mapping[str, str], source: Path) -> dic
     Raises:
         CheckpointError: neither a file nor a model, or a file that does not fit.
     """
-    if task_of(described, source) == "segmentation":
+    if FORMATS.get(described.get("format", "")) != "classification":
         return base_state(base)
     info = ClassifierInfo.from_metadata(described, source)
     if not Path(base).is_file() and str(base) != info.model:

@@ -164,7 +164,7 @@ def evaluate_model(job: Job, title: str, *, keep: Path | None = None) -> tuple[A
         report = job.task.evaluate(
             job.config, job.model, job.loaders, split=split, full=True, keep=keep, advance=advance
         )
-    cost = {"seconds": time.monotonic() - start, "memory_mib": peak_mib(job.model.device) - loaded}
+    cost = {"seconds": time.monotonic() - start, "memory_mib": max(0.0, peak_mib(job.model.device) - loaded)}
     return report, cost
 
 

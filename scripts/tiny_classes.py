@@ -189,7 +189,7 @@ OUTLINES: dict[str, Floats] = {
     "thin star": _star(4, 0.3),
     "sun": _star(9, 0.6),
     "flower": _polar(lambda a: 0.72 + 0.28 * np.cos(5 * a), 60),
-    "heart": _polar(lambda a: 0.75 - 0.35 * np.cos(a) + 0.25 * np.abs(np.sin(a)) - 0.2 * np.cos(2 * a)),
+    "bean": _polar(lambda a: 0.75 - 0.35 * np.cos(a) + 0.25 * np.abs(np.sin(a)) - 0.2 * np.cos(2 * a)),
     "half disc": _polar(lambda a: np.minimum(1.0, 0.2 / np.maximum(-np.cos(a), 1e-3))),
     "crescent": _crescent(),
     "plus": _corners(

@@ -149,7 +149,7 @@ def test_a_selection_is_used_again_and_only_on_its_base(run_job: Finetune, run: 
     [
         (["select={file: a.safetensors, per_neuron: 2}"], "select.per_neuron: not used with a file"),
         (["select={file: a.safetensors, budget: 10}"], "select.budget: not used with a file"),
-        (["select={file: a.safetensors}", "tune.exclude=[neck]"], "no tune.decoder, biases or exclude beside it"),
+        (["select={file: a.safetensors}", "tune.exclude=[neck]"], "no tune.biases or exclude beside it"),
         (["select={file: a.safetensors}"], "a.safetensors does not exist"),
     ],
 )

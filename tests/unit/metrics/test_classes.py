@@ -145,7 +145,9 @@ def test_unreadable_reports_are_errors(tmp_path: Path, damage: str) -> None:
     if damage == "segmentation":
         (tmp_path / "metrics.json").write_text('{"split": "test", "mDice": 0.5, "definition": {}}')
     folder = tmp_path / "absent" if damage == "missing" else tmp_path
-    with pytest.raises(DataError, match=r"does not hold metrics\.json and per_image\.csv of an? (classification|evaluation)"):
+    with pytest.raises(
+        DataError, match=r"does not hold metrics\.json and per_image\.csv of an? (classification|evaluation)"
+    ):
         ClassReport.load(folder)
 
 
