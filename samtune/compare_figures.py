@@ -69,7 +69,7 @@ def draw_costs(methods: Sequence[Method]) -> Any:
     if not known:
         return None
     height = 1.0 + 0.28 * len(methods)
-    figure = new_figure(2.0 + 2.4 * len(known), height)
+    figure = new_figure(2.0 + 2.4 * len(known), height, dpi=150)
     axes = figure.subplots(1, len(known), sharey=True, squeeze=False)
     places = range(len(methods))
     for name, axis in zip(known, axes[0], strict=True):
@@ -95,7 +95,7 @@ def draw_shots(methods: Sequence[Method]) -> Any:
     shots = sorted({shot for curve in curves.values() for shot in curve})
     if len(shots) < 2:
         return None
-    figure = new_figure(6.4, 3.6)
+    figure = new_figure(6.4, 3.6, dpi=150)
     axis = figure.subplots()
     for (title, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
         x = sorted(curve)
@@ -125,7 +125,7 @@ def draw_features(methods: Sequence[Method]) -> Any:
     task, runs = next(iter(found.items()))
     columns = min(3, len(runs))
     lines = -(-len(runs) // columns)
-    figure = new_figure(2.9 * columns, 2.9 * lines + 0.5)
+    figure = new_figure(2.9 * columns, 2.9 * lines + 0.5, dpi=150)
     axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat[len(runs) :]:
         axis.set_axis_off()

@@ -55,7 +55,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, report: ClassReport, **options: int) 
     """Returns what `save_confusion` draws."""
     calls: list[tuple[np.ndarray, list, list, str]] = []
     monkeypatch.setattr("samtune.class_pictures._matrix", lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr("samtune.class_pictures._save", lambda figure, path: None)
+    monkeypatch.setattr("samtune.class_pictures.save_figure", lambda path, figure: None)
     save_confusion(Path("unused"), report, **options)
     return calls[0]
 
