@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -130,46 +130,77 @@ def fit(
             weights then too.
     """
     parameters = list(trainable.values())
-    optimizer = _optimizer(fabric, parameters, optimisation)
-    ema = None if optimisation.ema is None else Ema(parameters, decay=optimisation.ema)
     total = optimisation.total_steps(len(loaders.train))
-    start, step, passes, skipped, in_a_row = time.monotonic(), 0, 0, 0, 0
-    best = _Best(parameters)
+    updates = _Updates(fabric, model, parameters, loss=loss, plan=optimisation, total=total, penalty=penalty, mix=mix)
+    start, best = time.monotonic(), _Best(parameters)
     try:
         for epoch in itertools.count(1):
             model.train()
             loaders.set_epoch(epoch - 1)
             began = time.monotonic()
             for batches in _groups(loaders.train, optimisation.accumulate):
-                lr = optimisation.rate(step, total)
-                mixed = [batch if mix is None else mix(batch, passes + n) for n, batch in enumerate(batches)]
-                passes += len(batches)
-                value = _accumulate(fabric, model, mixed, loss, penalty)
-                updated = _update(optimizer, value, batches, lr=lr, clip=optimisation.clip)
-                in_a_row = 0 if updated else in_a_row + 1
-                skipped += not updated
-                if in_a_row >= MOST_SKIPPED:
-                    raise _diverged(in_a_row, batches)
-                if ema is not None:
-                    ema.update(step)
-                step += 1
+                value, lr = updates.make(batches)
                 images = sum(len(batch) for batch in batches)
                 began, rate = time.monotonic(), images / (time.monotonic() - began)  # loading the batches counts
-                now = {"step": step, "epoch": epoch, "split": "train"}
+                now = {"step": updates.step, "epoch": epoch, "split": "train"}
                 on_event({**now, "loss": value, "lr": lr, "images_per_s": rate})
-                if step >= total:
+                if updates.step >= total:
                     break
-            if validate is None or step >= total or epoch % optimisation.validate_every == 0:
-                with nullcontext() if ema is None else ema.swapped():
+            if validate is None or updates.step >= total or epoch % optimisation.validate_every == 0:
+                with updates.averaged():
                     report = None if validate is None else validate()
                     best.see(epoch, report)
                 if report is not None:
-                    on_event({"step": step, "epoch": epoch, "split": "val", **report.values})
-            if step >= total or (optimisation.patience and epoch - best.epoch >= optimisation.patience):
+                    on_event({"step": updates.step, "epoch": epoch, "split": "val", **report.values})
+            if updates.step >= total or (optimisation.patience and epoch - best.epoch >= optimisation.patience):
                 break
     finally:  # an error too leaves the best epoch behind, never a broken one
         best.restore()
-    return FitResult(step, best.epoch, best.value, time.monotonic() - start, skipped)
+    return FitResult(updates.step, best.epoch, best.value, time.monotonic() - start, updates.skipped)
+
+
+class _Updates:
+    """Makes the optimizer steps of a run and counts them."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        parameters: list[nn.Parameter],
+        *,
+        loss: OutputLoss,
+        plan: Optimisation,
+        total: int,
+        penalty: Penalty | None,
+        mix: Mix | None,
+    ) -> None:
+        self.fabric, self.model, self.loss, self.penalty, self.mix = fabric, model, loss, penalty, mix
+        self.plan, self.total = plan, total
+        self.optimizer = _optimizer(fabric, parameters, plan)
+        self.ema = None if plan.ema is None else Ema(parameters, decay=plan.ema)
+        self.step = self.passes = self.skipped = self.in_a_row = 0
+
+    def make(self, batches: list[AnyBatch]) -> tuple[float, float]:
+        """Makes one step of these batches; returns their loss and the learning rate."""
+        lr = self.plan.rate(self.step, self.total)
+        mixed = batches
+        if self.mix is not None:
+            mixed = [self.mix(batch, self.passes + number) for number, batch in enumerate(batches)]
+        self.passes += len(batches)
+        value = _accumulate(self.fabric, self.model, mixed, self.loss, self.penalty)
+        updated = _update(self.optimizer, value, batches, lr=lr, clip=self.plan.clip)
+        self.in_a_row = 0 if updated else self.in_a_row + 1
+        self.skipped += not updated
+        if self.in_a_row >= MOST_SKIPPED:
+            raise _diverged(self.in_a_row, batches)
+        if self.ema is not None:
+            self.ema.update(self.step)
+        self.step += 1
+        return value, lr
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Lends the moving average to the model, where there is one."""
+        return nullcontext() if self.ema is None else self.ema.swapped()
 
 
 class _Best:
