@@ -127,16 +127,15 @@ def class_rows(names: Sequence[str], logits: Tensor, labels: Tensor) -> list[Cla
 
 
 @contextmanager
-def head_inputs(model: TunableModel, limit: int = 2000) -> Iterator[Callable[[], Tensor]]:
+def head_inputs(model: TunableModel, *, every: int) -> Iterator[Callable[[], Tensor]]:
     """Collects the features that reach the head while the block runs.
 
     Args:
         model: a classifier that knows its head.
-        limit: images after which nothing more is kept.
+        every: of the images in the order of the forward passes, each so-manieth is kept, from the first; 0: none.
 
     Yields:
-        A function that returns what was collected so far: (n, C) fp16 on the CPU, n <= `limit`, in the order of the
-        forward passes.
+        A function that returns what was collected so far: (n, C) fp16 on the CPU.
 
     Raises:
         ConfigError: the model has no head.
@@ -145,11 +144,13 @@ def head_inputs(model: TunableModel, limit: int = 2000) -> Iterator[Callable[[],
     if head is None:
         raise ConfigError(f"{model.name} has no head, so there are no features before it. Use a classifier.")
     parts: list[Tensor] = []
+    seen = 0
 
     def collect(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        room = limit - sum(map(len, parts))
-        if room > 0:
-            parts.append(inputs[0][:room].detach().to("cpu", torch.float16))
+        nonlocal seen
+        if every:
+            parts.append(inputs[0][-seen % every :: every].detach().to("cpu", torch.float16))
+        seen += len(inputs[0])
 
     handle = model.get_submodule(head).register_forward_pre_hook(collect)
     try:

@@ -48,7 +48,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     task = values.get("task") if isinstance(values, dict) else None
     for text in overrides:
         key, _, value = text.partition("=")
-        task = value.strip() if key.strip() == "task" else task
+        task = value.strip("'\" ") if key.strip() == "task" else task
     found = CONFIGS.get(str(task), SegmentationConfig)  # whose own check refuses an unknown task
     return read_model(found, path, overrides, Problems, fill=fill_from_recipe)
 

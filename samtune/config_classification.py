@@ -70,7 +70,6 @@ class Train(shared.Train):
     drop_path: float = Field(0.0, ge=0, lt=1, description="rate of dropped residual branches at the last block")
     mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0: none")
     cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0: none")
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of what trains; empty: none")
 
 
 class Loss(shared.Section):
@@ -119,8 +118,16 @@ def fill_from_recipe(values: dict[str, Any]) -> None:
     name = data.get("name") if isinstance(data, Mapping) else None
     table = hyperparameters(recipe, name if isinstance(name, str) else None)
     given = values.get("select")
-    if isinstance(given, Mapping) and given.get("name", table["select"]["name"]) != table["select"]["name"]:
-        del table["select"]  # another method: what the paper says of its own does not apply
+    given = given if isinstance(given, Mapping) else {}
+    if given.get("name", table["select"]["name"]) != table["select"]["name"]:
+        for section in ("select", "score", "tune"):  # another method: what the paper says of its own does not apply
+            table.pop(section, None)
+    elif given.get("file") is not None:
+        del table["select"]
+    elif given.get("budget") is not None:
+        from samtune.selection import SELECTORS  # late: the selectors import torch
+
+        table["select"].pop(SELECTORS[table["select"]["name"]].knob, None)  # the budget says what it would
     _fill(values, table)
 
 

@@ -140,6 +140,7 @@ class Train(Section):
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps in which the rate rises")
     min_lr: float = Field(0.0, ge=0, description="learning rate at the end")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm; empty: any")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of what trains; empty: none")
     patience: int | None = Field(None, ge=1, description="epochs without gain before it stops; empty: never")
     validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch always is validated")
 

@@ -198,7 +198,8 @@ def _run_log(config: Config, folder: Path) -> RunLog:
 
 def _resolved(config: Config, job: Job) -> str:
     """Returns the resolved config with a header that says what ran it; `load_config` reads it back."""
-    packages = " ".join(f"{name}={version(name)}" for name in ("samtune", "torch", "segment-anything", "monai"))
+    names = ("samtune", "torch", *job.task.packages)
+    packages = " ".join(f"{name}={version(name)}" for name in names)
     header = [
         f"# {packages} python={platform.python_version()}",
         f"# base_hash={job.base_hash} splits={job.loaders.splits.digest()}",

@@ -18,6 +18,7 @@ from samtune.errors import CheckpointError, DataError
 from samtune.job import Job
 from samtune.models.tunable import TunableModel
 from samtune.paths import find_path
+from samtune.runfolder import disk_errors
 from samtune.scorefile import check_scores_file, load_scores, save_scores
 from samtune.scoring import hash_batches, mean_loss, score
 from samtune.selection import Needs, Selection, check_selection, load_selection, select
@@ -142,7 +143,7 @@ def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability
         source,
         loss_of=lambda draw: job.task.scoring_loss(job.config, needs, draw)[0],
         choose=lambda found: selection_from(job, found),
-        seeds=(seed, seed + 1) if needs.loss == "contrastive" else (seed,),
+        seeds=(seed, seed + 1) if needs.loss == "contrastive" and job.task.contrast_draws else (seed,),
         first=scores,
         per=needs.per,
         squares=needs.squares,
@@ -176,6 +177,9 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None =
         )
         logger.info("scores of %d passes read from %s", scores.batches, file)
         return scores
+    if file is not None:
+        with disk_errors(file.parent):  # now, not after the pass
+            file.parent.mkdir(parents=True, exist_ok=True)
     with console.progress("score", len(source)) as advance:
         found = score(
             job.model,
@@ -186,8 +190,8 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None =
         )
     scores = replace(found, loss=said, base_hash=job.base_hash)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_scores(scores, file)
+        with disk_errors(file.parent):
+            save_scores(scores, file)
     return scores
 
 
@@ -227,7 +231,12 @@ def _smallest_subset(job: Job, needs: Needs) -> Any:
         raise DataError(f"score.subsets is {parts}, but there are {images} scoring images: that is the largest n.")
     order = np.random.default_rng((job.config.run.seed, 2)).permutation(images)
     subsets = [
-        DataLoader(Subset(loader.dataset, sorted(part)), batch_size=loader.batch_size, collate_fn=loader.collate_fn)
+        DataLoader(
+            Subset(loader.dataset, sorted(part)),
+            batch_size=loader.batch_size,
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+        )
         for part in np.array_split(order, parts)
     ]
     seed = job.config.run.seed

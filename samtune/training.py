@@ -193,7 +193,7 @@ class _Updates:
         self.skipped += not updated
         if self.in_a_row >= MOST_SKIPPED:
             raise _diverged(self.in_a_row, batches)
-        if self.ema is not None:
+        if self.ema is not None and updated:
             self.ema.update(self.step)
         self.step += 1
         return value, lr

@@ -47,8 +47,12 @@ class Pages:
 class Task(ABC):
     """How a job of one kind builds, trains, measures and shows; without state."""
 
+    packages: tuple[str, ...]
+    """What beside torch decides the numbers, for the header of a run's config."""
     measures_before: bool
     """Whether the untuned model can be measured: a new head can't."""
+    contrast_draws: bool
+    """Whether the contrastive scoring loss draws by a seed of its own: a second pass then shows what the draw does."""
 
     @abstractmethod
     def build(self, config: Any) -> tuple[TunableModel, Loaders]:

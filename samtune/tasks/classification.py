@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -29,13 +30,15 @@ from samtune.tensorfile import save_tensors
 from samtune.training import Mix
 from samtune.types import OutputLoss, Resize
 
-FEATURES = 2000  # at most this many test images have their features kept, for pictures of the feature space
+FEATURES = 2000  # at most this many images, spread over all, have their features kept, for maps of the feature space
 
 
 class ClassificationTask(Task):
     """Tunes a ViT, Swin or ConvNeXt with cross-entropy."""
 
+    packages = ("timm", "torchvision")
     measures_before = False
+    contrast_draws = False  # the two views come with the images
 
     def build(self, config: ClassificationConfig) -> tuple[Classifier, Loaders]:
         data, needs, seed = config.data, needs_of(config), config.run.seed
@@ -102,7 +105,9 @@ class ClassificationTask(Task):
         keep: Path | None = None,
         advance: Advance | None = None,
     ) -> ClassReport:
-        with head_inputs(_classifier(model), limit=0 if keep is None else FEATURES) as features:
+        images = getattr(_splits(loaders), split)
+        every = 0 if keep is None else math.ceil(len(images) / FEATURES)
+        with head_inputs(_classifier(model), every=every) as features:
             report = evaluate_classes(
                 model,
                 getattr(loaders, split),
@@ -112,7 +117,7 @@ class ClassificationTask(Task):
                 on_batch=None if advance is None else lambda *_: advance(),
             )
         if keep is not None:
-            labels = torch.tensor([row.label for row in report.rows[:FEATURES]])
+            labels = torch.tensor([row.label for row in report.rows[::every]])
             save_tensors(keep / "features.safetensors", {"features": features(), "labels": labels}, {})
         return report
 

@@ -28,7 +28,9 @@ from samtune.types import LogitLoss, OutputLoss
 class SegmentationTask(Task):
     """Tunes a Segment Anything model with Dice + BCE."""
 
+    packages = ("segment-anything", "monai")
     measures_before = True
+    contrast_draws = True  # cells
 
     def build(self, config: SegmentationConfig) -> tuple[SamModel, Loaders]:
         model = build_model(

@@ -60,8 +60,8 @@ LAYERS = [
 STRANGERS = {"selection", "tuning"}
 # What opens the package to others may name everything.
 FREE = {"__init__"}
-# `config_sections` looks up the selectors by name when a config is checked, never when it is imported.
-LATE = {("config_sections", "selection")}
+# These look up the selectors by name when a config is checked, never when they are imported.
+LATE = {("config_sections", "selection"), ("config_classification", "selection")}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -83,4 +83,8 @@ def test_what_is_written_counts_more_than_the_recipe(tmp_path: Path) -> None:
     assert found.select.options["k"] == 4
     other = config(tmp_path, text, "select={name: linear}")
     assert (other.select.name, other.select.options) == ("linear", {})
-    assert other.train.lr == 5e-3
+    assert (other.train.lr, other.tune.start.weight, other.score.subsets) == (5e-3, 0.0, 1)
+    budget = config(tmp_path, text, "select.budget=5000")
+    assert (budget.select.budget, budget.select.name, "k" in budget.select.options) == (5000, "grft", False)
+    (tmp_path / "s.safetensors").touch()
+    assert config(tmp_path, text, "select={file: s.safetensors}").select.options == {}
