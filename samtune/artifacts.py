@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from samtune.data.views import MARGIN
 from samtune.delta import base_of, base_state, bits_of, expect_hash
 from samtune.download import file_sha256
 from samtune.errors import CheckpointError, DiskError
@@ -51,7 +52,8 @@ def export_checkpoint(merged: Path, out: Path, *, format: str = "pth") -> None:
     """Writes a merged model as a `.pth` for stock code, which loads it strictly.
 
     A Segment Anything goes into segment-anything's `sam_model_registry`, which always runs at 1024 px; a model tuned
-    at another size predicts best at that size. A classifier goes into `timm.create_model(..., checkpoint_path=...)`.
+    at another size predicts best at that size. A classifier goes into `timm.create_model(..., checkpoint_path=...)`;
+    the call is logged, with how it wants its images and the order of its classes.
 
     Raises:
         CheckpointError: unknown format, or no merged file.
@@ -75,10 +77,9 @@ def export_checkpoint(merged: Path, out: Path, *, format: str = "pth") -> None:
             partial.unlink()
         raise DiskError(f"can't write {out} ({err}). Free some space, or name a file in a writable folder.") from err
     if isinstance(info, ClassifierInfo):
-        name, options = timm_name(info.model)
-        given = {"checkpoint_path": str(out), **options, **info.options, "num_classes": len(info.classes)}
-        arguments = ", ".join(f"{key}={value!r}" for key, value in given.items())
-        logger.info("timm.create_model(%r, %s) loads it", name, arguments)
+        logger.info("%s loads it", _timm_call(info, out))
+        logger.info("%s", _expected_input(info))
+        logger.info("its outputs are, in order: %s", ", ".join(info.classes))
         return
     logger.info("segment-anything runs at 1024 px; this model was tuned at %d px", info.image_size)
     if info.model not in OFFICIAL:
@@ -164,6 +165,25 @@ def audit(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], selection: S
     verdict = f"{frozen:,} unselected entries bit-equal to the base" if not strays else f"{len(strays)} tensors moved"
     allowed_total = sum(t.numel() for t in base.values()) - frozen
     return AuditReport(not strays, (verdict, f"{tuned:,} of {allowed_total:,} selected entries changed", *strays))
+
+
+def _timm_call(info: ClassifierInfo, file: Path) -> str:
+    name, options = timm_name(info.model, info.image_size)
+    given = {"checkpoint_path": str(file), **options, **info.options, "num_classes": len(info.classes)}
+    return f"timm.create_model({name!r}, {', '.join(f'{key}={value!r}' for key, value in given.items())})"
+
+
+def _expected_input(info: ClassifierInfo) -> str:
+    side = info.image_size
+    resize = {
+        "squash": f"scaled to {side} x {side} px",
+        "crop": f"scaled to {round(side * MARGIN)} px on the shorter side and cut to the {side} x {side} in the middle",
+    }[info.resize]
+    mean, std = (tuple(round(v / 255, 6) for v in values) for values in (info.pixel_mean, info.pixel_std))
+    return (
+        f"it takes RGB images {resize} ({info.interpolation}, antialiased), "
+        f"as (value - mean) / std of values in 0 to 1, mean {mean}, std {std}"
+    )
 
 
 def _check_fits(selection: Selection, base: Mapping[str, Tensor]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from samtune.class_evaluation import evaluate_classes
 from samtune.data.classification import ClassDataset, collate_classes
 from samtune.data.labelled import LabelledImage, corruption_parts, evaluation_images
 from samtune.data.pairs import PARTS
-from samtune.errors import ConfigError
+from samtune.errors import ConfigError, DataError
 from samtune.machine import pick_device
 from samtune.metrics.classes import ClassReport
-from samtune.metrics.corruption import mean_corruption_error
+from samtune.metrics.corruption import ALEXNET_ERRORS, SEVERITIES, mean_corruption_error
 from samtune.models.merged_classifier import ClassifierInfo, load_classifier
 from samtune.models.vit import Classifier
 from samtune.runfolder import disk_errors
@@ -28,6 +29,8 @@ from samtune.splitfile import trained_on
 logger = logging.getLogger(__name__)
 
 BATCH = 32
+Parts = dict[tuple[str, int], list[LabelledImage]]
+"""(corruption, severity) to its images."""
 
 
 @dataclass(frozen=True)
@@ -93,26 +96,54 @@ def evaluate_corruptions(
 
     Args:
         checkpoint: as of `evaluate_classifier`; its classes are ImageNet's.
-        data_dir: holds CORRUPTION/SEVERITY/CLASS/ for the 15 corruptions at severities 1 to 5.
-        out: folder for `corruptions.json`, or None.
+        data_dir: holds CORRUPTION/SEVERITY/CLASS/ for the 15 corruptions at severities 1 to 5; others, as the four
+            extra ones, are left out.
+        out: folder for `corruptions.json`, or None. The file grows with every severity; one without
+            `mean_corruption_error` is of a run that ended early.
         device: auto, cpu, cuda or mps.
 
     Raises:
         CheckpointError: the file is missing, damaged or no classifier.
-        DataError: a corruption or severity is missing, or a class that the model does not have.
+        DataError: a corruption or severity is missing, or a class that the model does not have; all before the first
+            image is evaluated.
+        DiskError: `out` can't be written.
     """
     model, info = load_classifier(checkpoint, device=pick_device(device))
+    parts = _all_corruptions(corruption_parts(data_dir, info.classes), data_dir)
     errors: dict[str, list[float]] = {}
-    for (kind, _), images in sorted(corruption_parts(data_dir, info.classes).items()):
+    _save_corruptions({"errors": errors}, out)  # a folder that can't be written fails now, not after hours
+    for (kind, _), images in parts.items():
         report = _report(model, info, images, split="test", allowed=None)
         errors.setdefault(kind, []).append(1 - report.choice)
+        _save_corruptions({"errors": errors}, out)
     mean, relative = mean_corruption_error(errors)
     table = CorruptionTable(errors, relative, mean)
-    if out is not None:
-        with disk_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "corruptions.json").write_text(json.dumps(asdict(table), indent=2) + "\n", encoding="utf-8")
+    _save_corruptions(asdict(table), out)
     return table
+
+
+def _all_corruptions(found: Parts, folder: Path) -> Parts:
+    """Returns the parts that the mean corruption error needs, in its order; all must be there."""
+    wanted = list(product(ALEXNET_ERRORS, range(1, SEVERITIES + 1)))
+    if missing := [f"{kind}/{severity}" for kind, severity in wanted if (kind, severity) not in found]:
+        raise DataError(
+            f"{folder} lacks {len(missing)} of the {len(wanted)} parts of ImageNet-C: {', '.join(missing[:10])}"
+            f"{', ...' if len(missing) > 10 else ''}. Needed: severities 1 to {SEVERITIES} of each of "
+            f"{', '.join(ALEXNET_ERRORS)}."
+        )
+    if others := sorted(f"{kind}/{severity}" for kind, severity in found.keys() - set(wanted)):
+        logger.warning("not of the mean corruption error, left out: %s", ", ".join(others))
+    return {part: found[part] for part in wanted}
+
+
+def _save_corruptions(content: Mapping[str, Any], out: Path | None) -> None:
+    if out is None:
+        return
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        partial = out / "corruptions.json.part"
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.replace(out / "corruptions.json")
 
 
 def _report(

@@ -1,6 +1,7 @@
 """From a classifier and a loader to a report: one row per image first, every other number derived from the rows.
 
-`class_logits` is the only way from images to logits, so `evaluate` and `predict` answer the same for one image.
+`class_logits` is the only way from images to logits, so `evaluate` and `predict` answer the same for one image, up to
+rounding: the last bits of a probability may differ between a batch of 32 and one of 1.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from samtune import console
 from samtune.class_evaluation import predict_classes
 from samtune.data import read_image
 from samtune.data.pairs import list_problems
-from samtune.data.views import build_view
+from samtune.data.views import build_view, check_shape
 from samtune.errors import DataError
 from samtune.machine import pick_device
 from samtune.models.merged_classifier import ClassifierInfo, load_classifier
@@ -66,18 +66,21 @@ class ClassPredictor:
         """
         return cls(*load_classifier(Path(path), device=pick_device(device)))
 
-    def predict(self, image_hwc_uint8: ImageArray) -> ClassPrediction:
+    def predict(self, image_hwc_uint8: ImageArray, *, name: str = "the image") -> ClassPrediction:
         """Predicts the class of one image, as `evaluate` does.
 
         Args:
-            image_hwc_uint8: (H, W, 3) uint8 RGB of any size.
+            image_hwc_uint8: (H, W, 3) uint8 RGB, no side more than 100 times the other.
+            name: of the image, for messages.
 
         Raises:
             DataError: not such an image.
             NonFiniteError: the model returns NaN or infinity.
         """
-        pixels = self._view.drawn(self._view.fixed(Image.fromarray(checked_image(image_hwc_uint8))))
-        batch = LabelledBatch(pixels[None], torch.zeros(1, dtype=torch.int64), ("the image",))
+        image = checked_image(image_hwc_uint8)
+        check_shape(image.shape[1], image.shape[0], name)
+        pixels = self._view.drawn(self._view.fixed(Image.fromarray(image)))
+        batch = LabelledBatch(pixels[None], torch.zeros(1, dtype=torch.int64), (name,))
         probabilities = predict_classes(self.model, batch.to(self.model.device))[0]
         best = probabilities.topk(min(TOP, len(self.info.classes)))
         ranking = [(self.info.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
@@ -107,7 +110,7 @@ def predict_class_files(
     with console.progress("predict", len(images)) as advance:
         for path in images:
             try:
-                found[path] = predictor.predict(read_image(path))
+                found[path] = predictor.predict(read_image(path), name=str(path))
             except DataError as err:
                 problems.append(str(err))
             advance()

@@ -111,7 +111,10 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write metrics.json and per_image.csv here.")] = None,
     split: Annotated[
         str,
-        typer.Option(metavar="auto|all|train|val|test", help="Part to measure; auto: all, or test if there is one."),
+        typer.Option(
+            metavar="auto|all|train|val|test",
+            help="Part to measure; auto: test if there is one, or all. For classes, `all` is no part.",
+        ),
     ] = "auto",
     metrics: Annotated[
         list[str] | None,

@@ -48,7 +48,9 @@ def undo(
 def export(
     merged: Annotated[Path, typer.Argument(help="A merged model.")],
     out: OutFile,
-    format: Annotated[str, typer.Option(metavar="pth", help="pth: loads in segment-anything's own registry.")] = "pth",
+    format: Annotated[
+        str, typer.Option(metavar="pth", help="pth: loads in segment-anything's registry, or in timm.")
+    ] = "pth",
 ) -> None:
     """Write a merged model for other programs."""
     if format != "pth":

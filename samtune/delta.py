@@ -18,7 +18,7 @@ from samtune.models import SPECS, build_model
 from samtune.models.merged import FORMATS
 from samtune.models.merged_classifier import ClassifierInfo
 from samtune.models.vit import build_classifier
-from samtune.models.weights import read_state
+from samtune.models.weights import RANDOM, read_state
 from samtune.selection.selection import Selection, pack_indices, unpack_indices
 from samtune.tensorfile import load_tensors, read_metadata, save_tensors, state_hash
 
@@ -59,7 +59,7 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
     """Writes the merged model of a base and a delta.
 
     Args:
-        base: a checkpoint file, or a model's name for its own weights.
+        base: a checkpoint file, or a model's name for its own weights; of a classifier also "random".
         delta: `delta.safetensors` of a run.
         out: the merged file to write.
 
@@ -105,7 +105,7 @@ def base_of(base: str | Path, described: Mapping[str, str], source: Path) -> dic
 
     Args:
         base: a checkpoint file, or a model's name for its own weights. Of a classifier it may lack the head for the
-            classes, which is drawn again by the seed that the run drew it with.
+            classes, which is drawn again by the seed that the run drew it with; "random" draws all of it again.
         described: metadata of the merged file.
         source: where that was read, for messages.
 
@@ -115,17 +115,19 @@ def base_of(base: str | Path, described: Mapping[str, str], source: Path) -> dic
     if FORMATS.get(described.get("format", "")) != "classification":
         return base_state(base)
     info = ClassifierInfo.from_metadata(described, source)
-    if not Path(base).is_file() and str(base) != info.model:
+    file = Path(base) if Path(base).is_file() else None
+    drawn = str(base) == RANDOM and info.head_seed is not None  # one seed draws the body and the head
+    if file is None and str(base) != info.model and not drawn:
         raise CheckpointError(f"{base} is neither a checkpoint file nor {info.model}, which {source} was tuned from.")
-    if Path(base).is_file():
-        state = read_state(Path(base))
+    if file is not None and file.suffix != ".npz":  # Google's, which only the model can read
+        state = read_state(file)
         whole = {name: tensor.float() for name, tensor in state.items()}
         if state_hash(whole) == info.base_hash:  # what `undo` wrote: with the head
             return whole
     model = build_classifier(
         info.model,
         classes=len(info.classes),
-        checkpoint=Path(base) if Path(base).is_file() else None,
+        checkpoint=file or (RANDOM if drawn else None),
         image_size=info.image_size,
         head="checkpoint" if info.head_seed is None else "new",
         seed=info.head_seed or 0,

@@ -1,7 +1,8 @@
 """The split that a run used, kept beside its files, so that a later evaluation knows what was trained on.
 
 `splits/train.txt`, `val.txt` and `test.txt` of a run folder have a line per image: NAME, a tab, and the SHA-256 of
-the image file. Names repeat between data sets; contents do not.
+the image file. Names repeat between data sets; contents do not. A val or test part of more than 5,000 images has the
+size of the file, in bytes, in place of the hash.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ from pathlib import Path
 from typing import Protocol
 
 from samtune.data import Splits
+from samtune.data.cache import file_hashes
 from samtune.data.labelled import ClassSplits
 from samtune.data.pairs import PARTS
-from samtune.download import file_sha256
 from samtune.runfolder import disk_errors
 
 FOLDER = "splits"
+HASHED = 5_000  # val and test images; whether one was trained on, the list of train says
 
 
-class ImageItem(Protocol):
+class NamedImage(Protocol):
     """An item of any data set: a pair of image and mask, or an image with a class."""
+
+    @property
+    def name(self) -> str:
+        """The name, unique in its data set."""
 
     @property
     def image(self) -> Path:
@@ -38,13 +44,17 @@ def save_splits(folder: Path, splits: Splits | ClassSplits) -> None:
         DiskError: the folder can't be written.
     """
     for part in PARTS:
-        lines = [f"{pair.name}\t{file_sha256(pair.image)}\n" for pair in getattr(splits, part)]
+        items: Sequence[NamedImage] = getattr(splits, part)
+        paths = [item.image for item in items]
+        short = part != "train" and len(items) > HASHED
+        marks = [str(path.stat().st_size) for path in paths] if short else file_hashes(paths)
+        lines = [f"{item.name}\t{mark}\n" for item, mark in zip(items, marks, strict=True)]
         with disk_errors(folder):
             (folder / FOLDER).mkdir(exist_ok=True)
             (folder / FOLDER / f"{part}.txt").write_text("".join(lines), encoding="utf-8")
 
 
-def trained_on(checkpoint: Path, pairs: Sequence[ImageItem]) -> int:
+def trained_on(checkpoint: Path, pairs: Sequence[NamedImage]) -> int:
     """Counts the pairs whose image files the run of a checkpoint trained on.
 
     Args:
@@ -59,4 +69,4 @@ def trained_on(checkpoint: Path, pairs: Sequence[ImageItem]) -> int:
         return 0
     lines = path.read_text(encoding="utf-8").splitlines()
     trained = {line.rpartition("\t")[2] for line in lines}
-    return sum(file_sha256(pair.image) in trained for pair in pairs)
+    return sum(content in trained for content in file_hashes([pair.image for pair in pairs]))

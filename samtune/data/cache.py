@@ -10,9 +10,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from samtune.download import file_sha256
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +46,15 @@ def remember(question: str, paths: Iterable[Path], answer: Callable[[], Any]) ->
     except OSError as err:
         _log.debug("%s can't be written, the next start computes it again: %s", path, err)
     return json.loads(computed)
+
+
+def file_hashes(paths: Sequence[Path]) -> list[str]:
+    """Returns the SHA-256 of each file in hex, remembered until one of them changes.
+
+    Args:
+        paths: files that can be read.
+    """
+    return [str(line) for line in remember("contents-1", paths, lambda: [file_sha256(path) for path in paths])]
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import numpy as np
@@ -13,6 +14,8 @@ from samtune.data.loaders import EpochSampler, Loaders
 from samtune.data.views import Augment
 from samtune.errors import DataError
 from samtune.types import Interpolation, Resize
+
+_log = logging.getLogger(__name__)
 
 
 def build_class_data(
@@ -30,7 +33,7 @@ def build_class_data(
     score_batch: int = 32,
     score_views: bool = False,
 ) -> Loaders:
-    """Builds the loaders of `LabelledBatch`es.
+    """Builds the loaders of `LabelledBatch`es, and logs the notes on the split.
 
     Args:
         splits: the images of each part; val may be empty.
@@ -56,6 +59,8 @@ def build_class_data(
     for part, images in (("train", splits.train), ("test", splits.test)):
         if not images:
             raise DataError(f"the {part} part has no image; classification needs train and test images")
+    for note in splits.notes:
+        _log.warning("%s", note)
     dataset_of = partial(ClassDataset, image_size=image_size, resize=resize, interpolation=interpolation, seed=seed)
     # in the drawn order: sorted by name, a batch of a class folder would hold one class only
     chosen = np.random.default_rng((seed, 1)).permutation(len(splits.train))[:score_images]

@@ -9,18 +9,19 @@ import os
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from samtune.data.cache import remember
+from samtune.data.cache import file_hashes, remember
 from samtune.data.class_types import NamedParts
 from samtune.data.layouts import DATASETS, read_layout
-from samtune.data.pairs import PARTS, list_problems, open_picture, to_rgb
+from samtune.data.pairs import PARTS, list_problems, read_image
 from samtune.data.verify import VerifyReport, verify_folder
-from samtune.download import file_sha256
+from samtune.data.views import check_shape
 from samtune.errors import DataError
 
 DECODED = {"train": 100_000, "val": 100_000, "test": 5_000}
 """Largest part whose images are decoded before a run: VTAB-1k's test images and ImageNet's are too many for that."""
-COMPARED = 100_000  # more images than that are not compared between parts
+COMPARED = 100_000  # of more images than that, only the paths are compared between parts
 
 
 def verify_data(folder: str | Path, *, name: str | None = None) -> VerifyReport:
@@ -34,7 +35,8 @@ def verify_data(folder: str | Path, *, name: str | None = None) -> VerifyReport:
         All errors and warnings.
 
     Raises:
-        DataError: unknown name.
+        ConfigError: unknown name.
+        DataError: the folder doesn't exist.
     """
     if name is None and not _has_classes(Path(folder)):
         return verify_folder(folder)
@@ -50,7 +52,9 @@ def verify_data(folder: str | Path, *, name: str | None = None) -> VerifyReport:
     return VerifyReport(tuple(errors), tuple(warnings))
 
 
-def check_classes(folder: Path, parts: NamedParts, problems: Sequence[str], *, published: bool) -> list[str]:
+def check_classes(
+    folder: Path, parts: NamedParts, problems: Sequence[str], *, published: Collection[str] = ()
+) -> list[str]:
     """Checks what a run is about to use, once.
 
     Every image of train and val is decoded, and every one of test, unless they are very many (`DECODED`): a
@@ -60,7 +64,8 @@ def check_classes(folder: Path, parts: NamedParts, problems: Sequence[str], *, p
         folder: the data folder, for messages.
         parts: its images.
         problems: what is already known to be wrong with the layout.
-        published: the split is a published one, which may share images between its parts: that is only noted.
+        published: parts of a published split. Images that two of them share are only noted; what a user puts in
+            the place of a part must not be in another one.
 
     Returns:
         Notes on images that are in two parts.
@@ -71,13 +76,22 @@ def check_classes(folder: Path, parts: NamedParts, problems: Sequence[str], *, p
     found = list(problems)
     many = [part for part in parts if len(parts[part]) > DECODED[part]]
     paths = sorted({path for part in parts if part not in many for path, _ in parts[part]})
-    found += remember("decoded-1", paths, lambda: _undecodable(paths))
-    same = same_images(parts)
-    if not published:
-        found += [f"{line}; take it out of one part" for line in same]
+    found += remember("decoded-2", paths, lambda: _undecodable(paths))
+    noted: list[str] = []
+    refused: list[str] = []
+    for item in _repeats(parts):
+        (noted if item.part in published and item.other in published else refused).append(item.line)
+    if published and refused:  # these may be a whole list
+        found.append(
+            f"{len(refused)} image(s) are in two parts, such as {refused[0]}; change data.train, .val or .test"
+        )
+    else:
+        found += [f"{line}; take it out of one part" for line in refused]
     if found:
         raise DataError(list_problems(f"{folder} can't be used", found))
-    return [f"{len(same)} image(s) of this published split are in two of its parts, such as {same[0]}"] if same else []
+    if not noted:
+        return []
+    return [f"{len(noted)} image(s) of this published split are in two of its parts, such as {noted[0]}"]
 
 
 def class_problems(parts: NamedParts, classes: Collection[str] | None) -> list[str]:
@@ -111,38 +125,54 @@ def same_images(parts: NamedParts) -> list[str]:
     """Lists the image files whose content is in two of train, val and test.
 
     Args:
-        parts: up to 100,000 images in all; of more, none is compared.
+        parts: of more than 100,000 images in all, only the paths are compared.
 
     Returns:
         A line per file that repeats one of another part.
     """
+    return [item.line for item in _repeats(parts)]
+
+
+class _Repeat(NamedTuple):
+    """Two parts that share an image, and a line that says which."""
+
+    part: str
+    other: str
+    line: str
+
+
+def _repeats(parts: NamedParts) -> list[_Repeat]:
     where = [(part, path) for part in PARTS for path, _ in parts.get(part, ())]
     if len(where) > COMPARED:
-        return []
+        keys = [os.path.abspath(path) for _, path in where]
+    else:
+        where = _of_equal_size(where)
+        keys = file_hashes([path for _, path in where])
+    first: dict[str, tuple[str, Path]] = {}
+    found = []
+    for (part, path), key in zip(where, keys, strict=True):
+        other, twin = first.setdefault(key, (part, path))
+        if other != part:
+            found.append(_Repeat(part, other, f"{path} ({part}) is the same image as {twin} ({other})"))
+    return found
+
+
+def _of_equal_size(where: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Returns the files whose size is in two parts: equal files have equal sizes, so no other has to be opened."""
     sizes: dict[int, set[str]] = {}
     bytes_of = [_size(path) for _, path in where]
     for (part, _), size in zip(where, bytes_of, strict=True):
         sizes.setdefault(size, set()).add(part)
-    # Equal files have equal sizes: only where a size is in two parts is a file opened.
-    doubtful = [item for item, size in zip(where, bytes_of, strict=True) if size > 0 and len(sizes[size]) > 1]
-    paths = [path for _, path in doubtful]
-    hashes = remember("contents-1", paths, lambda: [file_sha256(path) for path in paths])
-    first: dict[str, tuple[str, Path]] = {}
-    problems = []
-    for (part, path), content in zip(doubtful, hashes, strict=True):
-        other, twin = first.setdefault(content, (part, path))
-        if other != part:
-            problems.append(f"{path} ({part}) is the same image as {twin} ({other})")
-    return problems
+    return [item for item, size in zip(where, bytes_of, strict=True) if size > 0 and len(sizes[size]) > 1]
 
 
 def _undecodable(paths: Sequence[Path]) -> list[str]:
-    """Decodes pictures, several at a time; returns a line for each that can't be."""
+    """Decodes pictures, several at a time; returns a line for each that can't be, or is too long."""
 
     def problem(path: Path) -> str | None:
         try:
-            with open_picture(path) as picture:
-                to_rgb(picture)
+            pixels = read_image(path)
+            check_shape(pixels.shape[1], pixels.shape[0], path)
         except DataError as error:
             return str(error)
         return None

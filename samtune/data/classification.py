@@ -11,12 +11,8 @@ from torch.utils.data import Dataset
 
 from samtune.data.class_types import LabelledImage
 from samtune.data.pairs import read_image
-from samtune.data.views import Augment, build_view, seeded
-from samtune.errors import DataError
+from samtune.data.views import Augment, build_view, check_shape, seeded
 from samtune.types import Interpolation, LabelledBatch, Resize
-
-MAX_RATIO = 100
-"""A longer picture would take gigabytes once its shorter side is scaled up."""
 
 ClassItem = tuple[str, Tensor, int]
 """Name, (V, 3, S, S) uint8 RGB with one picture per view, label."""
@@ -89,12 +85,7 @@ class ClassDataset(Dataset[ClassItem]):
             return self._cache[index]
         path = self.images[index].image
         pixels = read_image(path)
-        height, width = pixels.shape[:2]
-        if max(height, width) > MAX_RATIO * min(height, width):
-            raise DataError(
-                f"{path}: {width} x {height} pixels, one side more than {MAX_RATIO} times the other; "
-                "cut the picture, or leave it out"
-            )
+        check_shape(pixels.shape[1], pixels.shape[0], path)
         picture = self._view.fixed(Image.fromarray(pixels))
         if self._cache is not None:
             self._cache[index] = picture

@@ -7,7 +7,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +17,10 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image
 
-from samtune.data.importing import import_data, write_class_images
-from samtune.data.pairs import SUFFIXES, find_pairs
+from samtune.data.importing import ARCHIVES, IMPORTERS, write_class_images
+from samtune.data.pairs import PARTS, SUFFIXES, find_pairs
 from samtune.download import download
-from samtune.errors import DataError, unknown_name
+from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.runfolder import disk_errors
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ SOURCES = {
         url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         licence="none stated; cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
         unpack="import",
-        sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+        sha256=ARCHIVES["cifar-100"],
     ),
     "vtab-1k": DataSource(
         url="https://huggingface.co/datasets/XiN0919/VTAB-1k/resolve/main/vtab-1k.zip",
@@ -73,42 +73,106 @@ SOURCES = {
     ),
 }
 DIGITS = "digits"  # comes with scikit-learn and needs no network
+LAYOUT = (*PARTS, "images", "masks")  # what a data folder is read by
 DIGITS_LICENCE = "CC BY 4.0; Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998"
 
 
 def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
     """Gets a data set: downloads its archive, unless it is there, and unpacks what is needed.
 
+    Everything is written to `NAME.part` in the folder and moved when it is complete; `NAME.fetched` lists what was
+    moved. Nothing else is ever removed or replaced.
+
     Args:
         name: one of `SOURCES`, or "digits".
-        target_dir: gets the archive, and `images/` and `masks/` or class folders.
+        target_dir: gets the archive, and `images/` and `masks/` or class folders. A complete earlier result is left
+            as it is.
         url: another address of the same archive, such as a mirror.
 
     Returns:
         The folder, ready for `data.dir`.
 
     Raises:
-        DataError: unknown name, no network (says which file to put where), a damaged or unsafe archive.
+        ConfigError: unknown name.
+        DataError: no network (says which file to put where), a damaged or unsafe archive, a folder that holds other
+            data.
         DiskError: the folder can't be written.
     """
     target = Path(target_dir)
-    if name == DIGITS:
-        _write_digits(target)
+    if name not in (*SOURCES, DIGITS):
+        raise ConfigError(unknown_name("data set", name, [*SOURCES, DIGITS]))
+    if _fetched(name, target):
+        _log.info("%s is in %s already, nothing to do", name, target)
         return target
-    if name not in SOURCES:
-        raise DataError(unknown_name("data set", name, [*SOURCES, DIGITS]))
+    _refuse_used(target, LAYOUT)  # before a long download
+    if name == DIGITS:
+        _place(name, target, _write_digits)
+    else:
+        _get(name, target, url)
+    licence = DIGITS_LICENCE if name == DIGITS else SOURCES[name].licence
+    _log.info("%s is in %s. Licence: %s", name, target, licence)
+    return target
+
+
+def _get(name: str, target: Path, url: str | None) -> None:
+    """Downloads the archive of a data set and unpacks it."""
     source = SOURCES[name]
     archive = download(url or source.url, target / f"{name}{_suffix(source.url)}", sha256=source.sha256)
     if source.unpack == "import":
-        if not (target / "test").exists():  # written last
-            shutil.rmtree(target / "train", ignore_errors=True)
-            import_data(name, archive, target)
+        _place(name, target, partial(IMPORTERS[name], archive))
     else:
-        _unpack(archive, target, _pair_places if source.unpack == "pairs" else _folder_places)
+        _place(name, target, partial(_unpack, archive, _pair_places if source.unpack == "pairs" else _folder_places))
     if source.unpack == "pairs":
         _log.info("%s: %d pairs in %s", name, len(find_pairs(target)), target)
-    _log.info("%s is in %s. Licence: %s", name, target, source.licence)
-    return target
+
+
+def _place(name: str, target: Path, write: Callable[[Path], object]) -> None:
+    """Writes a data set to `NAME.part`, and moves what that holds into the folder."""
+    part = target / f"{name}.part"
+    with disk_errors(target):
+        shutil.rmtree(part, ignore_errors=True)  # of an interrupted fetch
+        part.mkdir(parents=True)
+        write(part)
+        entries = sorted(path.name for path in part.iterdir())
+        _refuse_used(target, entries)
+        _record(name, target).write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
+        for entry in entries:
+            (part / entry).rename(target / entry)
+        part.rmdir()
+
+
+def _fetched(name: str, target: Path) -> bool:
+    """Returns whether an earlier fetch is there; finishes one that was interrupted while it moved its folders."""
+    record = _record(name, target)
+    if not record.is_file():
+        return False
+    part = target / f"{name}.part"
+    entries = record.read_text(encoding="utf-8").splitlines()
+    missing = [entry for entry in entries if not (target / entry).exists()]
+    gone = [entry for entry in missing if not (part / entry).exists()]
+    if gone:
+        raise DataError(
+            f"{target}: {', '.join(gone[:10])} of the fetched {name} is gone; fetch into another folder, or remove "
+            f"{record.name} and what is left of the data"
+        )
+    with disk_errors(target):
+        for entry in missing:
+            (part / entry).rename(target / entry)
+        shutil.rmtree(part, ignore_errors=True)
+    return True
+
+
+def _record(name: str, target: Path) -> Path:
+    return target / f"{name}.fetched"
+
+
+def _refuse_used(target: Path, names: Iterable[str]) -> None:
+    used = [name for name in names if (target / name).exists()]
+    if used:
+        raise DataError(
+            f"{target} holds data that this fetch did not write ({', '.join(used[:10])}), which stays as it is; "
+            "choose another folder with --dir, or move it away"
+        )
 
 
 def _suffix(url: str) -> str:
@@ -132,7 +196,7 @@ def _folder_places(members: list[PurePosixPath]) -> dict[PurePosixPath, PurePosi
     return {member: PurePosixPath(*member.parts[start:]) for member in inside if len(member.parts) > start + 1}
 
 
-def _unpack(archive: Path, target: Path, places: Places) -> None:
+def _unpack(archive: Path, places: Places, target: Path) -> None:
     """Writes what is needed of an archive; all its names are checked before the first byte is written."""
     try:
         with _opened(archive) as files:
@@ -141,12 +205,11 @@ def _unpack(archive: Path, target: Path, places: Places) -> None:
             chosen = places(visible)
             if not chosen:
                 raise DataError(f"{archive}: holds no picture in a folder that is expected; is it the right file?")
-            with disk_errors(target):
-                for path, inside in chosen.items():
-                    written = target / inside
-                    written.parent.mkdir(parents=True, exist_ok=True)
-                    with members[path]() as packed, open(written, "wb") as file:
-                        shutil.copyfileobj(packed, file)
+            for path, inside in chosen.items():
+                written = target / inside
+                written.parent.mkdir(parents=True, exist_ok=True)
+                with members[path]() as packed, open(written, "wb") as file:
+                    shutil.copyfileobj(packed, file)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         raise DataError(f"{archive}: damaged archive ({error}); delete it and fetch again") from error
 
@@ -189,11 +252,9 @@ def _write_digits(target: Path) -> None:
         chosen["train"] += order[:20]
         chosen["val"] += order[20:30]
         chosen["test"] += order[30:]
-    with disk_errors(target):
-        for part, indices in chosen.items():
-            images = np.stack([_enlarge(digits.images[i]) for i in indices])
-            write_class_images(images, [str(digits.target[i]) for i in indices], target / part)
-    _log.info("%s: %d images in %s. Licence: %s", DIGITS, len(digits.images), target, DIGITS_LICENCE)
+    for part, indices in chosen.items():
+        images = np.stack([_enlarge(digits.images[i]) for i in indices])
+        write_class_images(images, [str(digits.target[i]) for i in indices], target / part)
 
 
 def _enlarge(levels: np.ndarray) -> np.ndarray:

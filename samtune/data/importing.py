@@ -7,17 +7,22 @@ import logging
 import pickle
 import shutil
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from samtune.errors import DataError, unknown_name
+from samtune.data.pairs import PARTS
+from samtune.download import file_sha256
+from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.runfolder import disk_errors
 
 _log = logging.getLogger(__name__)
 _CIFAR = "cifar-100-python"
+ARCHIVES = {"cifar-100": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"}
+"""SHA-256 of the published archives."""
 
 
 def import_data(name: str, source: str | Path, target: str | Path) -> Path:
@@ -32,16 +37,25 @@ def import_data(name: str, source: str | Path, target: str | Path) -> Path:
         The folder, ready for `data.dir`.
 
     Raises:
-        DataError: unknown name, a source that is absent or damaged, a target that is in use.
+        ConfigError: unknown name.
+        DataError: a source that is absent or damaged, a target that is in use.
         DiskError: the target can't be written.
     """
     if name not in IMPORTERS:
-        raise DataError(unknown_name("import", name, IMPORTERS))
+        raise ConfigError(unknown_name("import", name, IMPORTERS))
     source, target = Path(source), Path(target)
     if not source.exists():
         raise DataError(f"{source} does not exist; give the archive or the folder of {name}")
-    if any((target / part).exists() for part in ("train", "test")):
-        raise DataError(f"{target} holds train/ or test/ already; choose another folder")
+    used = [part for part in PARTS if (target / part).exists()]
+    if used:
+        raise DataError(f"{target} holds {', '.join(f'{part}/' for part in used)} already; choose another folder")
+    if source.is_file() and (found := file_sha256(source)) != ARCHIVES[name]:  # it may be packed anew
+        _log.warning(
+            "%s is not the published archive, but packed anew or damaged: its SHA-256 is %s, not %s",
+            source,
+            found,
+            ARCHIVES[name],
+        )
     with disk_errors(target):
         count = IMPORTERS[name](source, target)
     _log.info("%s: %d images in %s", name, count, target)
@@ -72,8 +86,11 @@ def _import_cifar100(source: Path, target: Path) -> int:
         found = _unpickle(_bytes(source, part))
         pixels, labels = _value(found, "data", np.ndarray), _value(found, "fine_labels", list)
         fits = pixels.dtype == np.uint8 and pixels.shape == (len(labels), 3072)
-        if not fits or not all(type(label) is int and 0 <= label < len(names) for label in labels):
-            raise DataError(f"{source}: {part} is not (N, 3072) bytes with N labels; get the archive again")
+        if not (labels and fits and all(type(label) is int and 0 <= label < len(names) for label in labels)):
+            raise DataError(
+                f"{source}: {part} is not N > 0 images as (N, 3072) bytes with N labels of 0 to {len(names) - 1} "
+                f"(found: {pixels.shape} of {pixels.dtype}, {len(labels)} labels); get the archive again"
+            )
         parts[part] = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), [names[label] for label in labels]
     for part, (images, classes) in parts.items():
         partial = target / f"{part}.part"  # gets its name when it is complete
@@ -101,7 +118,7 @@ def _bytes(source: Path, name: str) -> bytes:
                     return member.read()
         except KeyError:  # no such member: said below
             pass
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
             raise DataError(f"{source}: damaged archive ({error}); get it again") from error
     raise DataError(f"{source}: no {_CIFAR}/{name} in it; give cifar-100-python.tar.gz or the folder it unpacks to")
 

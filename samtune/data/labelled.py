@@ -6,19 +6,23 @@ near-duplicates kept together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from samtune.data.class_cut import cut_parts, few_shots
 from samtune.data.class_types import ClassSplits, LabelledImage, Named, label_images, sort_classes
 from samtune.data.class_verify import check_classes, class_problems
 from samtune.data.layouts import DATASETS, Layout, find_dataset, read_layout
-from samtune.data.layouts_folders import scan_classes
+from samtune.data.layouts_folders import VAL_IS_TEST, scan_classes
 from samtune.data.layouts_lists import read_list
 from samtune.data.pairs import PARTS, list_problems
-from samtune.errors import DataError, unknown_name
+from samtune.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["ClassSplits", "LabelledImage", "corruption_parts", "evaluation_images", "resolve_classes"]
+
+_log = logging.getLogger(__name__)
 
 
 def resolve_classes(
@@ -42,7 +46,8 @@ def resolve_classes(
         name: a key of `DATASETS`.
         seed: of the cuts and draws made here.
         train: a folder of class folders, or a text file of lines "path class" (relative to the data folder), for
-            this part; relative to the working folder or to `folder`.
+            this part; relative to the working folder or to `folder`. It must not share an image with another part,
+            by path or content, except that train of the folder is without the images of given val and test.
         val: as `train`.
         test: as `train`.
         retrain: train on train and val together, val is empty; VTAB-1k's common list.
@@ -52,6 +57,7 @@ def resolve_classes(
         The parts, each sorted by name.
 
     Raises:
+        ConfigError: unknown name.
         DataError: lists everything that is wrong with layout, lists, labels and images at once.
     """
     if name is not None and not find_dataset(name).trains:
@@ -65,15 +71,14 @@ def resolve_classes(
     if "all" in parts:
         parts["train"] = parts.pop("all")
     for part, value in given.items():
-        parts[part] = _override(layout.root, part, value, problems)
-    if "train" in parts and "train" not in given:  # what is asked for elsewhere is not trained on
-        taken = {path for part in given for path, _ in parts[part]}
-        parts["train"] = [named for named in parts["train"] if named[0] not in taken]
+        parts[part] = _override(layout.root, part, value, problems, notes)
+    _settle_shared(layout, given)
     if not parts.get("train") and not problems:
         problems.append(f"no training image (parts found: {', '.join(parts) or 'none'}); add train/ or data.train")
     classes = layout.classes or sort_classes(label for _, label in parts.get("train", ()))
     problems += class_problems(parts, classes)
-    notes += check_classes(layout.root, parts, problems, published=name is not None)
+    published = [part for part in PARTS if name is not None and part not in given]
+    notes += check_classes(layout.root, parts, problems, published=published)
     labelled = {part: label_images(named, classes, layout.root) for part, named in parts.items()}
     missing = [part for part in ("val", "test") if part not in parts]
     if retrain and missing == ["val"]:  # it would only come back
@@ -82,6 +87,7 @@ def resolve_classes(
         labelled |= cut_parts(labelled["train"], missing, classes=classes, seed=seed, notes=notes)
     if retrain:
         labelled = _together(labelled, notes)
+    notes += _untrained(labelled, classes)
     if shots is not None:
         labelled["train"] = few_shots(labelled["train"], shots, classes=classes, seed=seed)
         notes.append(f"{shots} training image(s) per class, drawn with seed {seed}")
@@ -104,17 +110,22 @@ def evaluation_images(
         The images, sorted by name.
 
     Raises:
+        ConfigError: unknown name or split.
         DataError: the part is not there, the model doesn't know a class, or an image can't be used.
     """
     if split not in PARTS:
-        raise DataError(unknown_name("split", split, PARTS))
+        raise ConfigError(unknown_name("split", split, PARTS))
     layout = read_layout(folder, name, wanted=(split, "all"))
     problems, parts = layout.problems, layout.parts
     images = parts.get("all") or parts.get(split, [])
     if not images and not problems:
-        raise DataError(f"{layout.root}: no {split} images (parts found: {', '.join(parts) or 'none'})")
+        found = read_layout(folder, name).parts
+        raise DataError(f"{layout.root}: no {split} images (parts found: {', '.join(found) or 'none'}); add {split}/, "
+                        "or choose a part that is there with --split")  # fmt: skip
     _refuse_unknown(layout, images, classes)
-    check_classes(layout.root, {"test": images}, problems, published=True)
+    check_classes(layout.root, {"test": images}, problems)
+    for note in layout.notes:
+        _log.warning("%s", note)
     return label_images(images, classes, layout.root)
 
 
@@ -146,16 +157,43 @@ def corruption_parts(
     return found
 
 
-def _override(root: Path, part: str, value: str | Path, problems: list[str]) -> list[Named]:
+def _override(root: Path, part: str, value: str | Path, problems: list[str], notes: list[str]) -> list[Named]:
     for path in (Path(value), root / value):
         if path.is_dir():
-            return scan_classes(path, problems)
+            return scan_classes(path, problems, notes)
         if path.is_file():
             return read_list(path, root, problems)
     problems.append(
         f"data.{part}: {value} is neither a folder of classes nor a list (tried {value} and {root / value})"
     )
     return []
+
+
+def _settle_shared(layout: Layout, given: Collection[str]) -> None:
+    """Decides what an image is for that a given part names and the folder has in another part.
+
+    Train goes without the images of given val and test. A `val/` that is the only folder to measure on is either val
+    or test, as the user says. Any other overlap stays, and is refused.
+    """
+    parts, root = layout.parts, layout.root
+    places = {part: {os.path.abspath(path) for path, _ in parts.get(part, ())} for part in PARTS}
+    if "train" in parts and "train" not in given:
+        taken = set().union(*(places[part] for part in given))
+        parts["train"] = [named for named in parts["train"] if os.path.abspath(named[0]) not in taken]
+    by_folders = (root / "val").is_dir() and not (root / "test").is_dir()
+    if by_folders and places["val"] == places["test"] and len({"val", "test"} & set(given)) == 1:
+        parts.pop("test" if "val" in given else "val", None)
+        layout.notes[:] = [note for note in layout.notes if note != VAL_IS_TEST]
+
+
+def _untrained(labelled: Mapping[str, Sequence[LabelledImage]], classes: Sequence[str]) -> list[str]:
+    """Notes classes that val or test have, and train doesn't: possible where lists say what the classes are."""
+    held = {item.label for part in ("val", "test") for item in labelled[part]}
+    missing = sorted(held - {item.label for item in labelled["train"]})
+    if not missing:
+        return []
+    names = _some([classes[label] for label in missing])
+    return [f"{len(missing)} class(es) of val and test without a training image, which can't be learned: {names}"]
 
 
 def _together(labelled: dict[str, list[LabelledImage]], notes: list[str]) -> dict[str, list[LabelledImage]]:

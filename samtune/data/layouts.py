@@ -14,7 +14,7 @@ from samtune.data.class_types import NamedParts, sort_classes
 from samtune.data.layouts_folders import read_class_folders, read_corruptions
 from samtune.data.layouts_lists import VTAB_BOTH, VTAB_LISTS, read_fgvc, read_vtab
 from samtune.data.pairs import PARTS
-from samtune.errors import DataError, unknown_name
+from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.types import Resize
 
 
@@ -101,10 +101,10 @@ def find_dataset(name: str) -> DataSet:
         What is known of it.
 
     Raises:
-        DataError: the name is unknown.
+        ConfigError: the name is unknown.
     """
     if name not in DATASETS:
-        raise DataError(unknown_name("data set", name, DATASETS))
+        raise ConfigError(unknown_name("data set", name, DATASETS))
     return DATASETS[name]
 
 
@@ -123,7 +123,8 @@ def read_layout(
         The parts and what is wrong with them.
 
     Raises:
-        DataError: unknown name, or the folder doesn't exist.
+        ConfigError: unknown name.
+        DataError: the folder doesn't exist.
     """
     known = None if name is None else find_dataset(name)
     root = Path(folder)
@@ -145,7 +146,7 @@ def read_layout(
         parts = read_fgvc(root, wanted, problems)
         classes = sort_classes(label for part in parts.values() for _, label in part)
     else:
-        parts = read_corruptions(root, problems)
+        parts = read_corruptions(root, problems, notes)
     if known is not None:
         _count(known, parts, problems, notes)
     return Layout(root, parts, classes, problems, notes)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
 from samtune.data.class_types import Named, NamedParts
 from samtune.data.pairs import PARTS, SUFFIXES
+
+VAL_IS_TEST = "no test/ here: val/ is what is reported, and opened once"
+FOREIGN = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".ppm", ".pgm")  # pictures that are not read
+BESIDE, BELOW = "beside the class folders", "in sub-folders of a class"
+OTHER_FORMAT = f"of a format that is not read ({' '.join(FOREIGN)})"
 
 
 def read_class_folders(root: Path, wanted: Collection[str], problems: list[str], notes: list[str]) -> NamedParts:
@@ -19,26 +25,27 @@ def read_class_folders(root: Path, wanted: Collection[str], problems: list[str],
         root: DIR.
         wanted: parts to read.
         problems: gets a line for each empty class folder, and for a layout without class folders.
-        notes: gets what the user should know.
+        notes: gets what the user should know, such as pictures that are left out.
 
     Returns:
         The parts that are there; one part "all" where there is no `train/`, `val/` or `test/`.
     """
     where = {part: part for part in PARTS if (root / part).is_dir()}
     if not where:
-        return {"all": scan_classes(root, problems)} if "all" in wanted else {}
+        return {"all": scan_classes(root, problems, notes)} if "all" in wanted else {}
     if "val" in where and "test" not in where and "test" in wanted:
         where["test"] = where.pop("val")
-        notes.append("no test/ here: val/ is what is reported, and opened once")
-    return {part: scan_classes(root / place, problems) for part, place in where.items() if part in wanted}
+        notes.append(VAL_IS_TEST)
+    return {part: scan_classes(root / place, problems, notes) for part, place in where.items() if part in wanted}
 
 
-def read_corruptions(root: Path, problems: list[str]) -> NamedParts:
+def read_corruptions(root: Path, problems: list[str], notes: list[str]) -> NamedParts:
     """Lists DIR/CORRUPTION/SEVERITY/CLASS/picture, the layout of ImageNet-C.
 
     Args:
         root: DIR.
         problems: gets a line for each folder that doesn't fit.
+        notes: gets what the user should know.
 
     Returns:
         "CORRUPTION/SEVERITY" to its images.
@@ -47,7 +54,7 @@ def read_corruptions(root: Path, problems: list[str]) -> NamedParts:
     for corruption in _folders(root):
         for severity in _folders(corruption):
             if severity.name.isdecimal():
-                parts[f"{corruption.name}/{severity.name}"] = scan_classes(severity, problems)
+                parts[f"{corruption.name}/{severity.name}"] = scan_classes(severity, problems, notes)
             else:
                 problems.append(f"{severity}: not a severity; the layout is CORRUPTION/1 to 5/CLASS/picture")
     if not parts:
@@ -55,12 +62,13 @@ def read_corruptions(root: Path, problems: list[str]) -> NamedParts:
     return parts
 
 
-def scan_classes(folder: Path, problems: list[str]) -> list[Named]:
+def scan_classes(folder: Path, problems: list[str], notes: list[str]) -> list[Named]:
     """Lists DIR/CLASS/picture, sorted.
 
     Args:
         folder: DIR.
         problems: gets a line for each empty class folder, each name that can't be used, and where no class is.
+        notes: gets one line where pictures are left out: beside or below the class folders, or of other formats.
 
     Returns:
         Pictures (extensions in any case) with the names of their folders; hidden files are left out.
@@ -70,7 +78,11 @@ def scan_classes(folder: Path, problems: list[str]) -> list[Named]:
         problems.append(
             f"{folder}: no class folder; pictures belong into {folder.name}/CLASS/ (found: {found_names(folder)})"
         )
-    return [(path, place.name) for place in classes for path in _pictures(place, problems)]
+    left = Counter({BESIDE: sum(_is_picture(name, (*SUFFIXES, *FOREIGN)) for name in os.listdir(folder))})
+    images = [(path, place.name) for place in classes for path in _pictures(place, problems, left)]
+    if +left:
+        notes.append(f"{folder}: pictures left out: {', '.join(f'{count} {what}' for what, count in (+left).items())}")
+    return images
 
 
 def found_names(folder: Path) -> str:
@@ -78,12 +90,15 @@ def found_names(folder: Path) -> str:
     return ", ".join(ascii(name)[1:-1] for name in sorted(os.listdir(folder))[:10]) or "nothing"
 
 
-def _pictures(place: Path, problems: list[str]) -> list[Path]:
+def _pictures(place: Path, problems: list[str], left: Counter[str]) -> list[Path]:
     if not _is_utf8(place.name):
         problems.append(f"{str(place)!a}: name is not UTF-8; rename it")
         return []
-    names = [name for name in sorted(os.listdir(place)) if not name.startswith(".")]
-    names = [name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
+    present = sorted(os.listdir(place))
+    names = [name for name in present if _is_picture(name, SUFFIXES)]
+    left[OTHER_FORMAT] += sum(_is_picture(name, FOREIGN) for name in present)
+    for below in _folders(place):
+        left[BELOW] += sum(_is_picture(name, SUFFIXES) for _, _, files in os.walk(below) for name in files)
     if not names:
         problems.append(f"{place}: empty class folder, no picture in it (allowed: {' '.join(SUFFIXES)})")
     for name in names:
@@ -97,6 +112,10 @@ def _folders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir())
     return [folder / name for name in names if not name.startswith((".", "__MACOSX"))]
+
+
+def _is_picture(name: str, suffixes: Collection[str]) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
 
 
 def _is_utf8(name: str) -> bool:

@@ -36,7 +36,7 @@ def read_vtab(
     for part, name in lists.items():
         if part not in wanted:
             continue
-        lines = _lines(root / name, problems)
+        lines = [(where, image, _number(label)) for where, image, label in _lines(root / name, problems)]
         allowed = {str(label) for label in range(classes)}
         wrong = [(where, label) for where, _, label in lines if label not in allowed]
         problems += [
@@ -88,7 +88,7 @@ Line = tuple[str, str, str]
 
 
 def _lines(path: Path, problems: list[str]) -> list[Line]:
-    """Returns the lines of a text file; a number as class loses its leading zeros."""
+    """Returns the lines of a text file."""
     text = _text(path, problems)
     lines = []
     for number, line in enumerate((text or "").splitlines(), 1):
@@ -96,13 +96,17 @@ def _lines(path: Path, problems: list[str]) -> list[Line]:
             continue
         words = [word.strip() for word in (line.rsplit("\t", 1) if "\t" in line else line.rsplit(maxsplit=1))]
         if len(words) == 2 and all(words):
-            label = str(int(words[1])) if words[1].isdecimal() else words[1]
-            lines.append((f"{path}:{number}", words[0], label))
+            lines.append((f"{path}:{number}", words[0], words[1]))
         else:
             problems.append(f"{path}:{number}: {line.strip()!r} is not a path with a class, such as 'images/a.jpg 3'")
     if text is not None and not lines:
         problems.append(f"{path}: names no image; a line is a path and a class")
     return lines
+
+
+def _number(label: str) -> str:
+    """Returns a class of VTAB-1k, which is a number, without leading zeros."""
+    return str(int(label)) if label.isdecimal() else label
 
 
 def _entries(path: Path, problems: list[str]) -> list[Line]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from samtune.errors import ConfigError, unknown_name
+from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.types import Interpolation, Resize
 
 Augment = Literal["none", "light", "strong", "contrastive"]
 
 MARGIN = 256 / 224  # "crop": the shorter side becomes 256 where the model sees 224
+MAX_RATIO = 100  # a longer picture would take gigabytes once its shorter side is scaled up
 GREY = (124, 116, 104)  # ImageNet's mean colour, for what a turn or an erased box leaves empty
 
 
@@ -62,6 +64,24 @@ def build_view(
         if name not in known:
             raise ConfigError(unknown_name(kind, name, known))
     return _VIEWS[augment](image_size, resize, InterpolationMode(interpolation))
+
+
+def check_shape(width: int, height: int, path: str | Path) -> None:
+    """Refuses a picture that is too long for a square.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        path: its file, for the message.
+
+    Raises:
+        DataError: one side is more than `MAX_RATIO` times the other.
+    """
+    if max(height, width) > MAX_RATIO * min(height, width):
+        raise DataError(
+            f"{path}: {width} x {height} pixels, one side more than {MAX_RATIO} times the other; "
+            "cut the picture, or leave it out"
+        )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import copy
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 Head = Literal["new", "checkpoint"]
 HUB_FILE = "model.safetensors"
+HUB_SECONDS = 4.0  # for the hub to answer; without this question its client would try again and again for half a minute
 _PATCHES = "patch_embed.proj.weight"
 
 
@@ -100,11 +102,16 @@ def hub_file(name: str, repo: str, filename: str = HUB_FILE) -> Path:
     Raises:
         CheckpointError: it is not in the cache, and there is no network, `HF_HUB_OFFLINE` is set, or the hub refuses.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     repo, _, revision = repo.partition("@")
+    version = revision or None
     try:
-        return Path(hf_hub_download(repo, filename, revision=revision or None))
+        with suppress(LocalEntryNotFoundError):
+            return Path(hf_hub_download(repo, filename, revision=version, local_files_only=True))
+        get_hf_file_metadata(hf_hub_url(repo, filename, revision=version), timeout=HUB_SECONDS)
+        return Path(hf_hub_download(repo, filename, revision=version))
     except Exception as err:  # the client's errors are of the HTTP library that its version uses
         raise CheckpointError(
             f"can't get the weights of {name} from the Hugging Face hub ({type(err).__name__}: {_first_line(err)}). "

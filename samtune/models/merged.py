@@ -26,13 +26,15 @@ from samtune.types import PromptMode
 
 FORMAT = "samtune-merged-1"
 BUNDLE_FORMAT = "samtune-bundle-1"
+CLASSIFIER_FORMAT = "samtune-classifier-1"
+CLASSIFIER_BUNDLE_FORMAT = "samtune-classifier-bundle-1"
 THRESHOLD = 0.5
 Task = Literal["segmentation", "classification"]
 FORMATS: dict[str, Task] = {
     FORMAT: "segmentation",
     BUNDLE_FORMAT: "segmentation",
-    "samtune-classifier-1": "classification",
-    "samtune-classifier-bundle-1": "classification",
+    CLASSIFIER_FORMAT: "classification",
+    CLASSIFIER_BUNDLE_FORMAT: "classification",
 }
 REMEDY = "Give the merged.safetensors of a run folder; `samtune finetune` writes one."
 

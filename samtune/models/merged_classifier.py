@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -13,15 +14,23 @@ from torch import Tensor
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.classifier_weights import looks_like
-from samtune.models.merged import REMEDY, Colour, Described, colour, expect_task, merged_metadata
+from samtune.models.merged import (
+    CLASSIFIER_BUNDLE_FORMAT,
+    CLASSIFIER_FORMAT,
+    FORMATS,
+    REMEDY,
+    Colour,
+    Described,
+    colour,
+    expect_task,
+    merged_metadata,
+)
 from samtune.models.vit import Classifier, build_classifier
 from samtune.models.weights import RANDOM, load_weights
 from samtune.selection.selection import Addition, Selection, additions_from_json
+from samtune.tensorfile import read_metadata
 from samtune.tuning import attach
 from samtune.types import Interpolation, Resize
-
-FORMAT = "samtune-classifier-1"
-BUNDLE_FORMAT = "samtune-classifier-bundle-1"
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class ClassifierInfo(Described):
         additions: modules of a bundle beside the stock model; empty for a merged model.
     """
 
-    formats: ClassVar[tuple[str, str]] = (FORMAT, BUNDLE_FORMAT)
+    formats: ClassVar[tuple[str, str]] = (CLASSIFIER_FORMAT, CLASSIFIER_BUNDLE_FORMAT)
     model: str
     classes: tuple[str, ...]
     image_size: int
@@ -162,6 +171,32 @@ def load_classifier(path: Path, *, device: torch.device | str = "cpu") -> tuple[
     model.pixel_mean = torch.tensor(info.pixel_mean).view(3, 1, 1)
     model.pixel_std = torch.tensor(info.pixel_std).view(3, 1, 1)
     return model.to(device).eval(), info
+
+
+def check_classes(path: Path, classes: Sequence[str]) -> None:
+    """Refuses the head of a merged classifier whose classes are others, or in another order.
+
+    Args:
+        path: a checkpoint file; any other than a classifier's merged file says nothing of its classes and passes.
+        classes: names of the outputs that are wanted, in order.
+
+    Raises:
+        CheckpointError: the names or their order differ; a missing, or a damaged safetensors file.
+    """
+    metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
+    if FORMATS.get(metadata.get("format", "")) != "classification":
+        return
+    own = ClassifierInfo.from_metadata(metadata, path).classes
+    for place, (found, wanted) in enumerate(zip_longest(own, classes)):
+        if found != wanted:
+            raise CheckpointError(
+                f"the head of {path} is for {len(own)} other classes: output {place} is {_quoted(found)}, "
+                f"where the data has {_quoted(wanted)}. Use model.head=new, or the classes of that run."
+            )
+
+
+def _quoted(name: str | None) -> str:
+    return "none" if name is None else repr(name)
 
 
 def _three(values: Tensor) -> Colour:

@@ -56,10 +56,22 @@ OWN: dict[str, OwnModel] = {
 }
 
 
-def timm_name(name: str) -> tuple[str, dict[str, Any]]:
-    """Returns what `timm.create_model` takes for a model: its name and options."""
+def timm_name(name: str, image_size: int | None = None) -> tuple[str, dict[str, Any]]:
+    """Returns what `timm.create_model` takes for a model: its name and options.
+
+    Args:
+        name: of the model, as `build_classifier` takes it.
+        image_size: side of the input in pixels; None for the model's own.
+
+    Raises:
+        ConfigError: as `published`.
+    """
     own = OWN.get(name)
-    return (own.timm, {"img_size": own.image_size, **own.options}) if own else (name, {})
+    stock, options = (own.timm, {"img_size": own.image_size, **own.options}) if own else (name, {})
+    fixed = published(stock).get("fixed_input_size")  # the others take any size
+    if fixed and image_size is not None:
+        options["img_size"] = image_size
+    return stock, options
 
 
 def published(stock: str) -> dict[str, Any]:

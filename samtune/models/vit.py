@@ -15,17 +15,19 @@ from torch import Tensor, nn
 
 from samtune.errors import ConfigError
 from samtune.models.classifier_weights import Head, load_classifier_weights, load_published
-from samtune.models.timm_models import OWN, families, published, timm_name
+from samtune.models.timm_models import OWN, families, timm_name
 from samtune.models.tunable import TunableModel
 from samtune.models.weights import RANDOM
 from samtune.types import Interpolation, LabelledBatch, Role
 
-# Options of timm's builder that have a key of their own.
+# Options that are timm's, but not the user's: the key to give instead. (A config refuses our own arguments.)
 _TAKEN = {
     "img_size": "model.image_size",
     "num_classes": "the classes by the data",
     "drop_path_rate": "train.drop_path",
     "pretrained": "model.checkpoint",
+    "checkpoint_path": "model.checkpoint",
+    "in_chans": "images, which are read as RGB,",
 }
 
 
@@ -130,7 +132,8 @@ def build_classifier(
         **options: of timm's builder, such as `depth`, `embed_dim`, `global_pool`.
 
     Raises:
-        ConfigError: a name, size or option that timm does not have, or a model of another family.
+        ConfigError: a name, size or option that timm does not have, a model of another family, or one that does not
+            turn an image of that size into one logit per class.
         CheckpointError: weights that can't be had or do not fit.
     """
     for key in _TAKEN.keys() & options.keys():
@@ -145,21 +148,19 @@ def build_classifier(
         nn.init.trunc_normal_(last.weight, std=0.02)
         nn.init.zeros_(last.bias)
     model.options, model.head_seed = options, seed if head == "new" else None
+    _check_output(model.eval(), classes)
     if checkpoint is None:
         load_published(model, head=head)
     elif checkpoint != RANDOM:
         load_classifier_weights(model, Path(checkpoint), head=head)
-    return model.eval()
+    return model
 
 
 def _create(name: str, image_size: int | None, options: dict[str, Any]) -> Classifier:
     """Builds timm's model with timm's initialisation, and mixes `Classifier` in."""
     import timm
 
-    stock, own_options = timm_name(name)
-    fixed = published(stock).get("fixed_input_size")  # the others take any size
-    if fixed and image_size is not None:
-        own_options["img_size"] = image_size
+    stock, own_options = timm_name(name, image_size)
     own = OWN.get(name)
     overlay = {"mean": own.mean, "std": own.std, "input_size": (3, own.image_size, own.image_size)} if own else None
     try:
@@ -188,7 +189,10 @@ def _check(model: Classifier) -> None:
     """Refuses a model without blocks or a head that samtune knows, and sizes that cut patches."""
     head = model.head_module()
     if head is None or not isinstance(model.get_submodule(head), nn.Linear) or not model.block_modules():
-        raise ConfigError(f"{model.name} has no blocks or no single linear head that samtune knows. Use another model.")
+        raise ConfigError(
+            f"{model.name} has no blocks or no single linear head that samtune knows. "
+            "Check model.options, or use another model."
+        )
     side: int = getattr(getattr(model, "patch_embed", None), "patch_size", (1,))[0]
     if model.image_size < side or model.image_size % side:
         nearest = max(round(model.image_size / side), 1) * side
@@ -196,6 +200,24 @@ def _check(model: Classifier) -> None:
             f"model.image_size is {model.image_size}, but {model.name} needs a multiple of {side}; "
             f"the nearest is {nearest}."
         )
+
+
+def _check_output(model: Classifier, classes: int) -> None:
+    """Refuses what only shows when the model runs: options that change its output, or an input that is too small."""
+    side = model.image_size
+    batch = LabelledBatch(
+        torch.zeros(1, 3, side, side, dtype=torch.uint8, device=model.device),
+        torch.zeros(1, dtype=torch.int64, device=model.device),
+        ("an empty image",),
+    )
+    advice = f"Check model.options ({model.options or 'none'}) and model.image_size ({side})."
+    try:
+        with torch.no_grad():
+            found = tuple(model(batch).shape)
+    except Exception as err:  # timm's layers fail in their own ways
+        raise ConfigError(f"{model.name} can't run on an image of {side} x {side} pixels ({err}). {advice}") from err
+    if found != (1, classes):
+        raise ConfigError(f"{model.name} returns {found} for one image, not {(1, classes)}. {advice}")
 
 
 def _role(owner: nn.Module, short: str) -> Role:

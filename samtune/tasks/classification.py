@@ -18,7 +18,8 @@ from samtune.data.layouts import DATASETS
 from samtune.losses import cross_entropy
 from samtune.metrics.classes import ClassReport
 from samtune.mixing import mixer
-from samtune.models.merged_classifier import ClassifierInfo, load_classifier
+from samtune.models import RANDOM
+from samtune.models.merged_classifier import ClassifierInfo, check_classes, load_classifier
 from samtune.models.vit import Classifier, build_classifier
 from samtune.paths import find_path
 from samtune.report import MISTAKES_NOTE, wrong_classes_section
@@ -52,10 +53,13 @@ class ClassificationTask(Task):
             retrain=data.retrain,
             shots=data.shots,
         )
+        checkpoint = checkpoint_of(config)
+        if config.model.head == "checkpoint" and checkpoint not in (None, RANDOM):
+            check_classes(Path(checkpoint), splits.classes)
         model = build_classifier(
             config.model.name,
             classes=len(splits.classes),
-            checkpoint=checkpoint_of(config),
+            checkpoint=checkpoint,
             image_size=config.model.image_size,
             head=config.model.head,
             drop_path=config.train.drop_path,

@@ -280,6 +280,14 @@ def test_the_head_of_a_checkpoint_can_stay(job: Job, tmp_path: Path) -> None:
     kept = job.settings(f"model.checkpoint={file}", "model.head=checkpoint", "train.epochs=1", "train.lr=1e-9")
     result = finetune(kept, run_dir=tmp_path / "run")
     assert result.report.values == job.result.report.values
+    for part in ("train", "val", "test"):
+        (job.data / part / "class_1").rename(job.data / part / "renamed")
+    try:
+        with pytest.raises(CheckpointError, match="class_1"):
+            finetune(kept, run_dir=tmp_path / "again")
+    finally:
+        for part in ("train", "val", "test"):
+            (job.data / part / "renamed").rename(job.data / part / "class_1")
 
 
 def test_a_file_of_the_other_task_is_refused(job: Job, run: RunCommand, tmp_path: Path) -> None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from toyvit import FAMILIES
 
 from samtune.artifacts import audit, audit_files, diff_files, export_checkpoint, inspect_file
-from samtune.delta import apply_delta, save_delta, undo_delta
+from samtune.delta import apply_delta, base_of, save_delta, undo_delta
 from samtune.errors import CheckpointError, DiskError
-from samtune.models import build_model
+from samtune.models import Classifier, build_classifier, build_model
 from samtune.models.merged import MergedInfo, load_merged, save_merged
+from samtune.models.merged_classifier import ClassifierInfo
 from samtune.selection import Selection, save_selection
 from samtune.tensorfile import read_metadata, save_tensors, state_hash
+from samtune.types import LabelledBatch
 
 COLUMNS = "image_encoder.blocks.0.mlp.lin1.weight"  # one entry per row
 FLAT = "image_encoder.neck.0.weight"  # a few entries anywhere
@@ -299,6 +306,84 @@ def test_export_says_what_stock_code_makes_of_it(
     with pytest.raises(CheckpointError, match=r"base.safetensors is no merged model"):
         export_checkpoint(files.base, tmp_path / "b.pth")
     assert not (tmp_path / "b.pth").exists()
+
+
+# --- classifiers
+
+
+def tuned_classifier(folder: Path, family: str, **changes: Any) -> Classifier:
+    """Writes merged.safetensors and delta.safetensors of a model from random weights; returns it."""
+    name, options = FAMILIES[family]
+    model = build_classifier(name, classes=3, checkpoint="random", seed=5, **options | changes)
+    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    changed = next(name for name in base if name.endswith("norm.weight"))
+    with torch.no_grad():
+        model.get_parameter(changed).mul_(1.5)
+    info = ClassifierInfo.of(model, classes=("cat", "dog", "eel"), resize="crop", base_hash=state_hash(base))
+    chosen, delta = Selection({}, (changed,)), folder / "delta.safetensors"
+    save_merged(folder / "merged.safetensors", model, info)
+    save_delta(delta, base=base, merged=model.state_dict(), selection=chosen, metadata=info.to_metadata())
+    save_selection(chosen, folder / "selection.safetensors", {n: tuple(t.shape) for n, t in base.items()})
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_printed_call_of_timm_loads_the_export(
+    family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tuned_classifier(tmp_path, family, **{} if family == "convnext" else {"image_size": 64})
+    with caplog.at_level(logging.INFO, logger="samtune.artifacts"):
+        export_checkpoint(tmp_path / "merged.safetensors", tmp_path / "m.pth")
+    call, pictures, outputs = (record.message for record in caplog.records)
+    assert call.endswith(" loads it")
+    stock = eval(call.removesuffix(" loads it"), {"timm": timm}).eval()  # as a reader of the message does
+    side = model.image_size
+    images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
+    found = re.search(r"mean (\(.+?\)), std (\(.+?\))$", pictures)
+    assert found is not None
+    mean, std = (torch.tensor(ast.literal_eval(text)).view(3, 1, 1) for text in found.groups())
+    batch = LabelledBatch(images, torch.zeros(2, dtype=torch.int64), ("a", "b"))
+    torch.testing.assert_close(stock((images / 255 - mean) / std), model(batch), atol=1e-4, rtol=1e-4)
+    steps = f"{round(side * 256 / 224)} px on the shorter side and cut to the {side} x {side} in the middle"
+    assert f"RGB images scaled to {steps} (bicubic, antialiased)" in pictures
+    assert outputs == "its outputs are, in order: cat, dog, eel"
+
+
+def test_the_call_of_a_model_of_ours_names_its_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = build_classifier("vit_mini", classes=2, checkpoint="random", image_size=96)
+    info = ClassifierInfo.of(model, classes=("a", "b"), resize="squash", base_hash="0")
+    save_merged(tmp_path / "merged.safetensors", model, info)
+    with caplog.at_level(logging.INFO, logger="samtune.artifacts"):
+        export_checkpoint(tmp_path / "merged.safetensors", tmp_path / "m.pth")
+    stock = eval(caplog.records[0].message.removesuffix(" loads it"), {"timm": timm})
+    assert equal_bits(dict(stock.state_dict()), dict(model.state_dict()))
+    assert "RGB images scaled to 96 x 96 px (bicubic, antialiased)" in caplog.records[1].message
+
+
+def test_the_base_of_a_classifier_can_be_random(tmp_path: Path) -> None:
+    model = tuned_classifier(tmp_path, "vit")
+    apply_delta("random", tmp_path / "delta.safetensors", tmp_path / "again.safetensors")
+    assert equal_bits(load_file(tmp_path / "again.safetensors"), dict(model.state_dict()))
+    assert audit_files("random", tmp_path / "merged.safetensors", tmp_path / "selection.safetensors").ok
+    undo_delta(tmp_path / "merged.safetensors", tmp_path / "delta.safetensors", tmp_path / "base.safetensors")
+    apply_delta(tmp_path / "base.safetensors", tmp_path / "delta.safetensors", tmp_path / "third.safetensors")
+    assert equal_bits(load_file(tmp_path / "third.safetensors"), dict(model.state_dict()))
+
+
+def test_random_is_no_base_where_the_head_came_with_the_weights(tmp_path: Path) -> None:
+    tuned_classifier(tmp_path, "vit")
+    described = read_metadata(tmp_path / "merged.safetensors") | {"head_seed": "null"}
+    with pytest.raises(CheckpointError, match="random is neither a checkpoint file nor vit_tiny_patch16_224, which"):
+        base_of("random", described, tmp_path / "merged.safetensors")
+
+
+def test_random_is_no_base_of_another_seed(files: Files, tmp_path: Path) -> None:
+    tuned_classifier(tmp_path, "vit")
+    described = read_metadata(tmp_path / "merged.safetensors")
+    other = base_of("random", described | {"head_seed": "6"}, tmp_path / "merged.safetensors")
+    assert state_hash(other) != described["base_hash"]
+    with pytest.raises(CheckpointError, match=r"random is neither a checkpoint file nor a model\. Known models: sam"):
+        apply_delta("random", files.delta, tmp_path / "out.safetensors")
 
 
 def test_segment_anything_loads_the_export(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from helpers import write_data
 from toy import SIZE, SPEC, toy_model
 
-from samtune.data import find_pairs, resolve_split
+from samtune import splitfile
+from samtune.data import cache, find_pairs, resolve_split
 from samtune.download import file_sha256
 from samtune.errors import DiskError
 from samtune.evaluate_file import evaluate_checkpoint
@@ -46,6 +47,22 @@ def test_the_content_counts_and_not_the_name(data: Path, checkpoint: Path, tmp_p
     shutil.copy(data / "images" / "p00.png", data / "images" / "renamed.png")
     shutil.copy(data / "masks" / "p00.png", data / "masks" / "renamed.png")
     assert trained_on(checkpoint, find_pairs(data)) == 4
+
+
+def test_a_huge_part_has_sizes_and_no_file_is_read_twice(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "file_sha256", lambda path: read.append(path) or file_sha256(path))
+    monkeypatch.setattr(splitfile, "HASHED", 1)
+    parts = resolve_split(data)
+    for _ in range(2):
+        save_splits(tmp_path, parts)
+        assert trained_on(tmp_path / "merged.safetensors", parts.train) == 3
+    assert read == [pair.image for pair in (*parts.train, *parts.val)]
+    first = (tmp_path / "splits" / "test.txt").read_text().splitlines()[0]
+    assert first == f"{parts.test[0].name}\t{parts.test[0].image.stat().st_size}"
 
 
 def test_without_a_list_nothing_is_known(data: Path, tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ def test_no_validation_images_no_loader(splits) -> None:
     assert build_class_data(replace(splits, val=[]), image_size=16, batch=5).val is None
 
 
+def test_notes_on_the_split_are_told(splits, caplog: pytest.LogCaptureFixture) -> None:
+    build_class_data(replace(splits, notes=["val cut from 100% of train"]), image_size=16, batch=5)
+    assert [record.getMessage() for record in caplog.records] == ["val cut from 100% of train"]
+
+
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_train_and_test_are_needed(splits, part: str) -> None:
     with pytest.raises(DataError, match=f"the {part} part has no image"):

@@ -13,7 +13,7 @@ from samtune.data import class_verify
 from samtune.data.class_verify import check_classes, same_images, verify_data
 from samtune.data.labelled import resolve_classes
 from samtune.data.layouts import read_layout
-from samtune.errors import DataError
+from samtune.errors import ConfigError, DataError
 
 
 def test_good_folders_are_silent(tmp_path: Path, make_folder) -> None:
@@ -44,7 +44,7 @@ def test_pairs_and_classes_are_told_apart(tmp_path: Path, make_folder) -> None:
     (tmp_path / "nothing").mkdir()
     assert "images/ and masks/ missing" in verify_data(tmp_path / "nothing").errors[0]
     assert "no such folder" in verify_data(tmp_path / "gone").errors[0]
-    with pytest.raises(DataError, match="unknown data set 'cub'"):
+    with pytest.raises(ConfigError, match="unknown data set 'cub'"):
         verify_data(tmp_path, name="cub")
 
 
@@ -57,6 +57,15 @@ def test_everything_is_decoded_and_listed_at_once(tmp_path: Path) -> None:
     (images / "train800val200" / "000002.jpg").write_text("text")
     errors = verify_data(tmp_path, name="vtab/cifar").errors
     assert [line.split(": ")[1][:12] for line in errors] == ["empty file (", "damaged file", "not a PNG, J"]
+
+
+def test_a_long_picture_is_found_before_the_run(tmp_path: Path) -> None:
+    folder = write_class_folders(tmp_path)
+    Image.new("RGB", (2, 202)).save(folder / "train" / "class_0" / "long.png")
+    line = f"{folder / 'train' / 'class_0' / 'long.png'}: 2 x 202 pixels, one side more than 100 times the other"
+    assert [error.partition(";")[0] for error in verify_data(folder).errors] == [line]
+    with pytest.raises(DataError, match=r"long\.png: 2 x 202 pixels"):
+        resolve_classes(folder)
 
 
 def test_huge_parts_are_not_decoded_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +88,7 @@ def test_the_same_image_in_two_parts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert f"{line}; take it out of one part" in str(error.value)
     assert verify_data(folder).errors == (line,)
     parts = read_layout(folder, None).parts
-    notes = check_classes(folder, parts, [], published=True)
+    notes = check_classes(folder, parts, [], published=("train", "val", "test"))
     assert notes == [f"1 image(s) of this published split are in two of its parts, such as {line}"]
     monkeypatch.setattr(class_verify, "COMPARED", 20)
     assert same_images(parts) == []

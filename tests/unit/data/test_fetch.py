@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -15,7 +16,7 @@ from PIL import Image
 
 from samtune.data import evaluation_images, read_image, resolve_classes
 from samtune.data.fetch import DIGITS_LICENCE, SOURCES, fetch
-from samtune.errors import DataError
+from samtune.errors import ConfigError, DataError
 
 
 def archive(*, extra: dict[str, bytes] | None = None, names: tuple[str, ...] = ("a", "b")) -> bytes:
@@ -40,6 +41,7 @@ def test_archive_becomes_a_data_folder(file_server, tmp_path: Path) -> None:
     assert found == [
         "images/a.png",
         "images/b.png",
+        "kvasir-seg.fetched",
         "kvasir-seg.zip",
         "kvasir-seg.zip.sha256",
         "masks/a.png",
@@ -69,7 +71,7 @@ def test_damaged_or_wrong_archives(file_server, tmp_path: Path) -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(DataError, match=r"unknown data set 'kvasir'.*Did you mean 'kvasir-seg'"):
+    with pytest.raises(ConfigError, match=r"unknown data set 'kvasir'.*Did you mean 'kvasir-seg'"):
         fetch("kvasir", "anywhere")
 
 
@@ -110,7 +112,7 @@ def test_class_folders_of_a_tar(file_server, tmp_path: Path) -> None:
     file_server.content = packed(source, "tar")
     folder = fetch("imagenet-a", tmp_path / "data", url=file_server.url)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "imagenet-a.tar", "imagenet-a.tar.sha256", "n01440764", "n01440771", "n01440778"
+        "imagenet-a.fetched", "imagenet-a.tar", "imagenet-a.tar.sha256", "n01440764", "n01440771", "n01440778"
     ]  # fmt: skip
     images = evaluation_images(folder, ("n01440764", "n01440771", "n01440778"), name="imagenet-a")
     assert len(images) == 6 and not (folder / "n01440764" / "link.jpg").is_symlink()
@@ -154,6 +156,40 @@ def test_an_import(file_server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         folder = fetch("cifar-100", tmp_path / "data", url=file_server.url)
     splits = resolve_classes(folder, name="cifar-100")
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [36, 4, 6]
+
+
+@pytest.mark.parametrize(("name", "own"), [("cifar-100", "train"), ("digits", "val"), ("kvasir-seg", "images")])
+def test_data_of_the_user_is_never_touched(file_server, tmp_path: Path, name: str, own: str) -> None:
+    picture = tmp_path / own / "cat" / "a.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"mine")
+    with pytest.raises(DataError, match=rf"holds data that this fetch did not write \({own}\).*with --dir"):
+        fetch(name, tmp_path, url=file_server.url)
+    assert [path.name for path in tmp_path.rglob("*")] == [own, "cat", "a.png"] and picture.read_bytes() == b"mine"
+
+
+def test_a_folder_of_the_same_name_as_one_in_the_archive(file_server, tmp_path: Path) -> None:
+    file_server.content = packed(write_vtab(tmp_path / "vtab-1k", "dtd"), "zip")
+    (tmp_path / "data" / "vtab-1k.part").mkdir(parents=True)  # of an interrupted fetch
+    write_vtab(tmp_path / "data", "dtd", train=9)
+    before = (tmp_path / "data" / "dtd" / "train800.txt").read_text()
+    with pytest.raises(DataError, match=r"did not write \(dtd\)"):
+        fetch("vtab-1k", tmp_path / "data", url=file_server.url)
+    assert (tmp_path / "data" / "dtd" / "train800.txt").read_text() == before
+
+
+def test_a_second_fetch_finishes_the_first_or_does_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fetch("digits", tmp_path)
+    (tmp_path / "train" / "0" / "mine.png").write_bytes(b"mine")
+    (tmp_path / "digits.part").mkdir()
+    (tmp_path / "test").rename(tmp_path / "digits.part" / "test")  # it was stopped before the last one
+    with caplog.at_level("INFO"):
+        fetch("digits", tmp_path)
+    assert "already, nothing to do" in caplog.text
+    assert (tmp_path / "test" / "9").is_dir() and (tmp_path / "train" / "0" / "mine.png").exists()
+    shutil.rmtree(tmp_path / "val")
+    with pytest.raises(DataError, match=r"val of the fetched digits is gone; .*remove digits\.fetched"):
+        fetch("digits", tmp_path)
 
 
 def test_digits(tmp_path: Path) -> None:

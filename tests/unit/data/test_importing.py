@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import pickle
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from samtune.data import read_image, resolve_classes
 from samtune.data.importing import import_data
-from samtune.errors import DataError
+from samtune.errors import ConfigError, DataError
 
 
 def write_cifar(folder: Path, **changes: Any) -> Path:
@@ -57,7 +59,7 @@ def test_import(tmp_path: Path, kind: str) -> None:
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [36, 4, 6]
     pixels = read_image(folder / "train" / "sweet_pepper" / "00003.png")
     assert (pixels == content["data"][3].reshape(3, 32, 32).transpose(1, 2, 0)).all()
-    with pytest.raises(DataError, match=r"holds train/ or test/ already; choose another folder"):
+    with pytest.raises(DataError, match=r"holds train/, test/ already; choose another folder"):
         import_data("cifar-100", source, folder)
 
 
@@ -92,8 +94,12 @@ def test_code_is_refused(tmp_path: Path) -> None:
         ({"train": {"data": [1], "fine_labels": [0]}}, "no ndarray 'data'"),
         ({"train": {"data": np.zeros((2, 3072), np.uint8), "fine_labels": [0]}}, "train is not"),
         ({"train": {"data": np.zeros((1, 3072), np.uint8), "fine_labels": [2]}}, "train is not"),
+        ({"test": {"data": np.zeros((0, 3072), np.uint8), "fine_labels": []}}, "test is not N > 0 images"),
+        ({"train": {"data": np.zeros((1, 3072)), "fine_labels": [0]}}, r"found: \(1, 3072\) of float64, 1 labels"),
+        ({"train": {"data": np.zeros((1, 32, 32, 3), np.uint8), "fine_labels": [0]}}, "train is not"),
+        ({"test": {"data": np.array(None), "fine_labels": [0]}}, r"found: \(\) of object|damaged pickle"),
     ],
-    ids=["cut", "empty", "names", "unsafe", "list", "lengths", "label"],
+    ids=["cut", "empty", "names", "unsafe", "list", "lengths", "label", "none", "float", "shape", "object"],
 )
 def test_damaged_sources(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
@@ -101,8 +107,28 @@ def test_damaged_sources(tmp_path: Path, changes: dict[str, Any], message: str) 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("error", [zlib.error("invalid distance"), EOFError("cut"), tarfile.ReadError("short")])
+def test_a_damaged_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """What is raised depends on where the damage is: in a header, in the data, or at the end."""
+    file = tmp_path / "cifar-100-python.tar.gz"
+    with tarfile.open(file, "w:gz") as archive:
+        archive.add(write_cifar(tmp_path / "source") / "cifar-100-python", "cifar-100-python")
+    monkeypatch.setattr(tarfile.ExFileObject, "read", Mock(side_effect=error))
+    with pytest.raises(DataError, match=rf"\.tar\.gz: damaged archive \({error}\); get it again"):
+        import_data("cifar-100", file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_that_is_packed_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "cifar-100-python.tar.gz"
+    with tarfile.open(file, "w:gz") as archive:
+        archive.add(write_cifar(tmp_path / "source") / "cifar-100-python", "cifar-100-python")
+    import_data("cifar-100", file, tmp_path / "out")
+    assert "is not the published archive, but packed anew or damaged: its SHA-256 is" in caplog.text
+
+
 def test_wrong_arguments(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="unknown import 'cifar-10'"):
+    with pytest.raises(ConfigError, match="unknown import 'cifar-10'"):
         import_data("cifar-10", tmp_path, tmp_path / "out")
     with pytest.raises(DataError, match="gone does not exist; give the archive or the folder"):
         import_data("cifar-100", tmp_path / "gone", tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,7 @@ from class_trees import (
 )
 from PIL import Image
 
+from samtune.data import class_verify
 from samtune.data.class_types import sort_classes
 from samtune.data.labelled import (
     ClassSplits,
@@ -27,7 +29,7 @@ from samtune.data.labelled import (
     evaluation_images,
     resolve_classes,
 )
-from samtune.errors import DataError
+from samtune.errors import ConfigError, DataError
 
 
 def sizes(splits: ClassSplits) -> list[int]:
@@ -156,7 +158,7 @@ def test_lists_and_folders_instead_of_parts(tmp_path: Path) -> None:
 def test_only_lists(tmp_path: Path) -> None:
     folder = write_class_folders(tmp_path) / "train"
     (tmp_path / "a.txt").write_text("".join(f"class_{i % 3}/00{i // 3}.png {9 + i % 3}\n" for i in range(9)))
-    (tmp_path / "b.txt").write_text("".join(f"class_{i}/003.png {9 + i:03d}\n" for i in range(3)))
+    (tmp_path / "b.txt").write_text("".join(f"class_{i}/003.png {9 + i}\n" for i in range(3)))
     splits = resolve_classes(folder, train=tmp_path / "a.txt", test=tmp_path / "b.txt", retrain=True)
     assert splits.classes == ("9", "10", "11") and sizes(splits) == [9, 0, 3]
     (tmp_path / "b.txt").write_text("class_0/003.png 12\n")
@@ -188,6 +190,69 @@ def test_what_can_not_be_trained_on(tmp_path: Path) -> None:
         resolve_classes(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"val": "test.txt"}, r"6 image\(s\) are in two parts, such as .*\(test\) is the same image as .*\(val\)"),
+        ({"train": "train800val200.txt"}, r"3 image\(s\) are in two parts, such as .*\(val\) is the same .*\(train\)"),
+        ({"test": "val200.txt"}, r"3 image\(s\) are in two parts"),
+    ],
+)
+@pytest.mark.parametrize("compared", [100_000, 0])
+def test_what_the_user_names_must_not_be_another_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], line: str, compared: int
+) -> None:
+    write_vtab(tmp_path, "kitti")
+    monkeypatch.setattr(class_verify, "COMPARED", compared)  # beyond that number only paths tell
+    if compared == 0 and "train" in given:
+        assert sizes(resolve_classes(tmp_path, name="vtab/kitti", **given)) == [9, 3, 6]
+        return
+    with pytest.raises(DataError, match=line):
+        resolve_classes(tmp_path, name="vtab/kitti", **given)
+
+
+def test_overlaps_of_the_published_parts_stay_notes(tmp_path: Path) -> None:
+    images = write_vtab(tmp_path, "kitti") / "kitti" / "images"
+    shutil.copy(images / "train800" / "000000.jpg", images / "test" / "000000.jpg")
+    (tmp_path / "kitti" / "few.txt").write_text("images/val200/000001.jpg 1\n")
+    splits = resolve_classes(tmp_path, name="vtab/kitti", val="few.txt")
+    assert sizes(splits) == [6, 1, 6] and "1 image(s) of this published split are in two" in splits.notes[0]
+
+
+@pytest.mark.parametrize("name", ["imagenet", None])
+def test_val_is_what_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
+    write_imagenet(tmp_path, train=12)
+    monkeypatch.chdir(tmp_path.parent)
+    for given, cut in (("val", "test"), ("test", "val")):
+        splits = resolve_classes(tmp_path, name=name, **{given: "val"})
+        held = getattr(splits, given)
+        assert len(held) == 6 and {item.name.split("/")[0] for item in held} == {"val"}
+        assert {item.name.split("/")[0] for item in getattr(splits, cut)} == {"train"}
+        text = " ".join(splits.notes)
+        assert f"{cut} cut from train" in text and "val/ is what is reported" not in text
+
+
+def test_a_class_without_a_training_image_is_noted(tmp_path: Path) -> None:
+    root = write_fgvc(tmp_path) / "CUB_200_2011"
+    listed = json.loads((root / "train.json").read_text())
+    (root / "train.json").write_text(json.dumps({path: label for path, label in listed.items() if label != 2}))
+    splits = resolve_classes(tmp_path, name="fgvc/cub")
+    assert splits.notes[-1] == "1 class(es) of val and test without a training image, which can't be learned: 2"
+    assert splits.classes == ("1", "2", "3")
+
+
+def test_classes_of_lists_are_the_names_of_folders(tmp_path: Path) -> None:
+    write_class_folders(tmp_path)
+    for place in sorted(tmp_path.glob("*/class_*")):
+        place.rename(place.with_name(place.name.replace("class_", "00")))
+    (tmp_path / "held.txt").write_text("val/002/005.png 002\n")
+    splits = resolve_classes(tmp_path, val="held.txt")
+    assert splits.classes == ("000", "001", "002") and [item.label for item in splits.val] == [2]
+    file = write_vtab(tmp_path / "vtab") / "cifar" / "val200.txt"
+    file.write_text("images/val200/000001.jpg 001\n")  # VTAB-1k's classes are numbers
+    assert [item.label for item in resolve_classes(tmp_path / "vtab", name="vtab/cifar").val] == [1]
+
+
 def test_order_of_classes() -> None:
     assert sort_classes(["10", "9", "9"]) == ("9", "10") and sort_classes(["10", "9", "a"]) == ("10", "9", "a")
 
@@ -215,9 +280,9 @@ def test_evaluation_refuses(tmp_path: Path) -> None:
         match=r"2 class\(es\) unknown to the checkpoint: class_1, class_2; the checkpoint knows 2 classes: a, class_0",
     ):
         evaluation_images(tmp_path, ("a", "class_0"))
-    with pytest.raises(DataError, match=r"no val images \(parts found: none\)"):
+    with pytest.raises(DataError, match=r"no val images \(parts found: train, test\); add val/, or .* --split"):
         evaluation_images(tmp_path, ("class_0",), split="val")
-    with pytest.raises(DataError, match="unknown split 'tests'"):
+    with pytest.raises(ConfigError, match="unknown split 'tests'"):
         evaluation_images(tmp_path, ("class_0",), split="tests")
     (tmp_path / "test" / "class_0" / "004.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"004\.png: not a PNG"):

@@ -9,7 +9,7 @@ import pytest
 from class_trees import FGVC_FOLDERS, write_class_folders, write_fgvc, write_imagenet, write_imagenet_c, write_vtab
 
 from samtune.data.layouts import DATASETS, Layout, read_layout
-from samtune.errors import DataError
+from samtune.errors import ConfigError, DataError
 from samtune.papers import datasets
 
 
@@ -122,6 +122,21 @@ def test_class_folders(tmp_path: Path) -> None:
     assert len(read_layout(write_imagenet(tmp_path / "in"), "imagenet").parts["train"]) == 18  # .JPEG
 
 
+def test_pictures_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    write_class_folders(tmp_path)
+    place = tmp_path / "train" / "class_0"
+    (place / "more" / "deep").mkdir(parents=True)
+    for path in ("more/a.png", "more/deep/b.JPG", "more/notes.txt", "c.gif", "d.HEIC", "._e.gif", "../f.png"):
+        (place / path).touch()
+    layout = read_layout(tmp_path, None)
+    assert layout.problems == [] and len(layout.parts["train"]) == 12
+    (note,) = layout.notes
+    assert note.startswith(
+        f"{tmp_path / 'train'}: pictures left out: 1 beside the class folders, 2 of a format that is"
+    )
+    assert note.endswith(", 2 in sub-folders of a class")
+
+
 def test_class_folders_with_faults(tmp_path: Path) -> None:
     write_class_folders(tmp_path)
     (tmp_path / "train" / "empty").mkdir()
@@ -169,7 +184,7 @@ def test_a_missing_name_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_unknown_name_and_absent_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"unknown data set 'vtab/cifr'.*Did you mean 'vtab/cifar'"):
+    with pytest.raises(ConfigError, match=r"unknown data set 'vtab/cifr'.*Did you mean 'vtab/cifar'"):
         read_layout(tmp_path, "vtab/cifr")
     with pytest.raises(DataError, match=r"data folder .*gone does not exist; set data.dir"):
         read_layout(tmp_path / "gone", None)

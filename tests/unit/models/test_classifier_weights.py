@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,13 +16,17 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
+from samtune.delta import apply_delta, save_delta
 from samtune.errors import CheckpointError
 from samtune.models import build_classifier
+from samtune.models.merged_classifier import ClassifierInfo
 from samtune.models.vit import Classifier
+from samtune.selection import Selection
+from samtune.tensorfile import state_hash
 
 State = dict[str, Tensor]
 
@@ -221,6 +227,20 @@ def test_googles_arrays_that_do_not_fit(change: dict[str, Any], message: str, tm
         build("vit", tmp_path / "B_16.npz", **{k: v for k, v in change.items() if k in ("head", "patch_size")})
 
 
+def test_a_delta_of_googles_arrays(tmp_path: Path) -> None:
+    np.savez(tmp_path / "B_16.npz", **google(state_of("vit"), classes=None))
+    model = build("vit", tmp_path / "B_16.npz")
+    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        model.get_parameter("norm.bias").add_(1)
+    info = ClassifierInfo.of(model, classes=("a", "b", "c"), resize="squash", base_hash=state_hash(base))
+    chosen, delta = Selection({}, ("norm.bias",)), tmp_path / "delta.safetensors"
+    save_delta(delta, base=base, merged=model.state_dict(), selection=chosen, metadata=info.to_metadata())
+    apply_delta(tmp_path / "B_16.npz", delta, tmp_path / "merged.safetensors")
+    merged = load_file(tmp_path / "merged.safetensors")
+    assert all(torch.equal(merged[name], tensor) for name, tensor in model.state_dict().items())
+
+
 def test_npz_that_is_none(tmp_path: Path) -> None:
     np.savez(tmp_path / "vit.npz", **google(state_of("vit")))
     with pytest.raises(CheckpointError, match="is of a ViT, but convnext_tiny is none"):
@@ -336,6 +356,9 @@ def test_published_weights_are_downloaded_once(hub: Hub, monkeypatch: pytest.Mon
     assert_body(published(), state)
     assert_body(published(), state)
     assert [kind for kind, path in hub.requests if path == ADDRESS].count("GET") == 1
+    asked = len(hub.requests)
+    assert_body(published(), state)
+    assert len(hub.requests) == asked  # what is in the cache needs no network
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.requests.clear()
     assert_body(published(), state)
@@ -360,13 +383,32 @@ def test_offline_says_what_to_get(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
     assert hub.requests == []
 
 
-def test_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network(
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"  # nothing listens there
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("time.sleep", lambda _: None)  # the library tries again, later and later
+    began = time.monotonic()
     with pytest.raises(CheckpointError, match=MESSAGE):
         published()
+    assert time.monotonic() - began < 5  # the library would try again for 23 s, with a line for each time
+    assert capfd.readouterr() == ("", "") and caplog.text == ""
+
+
+def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samtune.models.classifier_weights.HUB_SECONDS", 0.2)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        template = f"http://127.0.0.1:{silent.getsockname()[1]}" + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        began = time.monotonic()
+        with pytest.raises(CheckpointError, match=MESSAGE):
+            published()
+        assert time.monotonic() - began < 5
 
 
 def test_hub_with_the_wrong_file(hub: Hub) -> None:

@@ -15,8 +15,8 @@ from toyvit import FAMILIES, SIZE, labelled_batch, toy_classifier
 
 from samtune.errors import CheckpointError
 from samtune.models import build_classifier, build_model
-from samtune.models.merged import MergedInfo, load_merged, read_merged_info, read_task, save_merged
-from samtune.models.merged_classifier import ClassifierInfo, load_classifier, read_classifier_info
+from samtune.models.merged import FORMATS, MergedInfo, load_merged, read_merged_info, read_task, save_merged
+from samtune.models.merged_classifier import ClassifierInfo, check_classes, load_classifier, read_classifier_info
 from samtune.models.timm_models import timm_name
 from samtune.models.vit import Classifier
 from samtune.selection import select
@@ -161,6 +161,34 @@ def test_the_two_kinds_are_told_apart(saved: Path, tmp_path: Path) -> None:
             load(saved)
     with pytest.raises(CheckpointError, match="is a segmentation model, but a classification model is needed"):
         load_classifier(sam)
+
+
+def test_every_format_has_its_task() -> None:
+    for info, task in ((MergedInfo, "segmentation"), (ClassifierInfo, "classification")):
+        assert {kind for kind in FORMATS if FORMATS[kind] == task} == set(info.formats)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("dog", "cat", CLASSES[2]), "is for 3 other classes: output 0 is 'cat', where the data has 'dog'. Use model"),
+        (("cat", "dog", "bird"), "output 2 is 'Größe, é', where the data has 'bird'"),
+        (("cat", "dog"), "output 2 is 'Größe, é', where the data has none"),
+        ((*CLASSES, "bird"), "output 3 is none, where the data has 'bird'"),
+    ],
+)
+def test_a_head_for_other_classes(classes: tuple[str, ...], message: str, saved: Path) -> None:
+    check_classes(saved, CLASSES)
+    with pytest.raises(CheckpointError, match=message):
+        check_classes(saved, classes)
+
+
+def test_other_checkpoints_say_nothing_of_classes(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "timm.safetensors", {"a": torch.zeros(1)}, {"format": "pt"})
+    for name in ("timm.safetensors", "official.pth", "google.npz"):
+        check_classes(tmp_path / name, ("cat",))
+    with pytest.raises(CheckpointError, match=r"gone\.safetensors does not exist"):
+        check_classes(tmp_path / "gone.safetensors", ("cat",))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -183,12 +183,34 @@ def labelled_batch_of(size: int) -> Any:
         (VIT, {"colour": 3}, r"timm can't build .*'colour': 3.*Check model\.options"),
         (VIT, {"img_size": 32}, r"model\.options has img_size: give model\.image_size instead"),
         (VIT, {"drop_path_rate": 0.1}, r"give train\.drop_path instead"),
+        (VIT, {"checkpoint_path": "a.pth"}, r"give model\.checkpoint instead"),
+        (VIT, {"in_chans": 1}, r"model\.options has in_chans: give images, which are read as RGB, instead"),
         (VIT, {"head": "checkpoint"}, r"model\.head=checkpoint needs weights, but model\.checkpoint is random"),
     ],
 )
 def test_what_is_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_classifier(name, classes=3, checkpoint="random", **options)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("convnext", {"image_size": 16}, r"convnext_tiny can't run on an image of 16 x 16 pixels \(.+\)\. Check "),
+        ("vit", {"global_pool": ""}, r"returns \(1, 17, 3\) for one image, not \(1, 3\)\. Check "),
+    ],
+)
+def test_what_only_fails_when_it_runs(family: str, options: dict[str, Any], message: str) -> None:
+    name, own = FAMILIES[family]
+    side = (own | options)["image_size"]
+    with pytest.raises(ConfigError, match=rf"{message}model\.options \(.+\) and model\.image_size \({side}\)\."):
+        build_classifier(name, classes=3, checkpoint="random", **own | options)
+
+
+def test_the_run_at_the_start_changes_nothing() -> None:
+    model = build_classifier(VIT, classes=3, checkpoint="random", drop_path=0.5, **VIT_OPTIONS)
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
 
 def test_model_without_a_published_address() -> None:
