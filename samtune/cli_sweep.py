@@ -45,12 +45,13 @@ def sweep(
     wanted = load_sweep(config, settings or ())
     wanted = wanted.model_copy(update={name: value for name, value in given.items() if value is not None})
     result = run_sweep(wanted, engine=engine, address=address)
+    if result.failed:
+        lines = [f"{name}: {failure.error} ({failure.log})" for name, failure in result.failed.items()]
+        console.print_error("\n".join([f"{len(lines)} cell(s) failed; the same command runs them again:", *lines]))
     if result.finished:
         console.print_line(compare_runs([result.folder]).to_markdown())
     console.print_line(f"\n{result.folder}")
     if result.failed:
-        lines = [f"{name}: {failure.error} ({failure.log})" for name, failure in result.failed.items()]
-        console.print_error("\n".join([f"{len(lines)} cell(s) failed; the same command runs them again:", *lines]))
         raise typer.Exit(1)
 
 

@@ -9,10 +9,17 @@ from typing import Any
 
 from samtune.compare_runs import Method, Run, Task
 from samtune.compare_tables import DEFINITION, cost_numbers, cost_table, counts_table, markdown
-from samtune.errors import DataError
+from samtune.errors import ConfigError, DataError
 from samtune.papers import PublishedRow, published
 
-BACKBONES = ("swin_base", "convnext_base", "vit_base")  # beginnings of timm's names; of these, papers have tables
+BACKBONES = {  # beginning of a model's name -> backbone of the papers' tables
+    "vit_base_patch16_224.mae": "vit_base_mae",
+    "vit_base_patch16_224.mocov3": "vit_base_moco_v3",
+    "vit_base_patch16_224.augreg_in21k": "vit_base",
+    "vit_base_patch16_224.orig_in21k": "vit_base",
+    "swin_base": "swin_base",
+    "convnext_base": "convnext_base",
+}
 
 Columns = dict[str, tuple[tuple[str, ...], ...]]  # heading -> tasks, in parts: the mean of the parts' means
 
@@ -120,7 +127,9 @@ def compare_tasks(
     if paper is None:
         return TaskComparison(title, tuple(tasks), methods, (), "")
     model = next(run for method in methods for run in method.runs).setting("model.name") or ""
-    backbone = next((name for name in BACKBONES if model.startswith(name)), "vit_base")
+    backbone = next((name for start, name in BACKBONES.items() if model.startswith(start)), None)
+    if backbone is None:
+        raise ConfigError(f"--paper {paper}: no table is of {model or 'this model'}. Known: {', '.join(BACKBONES)}.")
     comparison = TaskComparison(title, tuple(tasks), methods, tuple(published(paper, backbone)), backbone)
     if not any(comparison._scores_of_paper(row) for row in comparison.published):
         names = sorted({name for row in comparison.published for name in row.values})

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +19,7 @@ import numpy as np
 
 from samtune import console
 from samtune.config import Config
-from samtune.errors import ConfigError, DataError, unknown_name
+from samtune.errors import ConfigError, DataError, RunFolderError, unknown_name
 from samtune.runfolder import disk_errors
 from samtune.sweep_local import RunAll, local_engine
 from samtune.sweep_plan import Cell, Place, Point, choice_list, data_folder, first_values, plan
@@ -73,7 +74,7 @@ def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None
     Raises:
         ConfigError: a wrong setting in any row or task, or an engine that can't be used.
         DataError: no train/ or val/ where a choice part is wanted.
-        RunFolderError: a cell was run with other settings.
+        RunFolderError: a cell was run with other settings, or another sweep runs in the folder.
     """
     if engine not in ENGINES:
         raise ConfigError(unknown_name("engine", engine, ENGINES))
@@ -81,23 +82,44 @@ def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None
     grid = plan(sweep)
     table = plan(sweep, first_values(sweep))
     check_rows(table)  # every mistake shows now: of the configs, and of what they select
+    for cell in grid:
+        is_finished(cell)  # refuses other settings, before anything here changes
     with disk_errors(folder):
         for sub in ("grid", "cells", "logs", "scores"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
-        (folder / "sweep.yaml").write_text(sweep.to_yaml(), encoding="utf-8")
-    if sweep.choose_on is not None:
-        save_choice(sweep, sweep.choose_on)
     track = table[0].config.track
     params = sweep.model_dump(mode="json")
     with (
+        _alone(folder),
         ENGINES[engine](jobs=sweep.jobs, folder=folder, address=address) as run_all,
         SweepLog(folder, mlflow=track.mlflow, experiment=track.experiment, name=sweep.name, params=params) as log,
     ):
+        with disk_errors(folder):
+            (folder / "sweep.yaml").write_text(sweep.to_yaml(), encoding="utf-8")
+        if sweep.choose_on is not None:
+            save_choice(sweep, sweep.choose_on)
         failed = run_cells(_with_parent(grid, log.run_id), run_all)
         cells = plan(sweep, best_values(sweep, grid))
         failed |= run_cells(_with_parent(cells, log.run_id), run_all)
         log.end(_means(cells), failed=bool(failed))
     return SweepResult(folder, sum(result_file(cell).is_file() for cell in cells), failed)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second sweep out of a folder; the system gives the lock back when a process ends, however it does.
+
+    Raises:
+        RunFolderError: another sweep runs here.
+    """
+    import fcntl  # not on Windows, where nothing else of a sweep runs either
+
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise RunFolderError(f"another sweep runs in {folder}. Wait for it, or choose another --out.") from err
+        yield
 
 
 def check_rows(cells: list[Cell]) -> None:

@@ -54,7 +54,7 @@ class SweepRow(Section):
     title: str = Field(min_length=1, description="what the table calls this row")
     overrides: Overrides = Field((), description="changes to the config, after those of the task")
     grid: dict[str, Values] | None = Field(None, description="keys and values, instead of those of the sweep's grid")
-    only: Names | None = Field(None, description="the tasks that this row runs; empty: all")
+    only: Names | None = Field(None, description="the tasks that this row runs, [] for none; empty: all")
 
 
 class Sweep(Section):
@@ -107,7 +107,7 @@ class Sweep(Section):
             )
         for name, row in self.cells.items():
             unknown = [task for task in row.only or () if task not in (self.tasks or {})]
-            if unknown or row.only == ():
+            if unknown:
                 known = ", ".join(self.tasks or {}) or "none, as there is no `tasks:`"
                 yield f"cells.{name}.only", f"{list(row.only or ())}, expected names of tasks: {known}."
 

@@ -7,6 +7,7 @@ never run again, what has none starts over.
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import Any, TypedDict
 
 from samtune.children import Children
 from samtune.config import Config
-from samtune.errors import RunFolderError
+from samtune.errors import NonFiniteError, RunFolderError
 from samtune.sweep_plan import Cell
 from samtune.tracking import flatten
 
+logger = logging.getLogger(__name__)
+
 CHOICE = {"segmentation": "mDice", "classification": "top1"}  # what values and epochs are chosen by
-MACHINE = ("score.file", "track.")  # settings that do not decide a result: where things are kept
+# Settings that do not decide a result: where things are kept, and what computes them.
+MACHINE = ("score.file", "track.", "run.dir", "run.name", "run.device", "data.workers", "data.cache")
 HEAVY = ("merged.safetensors", "bundle.safetensors", "delta.safetensors", "features.safetensors")
 
 
@@ -42,9 +46,18 @@ def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
     Returns:
         How it ended; a failure raises nothing, so that the other runs go on.
     """
+    if result_file(cell).is_file():  # another process of a cluster was quicker
+        return TrialResult(name=cell.name, code=0, error="")
     cell.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "samtune", "finetune", "--config", str(cell.base), *cell.overrides]
     code = children.run([*command, "--run-dir", str(cell.folder), "--overwrite"], cell.log, threads)
+    if code == NonFiniteError.exit_code and cell.in_grid:
+        # a value with which training diverges loses: that is a result, and trying again would give the same
+        lost = {"name": cell.name, "values": cell.values, "choice": None, "settings": _settings(cell.config)}
+        logger.warning("%s diverged (%s): its values lose", cell.name, _last_error(cell.log, code))
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        _save_whole(result_file(cell), json.dumps(lost, indent=1) + "\n")
+        return TrialResult(name=cell.name, code=0, error="")
     if code:
         return TrialResult(name=cell.name, code=code, error=_last_error(cell.log, code))
     try:
@@ -68,9 +81,13 @@ def is_finished(cell: Cell) -> bool:
         return False
     found = read_result(cell)["settings"]
     wanted = _settings(cell.config)
-    # a key that only one of them has came with another version
-    both = sorted(key for key in wanted.keys() & found.keys() if not key.startswith(MACHINE))
-    other = [f"{key}={found[key]}, not {wanted[key]}" for key in both if wanted[key] != found[key]]
+    # a key that only one of them has came with another version, but for options of timm
+    both = wanted.keys() & found.keys() | {key for key in wanted | found if key.startswith("model.options.")}
+    other = [
+        f"{key}={found.get(key, 'nothing')}, not {wanted.get(key, 'nothing')}"
+        for key in sorted(both)
+        if not key.startswith(MACHINE) and wanted.get(key) != found.get(key)
+    ]
     if other:
         raise RunFolderError(f"{cell.folder} was run with {'; '.join(other)}. Choose another --out, or delete it.")
     return True

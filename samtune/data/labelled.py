@@ -35,6 +35,7 @@ def resolve_classes(
     test: str | Path | None = None,
     retrain: bool = False,
     shots: int | None = None,
+    shots_seed: int = 0,
 ) -> ClassSplits:
     """Lists, checks and splits the images of a data folder.
 
@@ -44,7 +45,7 @@ def resolve_classes(
         folder: holds `train/`, `val/`, `test/` with a folder per class, or a folder per class; or a data set that
             `name` says.
         name: a key of `DATASETS`.
-        seed: of the cuts and draws made here.
+        seed: of the cuts. A run leaves it alone, so that runs of several seeds report on the same images.
         train: a folder of class folders, or a text file of lines "path class" (relative to the data folder), for
             this part; relative to the working folder or to `folder`. It must not share an image with another part,
             by path or content, except that train of the folder is without the images of given val and test.
@@ -52,6 +53,7 @@ def resolve_classes(
         test: as `train`.
         retrain: train on train and val together, val is empty; VTAB-1k's common list.
         shots: draw so many training images of each class; None takes all.
+        shots_seed: of that draw.
 
     Returns:
         The parts, each sorted by name.
@@ -89,8 +91,8 @@ def resolve_classes(
         labelled = _together(labelled, notes)
     notes += _untrained(labelled, classes)
     if shots is not None:
-        labelled["train"] = few_shots(labelled["train"], shots, classes=classes, seed=seed)
-        notes.append(f"{shots} training image(s) per class, drawn with seed {seed}")
+        labelled["train"] = few_shots(labelled["train"], shots, classes=classes, seed=shots_seed)
+        notes.append(f"{shots} training image(s) per class, drawn with seed {shots_seed}")
     return ClassSplits(classes, labelled["train"], labelled["val"], labelled["test"], notes)
 
 

@@ -46,12 +46,12 @@ class ClassificationTask(Task):
         splits = resolve_classes(
             find_path(data.dir),
             name=data.name,
-            seed=seed,
             train=data.train,
             val=data.val,
             test=data.test,
             retrain=data.retrain,
             shots=data.shots,
+            shots_seed=seed,
         )
         checkpoint = checkpoint_of(config)
         if config.model.head == "checkpoint" and checkpoint not in (None, RANDOM):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from samtune.config import Config, load_config
 from samtune.data.pairs import read_image
 from samtune.delta import apply_delta, undo_delta
 from samtune.errors import CheckpointError
+from samtune.job import prepare
 from samtune.metrics.classes import ClassReport
 from samtune.models import merged
 from samtune.models.merged_classifier import load_classifier
@@ -227,6 +229,15 @@ def test_retraining_uses_val_too_and_keeps_the_last_epoch(job: Job, tmp_path: Pa
     assert not [line for line in lines if json.loads(line)["split"] == "val"]
     assert len((tmp_path / "run" / "splits" / "train.txt").read_text().splitlines()) == 27
     assert result.report.split == "test"
+
+
+def test_all_seeds_report_on_the_same_images(job: Job, tmp_path: Path) -> None:
+    shutil.copytree(job.data / "train", tmp_path / "data")
+    splits = [prepare(job.settings(f"data.dir={tmp_path / 'data'}", f"run.seed={s}")).loaders.splits for s in (0, 1)]
+    assert splits[0].digest() == splits[1].digest()
+    drawn = [prepare(job.settings("data.shots=1", f"run.seed={s}")).loaders.splits for s in range(4)]
+    assert len({tuple(item.name for item in found.train) for found in drawn}) > 1  # but shots are drawn
+    assert {found.test[0].name for found in drawn} == {drawn[0].test[0].name}
 
 
 @pytest.mark.parametrize(

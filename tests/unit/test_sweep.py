@@ -323,7 +323,7 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(monkeypatch: pytest.Monk
 
 
 def test_a_row_whose_grid_failed_is_left_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    children = play(monkeypatch, code=lambda name: 5 if name == "grid/gps_0.2" else 0)
+    children = play(monkeypatch, code=lambda name: 7 if name == "grid/gps_0.2" else 0)
     result = run_sweep(sweep_of(grid={"train.lr": [0.1, 0.2]}))
     assert list(result.failed) == ["grid_gps_0.2"]
     assert [name for name in children.started if name.startswith("cells")] == ["cells/linear_0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from fake_runs import FakeChildren
 
 from samtune import sweep_local
-from samtune.errors import ConfigError
+from samtune.errors import ConfigError, RunFolderError
 from samtune.sweep import Failure, run_sweep
 from samtune.sweep_plan import first_values, plan
 from samtune.sweepconfig import Sweep, load_sweep
@@ -56,7 +57,6 @@ def sweep_of(*settings: str, **changes: Any) -> Sweep:
         ({"tasks": TASKS | {"c": {"title": "CUB"}}}, r"tasks: titles \['CUB', 'Dogs', 'CUB'\], expected another one"),
         ({"choose_on": 0.5}, "choose_on: 0.5, expected no value with `tasks:`"),
         ({"cells": {"a": {"title": "A", "only": ["cat"]}}}, r"cells.a.only: \['cat'\], .* names of tasks: cub, dogs\."),
-        ({"cells": {"a": {"title": "A", "only": []}}}, r"cells.a.only: \[\], expected names of tasks: cub, dogs\."),
     ],
 )
 def test_wrong_values(changes: dict[str, Any], message: str) -> None:
@@ -205,3 +205,40 @@ def test_a_broken_tracker_stops_no_sweep(
     assert result.finished == 2
     assert "track.parent" not in children.given["cells/cub/a_0"]
     assert "MLflow does not take this run" in caplog.text and "the sweep's folder has everything" in caplog.text
+
+
+def test_a_row_can_be_left_out(children: FakeChildren) -> None:
+    sweep = sweep_of("cells.gps.only=[]")
+    assert {cell.row for cell in plan(sweep, first_values(sweep))} == {"linear"}
+
+
+def test_a_value_with_which_training_diverges_loses_and_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    children = FakeChildren(lambda given: 0.5, code=lambda name: 5 if name.endswith("linear_0.1") else 0)
+    monkeypatch.setattr(sweep_local, "Children", lambda: children)
+    sweep = sweep_of(cells={"linear": ROWS["linear"]}, grid={"train.lr": [0.01, 0.1]})
+    result = run_sweep(sweep)
+    assert (result.finished, result.failed) == (2, {})
+    started = len(children.started)
+    lost = json.loads(Path("runs/sweeps/demo/grid/cub/linear_0.1/cell.json").read_text())
+    assert lost["choice"] is None
+    run_sweep(sweep)
+    assert len(children.started) == started
+
+
+def test_a_second_sweep_in_a_folder_is_refused(children: FakeChildren) -> None:
+    Path("runs/sweeps/demo").mkdir(parents=True)
+    with Path("runs/sweeps/demo/.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RunFolderError, match="another sweep runs in runs/sweeps/demo"):
+            run_sweep(sweep_of())
+    assert children.started == []
+    assert run_sweep(sweep_of()).finished == 4
+
+
+def test_options_of_timm_count_and_the_machine_does_not(children: FakeChildren) -> None:
+    assert run_sweep(sweep_of()).finished == 4
+    started = len(children.started)
+    run_sweep(sweep_of("data.workers=2", "data.cache=true"))
+    assert len(children.started) == started
+    with pytest.raises(RunFolderError, match=r"model\.options\.act_layer=nothing, not relu"):
+        run_sweep(sweep_of("model.options={act_layer: relu}"))

@@ -129,11 +129,11 @@ def test_fgvc(tmp_path: Path) -> None:
 
 def test_shots(tmp_path: Path) -> None:
     write_class_folders(tmp_path)
-    splits = resolve_classes(tmp_path, shots=2, seed=3)
+    splits = resolve_classes(tmp_path, shots=2, shots_seed=3)
     assert labels(splits.train) == [2, 2, 2] and sizes(splits)[1:] == [6, 6]
     assert splits.train == sorted(splits.train, key=lambda item: item.name)
-    assert resolve_classes(tmp_path, shots=2, seed=3) == splits
-    assert any(resolve_classes(tmp_path, shots=2, seed=seed).train != splits.train for seed in range(3))
+    assert resolve_classes(tmp_path, shots=2, shots_seed=3) == splits
+    assert any(resolve_classes(tmp_path, shots=2, shots_seed=seed).train != splits.train for seed in range(3))
     (tmp_path / "train" / "class_1" / "000.png").unlink()
     with pytest.raises(DataError, match=r"data.shots is 4, but .* fewer training images: 1 class\(es\): class_1 \(3\)"):
         resolve_classes(tmp_path, shots=4)
