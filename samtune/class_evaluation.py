@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samtune.errors import ConfigError, DataError, NonFiniteError
+from samtune.errors import ConfigError, DataError
+from samtune.evaluation import check_finite, evaluation_mode
 from samtune.metrics.classes import CLASS_DEFINITIONS, TOP_K, ClassReport, ClassRow
 from samtune.models.tunable import TunableModel
 from samtune.types import LabelledBatch
@@ -55,10 +56,8 @@ def evaluate_classes(
     """
     kept = _kept(allowed, len(classes))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    modes = [(module, module.training) for module in model.modules()]
     rows: list[ClassRow] = []
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for batch in loader:
             logits = class_logits(model, batch.to(device), autocast_dtype=autocast_dtype)
             if logits.shape[1] != len(classes):
@@ -70,9 +69,6 @@ def evaluate_classes(
             rows += new
             if on_batch is not None:
                 on_batch(batch, new)
-    finally:
-        for module, training in modes:
-            module.training = training
     if not rows:
         raise DataError(f"the {split} loader has no batch: nothing to evaluate. Check data.dir and data.{split}.")
     names = tuple(classes[index] for index in kept.tolist())
@@ -99,13 +95,7 @@ def class_logits(model: nn.Module, batch: LabelledBatch, *, autocast_dtype: torc
     with torch.no_grad(), torch.autocast(device_type, autocast_dtype, enabled=autocast_dtype is not None):
         logits: Tensor = model(batch)
     logits = logits.detach().float().cpu()
-    finite = logits.isfinite().all(dim=1).tolist()
-    if not all(finite):
-        bad = [name for name, good in zip(batch.names, finite, strict=True) if not good]
-        raise NonFiniteError(
-            f"the logits of {', '.join(bad)} are not finite. "
-            "The weights are damaged or the training diverged; lower the learning rate, or run in fp32."
-        )
+    check_finite(logits, batch.names)
     return logits
 
 

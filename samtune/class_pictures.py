@@ -88,7 +88,8 @@ def save_examples(path: Path, examples: Sequence[Example]) -> None:
         raise DataError("there is no example to draw. Leave the picture out where the model makes no mistake.")
     down = math.ceil(len(examples) / _ACROSS)
     figure = new_figure(2.35 * _ACROSS, 3 * down)
-    for axes, example in zip(figure.subplots(down, _ACROSS, squeeze=False).flat, examples, strict=False):
+    places = figure.subplots(down, _ACROSS, squeeze=False).flat[: len(examples)]
+    for axes, example in zip(places, examples, strict=True):
         axes.imshow(example.image, interpolation="lanczos" if max(example.image.shape) > 100 else "nearest")
         true, said, file = (_short(text) for text in (example.true, example.predicted, Path(example.name).name))
         words = f"{file}\nis {true}\nsaid {said} ({100 * example.confidence:.0f} %)"

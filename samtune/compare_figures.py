@@ -129,7 +129,7 @@ def draw_features(methods: Sequence[Method]) -> Any:
     axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat[len(runs) :]:
         axis.set_axis_off()
-    for (title, run), axis in zip(runs, axes.flat, strict=False):
+    for (title, run), axis in zip(runs, axes.flat[: len(runs)], strict=True):
         places, labels = _map(run)
         shown = np.unique(labels)
         axis.set(xticks=[], yticks=[])  # a distance has no meaning across a map
@@ -139,7 +139,7 @@ def draw_features(methods: Sequence[Method]) -> Any:
     names = getattr(runs[0][1].report, "classes", ())
     handles = [
         Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=_name(names, c))
-        for c, colour in zip(shown, _colours(10), strict=False)
+        for c, colour in zip(shown, _colours(10)[: len(shown)], strict=True)
     ]
     figure.suptitle(task)
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -63,11 +64,9 @@ def evaluate(
     if unknown:
         raise ConfigError(" ".join(unknown_name("metric", name, known) for name in unknown))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    modes = [(module, module.training) for module in model.modules()]
     rows: list[Row] = []
     unit = "image"
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for batch in loader:
             unit = "image" if batch.prompts is None else "object"
             if len(batch.truths) != len(batch):
@@ -81,12 +80,40 @@ def evaluate(
                 rows.append(measure(name, prediction, truth, metrics=metrics, empty=empty))
             if on_batch is not None:
                 on_batch(batch, predictions)
-    finally:
-        for module, training in modes:
-            module.training = training
     if not rows:
         raise DataError(f"the {split} loader has no batch: nothing to evaluate. Check data.dir and data.split.")
     return Report(rows=tuple(rows), split=split, definition=_definition(metrics, empty, unit))
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Sets a model to evaluation mode inside the block; its modules get their own modes back, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def check_finite(logits: Tensor, names: Sequence[str]) -> None:
+    """Refuses logits of which an image has NaN or infinity.
+
+    Args:
+        logits: (B, ...), an image per row.
+        names: of the images.
+
+    Raises:
+        NonFiniteError: naming these images.
+    """
+    finite = logits.isfinite().flatten(1).all(dim=1).tolist()
+    if not all(finite):
+        bad = [name for name, good in zip(names, finite, strict=True) if not good]
+        raise NonFiniteError(
+            f"the logits of {', '.join(bad)} are not finite. "
+            "The weights are damaged or the training diverged; lower the learning rate, or run in fp32."
+        )
 
 
 def predict_batch(
@@ -118,13 +145,7 @@ def predict_batch(
     with torch.no_grad(), torch.autocast(device_type, autocast_dtype, enabled=autocast_dtype is not None):
         logits_low = model(batch)
     logits_low = logits_low.detach().float()  # (B, 1, S/4, S/4)
-    finite = logits_low.isfinite().flatten(1).all(dim=1).tolist()
-    if not all(finite):
-        bad = [name for name, good in zip(batch.names, finite, strict=True) if not good]
-        raise NonFiniteError(
-            f"the logits of {', '.join(bad)} are not finite. "
-            "The weights are damaged or the training diverged; lower the learning rate, or run in fp32."
-        )
+    check_finite(logits_low, batch.names)
     side = batch.images.shape[-1]
     logits_input = interpolate(logits_low, size=(side, side), mode="bilinear", align_corners=False)
     items = zip(logits_input, batch.sizes_input, sizes_original, strict=True)

@@ -72,16 +72,6 @@ def datasets() -> dict[str, DatasetFacts]:
     }
 
 
-def group_of(dataset: str) -> str:
-    """Returns the group of a data set, one of `GROUPS`.
-
-    Raises:
-        ConfigError: unknown data set.
-    """
-    group: str = _facts(dataset)["group"]
-    return group
-
-
 def hyperparameters(recipe: str, dataset: str | None) -> dict[str, Any]:
     """Returns what a paper used, as nested values of the config.
 

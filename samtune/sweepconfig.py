@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from samtune.config import read_model
 from samtune.config_problems import KeyPath, Problems
-from samtune.config_sections import PathText, Section
+from samtune.config_sections import Names, PathText, Section
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a row or task; it becomes part of a folder's name
 ONE_TASK = ""  # the name of the task in a sweep without `tasks`
@@ -37,7 +37,6 @@ def _as_texts(value: Any) -> Any:
 Overrides = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_as_texts)]
 Values = Annotated[tuple[float | int | bool | str, ...], Field(strict=False)]
 Name = Annotated[str, Field(pattern=NAME)]
-Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class SweepTask(Section):

@@ -113,11 +113,10 @@ def _bytes(source: Path, name: str) -> bytes:
     else:
         try:
             with tarfile.open(source) as archive:
-                member = archive.extractfile(f"{_CIFAR}/{name}")
-                if member is not None:
-                    return member.read()
-        except KeyError:  # no such member: said below
-            pass
+                found = {member.name: member for member in archive}.get(f"{_CIFAR}/{name}")
+                opened = None if found is None else archive.extractfile(found)
+                if opened is not None:
+                    return opened.read()
         except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
             raise DataError(f"{source}: damaged archive ({error}); get it again") from error
     raise DataError(f"{source}: no {_CIFAR}/{name} in it; give cifar-100-python.tar.gz or the folder it unpacks to")

@@ -30,6 +30,7 @@ from samtune.models.merged_classifier import load_classifier
 from samtune.models.vit import build_classifier
 from samtune.recipe import RunResult, dry_run, finetune, select_only
 from samtune.tensorfile import save_tensors
+from samtune.types import LabelledBatch
 
 ARCHITECTURE = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 TEXT = f"""
@@ -164,6 +165,9 @@ def test_the_merged_file_is_timms_own(job: Job, tmp_path: Path) -> None:
     stock.load_state_dict(state, strict=True)
     export_checkpoint(job.folder / "merged.safetensors", tmp_path / "vit.pth")
     stock.load_state_dict(torch.load(tmp_path / "vit.pth", weights_only=True), strict=True)
+    ours, _ = load_classifier(job.folder / "merged.safetensors")
+    batch = LabelledBatch(torch.arange(3 * 32 * 32).view(1, 3, 32, 32).to(torch.uint8), torch.zeros(1).long(), ("a",))
+    assert torch.equal(stock.eval()(ours.normalise(batch.images)), ours(batch))
 
 
 def test_base_and_delta_lead_to_the_merged_model_and_back(job: Job, tmp_path: Path) -> None:

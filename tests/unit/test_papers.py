@@ -11,7 +11,7 @@ import pytest
 
 from samtune.config import load_config
 from samtune.errors import ConfigError
-from samtune.papers import GROUPS, RECIPES, datasets, group_of, hyperparameters, published
+from samtune.papers import GROUPS, RECIPES, datasets, hyperparameters, published
 
 SPT_KEYS = {"spt_lora", "spt_adapter", "noah"}  # methods here that are no `select.name`
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -82,7 +82,7 @@ def test_the_benchmarks_have_19_and_5_data_sets() -> None:
 def test_groups_are_those_of_vtab() -> None:
     groups = [facts.group for facts in datasets().values()]
     assert [groups.count(group) for group in GROUPS] == [7, 4, 8, 5, 2]
-    assert group_of("vtab/kitti") == "Structured"
+    assert datasets()["vtab/kitti"].group == "Structured"
     assert [groups.index(group) for group in GROUPS] == sorted(groups.index(group) for group in GROUPS)
 
 
@@ -150,7 +150,6 @@ def test_changing_what_was_returned_changes_nothing_else() -> None:
             lambda: hyperparameters("gps", "vtab/kiti"),
             "data.name: unknown data set 'vtab/kiti'. Did you mean 'vtab/kitti'",
         ),
-        (lambda: group_of("fgvc/cubs"), "unknown data set 'fgvc/cubs'. Did you mean 'fgvc/cub'?"),
         (lambda: published("vtap"), "unknown benchmark 'vtap'. Did you mean 'vtab'?"),
         (lambda: published("fgvc", "swin"), "fgvc: unknown backbone 'swin'. Did you mean 'swin_base'? Known: conv"),
     ],
@@ -224,7 +223,7 @@ def test_spt_groups_are_the_means_of_its_tasks() -> None:
     compared = 0
     for title, row in tasks.items():
         for group, printed in groups[title].values.items():
-            values = [value for name, value in row.values.items() if group_of(name) == group]
+            values = [value for name, value in row.values.items() if datasets()[name].group == group]
             if len(values) < {"Natural": 7, "Specialized": 4, "Structured": 8}[group]:
                 continue
             compared += 1
