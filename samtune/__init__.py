@@ -9,34 +9,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from samtune.artifacts import audit as audit
-    from samtune.config import load_config as load_config
-    from samtune.delta import apply_delta as apply_delta
-    from samtune.delta import undo_delta as undo_delta
-    from samtune.evaluation import evaluate as evaluate
-    from samtune.models import build_model as build_model
-    from samtune.predict import Predictor as Predictor
-    from samtune.recipe import finetune as finetune
-    from samtune.scoring import score as score
+    from samtune.config.load import load_config as load_config
+    from samtune.files.artifacts import audit as audit
+    from samtune.files.delta import apply_delta as apply_delta
+    from samtune.files.delta import undo_delta as undo_delta
+    from samtune.models.table import build_model as build_model
+    from samtune.run.fit import fit as fit
+    from samtune.run.recipe import finetune as finetune
+    from samtune.scoring.score import score as score
     from samtune.selection import select as select
-    from samtune.training import fit as fit
+    from samtune.tasks.masks.evaluate import evaluate as evaluate
+    from samtune.tasks.masks.predict import Predictor as Predictor
     from samtune.tuning import attach as attach
     from samtune.tuning import merge as merge
 
 _HOMES = {
-    "Predictor": "samtune.predict",
-    "apply_delta": "samtune.delta",
+    "Predictor": "samtune.tasks.masks.predict",
+    "apply_delta": "samtune.files.delta",
     "attach": "samtune.tuning",
-    "audit": "samtune.artifacts",
+    "audit": "samtune.files.artifacts",
     "build_model": "samtune.models",
-    "evaluate": "samtune.evaluation",
-    "finetune": "samtune.recipe",
-    "fit": "samtune.training",
-    "load_config": "samtune.config",
+    "evaluate": "samtune.tasks.masks.evaluate",
+    "finetune": "samtune.run.recipe",
+    "fit": "samtune.run.fit",
+    "load_config": "samtune.config.load",
     "merge": "samtune.tuning",
-    "score": "samtune.scoring",
+    "score": "samtune.scoring.score",
     "select": "samtune.selection",
-    "undo_delta": "samtune.delta",
+    "undo_delta": "samtune.files.delta",
 }
 
 __all__ = list(_HOMES)

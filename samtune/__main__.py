@@ -1,6 +1,6 @@
 """`python -m samtune`: the command line."""
 
-from samtune.cli import main
+from samtune.cli.main import main
 
 if __name__ == "__main__":
     main()

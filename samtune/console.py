@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from samtune.metrics.anyreport import AnyReport
+    from samtune.metrics.report import AnyReport
 
 OUT = Console(highlight=False, soft_wrap=True)
 ERR = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -106,7 +106,7 @@ def print_report(report: AnyReport, *, before: Any = None) -> None:
         report: of the tuned model.
         before: of the untouched model on the same images, or None.
     """
-    from samtune.metrics.table import compare_reports  # late: numpy is slow to import, and help needs none
+    from samtune.tasks.masks.report import compare_reports  # late: numpy is slow to import, and help needs none
 
     rows: list[tuple[object, ...]] = []
     columns: tuple[str, ...]

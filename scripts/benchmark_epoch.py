@@ -28,12 +28,12 @@ from benchmark_methods import machine
 from benchmark_reference import floor
 from PIL import Image
 
-from samtune.config import load_config
-from samtune.job import Job, prepare
-from samtune.models.vit import build_classifier
-from samtune.phases import attach_selection, optimisation_of
-from samtune.selecting import select_parameters
-from samtune.training import Event, fit
+from samtune.config.load import load_config
+from samtune.models.timm.model import build_classifier
+from samtune.run.fit import Event, fit
+from samtune.run.phases import attach_selection, optimisation_of
+from samtune.run.prepare import Job, prepare
+from samtune.run.select import select_parameters
 
 FLOOR_EVERY = 8  # steps
 EPOCHS = 2

@@ -37,15 +37,18 @@ import torch.nn.functional as F
 from benchmark_reference import Tuned, attached, floor, masked_dense, peft_lora, peft_lora_qkv, peft_shira
 from torch import Tensor, nn
 
+from samtune.base.tensors import save_tensors
 from samtune.errors import SamtuneError, unknown_name
-from samtune.losses import dice_bce
-from samtune.models import RANDOM, build_model, upsample_logits
-from samtune.models.tunable import TunableModel
-from samtune.models.vit import build_classifier
-from samtune.scoring import cross_entropy, score, task_loss
+from samtune.models.backbone import TunableModel
+from samtune.models.sam.model import upsample_logits
+from samtune.models.table import build_model
+from samtune.models.timm.model import build_classifier
+from samtune.models.weights import RANDOM
+from samtune.scoring.score import score
 from samtune.selection import Selection, load_selection, save_selection, select
 from samtune.selection.selection import pack_indices
-from samtune.tensorfile import save_tensors
+from samtune.tasks.classes.losses import head_cross_entropy
+from samtune.tasks.masks.losses import dice_bce, task_loss
 from samtune.types import AnyBatch, Batch, LabelledBatch
 
 M_MMAP_THRESHOLD = -3  # of mallopt, in glibc's malloc.h
@@ -53,7 +56,7 @@ WARM_UP = 2
 SCORED_IMAGES = 4
 CLASSES = 100
 # Imported before the processes part: an import in a process would count as memory of its method.
-PRELOAD = ["torch._dynamo", "samtune.scoring", "samtune.tuning"]
+PRELOAD = ["torch._dynamo", "samtune.scoring.score", "samtune.tuning"]
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def classifier_task(name: str, size: int, batch: int) -> Task:
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     data = LabelledBatch(images, labels, tuple(map(str, range(batch))))
     return Task(
-        model, data, lambda logits: F.cross_entropy(logits.float(), data.labels.to(logits.device)), cross_entropy
+        model, data, lambda logits: F.cross_entropy(logits.float(), data.labels.to(logits.device)), head_cross_entropy
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection import Selection
 from samtune.tuning import attach
 

@@ -5,7 +5,7 @@ python scripts/evaluate.py --checkpoint FILE --data DIR [--out DIR]
 
 import sys
 
-from samtune.cli import main
+from samtune.cli.main import main
 
 if __name__ == "__main__":
     main(["evaluate", *sys.argv[1:]])

@@ -5,7 +5,7 @@ python scripts/finetune_sam.py --config polyp.yaml [key=value ...]
 
 import sys
 
-from samtune.cli import main
+from samtune.cli.main import main
 
 if __name__ == "__main__":
     main(["finetune", *sys.argv[1:]])

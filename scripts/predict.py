@@ -5,7 +5,7 @@ python scripts/predict.py --checkpoint FILE PATH... --out DIR
 
 import sys
 
-from samtune.cli import main
+from samtune.cli.main import main
 
 if __name__ == "__main__":
     main(["predict", *sys.argv[1:]])

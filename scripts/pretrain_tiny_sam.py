@@ -1,7 +1,7 @@
 """Pre-trains `sam_tiny`, the small Segment Anything inside the package, on generated scenes.
 
     uv run python scripts/pretrain_tiny_sam.py --out runs/pretrain --stages 128:35,256:40
-    uv run python scripts/pretrain_tiny_sam.py --out runs/pretrain --export samtune/models/sam_tiny.safetensors
+    uv run python scripts/pretrain_tiny_sam.py --out runs/pretrain --export samtune/models/sam/sam_tiny.safetensors
     uv run python scripts/pretrain_tiny_sam.py --out runs/overfit --overfit 8 --stages 256:4
 
 Promptable segmentation (box, point, no prompt; mask token 0) of `tiny_scenes`, in stages `SIZE:MINUTES` of rising
@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 from tiny_scenes import HELD_OUT_SEED, Scenes, generate_scenes, load_photos
 from torch import Tensor, nn
 
-from samtune.losses import supervised_contrastive
-from samtune.models.sam import SamModel, upsample_logits
+from samtune.models.sam.model import SamModel, upsample_logits
+from samtune.scoring.contrastive import supervised_contrastive
 from samtune.types import Prompts
 
 BOXES, POINTS = 2, 1  # prompts per picture and step, beside one without a prompt

@@ -2,7 +2,7 @@
 
     uv run python scripts/pretrain_tiny_vit.py --out runs/vit --minutes 46
     uv run python scripts/pretrain_tiny_vit.py --out runs/vit --minutes 46 --resume
-    uv run python scripts/pretrain_tiny_vit.py --out runs/vit --export samtune/models/vit_mini.safetensors
+    uv run python scripts/pretrain_tiny_vit.py --out runs/vit --export samtune/models/timm/vit_mini.safetensors
 
 Every picture of `tiny_classes` is new. Cross-entropy with label smoothing in bf16 autocast, Muon and AdamW; the
 learning rate follows the clock. Half of the patches are dropped at random until the last part of the training, which

@@ -5,7 +5,7 @@ python scripts/serve.py --checkpoint FILE [--port 8000]
 
 import sys
 
-from samtune.cli import main
+from samtune.cli.main import main
 
 if __name__ == "__main__":
     main(["serve", *sys.argv[1:]])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from samtune import environment
+from samtune.base import environment
 
 environment.set_defaults()  # before any test module imports mlflow or albumentations
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on CUDA

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from samtune.children import Children
-from samtune.metrics.classes import CLASS_DEFINITIONS, ClassReport, ClassRow
-from samtune.metrics.table import Report, Row
+from samtune.base.children import Children
+from samtune.tasks.classes.report import CLASS_DEFINITIONS, ClassReport, ClassRow
+from samtune.tasks.masks.report import Report, Row
 
 COUNTS = {"selected": 7, "bias": 5, "norm": 0, "decoder": 1000, "head": 0, "added": 0, "total": 1012, "percent": 1.0}
 NAMES = ("a", "b", "c", "d")

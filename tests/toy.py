@@ -7,7 +7,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from samtune.models.sam import SPECS, SamModel, SamSpec
+from samtune.models.sam.model import SPECS, SamModel, SamSpec
 from samtune.types import Batch, Prompts, Size
 
 SIZE = 64

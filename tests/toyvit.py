@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from samtune.models.vit import Classifier, build_classifier
+from samtune.models.timm.model import Classifier, build_classifier
 from samtune.types import LabelledBatch
 
 SIZE = 32

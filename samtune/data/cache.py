@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from samtune.download import file_sha256
+from samtune.base.disk import cache_folder, write_text
+from samtune.base.download import file_sha256
+from samtune.errors import DiskError
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ def remember(question: str, paths: Iterable[Path], answer: Callable[[], Any]) ->
     Returns:
         The answer, as JSON gives it back (tuples become lists).
     """
-    path = _folder() / f"{question}-{fingerprint(paths)[:32]}.json"
+    path = cache_folder() / f"{question}-{fingerprint(paths)[:32]}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -39,11 +41,8 @@ def remember(question: str, paths: Iterable[Path], answer: Callable[[], Any]) ->
         _log.debug("what is remembered at %s can't be read, it is computed again: %s", path, err)
     computed = json.dumps(answer())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(computed, encoding="utf-8")
-        partial.replace(path)
-    except OSError as err:
+        write_text(path, computed)
+    except DiskError as err:
         _log.debug("%s can't be written, the next start computes it again: %s", path, err)
     return json.loads(computed)
 
@@ -68,8 +67,3 @@ def fingerprint(paths: Iterable[Path]) -> str:
         except OSError as error:
             digest.update(name + f"|{error.errno}\n".encode())
     return digest.hexdigest()
-
-
-def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "samtune"

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from samtune.data.cache import remember
-from samtune.data.pairs import read_image
+from samtune.data.pictures import read_image
 from samtune.types import ImageArray
 
 MAX_DISTANCE = 4  # of 64 bits

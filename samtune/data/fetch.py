@@ -17,11 +17,12 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image
 
+from samtune.base.disk import disk_errors
+from samtune.base.download import download
 from samtune.data.importing import ARCHIVES, IMPORTERS, write_class_images
-from samtune.data.pairs import PARTS, SUFFIXES, find_pairs
-from samtune.download import download
+from samtune.data.pictures import PARTS, SUFFIXES
 from samtune.errors import ConfigError, DataError, unknown_name
-from samtune.runfolder import disk_errors
+from samtune.tasks.masks.pairs import find_pairs
 
 _log = logging.getLogger(__name__)
 

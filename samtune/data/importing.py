@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from samtune.data.pairs import PARTS
-from samtune.download import file_sha256
+from samtune.base.disk import disk_errors
+from samtune.base.download import file_sha256
+from samtune.data.pictures import PARTS
 from samtune.errors import ConfigError, DataError, unknown_name
-from samtune.runfolder import disk_errors
 
 _log = logging.getLogger(__name__)
 _CIFAR = "cifar-100-python"

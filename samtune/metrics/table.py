@@ -1,185 +1,90 @@
-"""The per-image table of an evaluation, and the numbers that derive from it.
+"""The metrics by name. One more metric is one function and one line here, with its definition.
 
-Rows come first: every mean, interval and comparison can be computed again from `per_image.csv`.
+Three kinds, by what they look at; `evaluate(metrics=...)` takes the names of all three:
+
+- `METRICS`: (predicted mask, true mask) of one image;
+- `PROBABILITY_METRICS`: (probability map, true mask) of one image;
+- `POOLED_METRICS`: (overlap, predicted, true) pixels, summed over all images.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from samtune.errors import DataError
-from samtune.metrics import POOLED_METRICS, bootstrap_ci, paired_bootstrap
-from samtune.metrics.anyreport import AnyReport, Gains, not_a_report, read_report
+from samtune.metrics.boundary import hd95, surface_dice
+from samtune.metrics.overlap import (
+    classmean_dice,
+    classmean_iou,
+    dice,
+    gps_released_dice,
+    gps_released_iou,
+    iou,
+    mae,
+    pooled_dice,
+    pooled_iou,
+    precision,
+    recall,
+)
+from samtune.metrics.protocols import pranet_dice, pranet_iou, probability_mae
+from samtune.types import MaskArray, Metric
 
-ROW_METRICS = ("dice", "iou", "precision", "recall")
-SIZES = {"small": (0.0, 0.05), "medium": (0.05, 0.2), "large": (0.2, math.inf)}
-"""Part of the picture that the object covers: from (included), to (excluded)."""
+ProbabilityMetric = Callable[[np.ndarray[Any, np.dtype[Any]], MaskArray], float]
+PooledMetric = Callable[[int, int, int], float]
 
-_COLUMNS = ("name", *ROW_METRICS, "truth_px", "pred_px")
+METRICS: dict[str, Metric] = {
+    "dice": dice,
+    "iou": iou,
+    "precision": precision,
+    "recall": recall,
+    "mae": mae,
+    "classmean_dice": classmean_dice,
+    "classmean_iou": classmean_iou,
+    "hd95": hd95,
+    "surface_dice": surface_dice,
+}
 
+PROBABILITY_METRICS: dict[str, ProbabilityMetric] = {
+    "pranet_dice": pranet_dice,
+    "pranet_iou": pranet_iou,
+    "probability_mae": probability_mae,
+}
 
-@dataclass(frozen=True)
-class Report(AnyReport):
-    """The result of an evaluation: rows, and what derives from them.
+POOLED_METRICS: dict[str, PooledMetric] = {
+    "pooled_dice": pooled_dice,
+    "pooled_iou": pooled_iou,
+    "gps_released_dice": gps_released_dice,
+    "gps_released_iou": gps_released_iou,
+}
 
-    Attributes:
-        rows: one per image.
-        split: which part of the data was evaluated.
-        definition: a sentence for each reported number.
-    """
-
-    rows: tuple[Row, ...]
-    split: str
-    definition: dict[str, str]
-
-    @property
-    def mDice(self) -> float:
-        """Mean Dice over the images."""
-        return _mean(row.dice for row in self.rows)
-
-    @property
-    def mIoU(self) -> float:
-        """Mean IoU over the images."""
-        return _mean(row.iou for row in self.rows)
-
-    @property
-    def values(self) -> dict[str, float]:
-        """The headline numbers by name."""
-        return {"mDice": self.mDice, "mIoU": self.mIoU}
-
-    @property
-    def n_images(self) -> int:
-        """Number of images; with a prompt an image has a row `name#1`, `name#2`, ... per object."""
-        return len({re.sub(r"#\d+$", "", row.name) for row in self.rows})
-
-    @property
-    def ci95(self) -> dict[str, tuple[float, float]]:
-        """95 % bootstrap intervals (low, high) of mDice and mIoU over the images."""
-        return {
-            "mDice": bootstrap_ci([row.dice for row in self.rows]),
-            "mIoU": bootstrap_ci([row.iou for row in self.rows]),
-        }
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Every number of the report: means over images, pooled metrics, three sizes of objects, counts.
-
-        `<name>_undefined` counts the images that a mean leaves out; it appears where there are any.
-        """
-        columns = {name: [getattr(row, name) for row in self.rows] for name in ROW_METRICS}
-        columns |= {name: [row.extra[name] for row in self.rows] for name in self._extra_names()}
-        columns.pop("truth_share", None)
-        result = {name: _mean(values) for name, values in columns.items()}
-        counts = [sum(getattr(row, px) for row in self.rows) for px in ("overlap_px", "pred_px", "truth_px")]
-        result |= {name: pool(*counts) for name, pool in POOLED_METRICS.items() if name in self.definition}
-        for size, (low, high) in SIZES.items():
-            rows = [row for row in self.rows if row.truth_px and low <= row.extra.get("truth_share", math.nan) < high]
-            result[f"{size}_images"] = len(rows)
-            result[f"{size}_dice"] = _mean(row.dice for row in rows)
-            result[f"{size}_iou"] = _mean(row.iou for row in rows)
-        result["both_empty"] = sum(row.truth_px + row.pred_px == 0 for row in self.rows)
-        undefined = {name: sum(map(math.isnan, values)) for name, values in columns.items()}
-        return result | {f"{name}_undefined": count for name, count in undefined.items() if count}
-
-    def gain(self, before: Report) -> Gains:
-        """Returns `compare_reports` of another model on the same images and this one."""
-        return compare_reports(before, self)
-
-    def table(self) -> tuple[Sequence[str], list[Sequence[object]]]:
-        """Returns the columns and rows of `per_image.csv`."""
-        extra = self._extra_names()
-        rows = [[*(getattr(row, c) for c in _COLUMNS), *(row.extra[name] for name in extra)] for row in self.rows]
-        return [*_COLUMNS, *extra], list(rows)
-
-    @classmethod
-    def load(cls, folder: Path) -> Report:
-        """Reads back what `save` wrote into `folder`.
-
-        Raises:
-            DataError: a file is missing or has another form.
-        """
-        content, records = read_report(folder)
-        try:
-            return cls(tuple(map(_row, records)), content["split"], content["definition"])
-        except (ValueError, KeyError, TypeError) as err:
-            raise not_a_report(folder, "an evaluation of masks", err) from err
-
-    def _extra_names(self) -> list[str]:
-        return list(self.rows[0].extra) if self.rows else []
-
-
-@dataclass(frozen=True)
-class Row:
-    """What was measured on one image; NaN where a metric is undefined.
-
-    Attributes:
-        name: of the image or component.
-        dice: see `samtune.metrics.overlap`, as for the next three.
-        iou: Jaccard index.
-        precision: part of the prediction that is right.
-        recall: part of the truth that is found.
-        truth_px: foreground pixels of the truth, original size.
-        pred_px: foreground pixels of the prediction, original size.
-        extra: further metrics by name, and `truth_share`, the part of the picture that the object covers.
-    """
-
-    name: str
-    dice: float
-    iou: float
-    precision: float
-    recall: float
-    truth_px: int
-    pred_px: int
-    extra: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def overlap_px(self) -> int:
-        """Pixels that are foreground in both masks: Dice * (truth + prediction) / 2."""
-        total = self.truth_px + self.pred_px
-        return round(self.dice * total / 2) if total else 0
-
-
-def compare_reports(a: Report, b: Report) -> dict[str, tuple[float, float, float]]:
-    """Compares two evaluations of the same images by the paired bootstrap.
-
-    Returns:
-        For mDice and mIoU: (mean of b - a, low, high) with the 95 % interval.
-
-    Raises:
-        DataError: the reports are of different images.
-    """
-    rows_a, rows_b = ({row.name: row for row in report.rows} for report in (a, b))
-    alone = sorted(rows_a.keys() ^ rows_b.keys())
-    if alone:
-        raise DataError(
-            f"the reports are of different images: {len(alone)} are in one report only, such as "
-            f"{alone[0]!r}. Evaluate both models on the same split."
-        )
-    return {
-        "mDice": paired_bootstrap([r.dice for r in rows_a.values()], [rows_b[name].dice for name in rows_a]),
-        "mIoU": paired_bootstrap([r.iou for r in rows_a.values()], [rows_b[name].iou for name in rows_a]),
-    }
-
-
-def _row(record: Mapping[str, str]) -> Row:
-    return Row(
-        name=record["name"],
-        truth_px=int(record["truth_px"]),
-        pred_px=int(record["pred_px"]),
-        extra={name: float(value) for name, value in record.items() if name not in _COLUMNS},
-        dice=float(record["dice"]),
-        iou=float(record["iou"]),
-        precision=float(record["precision"]),
-        recall=float(record["recall"]),
-    )
-
-
-def _mean(values: Iterable[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return float(np.mean(defined)) if defined else math.nan
+DEFINITIONS: dict[str, str] = {
+    "mDice": "Mean over images of the foreground Dice at probability > 0.5, at the original size.",
+    "mIoU": "Mean over images of the foreground IoU at probability > 0.5, at the original size.",
+    "ci95": "95 % percentile bootstrap interval of the mean over images (1000 resamples, seed 0).",
+    "dice": "2 TP / (2 TP + FP + FN) of the foreground, per image; both masks empty is 1, one empty is 0.",
+    "iou": "TP / (TP + FP + FN) of the foreground, per image; both masks empty is 1, one empty is 0.",
+    "precision": "TP / (TP + FP) per image; both masks empty is 1, one empty is 0.",
+    "recall": "TP / (TP + FN) per image; both masks empty is 1, one empty is 0.",
+    "mae": "Share of wrong pixels of the mask, per image; lower is better.",
+    "classmean_dice": "Mean of foreground and background Dice, per image.",
+    "classmean_iou": "Mean of foreground and background IoU, per image.",
+    "hd95": "95th percentile distance of the outlines in pixels, per image; undefined if a mask is empty.",
+    "surface_dice": "Share of the outlines within 2 px of each other; undefined if both masks are empty.",
+    "pranet_dice": "PraNet protocol: Dice of the stretched probability, mean over 256 thresholds, per image.",
+    "pranet_iou": "PraNet protocol: IoU of the stretched probability, mean over 256 thresholds, per image.",
+    "probability_mae": "PraNet protocol: mean absolute error of the stretched probability, per image.",
+    "pooled_dice": "Dice of all pixels of the set at once; large objects dominate.",
+    "pooled_iou": "IoU of all pixels of the set at once; large objects dominate.",
+    "gps_released_dice": "Dice as released with GPS: background pixels are ignored, so all-foreground is 1. "
+    "For comparison only.",
+    "gps_released_iou": "IoU as released with GPS: background pixels are ignored, so all-foreground is 1. "
+    "For comparison only.",
+    "both_empty": "Number of images without foreground in truth and prediction.",
+    **{
+        f"{size}_{name}": f"{label} images whose object covers {share} of the picture."
+        for size, share in (("small", "under 5 %"), ("medium", "5 to 20 %"), ("large", "20 % or more"))
+        for name, label in (("images", "Number of"), ("dice", "Mean Dice of"), ("iou", "Mean IoU of"))
+    },
+}

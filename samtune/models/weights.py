@@ -6,7 +6,6 @@ Everything of ours is safetensors; a user's `.pth` is read with `weights_only=Tr
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from samtune.download import download, file_sha256
+from samtune.base.disk import cache_folder
+from samtune.base.download import download, file_sha256
 from samtune.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def load_weights(model: nn.Module, path: Path, *, guess: Guess | None = None) ->
 
 def load_packaged(model: nn.Module, name: str) -> LoadReport:
     """Loads the weights that come inside the package (fp16 on disk, the model's dtype in memory)."""
-    with as_file(files("samtune.models") / f"{name}.safetensors") as path:
+    with as_file(files("samtune.models.sam") / f"{name}.safetensors") as path:
         return load_weights(model, path)
 
 
@@ -112,8 +112,7 @@ def official_checkpoint(name: str) -> Path:
             file that was put there by hand.
     """
     official = OFFICIAL[name]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "samtune"
-    path = cache / official.url.rsplit("/", 1)[1]
+    path = cache_folder() / official.url.rsplit("/", 1)[1]
     return download(official.url, path, sha256=official.sha256, error=CheckpointError)
 
 

@@ -5,24 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from samtune.config_problems import option_problems
+from samtune.config.problems import option_problems
 from samtune.errors import ConfigError, unknown_name
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection.additions import adapter, adaptformer, lora, mlp, ssf, vpt_deep, vpt_shallow
-from samtune.selection.baselines import bias, full, linear, partial
 from samtune.selection.budget import parse_budget, picked, select_within, solve
 from samtune.selection.gps import check_gps, gps, gps_needs, gps_size
 from samtune.selection.grft import check_grft, grft, grft_needs, grft_size
-from samtune.selection.selection import (
-    FOLDS,
-    Addition,
-    Selection,
-    check_selection,
-    load_selection,
-    save_selection,
-)
+from samtune.selection.selection import FOLDS, Addition, Selection, check_selection, load_selection, save_selection
 from samtune.selection.selector import Needs, Selector, check_scores
 from samtune.selection.spt import check_spt, spt, spt_needs, spt_size
+from samtune.selection.whole import bias, full, linear, partial
 from samtune.types import Scores
 
 __all__ = [

@@ -7,9 +7,9 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field
 
-from samtune.config_sections import Names
+from samtune.config.sections import Names
 from samtune.errors import ConfigError
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection.selection import Addition, Selection
 from samtune.types import Scores
 

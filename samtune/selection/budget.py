@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from decimal import ROUND_CEILING, Context, Decimal
 
 from samtune.errors import ConfigError
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection.additions import added_size
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Selector

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from samtune.errors import ConfigError
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection.matrices import top_overall, top_per_row, weight_matrices
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Needs

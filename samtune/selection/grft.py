@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from samtune.errors import ConfigError
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection.gps import gps, gps_size
 from samtune.selection.matrices import weight_matrices
 from samtune.selection.selection import Selection

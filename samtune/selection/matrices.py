@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 
 
 def weight_matrices(model: TunableModel) -> dict[str, Tensor]:

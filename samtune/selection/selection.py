@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from samtune.base.tensors import load_tensors, read_metadata, save_tensors
 from samtune.errors import CheckpointError
-from samtune.tensorfile import load_tensors, read_metadata, save_tensors
 from samtune.types import Role
 
 FORMAT = "samtune-selection-2"

@@ -8,10 +8,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from samtune.base.tensors import state_hash
 from samtune.errors import ConfigError, NonFiniteError
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection.selection import Selection
-from samtune.tensorfile import state_hash
 from samtune.types import Granularity, Scores
 
 

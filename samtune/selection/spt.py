@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from samtune.errors import ConfigError
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection.additions import Positive, adapter_addition, check_rank, lora_addition
 from samtune.selection.matrices import top_overall, weight_matrices
 from samtune.selection.selection import Addition, Selection

@@ -10,11 +10,11 @@ import torch
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
-from samtune.models.prompts import PromptError, checked_boxes, clip_boxes
-from samtune.predict import Predictor, other_prompt
 from samtune.serve.errors import RETRY, ApiError
 from samtune.serve.pictures import decode_picture
 from samtune.serve.upload import Upload
+from samtune.tasks.masks.predict import Predictor, other_prompt
+from samtune.tasks.masks.prompts import PromptError, checked_boxes, clip_boxes
 from samtune.types import MaskArray, Prediction
 
 

@@ -18,12 +18,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
-from samtune.predict import Predictor
 from samtune.serve.answer import answer
 from samtune.serve.errors import RETRY, ApiError
 from samtune.serve.gate import LOOPBACK_HOSTS, Gate
 from samtune.serve.upload import FORMATS, Limits, read_upload
 from samtune.serve.worker import Worker
+from samtune.tasks.masks.predict import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _about(predictor: Predictor) -> dict[str, Any]:
 @cache
 def _page() -> tuple[str, str]:
     """Returns the page and a policy that lets exactly its own script and style run."""
-    text = (files("samtune.serve") / "page.html").read_text(encoding="utf-8")
+    text = (files("samtune.serve") / "page" / "page.html").read_text(encoding="utf-8")
     hashes = {}
     for tag in ("script", "style"):
         (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)

@@ -6,7 +6,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from samtune.data.pairs import FORMATS, ORIENTATION, to_rgb
+from samtune.data.pictures import FORMATS, ORIENTATION, to_rgb
 from samtune.errors import DataError
 from samtune.serve.errors import ApiError
 from samtune.types import ImageArray

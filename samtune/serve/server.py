@@ -11,12 +11,12 @@ from pathlib import Path
 
 import uvicorn
 
+from samtune.base.machine import pick_device
 from samtune.errors import ConfigError
-from samtune.machine import pick_device
-from samtune.models.merged import read_merged_info
-from samtune.predict import Predictor
+from samtune.files.merged import read_merged_info
 from samtune.serve.app import create_app
 from samtune.serve.gate import LOOPBACK_HOSTS
+from samtune.tasks.masks.predict import Predictor
 
 logger = logging.getLogger(__name__)
 

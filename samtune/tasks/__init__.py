@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from samtune.tasks.base import Task
-from samtune.tasks.classification import ClassificationTask
-from samtune.tasks.segmentation import SegmentationTask
+from samtune.tasks.classes.task import ClassificationTask
+from samtune.tasks.masks.task import SegmentationTask
+from samtune.tasks.task import Task
 
 TASKS: dict[str, Task] = {"segmentation": SegmentationTask(), "classification": ClassificationTask()}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from samtune.errors import CheckpointError
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection.selection import Addition, Selection, check_selection
 from samtune.tuning.added import Added, build_added
 from samtune.tuning.compact import CompactModule, release_entries, tune_entries

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from samtune.errors import CheckpointError, ConfigError
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.tuning.compact import CompactModule
 
 LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -9,7 +9,7 @@ import torch
 from toy import toy_model
 
 from samtune.errors import ConfigError
-from samtune.models import SamModel
+from samtune.models.sam.model import SamModel
 from samtune.selection import SELECTORS, Selection, select
 from samtune.types import Scores
 

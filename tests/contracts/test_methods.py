@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from toy import prompts_of, toy_batch, toy_model
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
-from samtune.artifacts import audit
-from samtune.delta import delta_restores, save_delta
 from samtune.errors import ConfigError
-from samtune.models.tunable import TunableModel
-from samtune.scoring import cross_entropy, score, task_loss
+from samtune.files.artifacts import audit
+from samtune.files.delta import delta_restores, save_delta
+from samtune.models.backbone import TunableModel
+from samtune.scoring.score import score
 from samtune.selection import SELECTORS, Selection, load_selection, save_selection, select
+from samtune.tasks.classes.losses import head_cross_entropy
+from samtune.tasks.masks.losses import task_loss
 from samtune.tuning import attach, count, count_by_block, merge
 from samtune.tuning.precision import restore_base
 from samtune.types import AnyBatch, Granularity, Scores
@@ -85,7 +87,7 @@ def scores_of(case: str, family: str) -> Scores | None:
     if needs is None:
         return None
     if (family, needs.per) not in SCORES:
-        loss = task_loss() if family == "sam" else cross_entropy
+        loss = task_loss() if family == "sam" else head_cross_entropy
         SCORES[family, needs.per] = score(model_of(family), batches_of(family), loss, per=needs.per, squares=True)
     return SCORES[family, needs.per]
 

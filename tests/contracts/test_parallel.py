@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from toy import prompts_of, toy_batch, toy_model
 from toyvit import labelled_batch, toy_classifier
 
-from samtune.models import SamModel
+from samtune.models.sam.model import SamModel
 from samtune.selection import Selection
 from samtune.tuning import attach
 from samtune.tuning.compact import CompactModule, tune_entries

@@ -12,13 +12,13 @@ from cases import CASES, SCATTERED, make_selection
 from torch import Tensor, nn
 from toy import prompts_of, toy_batch, toy_model
 
-from samtune.artifacts import audit
-from samtune.delta import apply_delta, save_delta, undo_delta
+from samtune.base.tensors import read_metadata, save_tensors
 from samtune.errors import CheckpointError
-from samtune.models import SamModel
+from samtune.files.artifacts import audit
+from samtune.files.delta import apply_delta, save_delta, undo_delta
+from samtune.models.sam.model import SamModel
 from samtune.models.weights import read_state
 from samtune.selection import Selection, check_selection, load_selection, save_selection
-from samtune.tensorfile import read_metadata, save_tensors
 from samtune.tuning import attach, count, count_by_block, merge
 from samtune.tuning.compact import CompactLinear, CompactModule
 

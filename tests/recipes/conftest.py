@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import RunCommand
 
-from samtune import cli
+from samtune.cli import main as cli
 
 
 @pytest.fixture(autouse=True)

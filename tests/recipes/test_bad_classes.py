@@ -12,8 +12,8 @@ from class_trees import write_class_folders, write_fgvc, write_vtab
 from helpers import RunCommand
 from PIL import Image
 
-from samtune.models.vit import build_classifier
-from samtune.tensorfile import save_tensors
+from samtune.base.tensors import save_tensors
+from samtune.models.timm.model import build_classifier
 
 OPTIONS = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 MODEL = f"model={{name: vit_tiny_patch16_224, checkpoint: random, image_size: 32, options: {json.dumps(OPTIONS)}}}"

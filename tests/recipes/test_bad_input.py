@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from samtune.models import build_model
+from samtune.models.table import build_model
 
 SMALL = ("model.image_size=64", "train.steps=1", "train.precision=fp32", "track.mlflow=false", "eval.overlays=0")
 

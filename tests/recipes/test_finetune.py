@@ -21,17 +21,19 @@ import torch
 from helpers import write_data
 from safetensors.torch import load_file
 
-from samtune.artifacts import audit_files
-from samtune.config import Config, load_config
-from samtune.data import Collate, SegmentationDataset, find_pairs, resolve_split
-from samtune.delta import apply_delta, undo_delta
+from samtune.base.tensors import save_tensors, state_hash
+from samtune.config.load import Config, load_config
 from samtune.errors import CheckpointError, ConfigError
-from samtune.evaluate_file import evaluate_checkpoint
-from samtune.models import build_model
-from samtune.models.merged import load_merged
-from samtune.recipe import RunResult, dry_run, finetune, select_only
+from samtune.files.artifacts import audit_files
+from samtune.files.delta import apply_delta, undo_delta
+from samtune.files.merged import load_merged
+from samtune.models.table import build_model
+from samtune.run.recipe import RunResult, dry_run, finetune, select_only
 from samtune.selection import load_selection
-from samtune.tensorfile import save_tensors, state_hash
+from samtune.tasks.masks.dataset import Collate, SegmentationDataset
+from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
+from samtune.tasks.masks.pairs import find_pairs
+from samtune.tasks.masks.splits import resolve_split
 
 LOSSES = [1.39471, 1.40997, 1.26988, 1.18578, 1.16067, 1.09145, 0.95258, 0.91532, 0.82748, 0.64271, 0.55685, 0.59646]
 
@@ -341,7 +343,7 @@ def test_a_dry_run_estimates_and_writes_nothing(job: Job, tmp_path: Path, monkey
 
 
 def test_a_moved_weight_fails_the_run(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from samtune import phases
+    from samtune.run import phases
 
     real = phases.fit
 

@@ -16,20 +16,20 @@ from class_trees import write_class_folders, write_vtab
 from helpers import RunCommand
 from safetensors.torch import load_file
 
-from samtune.artifacts import audit_files, export_checkpoint
-from samtune.class_evaluate_file import evaluate_classifier
-from samtune.class_predict import ClassPredictor, predict_class_files
-from samtune.config import Config, load_config
-from samtune.data.pairs import read_image
-from samtune.delta import apply_delta, undo_delta
+from samtune.base.tensors import save_tensors
+from samtune.config.load import Config, load_config
+from samtune.data.pictures import read_image
 from samtune.errors import CheckpointError
-from samtune.job import prepare
-from samtune.metrics.classes import ClassReport
-from samtune.models import merged
-from samtune.models.merged_classifier import load_classifier
-from samtune.models.vit import build_classifier
-from samtune.recipe import RunResult, dry_run, finetune, select_only
-from samtune.tensorfile import save_tensors
+from samtune.files import merged
+from samtune.files.artifacts import audit_files, export_checkpoint
+from samtune.files.classifier import load_classifier
+from samtune.files.delta import apply_delta, undo_delta
+from samtune.models.timm.model import build_classifier
+from samtune.run.prepare import prepare
+from samtune.run.recipe import RunResult, dry_run, finetune, select_only
+from samtune.tasks.classes.evaluate_file import evaluate_classifier
+from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
+from samtune.tasks.classes.report import ClassReport
 from samtune.types import LabelledBatch
 
 ARCHITECTURE = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -190,7 +190,7 @@ def test_the_audit_of_files(job: Job, tmp_path: Path) -> None:
     assert audit_files(job.base, merged_file, selection).ok
     state = load_file(merged_file)
     state["blocks.0.norm1.weight"][0] += 1
-    from samtune.tensorfile import read_metadata
+    from samtune.base.tensors import read_metadata
 
     save_tensors(tmp_path / "moved.safetensors", state, read_metadata(merged_file))
     report = audit_files(job.base, tmp_path / "moved.safetensors", selection)
@@ -214,7 +214,7 @@ def test_the_same_seed_gives_the_same_run(job: Job, tmp_path: Path) -> None:
 
 
 def test_a_report_of_val_leaves_test_closed(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from samtune.data import classification
+    from samtune.tasks.classes import dataset as classification
 
     opened: list[str] = []
     read = classification.read_image

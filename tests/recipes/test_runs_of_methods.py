@@ -14,12 +14,12 @@ from helpers import RunCommand, write_data
 from PIL import Image
 from safetensors.torch import load_file
 
-from samtune.config import load_config
-from samtune.evaluate_file import evaluate_checkpoint
-from samtune.predict import Predictor
-from samtune.recipe import RunResult, finetune
+from samtune.base.tensors import read_metadata
+from samtune.config.load import load_config
+from samtune.run.recipe import RunResult, finetune
 from samtune.selection import load_selection
-from samtune.tensorfile import read_metadata
+from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
+from samtune.tasks.masks.predict import Predictor
 
 SETTINGS = (
     "run.device=cpu",

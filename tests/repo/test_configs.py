@@ -8,8 +8,8 @@ import pytest
 from class_trees import write_class_folders, write_fgvc, write_vtab
 from helpers import write_data
 
-from samtune.config import Config, load_config
-from samtune.config_classification import ClassificationConfig
+from samtune.config.load import Config, load_config
+from samtune.tasks.classes.config import ClassificationConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "sweeps")
@@ -55,7 +55,7 @@ def test_its_header_has_the_command(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_it_runs_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from samtune.recipe import finetune
+    from samtune.run.recipe import finetune
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

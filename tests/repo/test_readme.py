@@ -11,7 +11,7 @@ import pytest
 import typer
 from helpers import write_data
 
-from samtune.cli import app
+from samtune.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_classes import draw_pictures
 
-SHIPPED = Path(__file__).resolve().parents[2] / "samtune" / "models" / "vit_mini.safetensors"
+SHIPPED = Path(__file__).resolve().parents[2] / "samtune" / "models" / "timm" / "vit_mini.safetensors"
 TINY = ["--batch", "4", "--workers", "0", "--pictures", "60", "--save-every", "0"]
 
 

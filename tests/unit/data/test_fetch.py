@@ -14,9 +14,10 @@ import pytest
 from class_trees import write_imagenet, write_vtab
 from PIL import Image
 
-from samtune.data import evaluation_images, read_image, resolve_classes
 from samtune.data.fetch import DIGITS_LICENCE, SOURCES, fetch
+from samtune.data.pictures import read_image
 from samtune.errors import ConfigError, DataError
+from samtune.tasks.classes.labelled import evaluation_images, resolve_classes
 
 
 def archive(*, extra: dict[str, bytes] | None = None, names: tuple[str, ...] = ("a", "b")) -> bytes:

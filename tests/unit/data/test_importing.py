@@ -13,9 +13,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from samtune.data import read_image, resolve_classes
 from samtune.data.importing import import_data
+from samtune.data.pictures import read_image
 from samtune.errors import ConfigError, DataError
+from samtune.tasks.classes.labelled import resolve_classes
 
 
 def write_cifar(folder: Path, **changes: Any) -> Path:

@@ -10,7 +10,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from samtune.data import read_image, read_mask, resolve_split, verify_pairs
+from samtune.data.pictures import read_image
+from samtune.tasks.masks.pairs import read_mask
+from samtune.tasks.masks.splits import resolve_split
+from samtune.tasks.masks.verify import verify_pairs
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = ROOT / "data" / "polyp_sample"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from samtune.errors import DataError
-from samtune.metrics import bootstrap, bootstrap_ci, paired_bootstrap
+from samtune.metrics import bootstrap
+from samtune.metrics.bootstrap import bootstrap_ci, paired_bootstrap
 
 
 def test_interval_is_near_the_normal_one() -> None:

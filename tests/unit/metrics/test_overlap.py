@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from samtune.metrics import METRICS, POOLED_METRICS
 from samtune.metrics.overlap import (
     classmean_dice,
     classmean_iou,
@@ -21,6 +20,7 @@ from samtune.metrics.overlap import (
     precision,
     recall,
 )
+from samtune.metrics.table import METRICS, POOLED_METRICS
 
 EMPTY = np.zeros((4, 5), dtype=bool)
 FULL = np.ones((4, 5), dtype=bool)

@@ -13,15 +13,9 @@ from torch import Tensor
 from toy import toy_model
 
 from samtune.errors import CheckpointError
-from samtune.models import build_model, weights
-from samtune.models.weights import (
-    OFFICIAL,
-    Official,
-    load_packaged,
-    load_weights,
-    official_checkpoint,
-    read_state,
-)
+from samtune.models import weights
+from samtune.models.table import build_model
+from samtune.models.weights import OFFICIAL, Official, load_packaged, load_weights, official_checkpoint, read_state
 
 State = dict[str, Tensor]
 
@@ -78,7 +72,7 @@ def test_fp16_file_is_loaded_as_fp32(state: State, tmp_path: Path) -> None:
 
 
 def test_packaged_weights_come_from_the_package(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "files", lambda package: tmp_path if package == "samtune.models" else None)
+    monkeypatch.setattr(weights, "files", lambda package: tmp_path if package == "samtune.models.sam" else None)
     save_file({name: tensor.half() for name, tensor in state.items()}, tmp_path / "toy.safetensors")
     model = toy_model()
     report = load_packaged(model, "toy")

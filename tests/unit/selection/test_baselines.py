@@ -10,8 +10,8 @@ from toy import toy_model
 from toyvit import FAMILIES, toy_classifier
 
 from samtune.errors import ConfigError
-from samtune.models.sam import SamModel
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
+from samtune.models.sam.model import SamModel
 from samtune.selection import SELECTORS, Addition, Selection, picked, select
 
 MODELS = ("sam", *FAMILIES)

@@ -10,7 +10,7 @@ from toy import toy_model
 from toyvit import FAMILIES, toy_classifier
 
 from samtune.errors import ConfigError
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection import SELECTORS, Selection, picked, select
 from samtune.selection.budget import parse_budget
 from samtune.types import Scores

@@ -12,7 +12,7 @@ from torch import Tensor
 from toy import toy_model
 
 from samtune.errors import ConfigError
-from samtune.models import SamModel
+from samtune.models.sam.model import SamModel
 from samtune.selection import SELECTORS, Needs, Selection, select
 from samtune.selection.gps import gps
 from samtune.selection.selection import check_selection

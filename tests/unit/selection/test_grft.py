@@ -9,8 +9,8 @@ from toy import toy_model
 from toyvit import FAMILIES, toy_classifier
 
 from samtune.errors import ConfigError
-from samtune.models.tunable import TunableModel
-from samtune.models.vit import build_classifier
+from samtune.models.backbone import TunableModel
+from samtune.models.timm.model import build_classifier
 from samtune.selection import SELECTORS, Needs, select
 from samtune.selection.grft import grft
 from samtune.types import Scores

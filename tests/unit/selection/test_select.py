@@ -9,11 +9,11 @@ import pytest
 import torch
 from toy import toy_model
 
-from samtune.config_problems import default_options, option_problems
+from samtune.base.tensors import state_hash
+from samtune.config.problems import default_options, option_problems
 from samtune.errors import ConfigError, NonFiniteError
-from samtune.models import SamModel
+from samtune.models.sam.model import SamModel
 from samtune.selection import SELECTORS, Needs, Selector, check_scores, check_select, select
-from samtune.tensorfile import state_hash
 from samtune.types import Scores
 
 FUNCTIONS = {name: row.function for name, row in SELECTORS.items()}

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toy import toy_model
 
+from samtune.base.tensors import read_metadata
 from samtune.errors import CheckpointError
 from samtune.selection import Selection, check_selection, load_selection, save_selection
 from samtune.selection.selection import pack_indices, unpack_indices
-from samtune.tensorfile import read_metadata
 
 PROVENANCE = {"method": "gps", "per_neuron": "1", "seed": "0", "base_hash": "ab" * 32}
 

@@ -10,7 +10,7 @@ from toy import toy_model
 from toyvit import FAMILIES, toy_classifier
 
 from samtune.errors import ConfigError
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection import SELECTORS, Addition, Needs, Selection, picked, select
 from samtune.types import Granularity, Scores
 

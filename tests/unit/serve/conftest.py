@@ -11,10 +11,10 @@ from fastapi.testclient import TestClient
 from httpx import Response
 from serve_helpers import URL, Post
 
-from samtune.models import build_model
-from samtune.models.merged import MergedInfo
-from samtune.predict import Predictor
+from samtune.files.merged import MergedInfo
+from samtune.models.table import build_model
 from samtune.serve import Limits, create_app
+from samtune.tasks.masks.predict import Predictor
 
 
 @pytest.fixture(scope="session")

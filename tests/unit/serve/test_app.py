@@ -21,10 +21,10 @@ from fastapi.testclient import TestClient
 from serve_helpers import URL, Post, encoded, error_of, picture
 
 from samtune.errors import NonFiniteError
-from samtune.models.merged import MergedInfo
-from samtune.predict import Predictor
+from samtune.files.merged import MergedInfo
 from samtune.serve import Limits, create_app
 from samtune.serve.gate import SECURITY_HEADERS
+from samtune.tasks.masks.predict import Predictor
 from samtune.types import Prediction
 
 KEY = "correct horse"

@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from serve_helpers import Post, encoded, error_of, picture
 
-from samtune.predict import Predictor
+from samtune.tasks.masks.predict import Predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of damaged files
 

@@ -16,11 +16,11 @@ import pytest
 import uvicorn
 from serve_helpers import encoded, picture
 
-from samtune import predict
 from samtune.errors import CheckpointError, ConfigError
-from samtune.models.merged import save_merged
-from samtune.predict import Predictor
+from samtune.files.merged import save_merged
 from samtune.serve import run_server
+from samtune.tasks.masks import predict
+from samtune.tasks.masks.predict import Predictor
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -82,7 +82,7 @@ def test_a_model_that_can_not_be_loaded_ends_the_server(merged: Path, tmp_path: 
 
 
 def test_a_real_server_from_start_to_sigterm(merged: Path, tmp_path: Path) -> None:
-    code = "import sys; from samtune.cli import main; main(sys.argv[1:])"
+    code = "import sys; from samtune.cli.main import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "serve", "--checkpoint", str(merged), "--port", "0"]
     env = {k: v for k, v in os.environ.items() if k != "SAMTUNE_API_KEY"} | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from toy import toy_batch, toy_model
 from toyvit import labelled_batch, toy_classifier
 
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection.selection import FOLDS, Addition, Selection
 from samtune.tuning import attach
 from samtune.tuning.added import KINDS

@@ -22,7 +22,7 @@ from added_cases import (
 from torch import nn
 from toyvit import toy_classifier
 
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection.selection import Addition, Selection
 from samtune.tuning import added_state, attach, merge
 from samtune.tuning.added import KINDS

@@ -12,7 +12,7 @@ from toy import toy_model
 from toyvit import toy_classifier
 
 from samtune.errors import CheckpointError
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.selection.selection import Addition, Selection
 from samtune.tuning import attach, count, count_by_block, merge
 from samtune.tuning.compact import CompactModule

@@ -9,7 +9,7 @@ from toy import toy_batch, toy_model
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
 from samtune.errors import CheckpointError, ConfigError
-from samtune.models.tunable import TunableModel
+from samtune.models.backbone import TunableModel
 from samtune.tuning.compact import tune_entries
 from samtune.tuning.precision import is_lowered, lower_base, restore_base
 

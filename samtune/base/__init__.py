@@ -1,0 +1,1 @@
+"""What stands below everything: files, folders, the machine, child processes, the tracker."""

@@ -1,0 +1,148 @@
+"""The commands that look into files, convert them, and check or fetch data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samtune import console
+from samtune.base.paths import find_path
+from samtune.errors import ConfigError, DataError
+
+files_app = typer.Typer()
+data_app = typer.Typer(help="Check and fetch data sets.", no_args_is_help=True)
+
+Base = Annotated[str, typer.Argument(help="Weights of the base model, or the name of a model for its own.")]
+OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write.")]
+
+
+@files_app.command(rich_help_panel="Files")
+def apply(
+    base: Base,
+    delta: Annotated[Path, typer.Option(metavar="FILE", help="The delta.safetensors of a run.")],
+    out: OutFile,
+) -> None:
+    """Base + delta = merged model."""
+    from samtune.files.delta import apply_delta
+
+    apply_delta(_base(base), find_path(delta), out)
+    console.print_line(str(out))
+
+
+@files_app.command(rich_help_panel="Files")
+def undo(
+    merged: Annotated[Path, typer.Argument(help="A merged model.")],
+    delta: Annotated[Path, typer.Option(metavar="FILE", help="The delta.safetensors of its run.")],
+    out: OutFile,
+) -> None:
+    """Merged model - delta = base, bit for bit."""
+    from samtune.files.delta import undo_delta
+
+    undo_delta(find_path(merged), find_path(delta), out)
+    console.print_line(str(out))
+
+
+@files_app.command(rich_help_panel="Files")
+def export(
+    merged: Annotated[Path, typer.Argument(help="A merged model.")],
+    out: OutFile,
+    format: Annotated[
+        str, typer.Option(metavar="pth", help="pth: loads in segment-anything's registry, or in timm.")
+    ] = "pth",
+) -> None:
+    """Write a merged model for other programs."""
+    if format != "pth":
+        raise ConfigError(f"--format {format!r} is unknown. Known: pth.")
+    from samtune.files.artifacts import export_checkpoint
+
+    export_checkpoint(find_path(merged), out, format=format)
+    console.print_line(str(out))
+
+
+@files_app.command(rich_help_panel="Files")
+def inspect(file: Annotated[Path, typer.Argument(help="A model, selection or delta.")]) -> None:
+    """Show what a file is and where it came from."""
+    from samtune.files.artifacts import inspect_file
+
+    console.print_table(list(inspect_file(find_path(file)).items()), columns=("key", "value"), numbers=2)
+
+
+@files_app.command(rich_help_panel="Files")
+def diff(
+    a: Annotated[str, typer.Argument(help="A model file, or the name of a model for its own weights.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+) -> None:
+    """Count the entries in which two models differ, per tensor."""
+    from samtune.files.artifacts import diff_files
+
+    rows = [(row.name, row.changed, row.total, f"{row.max_abs:.3g}") for row in diff_files(_base(a), _base(b))]
+    if not rows:
+        console.print_line("no differences")
+        return
+    rows.append(("all of these", sum(int(r[1]) for r in rows), sum(int(r[2]) for r in rows), ""))
+    console.print_table(rows, columns=("tensor", "changed", "of", "largest change"))
+
+
+@files_app.command(rich_help_panel="Files")
+def audit(
+    base: Base,
+    merged: Annotated[Path, typer.Argument(help="The merged model.")],
+    selection: Annotated[Path, typer.Argument(help="The selection.safetensors of its run.")],
+) -> None:
+    """Check that only selected entries differ from the base."""
+    from samtune.files.artifacts import audit_files
+
+    report = audit_files(_base(base), find_path(merged), find_path(selection))
+    for line in report.lines:
+        console.print_line(line)
+    if not report.ok:
+        raise typer.Exit(4)
+
+
+def _base(text: str) -> str | Path:
+    """Returns the file that `find_path` finds, else the text: the name of a model, or a mistake to explain."""
+    path = find_path(text)
+    return path if path.is_file() else text
+
+
+@data_app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with images/ and masks/, or with classes.")],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Data set in it, such as vtab/cifar or fgvc/cub.")
+    ] = None,
+) -> None:
+    """Read every image, and list all problems at once."""
+    from samtune.tasks.classes.verify import verify_data
+
+    report = verify_data(find_path(folder), name=name)
+    for warning in report.warnings:
+        console.print_line(f"warning: {warning}")
+    if report.errors:
+        raise DataError("\n".join([f"{folder} has {len(report.errors)} problem(s):", *report.errors]))
+    console.print_line(f"{folder}: no errors, {len(report.warnings)} warning(s)")
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of the data set, such as kvasir-seg or digits.")],
+    dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to put it; data/NAME if not given.")] = None,
+) -> None:
+    """Get a data set: download it, or write one that is bundled."""
+    from samtune.data.fetch import fetch as fetch_data
+
+    console.print_line(str(fetch_data(name, dir or Path("data") / name)))
+
+
+@data_app.command("import")
+def import_(
+    name: Annotated[str, typer.Argument(help="Name of the data set: cifar-100.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Its archive, or the folder it was unpacked to.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Gets the class folders.")],
+) -> None:
+    """Turn a data set of another format into class folders."""
+    from samtune.data.importing import import_data
+
+    console.print_line(str(import_data(name, find_path(source), out)))

@@ -1,0 +1,185 @@
+"""Pictures of a comparison: costs (GPS Fig. 4), accuracy by shots (Fig. 10), features (Fig. 13)."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samtune.base.figures import new_figure, save_figure
+from samtune.compare.read import Method, Run
+from samtune.compare.tables import cost_numbers
+
+logger = logging.getLogger(__name__)
+
+TSNE_CLASSES, TSNE_POINTS = 10, 1000  # at most; more is neither readable nor quick
+COST_PANELS = {  # fact -> title, unit, factor
+    "seconds": ("training time", "min", 1 / 60),
+    "memory_mib": ("training memory", "MiB", 1.0),
+    "test_seconds": ("test time", "s", 1.0),
+    "test_memory_mib": ("test memory", "MiB", 1.0),
+}
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e5e5e5",
+}
+
+FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def save_figures(methods: Sequence[Method], folder: Path) -> list[Path]:
+    """Draws what the runs have data for: `cost.png`, `few_shot.png`, `tsne.png`.
+
+    Args:
+        methods: of a comparison.
+        folder: is made if needed.
+
+    Returns:
+        The files, in this order; those without data are left out, and that is logged.
+    """
+    import matplotlib  # late, as the library is large
+
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = []
+    for name, draw in {"cost": draw_costs, "few_shot": draw_shots, "tsne": draw_features}.items():
+        with matplotlib.rc_context(STYLE):
+            figure = draw([method for method in methods if method.runs])
+            if figure is None:
+                logger.info("%s.png is not drawn: the runs have no data for it", name)
+                continue
+            saved.append(folder / f"{name}.png")
+            save_figure(saved[-1], figure)
+    return saved
+
+
+def draw_costs(methods: Sequence[Method]) -> Any:
+    """Returns a panel of bars for each cost that is known of any run; None without one.
+
+    Times are means over the runs of a method, memories the largest.
+    """
+    costs = [cost_numbers(method) for method in methods]
+    known = [name for name in COST_PANELS if any(cost[name] is not None for cost in costs)]
+    if not known:
+        return None
+    height = 1.0 + 0.28 * len(methods)
+    figure = new_figure(2.0 + 2.4 * len(known), height, dpi=150)
+    axes = figure.subplots(1, len(known), sharey=True, squeeze=False)
+    places = range(len(methods))
+    for name, axis in zip(known, axes[0], strict=True):
+        title, unit, factor = COST_PANELS[name]
+        values = [factor * (cost[name] or 0.0) for cost in costs]
+        bars = axis.barh(places, values, color="#4878a8", height=0.7)
+        texts = ["" if cost[name] is None else f" {value:.3g}" for value, cost in zip(values, costs, strict=True)]
+        axis.bar_label(bars, texts, fontsize=7)
+        axis.set(title=title, xlabel=unit, yticks=places)
+        axis.set_yticklabels([method.title for method in methods])
+        axis.grid(axis="x")
+        axis.margins(x=0.18)
+    axes[0][0].invert_yaxis()  # the first row of the table on top; the panels share the axis
+    return figure
+
+
+def draw_shots(methods: Sequence[Method]) -> Any:
+    """Returns accuracy against `data.shots`, a line per method, with ± one standard deviation over the seeds.
+
+    None where the tasks do not differ in their number of shots.
+    """
+    curves = {method.title: _by_shots(method) for method in methods}
+    shots = sorted({shot for curve in curves.values() for shot in curve})
+    if len(shots) < 2:
+        return None
+    figure = new_figure(6.4, 3.6, dpi=150)
+    axis = figure.subplots()
+    for (title, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
+        x = sorted(curve)
+        mean = np.array([statistics.fmean(curve[shot]) for shot in x])
+        spread = np.array([statistics.stdev(curve[shot]) if len(curve[shot]) > 1 else 0.0 for shot in x])
+        axis.plot(x, mean, marker="o", markersize=3.5, linewidth=1.4, color=colour, label=title)
+        axis.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(shots, [str(shot) for shot in shots])
+    axis.set(xlabel="training images per class", ylabel="top-1 accuracy, %")
+    axis.grid()
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def draw_features(methods: Sequence[Method]) -> Any:
+    """Returns t-SNE maps of the features of test images, one per method: its first seed, on one task.
+
+    The task is the first of which a run has `features.safetensors`; None without one.
+    """
+    from matplotlib.lines import Line2D
+
+    tasks = [task for method in methods for task in method.rows]
+    found = {task: runs for task in dict.fromkeys(tasks) if (runs := _runs_with_features(methods, task))}
+    if not found:
+        return None
+    task, runs = next(iter(found.items()))
+    columns = min(3, len(runs))
+    lines = -(-len(runs) // columns)
+    figure = new_figure(2.9 * columns, 2.9 * lines + 0.5, dpi=150)
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for axis in axes.flat[len(runs) :]:
+        axis.set_axis_off()
+    for (title, run), axis in zip(runs, axes.flat[: len(runs)], strict=True):
+        places, labels = _map(run)
+        shown = np.unique(labels)
+        axis.set(xticks=[], yticks=[])  # a distance has no meaning across a map
+        axis.spines[:].set(visible=True, color="#cccccc")
+        axis.scatter(*places.T, c=np.searchsorted(shown, labels), cmap="tab10", vmin=0, vmax=9, s=5, linewidths=0)
+        axis.set_title(title)
+    names = getattr(runs[0][1].report, "classes", ())
+    handles = [
+        Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=_name(names, c))
+        for c, colour in zip(shown, _colours(10)[: len(shown)], strict=True)
+    ]
+    figure.suptitle(task)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def _by_shots(method: Method) -> dict[int, list[float]]:
+    """Returns shots -> first reported value of each seed, in percent."""
+    curve: dict[int, list[float]] = {}
+    for run in method.runs:
+        shots = run.setting("data.shots")
+        if shots is not None:
+            curve.setdefault(int(shots), []).append(100 * run.report.choice)
+    return curve
+
+
+def _runs_with_features(methods: Sequence[Method], task: str) -> list[tuple[str, Run]]:
+    first = [(m.title, m.rows[task].runs[0]) for m in methods if task in m.rows and m.rows[task].runs]
+    return [(title, run) for title, run in first if (run.folder / "features.safetensors").is_file()]
+
+
+def _map(run: Run) -> tuple[FloatArray, FloatArray]:
+    """Returns places (n, 2) and labels (n,) of the images of the first classes, the same for every method."""
+    from safetensors.numpy import load_file
+    from sklearn.manifold import TSNE
+
+    tensors = load_file(run.folder / "features.safetensors")
+    features, labels = tensors["features"].astype(np.float32), tensors["labels"]
+    kept = np.flatnonzero(np.isin(labels, np.unique(labels)[:TSNE_CLASSES]))
+    if len(kept) > TSNE_POINTS:
+        kept = np.sort(np.random.default_rng(0).choice(kept, TSNE_POINTS, replace=False))
+    tsne = TSNE(perplexity=min(30.0, max(1.0, (len(kept) - 1) / 3)), init="pca", random_state=0)
+    return tsne.fit_transform(features[kept]), labels[kept]
+
+
+def _name(names: Sequence[str], label: int) -> str:
+    return names[label] if 0 <= label < len(names) else str(label)
+
+
+def _colours(count: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    return [colormaps["tab10" if count <= 10 else "tab20"](index % 20) for index in range(count)]

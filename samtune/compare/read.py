@@ -1,0 +1,207 @@
+"""What the files of runs and sweeps say: methods, each with its runs on each task. Reads only."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from samtune.config.yamltext import parse_yaml
+from samtune.errors import DataError
+from samtune.metrics.bootstrap import bootstrap_ci, paired_bootstrap
+from samtune.sweep.settings import ONE_TASK
+from samtune.tasks.classes.report import TOP_K, ClassReport
+from samtune.tasks.masks.report import Report
+
+SAVED = "delta.safetensors"
+
+# Reported mean -> what it is a mean of, for a row of `per_image.csv`. The first one decides which row is best.
+SEGMENTATION: dict[str, Callable[[Any], float]] = {"mDice": lambda row: row.dice, "mIoU": lambda row: row.iou}
+CLASSIFICATION: dict[str, Callable[[Any], float]] = {
+    "top1": lambda row: float(row.rank == 0),
+    "top5": lambda row: float(row.rank < TOP_K),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the files of one run say.
+
+    Attributes:
+        folder: the run folder.
+        report: its per-image table.
+        facts: of `cell.json`, where a sweep made the run; else learning rate and seed of `config.yaml`.
+        trainable: counts of `metrics.json`; {} for an evaluation.
+        before: values of the untuned model, or None.
+        saved_bytes: size of the delta, or None.
+        images: names and hashes of the test images, or None.
+    """
+
+    folder: Path
+    report: Report | ClassReport
+    facts: dict[str, Any]
+    trainable: dict[str, float]
+    before: dict[str, float] | None
+    saved_bytes: int | None
+    images: str | None
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether the values are accuracies."""
+        return isinstance(self.report, ClassReport)
+
+    @property
+    def metrics(self) -> dict[str, Callable[[Any], float]]:
+        """Reported means that are defined here, with their per-image value."""
+        known = CLASSIFICATION if self.is_classification else SEGMENTATION
+        return {name: value for name, value in known.items() if name in self.report.values}
+
+    def setting(self, key: str) -> str | None:
+        """Returns a setting of the config as text; None if it is empty or not known."""
+        text = self.facts.get("settings", {}).get(key)
+        return None if text == "None" else text
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one task.
+
+    Attributes:
+        title: of the method.
+        runs: one per seed; none if not run yet.
+        wanted: number of seeds that it should have.
+    """
+
+    title: str
+    runs: tuple[Run, ...]
+    wanted: int
+
+    def spread(self, metric: str) -> tuple[float, float | None]:
+        """Returns mean and sample standard deviation over the seeds; None for a single seed."""
+        means = [run.report.values[metric] for run in self.runs]
+        return statistics.fmean(means), statistics.stdev(means) if len(means) > 1 else None
+
+    def per_image(self, metric: str) -> dict[str, float]:
+        """Returns image name -> mean over the seeds, NaN where no seed defines it."""
+        value = self.runs[0].metrics[metric]
+        tables = [{row.name: value(row) for row in run.report.rows} for run in self.runs]
+        return {name: _mean([table[name] for table in tables]) for name in tables[0]}
+
+    def ci95(self, metric: str) -> tuple[float, float]:
+        """Returns the 95 % interval over the images of each image's mean over the seeds."""
+        return bootstrap_ci(list(self.per_image(metric).values()))
+
+    def minus(self, other: Row, metric: str) -> tuple[float, float, float]:
+        """Returns (difference, low, high), paired by image."""
+        mine, theirs = self.per_image(metric), other.per_image(metric)
+        return paired_bootstrap(list(theirs.values()), [mine[name] for name in theirs])
+
+
+@dataclass(frozen=True)
+class Task:
+    """One column of the table: its short name, title, and group if it has one."""
+
+    name: str
+    title: str
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: its title, and its runs by the name of the task; a task that it leaves out is missing."""
+
+    title: str
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs of all tasks and seeds."""
+        return [run for row in self.rows.values() for run in row.runs]
+
+
+def load_methods(folder: Path) -> tuple[list[Task], list[Method]]:
+    """Reads a sweep, or a run as a method on one task.
+
+    Raises:
+        DataError: a folder that is neither, or whose files are damaged.
+    """
+    one = [Task(ONE_TASK, folder.name, None)]
+    try:
+        if (folder / "sweep.yaml").is_file():
+            return _load_sweep(folder, one)
+        return one, [Method(str(folder), {ONE_TASK: Row(str(folder), (_load_run(folder),), 1)})]
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, yaml.YAMLError) as err:
+        raise DataError(f"{folder}: a file of the run or sweep is damaged ({err!r}). Run it again.") from err
+
+
+def check_same_images(runs: Sequence[Run]) -> None:
+    """Refuses runs that were measured on different images.
+
+    Raises:
+        DataError: naming two such runs.
+    """
+    first = runs[0]
+    names = {row.name for row in first.report.rows}
+    for run in runs[1:]:
+        if run.is_classification != first.is_classification:
+            raise DataError(f"{first.folder} and {run.folder} are of different kinds: one segments, one classifies.")
+        alone = sorted(names ^ {row.name for row in run.report.rows})
+        files_differ = None not in (run.images, first.images) and run.images != first.images
+        if alone or files_differ:
+            which = f"{alone[0]!r} is in one of them only" if alone else "the files differ, though their names do not"
+            raise DataError(
+                f"{first.folder} and {run.folder} were measured on different test images: {which}. "
+                "Compare runs of one test part; a split by ratio changes with run.seed."
+            )
+
+
+def _load_sweep(folder: Path, one: list[Task]) -> tuple[list[Task], list[Method]]:
+    content = parse_yaml((folder / "sweep.yaml").read_text(encoding="utf-8")).value
+    named = (content.get("tasks") or {}).items()
+    tasks = [Task(name, task["title"], task.get("group")) for name, task in named] or one
+    methods = []
+    for name, row in content["cells"].items():
+        rows = {}
+        for task in tasks:
+            if row.get("only") is None or task.name in row["only"]:
+                cells = [folder / "cells" / task.name / f"{name}_{seed}" for seed in content["seeds"]]
+                runs = tuple(_load_run(cell) for cell in cells if (cell / "cell.json").is_file())
+                rows[task.name] = Row(row["title"], runs, len(cells))
+        methods.append(Method(row["title"], rows))
+    return tasks, methods
+
+
+def _load_run(folder: Path) -> Run:
+    file = folder / "metrics.json"
+    metrics = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    names = folder / "splits" / "test.txt"
+    return Run(
+        folder=folder,
+        # it says what is wrong with a folder that is no run
+        report=ClassReport.load(folder) if "top1" in metrics else Report.load(folder),
+        facts=_facts(folder),
+        trainable=metrics.get("trainable") or {},
+        before=metrics.get("before"),
+        saved_bytes=(folder / SAVED).stat().st_size if (folder / SAVED).is_file() else None,
+        images=names.read_text(encoding="utf-8") if names.is_file() else None,
+    )
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    if (folder / "cell.json").is_file():
+        return dict(json.loads((folder / "cell.json").read_text(encoding="utf-8")))
+    if not (folder / "config.yaml").is_file():
+        return {}
+    config = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8")).value
+    return {"lr": config["train"]["lr"], "seed": config["run"]["seed"]}
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(defined) if defined else math.nan

@@ -1,0 +1,76 @@
+"""The tables of a comparison that do not depend on the number of tasks, and how their numbers are written."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from samtune.compare.read import Method
+
+LINES = ("selected", "bias", "norm", "decoder", "head", "added", "total")  # of `trainable` in `metrics.json`
+COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "seconds": ("training", lambda value: f"{value / 60:.1f} min"),
+    "memory_mib": ("its memory", lambda value: f"{value:,} MiB"),
+    "test_seconds": ("test", lambda value: f"{value:.1f} s"),
+    "test_memory_mib": ("its memory", lambda value: f"{value:,.0f} MiB"),
+    "saved_bytes": ("saved", lambda value: f"{value:,.0f} B"),
+}
+
+DEFINITION = {
+    "mean": "Mean over the images, then mean ± sample standard deviation over the seeds. Segmentation: of the "
+    "foreground metric, from 0 to 1. Classification: accuracy in percent.",
+    "ci95": "95 % percentile bootstrap interval over the images (1000 resamples, seed 0) of each image's mean over "
+    "the seeds; it speaks about the choice of images, not about the luck of a run.",
+    "difference": "Mean over the images of this row minus that row, each image averaged over its row's seeds first, "
+    "with the 95 % interval of the paired bootstrap. An interval without 0 speaks for a real difference.",
+    "training": "Time with validations, without imports, scoring and evaluation, mean over the runs; its memory is "
+    "the peak of a run minus what was in use before. Test: the same of the evaluation.",
+}
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def counts_table(methods: Sequence[Method]) -> str:
+    """Returns what trains, by line, of each method's first run."""
+    rows = []
+    for method in methods:
+        counts = method.runs[0].trainable if method.runs else {}
+        rows.append([method.title, *(f"{counts[line]:,}" if line in counts else "" for line in LINES)])
+    return markdown(("trainable parameters", *LINES), rows)
+
+
+def cost_table(methods: Sequence[Method]) -> str:
+    """Returns time and memory of each method; what is known of no run has no column."""
+    costs = [cost_numbers(method) for method in methods]
+    known = [name for name in COSTS if any(cost[name] is not None for cost in costs)]
+    rows = [
+        [method.title, chosen_text(method), *("" if cost[n] is None else COSTS[n][1](cost[n]) for n in known)]
+        for method, cost in zip(methods, costs, strict=True)
+    ]
+    return markdown(("cost", "chosen", *(COSTS[name][0] for name in known)), rows)
+
+
+def cost_numbers(method: Method) -> dict[str, float | None]:
+    """Returns mean times and sizes, and largest memories, over the runs of a method; None if not known."""
+    result: dict[str, float | None] = {}
+    for name in COSTS:
+        found = [run.saved_bytes if name == "saved_bytes" else run.facts.get(name) for run in method.runs]
+        values = [value for value in found if value is not None]
+        worst = max if "memory" in name else statistics.fmean
+        result[name] = worst(values) if values else None
+    return result
+
+
+def chosen_text(method: Method) -> str:
+    """Returns the chosen values: the learning rate first; "" where they differ from task to task."""
+    facts = [run.facts for run in method.runs]
+    values = [{"train.lr": fact.get("lr")} | fact.get("values", {}) for fact in facts]
+    if not values or any(value != values[0] for value in values):
+        return "" if not values else "by task"
+    texts = [f"{v:g}" if k == "train.lr" else f"{k}={v}" for k, v in values[0].items() if v is not None]
+    return ", ".join(texts) + (" (edge of the grid)" if any(fact.get("edge") for fact in facts) else "")

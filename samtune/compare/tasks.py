@@ -1,0 +1,211 @@
+"""The table of a sweep over several tasks: methods down, tasks across, with means of groups and of all."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from samtune.compare.read import Method, Run, Task
+from samtune.compare.tables import DEFINITION, cost_numbers, cost_table, counts_table, markdown
+from samtune.config.papers import PublishedRow, published
+from samtune.errors import ConfigError, DataError
+
+BACKBONES = {  # beginning of a model's name -> backbone of the papers' tables
+    "vit_base_patch16_224.mae": "vit_base_mae",
+    "vit_base_patch16_224.mocov3": "vit_base_moco_v3",
+    "vit_base_patch16_224.augreg_in21k": "vit_base",
+    "vit_base_patch16_224.orig_in21k": "vit_base",
+    "swin_base": "swin_base",
+    "convnext_base": "convnext_base",
+}
+
+Columns = dict[str, tuple[tuple[str, ...], ...]]  # heading -> tasks, in parts: the mean of the parts' means
+
+NOTES = {
+    "mean of tasks": "Mean over all tasks, whatever their groups: what GPS and GRFT print for VTAB.",
+    "mean of groups": "Mean of the means of the groups: what SPT prints for VTAB. Never put it beside the other.",
+    "trainable": "Percent of all parameters of the model, mean over the tasks.",
+}
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """Methods on several tasks.
+
+    Attributes:
+        title: of the table.
+        tasks: the columns.
+        methods: the rows.
+        published: rows of papers.
+        backbone: of those; "" without them.
+    """
+
+    title: str
+    tasks: tuple[Task, ...]
+    methods: tuple[Method, ...]
+    published: tuple[PublishedRow, ...]
+    backbone: str
+
+    @property
+    def columns(self) -> Columns:
+        """What the table shows: tasks by group, and means."""
+        return _columns(self.tasks)
+
+    def to_markdown(self) -> str:
+        """Returns three tables: results, trainable parameters of the first task, and cost."""
+        tables = [
+            markdown((self.title, *self.columns, "trainable %"), self._rows()),
+            counts_table(self.methods),
+            cost_table(self.methods),
+        ]
+        kept = {name: DEFINITION[name] for name in ("mean", "training")}
+        notes = {name: text for name, text in NOTES.items() if name in self.columns or name == "trainable"}
+        if self.published:
+            notes["[paper]"] = (
+                f"Numbers that others published, for {self.backbone}, with their own data, code and hardware; their "
+                "means are computed here, in the same way as ours. A * marks a re-run by the authors of that paper."
+            )
+        return "\n\n".join([*tables, "\n".join(f"- {name}: {text}" for name, text in (kept | notes).items())])
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the same numbers, unrounded; accuracies in percent; what is not known is null."""
+        return {
+            "title": self.title,
+            "definition": {name: DEFINITION[name] for name in ("mean", "training")} | NOTES,
+            "tasks": [{"name": task.name, "title": task.title, "group": task.group} for task in self.tasks],
+            "rows": [self._method_json(method) for method in self.methods],
+            "published": [
+                {"title": _paper_title(row), "backbone": self.backbone, "percent": row.percent}
+                | {"values": _aggregate(self._scores_of_paper(row), self.columns)}
+                for row in self.published
+            ],
+        }
+
+    def _rows(self) -> list[list[str]]:
+        """Returns ours, each followed by what papers say of the same selector; then the rest of theirs."""
+        rows, waiting = [], list(self.published)
+        for method in self.methods:
+            percent = _percent(method)
+            texts = [_text(*_spread(method, self.columns, name)) for name in self.columns]
+            rows.append([method.title, *texts, "" if percent is None else f"{percent:.2f}"])
+            same = [row for row in waiting if row.key == _key(method)]
+            waiting = [row for row in waiting if row not in same]
+            rows += [self._paper_row(row) for row in same]
+        return rows + [self._paper_row(row) for row in waiting]
+
+    def _paper_row(self, row: PublishedRow) -> list[str]:
+        values = _aggregate(self._scores_of_paper(row), self.columns)
+        texts = ["" if values[name] is None else f"{values[name]:.2f}" for name in self.columns]
+        return [_paper_title(row), *texts, "" if row.percent is None else f"{row.percent:.2f}"]
+
+    def _scores_of_paper(self, row: PublishedRow) -> dict[str, float]:
+        names = {task.name: _dataset(task, self.methods) for task in self.tasks}
+        return {task: row.values[name] for task, name in names.items() if name in row.values}
+
+    def _method_json(self, method: Method) -> dict[str, Any]:
+        values = {}
+        for name in self.columns:
+            mean, deviation, seeds, wanted = _spread(method, self.columns, name)
+            values[name] = {"mean": mean, "std": deviation, "seeds": seeds, "seeds_wanted": wanted}
+        runs = [str(run.folder) for run in method.runs]
+        return {"title": method.title, "values": values, "percent": _percent(method), "runs": runs} | cost_numbers(
+            method
+        )
+
+
+def compare_tasks(
+    title: str, tasks: Sequence[Task], methods: tuple[Method, ...], *, paper: str | None
+) -> TaskComparison:
+    """Puts methods side by side on several tasks; arguments as of `compare`.
+
+    Raises:
+        ConfigError: an unknown `paper`.
+        DataError: no task of the benchmark.
+    """
+    if paper is None:
+        return TaskComparison(title, tuple(tasks), methods, (), "")
+    model = next(run for method in methods for run in method.runs).setting("model.name") or ""
+    backbone = next((name for start, name in BACKBONES.items() if model.startswith(start)), None)
+    if backbone is None:
+        raise ConfigError(f"--paper {paper}: no table is of {model or 'this model'}. Known: {', '.join(BACKBONES)}.")
+    comparison = TaskComparison(title, tuple(tasks), methods, tuple(published(paper, backbone)), backbone)
+    if not any(comparison._scores_of_paper(row) for row in comparison.published):
+        names = sorted({name for row in comparison.published for name in row.values})
+        raise DataError(f"--paper {paper}: no task has a data.name of its tables, such as {names[0]}, {names[-1]}.")
+    return comparison
+
+
+def _columns(tasks: Sequence[Task]) -> Columns:
+    columns: Columns = {}
+    groups: list[tuple[str, ...]] = []
+    for group in dict.fromkeys(task.group for task in tasks):
+        members = [task for task in tasks if task.group == group]
+        columns |= {task.title: ((task.name,),) for task in members}
+        if group is not None:
+            groups.append(tuple(task.name for task in members))
+            columns[f"{group} (mean)"] = (groups[-1],)
+    columns["mean of tasks"] = (tuple(task.name for task in tasks),)
+    if len(groups) > 1:
+        columns["mean of groups"] = tuple(groups)
+    return columns
+
+
+def _aggregate(scores: Mapping[str, float], columns: Columns) -> dict[str, float | None]:
+    """Returns the value of every column from one score per task; None where a task is missing."""
+    return {
+        name: statistics.fmean(statistics.fmean(scores[task] for task in part) for part in parts)
+        if all(task in scores for part in parts for task in part)
+        else None
+        for name, parts in columns.items()
+    }
+
+
+def _spread(method: Method, columns: Columns, name: str) -> tuple[float | None, float | None, int, int]:
+    """Returns (mean, sample standard deviation, seeds, wanted seeds) of one column over the seeds that have it."""
+    by_seed: dict[Any, dict[str, float]] = {}
+    for task, row in method.rows.items():
+        for run in row.runs:
+            by_seed.setdefault(run.facts.get("seed"), {})[task] = _score(run)
+    found = [value for scores in by_seed.values() if (value := _aggregate(scores, columns)[name]) is not None]
+    wanted = max(row.wanted for row in method.rows.values())
+    if not found:
+        return None, None, 0, wanted
+    return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None, len(found), wanted
+
+
+def _text(mean: float | None, deviation: float | None, seeds: int, wanted: int) -> str:
+    if mean is None:
+        return ""
+    text = f"{mean:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+    return text if seeds == wanted else f"{text} ({seeds} of {wanted} seeds)"
+
+
+def _score(run: Run) -> float:
+    """Returns the first reported value, in percent."""
+    return 100 * run.report.choice
+
+
+def _percent(method: Method) -> float | None:
+    found = [row.runs[0].trainable.get("percent") for row in method.rows.values() if row.runs]
+    values = [value for value in found if value is not None]
+    return statistics.fmean(values) if values else None
+
+
+def _dataset(task: Task, methods: Sequence[Method]) -> str | None:
+    runs = [run for method in methods if task.name in method.rows for run in method.rows[task.name].runs]
+    return runs[0].setting("data.name") if runs else None
+
+
+def _key(method: Method) -> str | None:
+    """Returns what `PublishedRow.key` calls the method."""
+    if not method.runs:
+        return None
+    run = method.runs[0]
+    name, structure = run.setting("select.name"), run.setting("select.structure")
+    return f"{name}_{structure}" if name == "spt" else name
+
+
+def _paper_title(row: PublishedRow) -> str:
+    return f"[{row.paper}, {row.table}] {row.title}"

@@ -1,0 +1,198 @@
+"""The sections that the configs of both tasks share: every key with its type, bounds, default and meaning.
+
+`config_segmentation` and `config_classification` add what only they have; `samtune.config.load` reads them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from samtune.config.problems import default_options, option_problems
+
+PathText = Annotated[Path, Field(strict=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Section(BaseModel):
+    """What all sections share: strict types, no unknown keys, no changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_block(cls, value: Any) -> Any:
+        return {} if value is None else value  # `train:` with every line under it commented out
+
+
+class Run(Section):
+    """`run`: name, place and machine."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name of this job's runs")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of splits, order, augmentation, initial values")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    dir: PathText = Field(Path("runs"), description="parent folder; a run goes to DIR/NAME/TIME")
+
+
+class Model(Section):
+    """`model`: the pretrained model."""
+
+    name: str = Field(description="architecture")
+    checkpoint: PathText | None = Field(
+        None, description="weights file; empty: the model's own; random: the initialisation of its library"
+    )
+    image_size: int | None = Field(
+        None, ge=16, description="side of the square input in pixels; empty: the model's own"
+    )
+
+
+class Data(Section):
+    """`data`: images and their parts."""
+
+    dir: PathText = Field(description="data folder")
+    train: PathText | None = Field(None, description="sub-folder or list of names in data.dir")
+    val: PathText | None = Field(None, description="sub-folder or list of names in data.dir")
+    test: PathText | None = Field(None, description="sub-folder or list of names in data.dir")
+    workers: int = Field(0, ge=0, description="loader processes; 0 loads in the main process")
+    cache: bool = Field(False, description="keep decoded images in memory")
+
+
+class Score(Section):
+    """`score`: the gradient pass that selection reads."""
+
+    loss: str | None = Field(None, description="what is differentiated; empty: what the selector's paper does")
+    images: int | None = Field(None, ge=1, description="number of training images; empty: all")
+    batch: int = Field(8, ge=1, description="images per step")
+    temperature: float = Field(0.1, gt=0, description="temperature of the contrastive loss")
+    subsets: int = Field(1, ge=1, description="GRFT: random parts of the images; the one of the smallest loss counts")
+    file: PathText | None = Field(None, description="scores file: read and checked if it exists, else written")
+
+
+class Select(Section):
+    """`select`: which parameters train; options beside `name` are those of the selector."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field("gps", description="selector")
+    file: PathText | None = Field(None, description="a selection.safetensors of this base, used instead of selecting")
+    budget: int | str | None = Field(
+        None,
+        description="most parameters to select and add, as a number or '0.5%' of the model; sets K, k, rank",
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The selector's options by name, with its defaults."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        from samtune.selection import SELECTORS  # late: the selectors import torch
+
+        given = [*self.options, *(["budget"] if self.budget is not None else [])]
+        if self.file is not None and given:
+            text = f"not used with a file; write 'select={{file: {self.file}}}'."
+            raise PydanticCustomError("options", "options do not fit", {"problems": [(key, text) for key in given]})
+        functions = {name: selector.function for name, selector in SELECTORS.items()}
+        problems = option_problems("selector", self.name, self.options, functions)
+        if problems:
+            raise PydanticCustomError("options", "options do not fit", {"problems": problems})
+        defaults = {} if self.file is not None else default_options(functions[self.name])
+        if self.budget is not None:  # it says what the knob would
+            defaults.pop(SELECTORS[self.name].knob or "", None)
+        self.__pydantic_extra__ = {**defaults, **self.options}
+        return self
+
+
+class Start(Section):
+    """`tune.start`: GRFT's pull to the start point, `weight * sum |w - w0|^2` over what trains."""
+
+    weight: float = Field(0.0, ge=0, description="lambda; 0 for none")
+    norm: Literal["l2", "l1"] = Field("l2", description="squares, or absolute values")
+    blocks: int | None = Field(None, ge=0, description="the last L blocks, patch embedding and head; empty: everything")
+
+
+class Tune(Section):
+    """`tune`: what trains beside the selection, and how."""
+
+    biases: bool | None = Field(None, description="train the biases of the encoder; empty: as the method's paper does")
+    exclude: Names = Field((), description="parts that stay frozen, such as [block 0, neck]")
+    base: Literal["fp32", "bf16"] = Field("fp32", description="how the frozen weights are held while training")
+    start: Start = Field(Start(), description="GRFT's pull to the start point")
+
+
+class Train(Section):
+    """`train`: the optimisation."""
+
+    epochs: int = Field(20, ge=1, description="passes over the training images")
+    steps: int | None = Field(None, ge=1, description="optimizer steps at most; empty: no limit")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    batch: int = Field(8, ge=1, description="images per forward pass")
+    accumulate: int = Field(1, ge=1, description="forward passes per optimizer step")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="arithmetic of the passes")
+    checkpointing: bool = Field(False, description="recompute blocks: less memory, more time")
+    optimizer: Literal["adam", "adamw"] = Field("adamw", description="optimizer")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps in which the rate rises")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end")
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm; empty: any")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of what trains; empty: none")
+    patience: int | None = Field(None, ge=1, description="epochs without gain before it stops; empty: never")
+    validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch always is validated")
+
+    @model_validator(mode="after")
+    def _rates_fit(self) -> Self:
+        if self.min_lr > self.lr:
+            raise impossible_pair("min_lr", self.min_lr, f"at most train.lr = {self.lr:g}")
+        return self
+
+
+class Eval(Section):
+    """`eval`: validation, the final report and its pictures."""
+
+    split: Literal["test", "val"] = Field("test", description="what the final report is of; val leaves test closed")
+
+
+class Track(Section):
+    """`track`: where numbers go beside the run folder."""
+
+    mlflow: bool = Field(True, description="log to MLflow")
+    experiment: str = Field("samtune", min_length=1, description="MLflow experiment")
+    parent: str | None = Field(None, min_length=1, description="id of the MLflow run that this one belongs to")
+
+
+class Config(Section):
+    """What the settings of every job have; sections in the order of use."""
+
+    task: Literal["segmentation", "classification"] = Field("segmentation", description="kind of job")
+    run: Run = Run()
+    model: Model
+    data: Data
+    score: Score
+    select: Select = Field(default_factory=Select)  # built when used: its check imports the selectors
+    tune: Tune = Tune()
+    train: Train
+    eval: Eval = Eval()
+    track: Track = Track()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        beside = self.tune.exclude or self.tune.biases is not None
+        if self.select.file is not None and beside:
+            raise impossible_pair("select.file", str(self.select.file), "no tune.biases or exclude beside it")
+        if self.tune.base == "bf16" and self.train.precision == "fp32":
+            raise impossible_pair("tune.base", "bf16", "fp32 with train.precision: fp32")
+        return self
+
+    def to_yaml(self) -> str:
+        """Returns all settings, with defaults, as YAML that `load_config` reads back to an equal config."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def impossible_pair(key: str, value: object, expected: str) -> PydanticCustomError:
+    """The error of a value that another value of its section rules out."""
+    return PydanticCustomError("pair", "impossible pair", {"key": key, "value": value, "expected": expected})

@@ -1,0 +1,198 @@
+"""The delta: what turns a base into its tuned model and back, exactly.
+
+It holds, for every tensor that changed, where and how: base bits XOR tuned bits; and it is bound to its base by a
+hash. Tensors that the base does not have (adapters) are in it as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from samtune.base.tensors import load_tensors, read_metadata, save_tensors, state_hash
+from samtune.errors import CheckpointError
+from samtune.files.classifier import ClassifierInfo
+from samtune.files.merged import FORMATS
+from samtune.models.sam.model import SPECS
+from samtune.models.table import build_model
+from samtune.models.timm.model import build_classifier
+from samtune.models.weights import RANDOM, read_state
+from samtune.selection.selection import Selection, pack_indices, unpack_indices
+
+DELTA_FORMAT = "samtune-delta-1"
+_ADDED = "added/"
+
+
+def save_delta(
+    path: Path,
+    *,
+    base: Mapping[str, Tensor],
+    merged: Mapping[str, Tensor],
+    selection: Selection,
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes the delta between two states of a model.
+
+    Args:
+        path: the file.
+        base: the untuned fp32 state.
+        merged: the tuned fp32 state.
+        selection: says which entries may differ.
+        metadata: of the merged file, kept so that `apply` can write the same one.
+    """
+    tensors = {_ADDED + name: merged[name].float() for name in merged.keys() - base.keys()}
+    for name, indices in selection.changes(base).items():
+        bits = bits_of(base[name]) ^ bits_of(merged[name])
+        if indices is not None:
+            kind, packed = pack_indices(indices, tuple(base[name].shape))
+            tensors[f"{kind}/{name}"] = packed
+            bits = bits[indices]
+        tensors[f"bits/{name}"] = bits
+    binding = {"base_hash": state_hash(base), "merged_hash": state_hash(merged), "merged": json.dumps(dict(metadata))}
+    save_tensors(path, tensors, {"format": DELTA_FORMAT, **binding})
+
+
+def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
+    """Writes the merged model of a base and a delta.
+
+    Args:
+        base: a checkpoint file, or a model's name for its own weights; of a classifier also "random".
+        delta: `delta.safetensors` of a run.
+        out: the merged file to write.
+
+    Raises:
+        CheckpointError: a delta of another base, or a damaged file.
+    """
+    metadata = _delta_metadata(delta)
+    state = base_of(base, json.loads(metadata["merged"]), delta)
+    expect_hash(state, metadata["base_hash"], f"{delta} belongs to another base than {base}")
+    merged = _forward(state, delta)
+    expect_hash(merged, metadata["merged_hash"], f"{delta} is damaged: the merged weights are not those of its run")
+    save_tensors(out, merged, json.loads(metadata["merged"]))
+
+
+def undo_delta(merged: Path, delta: Path, out: Path) -> None:
+    """Writes the base of a merged model, bit for bit.
+
+    Args:
+        merged: `merged.safetensors` of the delta's run.
+        delta: `delta.safetensors` of the same run.
+        out: the base file to write, fp32 safetensors.
+
+    Raises:
+        CheckpointError: files of two runs, or a damaged file.
+    """
+    state, metadata = read_state(merged), _delta_metadata(delta)
+    expect_hash(state, metadata["merged_hash"], f"{delta} belongs to another merged model than {merged}")
+    base = _backward(state, delta)
+    expect_hash(base, metadata["base_hash"], f"{delta} is damaged: the result is not its base")
+    save_tensors(out, base, {"base_hash": metadata["base_hash"]})
+
+
+def delta_restores(base: Mapping[str, Tensor], delta: Path) -> bool:
+    """Says whether a delta file leads from this base to its merged model and back."""
+    metadata = _delta_metadata(delta)
+    merged = _forward(base, delta)
+    back = _backward(merged, delta)
+    return state_hash(merged) == metadata["merged_hash"] and state_hash(back) == metadata["base_hash"]
+
+
+def base_of(base: str | Path, described: Mapping[str, str], source: Path) -> dict[str, Tensor]:
+    """Returns the fp32 state that a model was tuned from.
+
+    Args:
+        base: a checkpoint file, or a model's name for its own weights. Of a classifier it may lack the head for the
+            classes, which is drawn again by the seed that the run drew it with; "random" draws all of it again.
+        described: metadata of the merged file.
+        source: where that was read, for messages.
+
+    Raises:
+        CheckpointError: neither a file nor a model, or a file that does not fit.
+    """
+    if FORMATS.get(described.get("format", "")) != "classification":
+        return base_state(base)
+    info = ClassifierInfo.from_metadata(described, source)
+    file = Path(base) if Path(base).is_file() else None
+    drawn = str(base) == RANDOM and info.head_seed is not None  # one seed draws the body and the head
+    if file is None and str(base) != info.model and not drawn:
+        raise CheckpointError(f"{base} is neither a checkpoint file nor {info.model}, which {source} was tuned from.")
+    if file is not None and file.suffix != ".npz":  # Google's, which only the model can read
+        state = read_state(file)
+        whole = {name: tensor.float() for name, tensor in state.items()}
+        if state_hash(whole) == info.base_hash:  # what `undo` wrote: with the head
+            return whole
+    model = build_classifier(
+        info.model,
+        classes=len(info.classes),
+        checkpoint=file or (RANDOM if drawn else None),
+        image_size=info.image_size,
+        head="checkpoint" if info.head_seed is None else "new",
+        seed=info.head_seed or 0,
+        **info.options,
+    )
+    return {name: tensor.float() for name, tensor in model.state_dict().items()}
+
+
+def base_state(base: str | Path) -> dict[str, Tensor]:
+    """Returns the fp32 state of a checkpoint file or of a model given by name."""
+    if str(base) in SPECS:
+        return dict(build_model(str(base)).state_dict())
+    if not Path(base).is_file():
+        raise CheckpointError(f"{base} is neither a checkpoint file nor a model. Known models: {', '.join(SPECS)}.")
+    return {name: tensor.float() for name, tensor in read_state(Path(base)).items()}
+
+
+def _delta_metadata(path: Path) -> dict[str, str]:
+    metadata = read_metadata(path)
+    found = metadata.get("format", "none")
+    if found != DELTA_FORMAT:
+        raise CheckpointError(
+            f"{path} is no delta file (its format: {found}, not {DELTA_FORMAT}). "
+            "Give the delta.safetensors of a run folder."
+        )
+    return metadata
+
+
+def expect_hash(state: Mapping[str, Tensor], wanted: str, problem: str) -> None:
+    found = state_hash(state)
+    if found != wanted:
+        raise CheckpointError(f"{problem} (hash {found[:12]}, expected {wanted[:12]}).")
+
+
+def _forward(base: Mapping[str, Tensor], delta: Path) -> dict[str, Tensor]:
+    """Returns the merged state of a base."""
+    packed = load_tensors(delta)
+    added = {key.removeprefix(_ADDED): tensor for key, tensor in packed.items() if key.startswith(_ADDED)}
+    return {**_flip(base, packed, delta), **added}
+
+
+def _backward(merged: Mapping[str, Tensor], delta: Path) -> dict[str, Tensor]:
+    """Returns the base of a merged state."""
+    packed = load_tensors(delta)
+    return _flip({name: tensor for name, tensor in merged.items() if _ADDED + name not in packed}, packed, delta)
+
+
+def _flip(state: Mapping[str, Tensor], packed: Mapping[str, Tensor], delta: Path) -> dict[str, Tensor]:
+    """Returns the state with the delta's bits flipped; doing it twice changes nothing."""
+    flipped = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    try:
+        for key in (k for k in packed if k.startswith("bits/")):
+            name = key.removeprefix("bits/")
+            bits = bits_of(flipped[name])
+            where: Tensor | slice = slice(None)
+            for kind in ("columns", "flat"):
+                if f"{kind}/{name}" in packed:
+                    where = unpack_indices(kind, packed[f"{kind}/{name}"], tuple(flipped[name].shape))
+            bits[where] ^= packed[key]
+    except (KeyError, IndexError, RuntimeError) as err:  # before a hash could tell
+        raise CheckpointError(f"{delta} is damaged ({err}).") from err
+    return flipped
+
+
+def bits_of(tensor: Tensor) -> Tensor:
+    """Returns the (n,) int32 view of an fp32 tensor's bits."""
+    return tensor.detach().cpu().contiguous().float().view(-1).view(torch.int32)

@@ -1,0 +1,226 @@
+"""What a selection looks like: where its entries lie, and what it shares with another one.
+
+Tensors that train whole are a decision of the method, not of the scores: they are left out, and said. Weights
+here are the linear and conv weights outside of head and decoder, and any other tensor with chosen entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from samtune.models.backbone import TunableModel
+from samtune.selection.selection import Addition, Selection, check_selection
+from samtune.tuning.added import build_added
+
+_QKV = ("q", "k", "v")
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What trains in one place.
+
+    Attributes:
+        chosen: entries of weights.
+        added: parameters of additions.
+        entries: all entries of the weights there.
+    """
+
+    chosen: int = 0
+    added: int = 0
+    entries: int = 0
+
+    @property
+    def trained(self) -> int:
+        """Chosen entries and added parameters."""
+        return self.chosen + self.added
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.chosen + other.chosen, self.added + other.added, self.entries + other.entries)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Where a selection lies.
+
+    Attributes:
+        cells: (part of the network, operation) -> amount, in the model's order.
+        whole: parameters of tensors that train whole; in no cell.
+    """
+
+    cells: dict[tuple[str, str], Amount]
+    whole: int
+
+    @property
+    def total(self) -> Amount:
+        """The sum of all cells."""
+        return sum(self.cells.values(), Amount())
+
+    def by(self, view: Literal["part", "operation"]) -> dict[str, Amount]:
+        """Returns the amounts of each part (SPT, Fig. 4 top; GPS, Fig. 9), or operation (SPT, Fig. 4 bottom)."""
+        totals: dict[str, Amount] = {}
+        for key, amount in self.cells.items():
+            label = key[0] if view == "part" else key[1]
+            totals[label] = totals.get(label, Amount()) + amount
+        return totals
+
+    def share(self, amount: Amount) -> float:
+        """Returns the share of the selection that an amount is; 0 for an empty selection."""
+        return amount.trained / total if (total := self.total.trained) else 0.0
+
+
+def distribution(model: TunableModel, selection: Selection) -> Distribution:
+    """Counts chosen entries and added parameters per part of the network and per operation.
+
+    Operations are q, k, v, proj, fc1, fc2 (linear layers of the blocks; qkv is three), conv, and other. An addition
+    counts for the operation of its host; on a whole sublayer, as `attention` or `mlp`; on all of a qkv, as `qkv`.
+
+    Args:
+        model: plain; its weights are not read.
+        selection: of this model.
+
+    Raises:
+        CheckpointError: the selection is another model's.
+    """
+    check_selection(selection, model, model.roles())
+    parts, labels = model.parts(), _operations(model)
+    weights = weights_of(model, selection)
+    cells: dict[tuple[str, str], Amount] = {}
+    for name, parameter in weights.items():
+        operations = labels.get(name, ("other",))
+        size = parameter.numel() // len(operations)
+        indices = selection.entries.get(name, torch.empty(0, dtype=torch.int64))
+        chosen = torch.bincount(indices // size, minlength=len(operations)).tolist()  # equal blocks of rows
+        for operation, amount in zip(operations, chosen, strict=True):
+            cells[parts[name], operation] = cells.get((parts[name], operation), Amount()) + Amount(amount, 0, size)
+    for addition in selection.additions:
+        key = _part_of(addition, parts), _operation_of(addition, model, labels)
+        size = sum(parameter.numel() for parameter in build_added(model, addition).parameters())
+        cells[key] = cells.get(key, Amount()) + Amount(added=size)
+    return Distribution(cells, sum(model.get_parameter(name).numel() for name in selection.whole))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What two selections have in common, in one place.
+
+    Attributes:
+        first: entries that the first chose.
+        second: entries that the second chose.
+        both: entries that both chose.
+        expected: how many both would choose on average if each chose as many in every row, at random.
+    """
+
+    first: int = 0
+    second: int = 0
+    both: int = 0
+    expected: float = 0.0
+
+    @property
+    def jaccard(self) -> float:
+        """|A and B| / |A or B|; NaN where neither chose anything."""
+        return ratio(self.both, self.first + self.second - self.both)
+
+    @property
+    def expected_jaccard(self) -> float:
+        """The Jaccard index when `expected` entries are shared; NaN where neither chose anything."""
+        return ratio(self.expected, self.first + self.second - self.expected)
+
+    def __add__(self, other: Shared) -> Shared:
+        return Shared(*(getattr(self, n) + getattr(other, n) for n in ("first", "second", "both", "expected")))
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two selections of one model share (GPS, Fig. 12).
+
+    Attributes:
+        parts: part of the network -> what is shared there, in the model's order.
+        left_out: tensors that train whole in one selection and in part in the other; in no part.
+    """
+
+    parts: dict[str, Shared]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> Shared:
+        """The sum of all parts."""
+        return sum(self.parts.values(), Shared())
+
+
+def overlap(model: TunableModel, first: Selection, second: Selection) -> Overlap:
+    """Compares the chosen entries of two selections by position, without tensors that train whole in either.
+
+    Two random selections with a_r and b_r entries in a row of d inputs share a_r * b_r / d of them on average (the
+    mean of the hypergeometric distribution); a vector or a position table is one row.
+
+    Args:
+        model: plain; its weights are not read.
+        first: of this model.
+        second: of this model.
+
+    Raises:
+        CheckpointError: a selection is another model's.
+    """
+    for selection in (first, second):
+        check_selection(selection, model, model.roles())
+    whole = {*first.whole, *second.whole}
+    labels = model.parts()
+    parts: dict[str, Shared] = {}
+    for name, parameter in weights_of(model, first, second).items():
+        parts.setdefault(labels[name], Shared())
+        if name not in whole:
+            empty = torch.empty(0, dtype=torch.int64)
+            pair = first.entries.get(name, empty), second.entries.get(name, empty)
+            parts[labels[name]] += _shared(*pair, shape=tuple(parameter.shape))
+    left_out = sorted(whole & {*first.entries, *second.entries})
+    return Overlap(parts, tuple(left_out))
+
+
+def weights_of(model: TunableModel, *selections: Selection) -> dict[str, Tensor]:
+    """Returns the tensors that can be chosen from, or are, in the model's order."""
+    chosen = {name for selection in selections for name in selection.entries}
+    roles = model.roles()
+    return {n: p for n, p in model.named_parameters() if roles[n] in ("linear", "conv") or n in chosen}
+
+
+def _operations(model: TunableModel) -> dict[str, tuple[str, ...]]:
+    """Returns weight -> the operations of its equal groups of rows."""
+    found: dict[str, tuple[str, ...]] = {name: ("conv",) for name, role in model.roles().items() if role == "conv"}
+    found |= {f"{module}.weight": (target,) for target, modules in model.linears().items() for module in modules}
+    return found | dict.fromkeys(model.fused(), _QKV)
+
+
+def _shared(first: Tensor, second: Tensor, *, shape: tuple[int, ...]) -> Shared:
+    """Compares two sets of unique flat indices into one tensor."""
+    rows = shape[0] if len(shape) > 1 else 1
+    columns = torch.Size(shape).numel() // rows
+    in_rows = [torch.bincount(indices // columns, minlength=rows).double() for indices in (first, second)]
+    expected = float(in_rows[0] @ in_rows[1]) / columns
+    return Shared(len(first), len(second), int(torch.isin(first, second).sum()), expected)
+
+
+def _part_of(addition: Addition, parts: Mapping[str, str]) -> str:
+    return next(label for name, label in parts.items() if name.startswith(addition.module + "."))
+
+
+def _operation_of(addition: Addition, model: TunableModel, labels: Mapping[str, tuple[str, ...]]) -> str:
+    for kind, modules in model.sublayers().items():
+        if addition.module in modules:
+            return kind
+    operations = labels.get(f"{addition.module}.weight", ("other",))
+    if len(operations) == 1:
+        return operations[0]
+    if addition.rows is None:
+        return "qkv"
+    rows = len(model.get_submodule(addition.module).weight)  # type: ignore[arg-type]
+    return operations[addition.rows[0] * len(operations) // rows]
+
+
+def ratio(part: float, whole: float) -> float:
+    """Returns part / whole; NaN for an empty whole."""
+    return part / whole if whole else float("nan")

@@ -1,0 +1,126 @@
+"""What the reports of all tasks have in common: headline numbers, the files they are written to, reading them back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samtune.base.disk import replacing, write_json
+from samtune.errors import DataError
+
+Intervals = dict[str, tuple[float, float]]
+Gains = dict[str, tuple[float, float, float]]
+
+
+class AnyReport(ABC):
+    """The result of an evaluation: rows, and what derives from them.
+
+    Attributes:
+        split: which part of the data was evaluated.
+        definition: a sentence for each reported number.
+    """
+
+    split: str
+    definition: dict[str, str]
+
+    @property
+    @abstractmethod
+    def values(self) -> dict[str, float]:
+        """The headline numbers by name, in [0, 1]; the first is what choices are made by."""
+
+    @property
+    @abstractmethod
+    def ci95(self) -> Intervals:
+        """95 % bootstrap interval (low, high) of each headline number."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """Every number of the report."""
+
+    @property
+    @abstractmethod
+    def n_images(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def gain(self, before: Any) -> Gains:
+        """Returns (mean difference to `before`, low, high) of headline numbers, by the paired bootstrap."""
+
+    @abstractmethod
+    def table(self) -> tuple[Sequence[str], list[Sequence[object]]]:
+        """Returns the columns and rows of `per_image.csv`."""
+
+    @property
+    def choice(self) -> float:
+        """The number by which runs and epochs are chosen: the first of `values`."""
+        return next(iter(self.values.values()))
+
+    def to_json(self, before: AnyReport | None = None, trainable: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """Returns the content of `metrics.json`; an undefined number is null.
+
+        Args:
+            before: the report of the untouched model on the same images; `gain` is the paired difference to it,
+                with its 95 % bootstrap interval.
+            trainable: parameter counts `selected`, `bias`, ..., `total`, `percent` of the tuned model.
+        """
+        gains = {} if before is None else self.gain(before)
+        return {
+            "split": self.split,
+            "n_images": self.n_images,
+            **_numbers(self.values),
+            "ci95": {name: [_number(v) for v in interval] for name, interval in self.ci95.items()},
+            "definition": self.definition,
+            "metrics": _numbers(self.metrics),
+            "before": _numbers(before.values) if before else None,
+            "gain": {name: [_number(v) for v in gain] for name, gain in gains.items()} or None,
+            "trainable": dict(trainable) if trainable else None,
+        }
+
+    def save(
+        self, folder: Path, *, before: AnyReport | None = None, trainable: Mapping[str, float] | None = None
+    ) -> None:
+        """Writes `metrics.json` and `per_image.csv` into `folder`, which is made if needed; see `to_json`."""
+        folder = Path(folder)
+        write_json(folder / "metrics.json", self.to_json(before, trainable))
+        columns, rows = self.table()
+        with (
+            replacing(folder / "per_image.csv") as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
+            csv.writer(file).writerows([columns, *rows])
+
+
+def read_report(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Reads what `AnyReport.save` wrote: `metrics.json`, and the rows of `per_image.csv` by column.
+
+    Raises:
+        DataError: a file is missing or has another form.
+    """
+    try:
+        content = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
+        with (Path(folder) / "per_image.csv").open(newline="", encoding="utf-8") as file:
+            return dict(content), list(csv.DictReader(file))
+    except (OSError, ValueError, TypeError) as err:
+        raise not_a_report(folder, "an evaluation", err) from err
+
+
+def not_a_report(folder: Path, kind: str, reason: Exception) -> DataError:
+    """Words the error of a folder that does not hold a report of this kind."""
+    return DataError(
+        f"{folder} does not hold metrics.json and per_image.csv of {kind}: {reason!r}. "
+        "Name a run folder, or make one with `samtune evaluate`."
+    )
+
+
+def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in values.items()}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,269 @@
+"""Segment Anything, trainable: any image size, batched through encoder and decoder, gradients everywhere.
+
+Built from segment-anything's own modules (Kirillov et al., arXiv:2304.02643), with the state dict's keys and shapes
+unchanged: a file saved from here loads strictly there. Three things differ from `segment_anything.Sam`: attention is
+computed by `attention.FusedAttention`, the position table is resampled in the forward pass when the image size is
+not the stock one, and the decoder takes a batch of images with one prompt set each.
+
+This module alone knows what SAM's parameters mean (`roles`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from samtune.errors import ConfigError, unknown_name
+from samtune.models.backbone import TunableModel
+from samtune.models.sam.attention import FusedAttention
+from samtune.types import Batch, Prompts, Role
+
+PATCH = 16
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class SamSpec:
+    """The numbers that tell one SAM from another.
+
+    Attributes:
+        embed_dim: width of the image encoder.
+        depth: blocks of the image encoder.
+        heads: attention heads of the image encoder.
+        global_blocks: blocks that attend over the whole image; the others use windows of `window` cells.
+        image_size: side of the input frame that the position table is made for, in pixels.
+        window: side of an attention window in cells.
+        prompt_dim: width of prompts, image embeddings and mask decoder.
+        decoder_mlp: hidden width of the mask decoder's transformer.
+    """
+
+    embed_dim: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+    image_size: int = 1024
+    window: int = 14
+    prompt_dim: int = 256
+    decoder_mlp: int = 2048
+
+
+SPECS: dict[str, SamSpec] = {
+    "sam_vit_b": SamSpec(768, 12, 12, (2, 5, 8, 11)),
+    "sam_vit_l": SamSpec(1024, 24, 16, (5, 11, 17, 23)),
+    "sam_vit_h": SamSpec(1280, 32, 16, (7, 15, 23, 31)),
+    # 256 px are 16 x 16 cells, so every block is global: a window of 14 would pad 256 cells to 784
+    "sam_tiny": SamSpec(224, 6, 4, tuple(range(6)), image_size=256, prompt_dim=128, decoder_mlp=512),
+}
+
+
+class SamModel(TunableModel):
+    """A SAM with segment-anything's parameters and names.
+
+    Args:
+        name: key of `SPECS`.
+        image_size: side of the input frame in pixels, a multiple of 16; None for the stock size.
+
+    Raises:
+        ConfigError: unknown name, or a size that is no multiple of 16.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, name: str, image_size: int | None = None) -> None:
+        super().__init__()
+        if name not in SPECS:
+            raise ConfigError(unknown_name("model", name, SPECS))
+        spec = SPECS[name]
+        size = spec.image_size if image_size is None else image_size
+        if size < PATCH or size % PATCH:
+            nearest = max(round(size / PATCH), 1) * PATCH
+            raise ConfigError(
+                f"model.image_size is {size}, but SAM needs a multiple of {PATCH}; the nearest is {nearest}."
+            )
+        self.name = name
+        self.image_size = size
+        self.checkpointing = False
+        self.image_encoder = _image_encoder(spec)
+        self.prompt_encoder = PromptEncoder(
+            embed_dim=spec.prompt_dim,
+            image_embedding_size=(size // PATCH, size // PATCH),
+            input_image_size=(size, size),
+            mask_in_chans=16,
+        )
+        self.mask_decoder = MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=spec.prompt_dim, mlp_dim=spec.decoder_mlp, num_heads=8
+            ),
+            transformer_dim=spec.prompt_dim,
+            iou_head_depth=3,
+            iou_head_hidden_dim=spec.prompt_dim,
+        )
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Predicts one mask per item (mask token 0, SAM's `multimask_output=False`).
+
+        Args:
+            batch: images in the input frame of this model's `image_size`, with prompts or none.
+
+        Returns:
+            (B, 1, S/4, S/4) logits; foreground where > 0.
+        """
+        embeddings = self.encode(self.normalise(batch.images, batch.valid()))
+        return self.decode(embeddings, batch.prompts)
+
+    def normalise(self, images: Tensor, valid: Tensor) -> Tensor:
+        """Applies SAM's normalisation; the padding becomes 0 afterwards, as in segment-anything.
+
+        Args:
+            images: (B, 3, S, S) uint8 RGB.
+            valid: (B, 1, S, S) bool, False in the padding.
+
+        Returns:
+            (B, 3, S, S) float32.
+        """
+        return (images.float() - self.pixel_mean) / self.pixel_std * valid
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Computes image embeddings.
+
+        Args:
+            pixels: (B, 3, S, S) normalised; S may be any multiple of 16.
+
+        Returns:
+            (B, C, S/16, S/16).
+        """
+        encoder = self.image_encoder
+        x = encoder.patch_embed(pixels)  # (B, h, w, D)
+        x = x + _resample_positions(encoder.pos_embed, x.shape[1], x.shape[2])
+        for block in encoder.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return encoder.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+
+    def decode(self, embeddings: Tensor, prompts: Prompts | None = None) -> Tensor:
+        """Decodes one mask per item.
+
+        Args:
+            embeddings: (B, C, h, w) of `encode`.
+            prompts: one prompt set per item, or None for no prompt.
+
+        Returns:
+            (B, 1, 4h, 4w) logits.
+        """
+        decoder = self.mask_decoder
+        batch, channels, height, width = embeddings.shape
+        # one dtype from here on: under autocast, sums of fp32 and bf16 tensors are slow and no more exact
+        sparse, dense, positions = (t.to(embeddings.dtype) for t in self._embed_prompts(prompts, batch))
+        output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).to(embeddings.dtype)
+        tokens = torch.cat([output_tokens.expand(batch, -1, -1), sparse], dim=1)  # (B, 5 + prompts, C)
+        hidden, source = decoder.transformer(embeddings + dense, positions.expand(batch, -1, -1, -1), tokens)
+        source = source.transpose(1, 2).reshape(batch, channels, height, width)
+        upscaled = decoder.output_upscaling(source)  # (B, C/8, 4h, 4w)
+        weights = decoder.output_hypernetworks_mlps[0](hidden[:, 1])  # token 0 is the IoU token; (B, C/8)
+        return torch.einsum("bc,bchw->bhw", weights, upscaled)[:, None]
+
+    def _embed_prompts(self, prompts: Prompts | None, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns sparse (B, T, C), dense (B, C, h, w) and the positions (1, C, h, w) of the cells, all float32."""
+        points = boxes = None
+        if prompts is not None:
+            boxes = prompts.boxes_input
+            if prompts.points_input is not None and prompts.labels is not None:
+                points = (prompts.points_input, prompts.labels)
+        # Random Fourier features multiply coordinates by 2 pi f: in bf16 that costs whole pixels of place at 1024 px.
+        with torch.autocast(self.device.type, enabled=False):
+            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=None)
+            positions = self.prompt_encoder.get_dense_pe()
+        return sparse.expand(batch, -1, -1), dense.expand(batch, -1, -1, -1), positions
+
+    def roles(self) -> dict[str, Role]:
+        """Says what each parameter is, for selectors and counts.
+
+        Encoder weights are `linear` or `conv`; their biases are `bias`, and so are the shifts of the neck's two
+        LayerNorm2d, which GPS's released code trains with the biases (a named exception). `decoder` is the mask
+        decoder and the no-mask embedding; the rest of the prompt encoder is `fixed`.
+
+        Returns:
+            parameter name -> role, complete.
+        """
+        roles: dict[str, Role] = {}
+        for owner_name, owner in self.named_modules():
+            for short, _ in owner.named_parameters(recurse=False):
+                name = f"{owner_name}.{short}"
+                roles[name] = _role(name, owner, short)
+        return roles
+
+    def block_modules(self) -> list[str]:
+        return [f"image_encoder.blocks.{index}" for index in range(len(self.image_encoder.blocks))]
+
+    def part(self, name: str) -> str:
+        """Returns `patch_embed`, `pos_embed`, `neck` for the encoder, else `prompt_encoder` or `mask_decoder`."""
+        parts = name.split(".")
+        return parts[1] if parts[0] == "image_encoder" else parts[0]
+
+
+def upsample_logits(logits: Tensor, size: int) -> Tensor:
+    """Scales low-res logits to the input frame.
+
+    Args:
+        logits: (B, 1, h, w), any float type.
+        size: side of the input frame in pixels.
+
+    Returns:
+        (B, 1, size, size) float32, bilinear as in segment-anything.
+    """
+    return F.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)
+
+
+def _image_encoder(spec: SamSpec) -> ImageEncoderViT:
+    encoder = ImageEncoderViT(
+        depth=spec.depth,
+        embed_dim=spec.embed_dim,
+        img_size=spec.image_size,
+        mlp_ratio=4,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        num_heads=spec.heads,
+        patch_size=PATCH,
+        qkv_bias=True,
+        use_rel_pos=True,
+        global_attn_indexes=spec.global_blocks,
+        window_size=spec.window,
+        out_chans=spec.prompt_dim,
+    )
+    for block in encoder.blocks:
+        block.attn = FusedAttention(block.attn)
+    return encoder
+
+
+def _resample_positions(table: Tensor, height: int, width: int) -> Tensor:
+    """Returns the (1, h, w, D) position table at another grid, bicubic; unchanged at the stock grid."""
+    if table.shape[1:3] == (height, width):
+        return table
+    resampled = F.interpolate(table.permute(0, 3, 1, 2), (height, width), mode="bicubic", align_corners=False)
+    return resampled.permute(0, 2, 3, 1)
+
+
+def _role(name: str, owner: nn.Module, short: str) -> Role:
+    if name.startswith("mask_decoder.") or name.startswith("prompt_encoder.no_mask_embed."):
+        return "decoder"
+    if name.startswith("prompt_encoder."):
+        return "fixed"
+    if isinstance(owner, nn.Linear | nn.Conv2d):
+        kind: Role = "linear" if isinstance(owner, nn.Linear) else "conv"
+        return "bias" if short == "bias" else kind
+    if isinstance(owner, nn.LayerNorm | LayerNorm2d):
+        return "bias" if short == "bias" and name.startswith("image_encoder.neck.") else "norm"
+    return "position"  # pos_embed, rel_pos_h, rel_pos_w

@@ -1,0 +1,1 @@
+"""ViT, Swin and ConvNeXt of timm."""

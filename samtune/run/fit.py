@@ -1,0 +1,286 @@
+"""`fit`: one loop, read from top to bottom, on Lightning Fabric.
+
+Fabric gives device and precision; the loop owns the rest. Only what `attach` returned is trained, the best epoch by
+validation is restored at the end, and the test split is nowhere in sight.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from samtune.data.loaders import Loaders
+from samtune.errors import NonFiniteError
+from samtune.metrics.report import AnyReport
+from samtune.tuning.ema import Ema
+from samtune.tuning.start import Penalty
+from samtune.types import AnyBatch, OutputLoss
+
+logger = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+Mix = Callable[[Any, int], Any]
+MOST_SKIPPED = 3
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How to train; the fields are those of the `train` section.
+
+    Attributes:
+        epochs: passes over the training images.
+        steps: optimizer steps at most, or None.
+        lr: peak learning rate.
+        accumulate: forward passes per optimizer step.
+        optimizer: AdamW, or Adam (whose decay is part of the gradient).
+        weight_decay: of that optimizer.
+        warmup: share of the steps in which the rate rises linearly.
+        min_lr: rate at the end of the cosine.
+        clip: largest gradient norm, or None.
+        patience: epochs without a better validation before it stops, or None.
+        validate_every: epochs between validations; the last epoch always is validated.
+        ema: decay of a moving average of what trains, which is what is validated and kept; or None.
+    """
+
+    epochs: int
+    steps: int | None = None
+    lr: float = 1e-3
+    accumulate: int = 1
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    weight_decay: float = 1e-4
+    warmup: float = 0.05
+    min_lr: float = 0.0
+    clip: float | None = 1.0
+    patience: int | None = None
+    validate_every: int = 1
+    ema: float | None = None
+
+    def total_steps(self, batches: int) -> int:
+        """Returns the number of optimizer steps when an epoch has `batches` forward passes."""
+        steps = self.epochs * math.ceil(batches / self.accumulate)
+        return steps if self.steps is None else min(steps, self.steps)
+
+    def rate(self, step: int, total: int) -> float:
+        """Returns the learning rate of a step (from 0) of `total`: linear warm-up, then cosine to `min_lr`."""
+        warm = round(self.warmup * total)
+        if step < warm:
+            return self.lr * (step + 1) / warm
+        progress = (step - warm) / max(total - warm, 1)
+        return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` did.
+
+    Attributes:
+        steps: optimizer steps taken.
+        best_epoch: the epoch whose weights the model has now, from 1; without validation the last.
+        best_value: the first of its validation numbers (mDice, top1); NaN without validation.
+        seconds: of training and validation.
+        skipped: updates left out because a loss or gradient was not finite.
+    """
+
+    steps: int
+    best_epoch: int
+    best_value: float
+    seconds: float
+    skipped: int
+
+
+def fit(
+    model: nn.Module,
+    trainable: Mapping[str, nn.Parameter],
+    loaders: Loaders,
+    *,
+    fabric: Fabric,
+    loss: OutputLoss,
+    optimisation: Optimisation,
+    validate: Callable[[], AnyReport] | None,
+    on_event: Callable[[Event], None],
+    penalty: Penalty | None = None,
+    mix: Mix | None = None,
+) -> FitResult:
+    """Trains, validates after epochs, and leaves the model with the best epoch's weights.
+
+    Args:
+        model: attached, on Fabric's device; maps a batch to what `loss` takes.
+        trainable: what `attach` returned.
+        loaders: gives the training batches.
+        fabric: device and precision.
+        loss: of the model's output and its batch.
+        optimisation: schedule and optimizer.
+        validate: returns the validation report of the model as it is; None keeps the last epoch.
+        on_event: told of every step and every validation.
+        penalty: of `start_penalty`, added to the loss of every update, or None.
+        mix: changes a training batch, given the number of forward passes so far: mixup, cutmix; or None.
+
+    Raises:
+        NonFiniteError: three updates in a row without a finite loss and gradient; the model has the best epoch's
+            weights then too.
+    """
+    parameters = list(trainable.values())
+    total = optimisation.total_steps(len(loaders.train))
+    updates = _Updates(fabric, model, parameters, loss=loss, plan=optimisation, total=total, penalty=penalty, mix=mix)
+    start, best = time.monotonic(), _Best(parameters)
+    try:
+        for epoch in itertools.count(1):
+            model.train()
+            loaders.set_epoch(epoch - 1)
+            began = time.monotonic()
+            for batches in _groups(loaders.train, optimisation.accumulate):
+                value, lr = updates.make(batches)
+                images = sum(len(batch) for batch in batches)
+                began, rate = time.monotonic(), images / (time.monotonic() - began)  # loading the batches counts
+                now = {"step": updates.step, "epoch": epoch, "split": "train"}
+                on_event({**now, "loss": value, "lr": lr, "images_per_s": rate})
+                if updates.step >= total:
+                    break
+            if validate is None or updates.step >= total or epoch % optimisation.validate_every == 0:
+                with updates.averaged():
+                    report = None if validate is None else validate()
+                    best.see(epoch, report)
+                if report is not None:
+                    on_event({"step": updates.step, "epoch": epoch, "split": "val", **report.values})
+            if updates.step >= total or (optimisation.patience and epoch - best.epoch >= optimisation.patience):
+                break
+    finally:  # an error too leaves the best epoch behind, never a broken one
+        best.restore()
+    return FitResult(updates.step, best.epoch, best.value, time.monotonic() - start, updates.skipped)
+
+
+class _Updates:
+    """Makes the optimizer steps of a run and counts them."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        parameters: list[nn.Parameter],
+        *,
+        loss: OutputLoss,
+        plan: Optimisation,
+        total: int,
+        penalty: Penalty | None,
+        mix: Mix | None,
+    ) -> None:
+        self.fabric, self.model, self.loss, self.penalty, self.mix = fabric, model, loss, penalty, mix
+        self.plan, self.total = plan, total
+        self.optimizer = _optimizer(fabric, parameters, plan)
+        self.ema = None if plan.ema is None else Ema(parameters, decay=plan.ema)
+        self.step = self.passes = self.skipped = self.in_a_row = 0
+
+    def make(self, batches: list[AnyBatch]) -> tuple[float, float]:
+        """Makes one step of these batches; returns their loss and the learning rate."""
+        lr = self.plan.rate(self.step, self.total)
+        mixed = batches
+        if self.mix is not None:
+            mixed = [self.mix(batch, self.passes + number) for number, batch in enumerate(batches)]
+        self.passes += len(batches)
+        value = _accumulate(self.fabric, self.model, mixed, self.loss, self.penalty)
+        updated = _update(self.optimizer, value, batches, lr=lr, clip=self.plan.clip)
+        self.in_a_row = 0 if updated else self.in_a_row + 1
+        self.skipped += not updated
+        if self.in_a_row >= MOST_SKIPPED:
+            raise _diverged(self.in_a_row, batches)
+        if self.ema is not None and updated:
+            self.ema.update(self.step)
+        self.step += 1
+        return value, lr
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Lends the moving average to the model, where there is one."""
+        return nullcontext() if self.ema is None else self.ema.swapped()
+
+
+class _Best:
+    """The weights of the best epoch so far; of the last one where nothing is measured."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.epoch, self.value = 0, math.nan
+        self._keep()
+
+    def see(self, epoch: int, report: AnyReport | None) -> None:
+        """Keeps the weights of an epoch if it is better: the first of equals, never one that is NaN."""
+        value = math.nan if report is None else report.choice
+        if report is None or value > (-math.inf if math.isnan(self.value) else self.value):
+            self.epoch, self.value = epoch, value
+            self._keep()
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for parameter, kept in zip(self.parameters, self.kept, strict=True):
+                parameter.copy_(kept)
+
+    def _keep(self) -> None:
+        self.kept = [p.detach().clone() for p in self.parameters]
+
+
+def _optimizer(fabric: Fabric, parameters: list[nn.Parameter], optimisation: Optimisation) -> Any:
+    cls = torch.optim.AdamW if optimisation.optimizer == "adamw" else torch.optim.Adam
+    return fabric.setup_optimizers(cls(parameters, lr=optimisation.lr, weight_decay=optimisation.weight_decay))
+
+
+def _diverged(updates: int, batches: list[AnyBatch]) -> NonFiniteError:
+    return NonFiniteError(
+        f"{updates} updates in a row had no finite loss and gradient; the last images were {_names(batches)}. "
+        "Lower train.lr, or set train.precision=fp32."
+    )
+
+
+def _update(optimizer: Any, value: float, batches: list[AnyBatch], *, lr: float, clip: float | None) -> bool:
+    """Makes one optimizer step, unless the loss or the gradient is not finite; returns whether it did."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    with_gradient = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = float(nn.utils.clip_grad_norm_(with_gradient, math.inf if clip is None else clip))
+    finite = math.isfinite(value) and math.isfinite(norm)
+    if finite:
+        optimizer.step()
+    else:
+        logger.warning("update skipped: loss %s, gradient norm %s on %s", value, norm, _names(batches))
+    optimizer.zero_grad()
+    return finite
+
+
+def _accumulate(
+    fabric: Fabric, model: nn.Module, batches: list[AnyBatch], loss: OutputLoss, penalty: Penalty | None
+) -> float:
+    """Runs forward and backward over the batches of one update; returns their loss per image, with the penalty."""
+    total, images = 0.0, sum(len(batch) for batch in batches)
+    for batch in batches:
+        batch = batch.to(fabric.device)
+        with fabric.autocast():  # not through Fabric's wrapper, which rounds prompt coordinates to bf16
+            output = model(batch)
+        value = loss(output, batch) * (len(batch) / images)
+        if not bool(value.isfinite()):
+            return math.nan  # nothing to learn from; the caller says which images
+        fabric.backward(value)
+        total += float(value.detach())
+    if penalty is not None:
+        value = penalty()
+        fabric.backward(value)
+        total += float(value.detach())
+    return total
+
+
+def _names(batches: list[AnyBatch]) -> str:
+    return ", ".join(name for batch in batches for name in batch.names)
+
+
+def _groups(batches: Any, size: int) -> Iterator[list[AnyBatch]]:
+    """Yields lists of `size` consecutive batches; the last may be shorter."""
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, size)):
+        yield group

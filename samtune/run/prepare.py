@@ -1,0 +1,78 @@
+"""The job of a config: device, model and data, built and checked before anything runs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric, seed_everything
+from torch import Tensor
+
+from samtune.base.machine import pick_device, use_bf16
+from samtune.base.tensors import state_hash
+from samtune.config.load import Config
+from samtune.data.loaders import Loaders
+from samtune.models.backbone import TunableModel
+from samtune.selection import check_select
+from samtune.tasks import TASKS, Task
+from samtune.tuning.start import check_start
+
+logger = logging.getLogger(__name__)
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each precision
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the phases of a run share.
+
+    Attributes:
+        config: the settings.
+        task: what differs between segmentation and classification.
+        fabric: device and precision of the training.
+        model: on that device.
+        base: its untuned fp32 state, on the CPU.
+        base_hash: `state_hash` of that state.
+        loaders: the data.
+        autocast: dtype of the training's forward passes, or None for fp32.
+    """
+
+    config: Config
+    task: Task
+    fabric: Fabric
+    model: TunableModel
+    base: dict[str, Tensor]
+    base_hash: str
+    loaders: Loaders
+    autocast: torch.dtype | None
+
+
+def prepare(config: Config) -> Job:
+    """Builds device, model and data; everything that can be wrong with them shows here."""
+    seed_everything(config.run.seed, verbose=False)
+    device = pick_device(config.run.device)
+    bf16 = use_bf16(config.train.precision, device.type)
+    fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed" if bf16 else "32-true")
+    task = TASKS[config.task]
+    model, loaders = task.build(config)
+    choice = config.select
+    if choice.file is None:
+        check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)
+    check_start(model, config.tune.start.blocks)
+    model.checkpointing = config.train.checkpointing
+    logger.info(
+        "%s at %d px on %s, %s; %d train, %d val, %d test images",
+        model.name,
+        model.image_size,
+        device,
+        "bf16" if bf16 else "fp32",
+        *(len(part) for part in (loaders.splits.train, loaders.splits.val, loaders.splits.test)),
+    )
+    for part in ("train", "val", "test"):
+        loader: Any = getattr(loaders, part)
+        if loader is not None and loader.dataset.skipped:
+            logger.warning("%d %s images have no object to prompt for and are left out", loader.dataset.skipped, part)
+    model.to(fabric.device)
+    base = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return Job(config, task, fabric, model, base, state_hash(base), loaders, torch.bfloat16 if bf16 else None)

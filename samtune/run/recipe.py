@@ -1,0 +1,207 @@
+"""The whole job, top to bottom: the only file that knows the order.
+
+`finetune` = prepare, evaluate before, select, train, merge and audit, evaluate, report.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from samtune.base.disk import open_run_folder, write_text
+from samtune.base.machine import peak_mib
+from samtune.base.tracking import RunLog
+from samtune.config.load import Config
+from samtune.data.splitfile import save_splits
+from samtune.errors import NonFiniteError
+from samtune.metrics.report import AnyReport
+from samtune.run.fit import Event, FitResult, fit
+from samtune.run.phases import (
+    attach_selection,
+    evaluate_model,
+    merge_and_audit,
+    network_of,
+    optimisation_of,
+    penalty_of,
+    save_pages,
+    train,
+)
+from samtune.run.prepare import Job, prepare
+from samtune.run.select import announce, report_selection, select_parameters, shapes_of
+from samtune.selection import load_selection, save_selection
+from samtune.tuning import Counts, count
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What `finetune` returns.
+
+    Attributes:
+        run_dir: the run folder.
+        report: of the merged model on the test split, or on val if `eval.split` says so.
+        before: of the untuned model on the same images; None where it has no head for these classes.
+        counts: what was trained.
+        fit: steps, best epoch, seconds.
+    """
+
+    run_dir: Path
+    report: AnyReport
+    before: AnyReport | None
+    counts: Counts
+    fit: FitResult
+
+
+def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = False, command: str = "") -> RunResult:
+    """Runs a config to its end: adapted model, measured before and after, files in the run folder.
+
+    Args:
+        config: of `load_config`.
+        run_dir: the run folder itself; None for `runs/NAME/TIME`.
+        overwrite: empty a run folder that was used before.
+        command: what the user typed, for the report.
+
+    Returns:
+        Folder, reports and counts.
+
+    Raises:
+        SamtuneError: by kind, see `samtune.errors`.
+    """
+    job = prepare(config)
+    folder = open_run_folder(config.run.dir / config.run.name, run_dir, overwrite=overwrite)
+    write_text(folder / "config.yaml", _resolved(config, job))
+    save_splits(folder, job.loaders.splits)
+    with _run_log(config, folder) as log:
+        before = None
+        if job.task.measures_before:
+            before, _ = evaluate_model(job, "before")
+            before.save(folder / "before")
+            log.event({"split": "before", "step": 0, **before.values})
+        selection = select_parameters(job)
+        counts = announce(job, selection)
+        save_selection(selection, folder / "selection.safetensors", shapes_of(job.model))
+        try:
+            result = train(job, selection, log)
+        except NonFiniteError:
+            merge_and_audit(job, selection, folder)  # the best epoch so far is not lost
+            raise
+        merge_and_audit(job, selection, folder)
+        report, cost = evaluate_model(job, config.eval.split, keep=folder)
+        log.event({"split": report_name(config), "step": result.steps, **report.values, **cost})
+        report.save(folder, before=before, trainable=counts.to_json())
+        save_pages(job, selection, report, log, folder=folder, command=command)
+        log.artifacts(sorted(p for p in folder.iterdir() if p.suffix != ".jsonl"))
+    return RunResult(folder, report, before, counts, result)
+
+
+def select_only(
+    config: Config,
+    *,
+    run_dir: Path | None = None,
+    overwrite: bool = False,
+    report: bool = False,
+    against: Path | None = None,
+) -> Path:
+    """Scores and selects, writes `selection.safetensors`, and returns the run folder.
+
+    Args:
+        config: of `load_config`.
+        run_dir: as of `finetune`.
+        overwrite: as of `finetune`.
+        report: also write `selection.html`: distribution, noise, stability; four more passes over the images.
+        against: a selection file to compare with on that page.
+    """
+    other = None if against is None else load_selection(against)
+    job = prepare(config)
+    folder = open_run_folder(config.run.dir / config.run.name, run_dir, overwrite=overwrite)
+    write_text(folder / "config.yaml", _resolved(config, job))
+    page = folder / "selection.html"
+    selection = report_selection(job, page, against=other) if report else select_parameters(job)
+    announce(job, selection)
+    save_selection(selection, folder / "selection.safetensors", shapes_of(job.model))
+    return folder
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What two steps of a job showed.
+
+    Attributes:
+        counts: what would train.
+        step_seconds: of the second step.
+        steps: optimizer steps of the whole job.
+        train_seconds: estimate of the training, without scoring, validation and evaluation.
+        peak_mib: the largest memory so far: of the GPU if there is one, else of the process.
+    """
+
+    counts: Counts
+    step_seconds: float
+    steps: int
+    train_seconds: float
+    peak_mib: float
+
+    def __str__(self) -> str:
+        return (
+            f"trainable    {self.counts.total:,} ({self.counts.percent:.2f} % of the model)\n"
+            f"step         {self.step_seconds:.2f} s\n"
+            f"training     {self.steps:,} steps, about {self.train_seconds / 60:.1f} min without evaluation\n"
+            f"peak memory  {self.peak_mib:,.0f} MiB"
+        )
+
+
+def dry_run(config: Config) -> DryRun:
+    """Scores on one batch, selects, and trains two steps; writes nothing."""
+    job = prepare(config)
+    selection = select_parameters(job, batches=[next(iter(job.loaders.score))])
+    counts = count(job.model, selection)
+    trainable = attach_selection(job, selection)
+    options = optimisation_of(config)
+    images_per_s: list[float] = []
+
+    def on_event(event: Event) -> None:
+        if event["split"] == "train":
+            images_per_s.append(event["images_per_s"])
+
+    fit(
+        network_of(job, selection),
+        trainable,
+        job.loaders,
+        fabric=job.fabric,
+        loss=job.task.training_loss(config),
+        optimisation=replace(options, epochs=2, steps=2),
+        validate=None,
+        on_event=on_event,
+        penalty=penalty_of(job, trainable),
+        mix=job.task.mixing(config, job.loaders),
+    )
+    steps = options.total_steps(len(job.loaders.train))
+    step_seconds = config.train.batch * config.train.accumulate / images_per_s[-1]
+    return DryRun(counts, step_seconds, steps, steps * step_seconds, peak_mib(job.model.device))
+
+
+def report_name(config: Config) -> str:
+    """Returns what the history calls the final report: "test", or "report" for one of val, which trained on nothing."""
+    return "test" if config.eval.split == "test" else "report"
+
+
+def _run_log(config: Config, folder: Path) -> RunLog:
+    return RunLog(
+        folder,
+        mlflow=config.track.mlflow,
+        experiment=config.track.experiment,
+        run_name=config.run.name,
+        params=config.model_dump(mode="json"),
+        parent=config.track.parent,
+    )
+
+
+def _resolved(config: Config, job: Job) -> str:
+    """Returns the resolved config with a header that says what ran it; `load_config` reads it back."""
+    names = ("samtune", "torch", *job.task.packages)
+    packages = " ".join(f"{name}={version(name)}" for name in names)
+    header = [
+        f"# {packages} python={platform.python_version()}",
+        f"# base_hash={job.base_hash} splits={job.loaders.splits.digest()}",
+    ]
+    return "\n".join([*header, config.to_yaml()])

@@ -1,0 +1,254 @@
+"""The selection phase of a job: score or read scores, select, say what trains."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Subset
+
+from samtune import console
+from samtune.base.disk import disk_errors
+from samtune.base.paths import find_path
+from samtune.errors import CheckpointError, DataError
+from samtune.insight.distribution import distribution, overlap
+from samtune.insight.page import save_selection_report
+from samtune.insight.stability import Stability, noise, stability
+from samtune.models.backbone import TunableModel
+from samtune.run.prepare import Job
+from samtune.scoring.file import check_scores_file, load_scores, save_scores
+from samtune.scoring.score import hash_batches, mean_loss, score
+from samtune.selection import Needs, Selection, check_selection, load_selection, select
+from samtune.tasks.task import needs_of
+from samtune.tuning import Counts, count, count_by_block
+from samtune.types import AnyBatch, Scores
+
+logger = logging.getLogger(__name__)
+
+
+def select_parameters(job: Job, batches: list[AnyBatch] | None = None) -> Selection:
+    """Scores if the selector needs it, selects, and records where the selection came from; or reads `select.file`.
+
+    Args:
+        job: model and data.
+        batches: to score on instead of the job's.
+
+    Raises:
+        CheckpointError: a selection file of another base, or one that does not fit the model.
+    """
+    if job.config.select.file is not None:
+        return _selection_of_file(job, find_path(job.config.select.file))
+    needs = needs_of(job.config)
+    scores = None if needs is None else scores_of(job, needs, batches)
+    return selection_from(job, scores)
+
+
+def _selection_of_file(job: Job, file: Path) -> Selection:
+    selection = load_selection(file)
+    base = selection.provenance.get("base_hash")
+    if base != job.base_hash:
+        raise CheckpointError(
+            f"{file} was selected on another base (hash {str(base)[:12]}) than {job.model.name} as configured "
+            f"({job.base_hash[:12]}). Set model.checkpoint to that base, or leave select.file empty to select anew."
+        )
+    check_selection(selection, job.model, job.model.roles())
+    logger.info("%s: selected by %s, nothing is scored", file, selection.provenance.get("method", "hand"))
+    return selection
+
+
+def selection_from(job: Job, scores: Scores | None) -> Selection:
+    """Selects with scores that are there already, and records where the selection came from."""
+    config = job.config
+    selection = select(
+        job.model,
+        scores,
+        name=config.select.name,
+        budget=config.select.budget,
+        decoder=getattr(config.tune, "decoder", True),
+        biases=config.tune.biases,
+        exclude=config.tune.exclude,
+        **config.select.options,
+    )
+    provenance = {
+        "method": config.select.name,
+        "options": json.dumps(config.select.options),
+        "model": job.model.name,
+        "base_hash": job.base_hash,
+        "seed": str(config.run.seed),
+    }
+    provenance["tune"] = json.dumps(config.tune.model_dump(mode="json", exclude={"base", "start"}))
+    if config.select.budget is not None:
+        provenance["budget"] = str(config.select.budget)
+    if scores is not None:
+        provenance |= {"loss": scores.loss, "images_hash": scores.images_hash, "split": "train"}
+    return replace(selection, provenance=provenance)
+
+
+def report_selection(job: Job, path: Path, *, against: Selection | None = None) -> Selection:
+    """Selects and writes a page on it: where the entries lie, how far they are noise, and what another draw selects.
+
+    Costs four passes over the scoring images: the selection's own, one with another seed where the loss draws by
+    it, and one on two halves for each seed.
+
+    Args:
+        job: model and data.
+        path: of the HTML file.
+        against: another selection of this model, to be compared with.
+
+    Returns:
+        The selection.
+
+    Raises:
+        CheckpointError: `against` does not fit the model.
+    """
+    if against is not None:
+        check_selection(against, job.model, job.model.roles())
+    needs = None if job.config.select.file is not None else needs_of(job.config)
+    if needs is None:
+        scores = steady = None
+        selection = select_parameters(job)
+    else:
+        source = _smallest_subset(job, needs)
+        scores = scores_of(job, replace(needs, squares=True), source)
+        selection = selection_from(job, scores)
+        steady = _stability(job, needs, source, scores)
+    save_selection_report(
+        path,
+        title=job.config.run.name,
+        distribution=distribution(job.model, selection),
+        overlap=None if against is None else overlap(job.model, selection, against),
+        noise=None if scores is None or scores.batches < 2 else noise(job.model, scores, selection),
+        stability=steady,
+        counts=count(job.model, selection).to_json(),
+        provenance=selection.provenance,
+    )
+    return selection
+
+
+def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability | None:
+    """Selects again by another seed, where the loss has one, and on halves; None for a single batch."""
+    if len(source) < 2:
+        logger.warning(
+            "one scoring batch can't be halved: no stability. Use more score.images or a smaller score.batch"
+        )
+        return None
+    seed = job.config.run.seed
+    return stability(
+        job.model,
+        source,
+        loss_of=lambda draw: job.task.scoring_loss(job.config, needs, draw)[0],
+        choose=lambda found: selection_from(job, found),
+        seeds=(seed, seed + 1) if needs.loss == "contrastive" and job.task.contrast_draws else (seed,),
+        first=scores,
+        per=needs.per,
+        squares=needs.squares,
+    )
+
+
+def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None = None) -> Scores:
+    """Returns the scores of a pass: from `score.file` if it holds them, else computed, and written there.
+
+    Args:
+        job: model and data.
+        needs: what to compute.
+        batches: to score on instead of the job's own; nothing is read or written then.
+        seed: of the draw of cells; None for the run's.
+    """
+    config = job.config.score
+    seed = job.config.run.seed if seed is None else seed
+    loss, said = job.task.scoring_loss(job.config, needs, seed)
+    source = _smallest_subset(job, needs) if batches is None else batches
+    file = config.file if batches is None else None
+    if file is not None and file.is_file():
+        scores = load_scores(file)
+        images_hash = hash_batches(source)
+        check_scores_file(
+            scores,
+            base_hash=job.base_hash,
+            loss=said,
+            per=needs.per,
+            squares=needs.squares,
+            images_hash=images_hash,
+        )
+        logger.info("scores of %d passes read from %s", scores.batches, file)
+        return scores
+    if file is not None:
+        with disk_errors(file.parent):  # now, not after the pass
+            file.parent.mkdir(parents=True, exist_ok=True)
+    with console.progress("score", len(source)) as advance:
+        found = score(
+            job.model,
+            _counted(source, advance),
+            loss,
+            per=needs.per,
+            squares=needs.squares,
+        )
+    scores = replace(found, loss=said, base_hash=job.base_hash)
+    if file is not None:
+        with disk_errors(file.parent):
+            save_scores(scores, file)
+    return scores
+
+
+def announce(job: Job, selection: Selection) -> Counts:
+    """Prints what will train, per block and kind, and returns the counts."""
+    counts = count(job.model, selection)
+    rows = count_by_block(job.model, selection)
+    kinds = sorted({kind for _, kind, _ in rows})
+    amounts = {(block, kind): amount for block, kind, amount in rows}
+    table = [
+        [block, *(f"{amounts.get((block, kind), 0):,}" for kind in kinds)]
+        for block in dict.fromkeys(block for block, _, _ in rows)
+    ]
+    totals = [sum(amount for (_, k), amount in amounts.items() if k == kind) for kind in kinds]
+    table.append(["all", *(f"{total:,}" for total in totals)])
+    title = (
+        f"{selection.provenance['method']}: {counts.total:,} trainable parameters, {counts.percent:.2f} % of the model"
+    )
+    console.print_table(table, columns=["", *kinds], title=title)
+    for note in job.task.notes(counts, job.model):
+        logger.info("%s", note)
+    return counts
+
+
+def shapes_of(model: TunableModel) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each tensor by name."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _smallest_subset(job: Job, needs: Needs) -> Any:
+    """Returns the loader of all scoring images, or of the random n-th of the smallest loss (GRFT, section 3.3)."""
+    loader, parts = job.loaders.score, job.config.score.subsets
+    if parts == 1:
+        return loader
+    images = len(loader.dataset)  # type: ignore[arg-type]
+    if parts > images:
+        raise DataError(f"score.subsets is {parts}, but there are {images} scoring images: that is the largest n.")
+    order = np.random.default_rng((job.config.run.seed, 2)).permutation(images)
+    subsets = [
+        DataLoader(
+            Subset(loader.dataset, sorted(part)),
+            batch_size=loader.batch_size,
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+        )
+        for part in np.array_split(order, parts)
+    ]
+    seed = job.config.run.seed
+    losses = [mean_loss(job.model, part, job.task.scoring_loss(job.config, needs, seed)[0]) for part in subsets]
+    if np.isnan(losses).all():
+        raise DataError("score.subsets: the loss is undefined in every part. Use fewer parts, or another score.loss.")
+    best = int(np.nanargmin(losses))
+    logger.info("subset %d of %d has the smallest loss: %.4f", best + 1, len(subsets), losses[best])
+    return subsets[best]
+
+
+def _counted(batches: Any, advance: Any) -> Iterator[AnyBatch]:
+    for batch in batches:
+        yield batch
+        advance()

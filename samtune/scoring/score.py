@@ -1,0 +1,135 @@
+"""Scores: the gradient of a loss at the pretrained weights, summed over training images.
+
+GPS takes the absolute value of this signed sum as a weight's importance (Zhang et al., CVPR 2024, section 3.2).
+Scoring runs in fp32 and eval mode and sees the training split only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samtune.errors import DataError, NonFiniteError
+from samtune.models.backbone import TunableModel
+from samtune.types import Batches, Granularity, Scores
+
+logger = logging.getLogger(__name__)
+
+ScoreLoss = Callable[[Any, Any], Tensor | None]
+"""(model, batch) to a scalar, or None where the loss is undefined for the batch."""
+
+
+def score(
+    model: TunableModel,
+    batches: Batches,
+    loss: ScoreLoss,
+    *,
+    per: Granularity = "batch",
+    squares: bool = False,
+) -> Scores:
+    """Accumulates gradients of `loss` over `batches`; the model is left as it was.
+
+    Args:
+        model: pretrained, in fp32.
+        batches: of the training split, in fixed order, without augmentation.
+        loss: one of `contrastive_loss(...)`, `task_loss(...)`, `cross_entropy`, `image_contrastive(...)`.
+        per: what one gradient is of: a batch, or a single image (slower, as images go one by one).
+        squares: also sum the squared gradients: SPT's sensitivity, and the standard error of the sums.
+
+    Returns:
+        The signed sums for every parameter that got a gradient; others are zero.
+
+    Raises:
+        DataError: no batch counted.
+        NonFiniteError: a loss that is NaN or infinite.
+    """
+    training = model.training
+    required = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.eval().requires_grad_(True)
+    model.zero_grad(set_to_none=True)
+    seen, counted, skipped = hashlib.sha256(), 0, 0
+    total = _Totals(model, squares)
+    try:
+        for batch in batches:
+            seen.update(batch.content())
+            for part in batch.singles() if per == "sample" else [batch]:
+                value = loss(model, part.to(model.device))
+                if value is None:
+                    skipped += 1
+                    continue
+                if not bool(value.isfinite()):
+                    raise NonFiniteError(f"the scoring loss is {value.item()} on images {', '.join(part.names)}.")
+                value.backward()  # type: ignore[no-untyped-call]
+                total.take()
+                counted += 1
+        sums = total.sums()
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(training)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(required[name])
+    if not counted:
+        raise DataError(
+            f"no image can be scored: no {per} has two cells or images of one class, which a contrastive loss needs. "
+            "Use another score.loss, larger batches, or more images."
+        )
+    for name, found in sums.items():
+        if not bool(found.isfinite().all()):
+            raise NonFiniteError(f"the scoring gradient of {name} is not finite, though the losses are.")
+    if skipped:
+        logger.warning("%d of %d scoring batches had no two cells or images of one class", skipped, counted + skipped)
+    return Scores(sums, counted, skipped, seen.hexdigest(), total.squares, per)
+
+
+class _Totals:
+    """Sums of gradients; without squares, autograd's own accumulation is the sum, which saves a copy."""
+
+    def __init__(self, model: nn.Module, squares: bool) -> None:
+        self.parameters = dict(model.named_parameters())
+        self.squares = {n: torch.zeros_like(p) for n, p in self.parameters.items()} if squares else None
+        self.kept: dict[str, Tensor] = {}
+
+    def take(self) -> None:
+        """Takes the gradients of one backward pass."""
+        if self.squares is None:
+            return
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                self.squares[name].addcmul_(parameter.grad, parameter.grad)
+                if name in self.kept:
+                    self.kept[name].add_(parameter.grad)
+                else:
+                    self.kept[name] = parameter.grad.clone()
+                parameter.grad = None
+
+    def sums(self) -> dict[str, Tensor]:
+        """Returns the signed sums, zero where no gradient came."""
+        found = self.kept if self.squares is not None else {n: p.grad for n, p in self.parameters.items()}
+        return {n: torch.zeros_like(p) if (g := found.get(n)) is None else g for n, p in self.parameters.items()}
+
+
+def hash_batches(batches: Batches) -> str:
+    """Returns the `images_hash` that `score` would give these batches."""
+    seen = hashlib.sha256()
+    for batch in batches:
+        seen.update(batch.content())
+    return seen.hexdigest()
+
+
+def mean_loss(model: TunableModel, batches: Batches, loss: ScoreLoss) -> float:
+    """Returns the mean of a scoring loss over batches where it is defined, NaN where it is nowhere; no gradients."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            found = [loss(model, batch.to(model.device)) for batch in batches]
+    finally:
+        model.train(training)
+    values = [float(value) for value in found if value is not None]
+    return sum(values) / len(values) if values else math.nan

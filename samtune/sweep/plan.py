@@ -1,0 +1,198 @@
+"""The runs that a sweep asks for: every one is planned and its config checked before the first one starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from samtune.base.paths import find_path
+from samtune.config.load import Config, load_config
+from samtune.errors import ConfigError
+from samtune.sweep.settings import Sweep, value_text
+
+Point = dict[str, Any]  # key of the config -> value, chosen by the grid
+Place = tuple[str, str]  # task, row
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        name: of its log file and messages.
+        task: short name of its task; `ONE_TASK` in a sweep without tasks.
+        row: short name of its row.
+        title: of its row.
+        folder: its run folder.
+        log: gets what the run prints.
+        base: the base config file.
+        overrides: its changes to that, complete.
+        changes: those of its row alone.
+        config: the checked result.
+        in_grid: it serves the choice of values, and no table shows it.
+        values: of the grid's keys; {} without a grid.
+        edge: a value is the lowest or the highest of the grid, so the best one may lie beyond.
+    """
+
+    name: str
+    task: str
+    row: str
+    title: str
+    folder: Path
+    log: Path
+    base: Path
+    overrides: tuple[str, ...]
+    changes: tuple[str, ...]
+    config: Config
+    in_grid: bool
+    values: Point
+    edge: bool
+
+
+def plan(sweep: Sweep, chosen: Mapping[Place, Point] | None = None) -> list[Cell]:
+    """Lists the runs of a sweep, with checked configs, in the order of running.
+
+    Args:
+        sweep: the settings.
+        chosen: None lists the grid. Else the values of each (task, row), for the runs that the table shows: the
+            first seed of all comes first; what is not in it is left out.
+
+    Raises:
+        ConfigError: the problems of every row and task, at once.
+    """
+    cells = []
+    problems: dict[str, list[str]] = {}  # message -> rows or tasks
+    shared: dict[Place, list[str]] = {}
+    for place, seed, values in _wanted(sweep, chosen):
+        try:
+            if place not in shared:
+                shared[place] = _overrides(sweep, place, in_grid=chosen is None)
+            cells.append(_cell(sweep, place, seed, values, shared[place], in_grid=chosen is None))
+        except ConfigError as error:
+            text = "cells." + place[1] + (f" of tasks.{place[0]}" if place[0] else "")
+            places = problems.setdefault(str(error), [])
+            places += [text] if text not in places else []
+    if problems:
+        lines = [f"{', '.join(places)}: {text}" for text, places in problems.items()]
+        raise ConfigError("\n".join([f"sweep {sweep.name!r} can't run:", *lines]))
+    return cells
+
+
+def first_values(sweep: Sweep) -> dict[Place, Point]:
+    """Returns the first values of the grid for each (task, row): a plan of them checks every config of the table."""
+    return {place: sweep.points(place[1])[0] for place in sweep.places}
+
+
+def choice_list(sweep: Sweep) -> Path:
+    """Returns the file of names of the part of train that choices are made on, of a sweep with `choose_on`."""
+    return sweep.folder.resolve() / "choice.txt"
+
+
+def data_folder(sweep: Sweep) -> Path:
+    """Returns the data folder of the base config with the changes for all runs."""
+    return find_path(load_config(sweep.config, sweep.overrides).data.dir).resolve()
+
+
+def _wanted(sweep: Sweep, chosen: Mapping[Place, Point] | None) -> list[tuple[Place, int, Point]]:
+    if chosen is not None:
+        return [(place, seed, chosen[place]) for seed in sweep.seeds for place in sweep.places if place in chosen]
+    # of a single point there is nothing to choose
+    grids = {place: sweep.points(place[1]) for place in sweep.places}
+    return [(p, sweep.seeds[0], point) for p, points in grids.items() if len(points) > 1 for point in points]
+
+
+def _cell(sweep: Sweep, place: Place, seed: int, values: Point, shared: list[str], *, in_grid: bool) -> Cell:
+    task, row = place
+    own = f"{row}_{','.join(map(value_text, values.values()))}" if in_grid else f"{row}_{seed}"
+    name = f"{task}/{'grid_' if in_grid else ''}{own}".lstrip("/")
+    overrides = [*shared, f"run.seed={seed}", *(f"{key}={json.dumps(value)}" for key, value in values.items())]
+    config = load_config(sweep.config, overrides)
+    key = score_key(config)
+    if key is not None and config.score.file is None:
+        file = sweep.folder.resolve() / "scores" / f"{key}.safetensors"
+        overrides.append(f"score.file={json.dumps(str(file))}")
+        config = config.model_copy(update={"score": config.score.model_copy(update={"file": file})})
+    return Cell(
+        name=name,
+        task=task,
+        row=row,
+        title=sweep.cells[row].title,
+        folder=sweep.folder / ("grid" if in_grid else "cells") / task / own,
+        log=(sweep.folder / "logs" / f"{name}.log").resolve(),
+        base=sweep.config,
+        overrides=tuple(overrides),
+        changes=sweep.cells[row].overrides,
+        config=config,
+        in_grid=in_grid,
+        values=values,
+        edge=any(_at_edge(values[key], choices) for key, choices in sweep.choices(row).items()),
+    )
+
+
+def _overrides(sweep: Sweep, place: Place, *, in_grid: bool) -> list[str]:
+    """Returns the changes to the base config for a task and row, without seed and chosen values."""
+    task, row = place
+    overrides = [
+        "track.mlflow=false",
+        *sweep.overrides,
+        *_parts(sweep),
+        *(sweep.tasks[task].overrides if sweep.tasks else ()),
+        *sweep.cells[row].overrides,
+    ]
+    config = load_config(sweep.config, overrides)
+    share = sweep.grid_share if in_grid else 1.0
+    steps = sweep.steps or config.train.steps
+    if steps is not None:
+        overrides.append(f"train.steps={max(1, int(steps * share))}")
+    if sweep.steps is None and in_grid:
+        overrides.append(f"train.epochs={max(1, int(config.train.epochs * share))}")
+    if config.task == "segmentation":  # pictures of the worst cases; the choice needs none
+        overrides.insert(1, f"eval.overlays={0 if in_grid else 3}")
+    if in_grid:
+        overrides.append("eval.split=val")  # no choice ever opens what is reported
+    elif sweep.protocol == "retrain":
+        overrides.append("data.retrain=true")
+    return overrides
+
+
+def _parts(sweep: Sweep) -> list[str]:
+    """Returns the overrides for the parts of the data: train, the choice part taken out of it, what is reported."""
+    if sweep.choose_on is None:
+        return []
+    data = data_folder(sweep)
+    parts = {"data.dir": data / "train", "data.val": choice_list(sweep), "data.test": data / "val"}
+    return [f"{key}={json.dumps(str(path))}" for key, path in parts.items()]
+
+
+def _at_edge(value: Any, choices: tuple[Any, ...]) -> bool:
+    numbers = sorted(v for v in choices if isinstance(v, int | float))
+    return len(numbers) > 1 and value in (numbers[0], numbers[-1])
+
+
+def score_key(config: Config) -> str | None:
+    """Names the scoring pass of a config: runs with one key need the same scores.
+
+    Args:
+        config: of a run.
+
+    Returns:
+        A name for the file, or None if the selector needs no scores. It covers model, training images, loss,
+        granularity, and the seed that the loss draws with.
+    """
+    from samtune.selection import SELECTORS  # late: the selectors import torch
+
+    needs = SELECTORS[config.select.name].needs(**config.select.options)
+    if needs is None:
+        return None
+    covered = {
+        "needs": asdict(needs),
+        "model": config.model.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json", exclude={"test", "workers", "cache"}),
+        "score": config.score.model_dump(mode="json", exclude={"file"}),
+    }
+    digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{config.score.loss or needs.loss}-{needs.per}-seed{config.run.seed}-{digest}"

@@ -1,0 +1,261 @@
+"""Runs a sweep: every cell is one `samtune finetune` in a process of its own.
+
+First the grid, one point for each row and task; then the cells of the table. A finished cell is never run again; one
+that failed or was killed is. Everything is chosen on validation images; test is opened by the cells of the table alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from samtune import console
+from samtune.base.disk import disk_errors, write_text
+from samtune.base.tracking import SweepLog
+from samtune.config.load import Config
+from samtune.errors import ConfigError, DataError, RunFolderError, unknown_name
+from samtune.sweep.local import RunAll, local_engine
+from samtune.sweep.plan import Cell, Place, Point, choice_list, data_folder, first_values, plan
+from samtune.sweep.ray import ray_engine
+from samtune.sweep.settings import Sweep
+from samtune.sweep.trial import TrialResult, is_finished, read_result, result_file
+
+if TYPE_CHECKING:
+    from samtune.models.backbone import TunableModel
+
+logger = logging.getLogger(__name__)
+
+CHOICE_SEED = 352  # of the choice part: the same images in every sweep
+ENGINES = {"local": local_engine, "ray": ray_engine}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed: its log file, and the last error in it."""
+
+    log: Path
+    error: str
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What `run_sweep` returns.
+
+    Attributes:
+        folder: of the sweep; `compare` reads it.
+        finished: number of finished cells of the table, those of earlier calls too.
+        failed: each failed cell by its name.
+    """
+
+    folder: Path
+    finished: int
+    failed: dict[str, Failure]
+
+
+def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None) -> SweepResult:
+    """Runs the cells of a sweep that are not finished.
+
+    Args:
+        sweep: of `load_sweep`.
+        engine: one of `ENGINES`.
+        address: of a Ray cluster.
+
+    Returns:
+        The folder and what failed; a row whose grid failed in a task has no cells there.
+
+    Raises:
+        ConfigError: a wrong setting in any row or task, or an engine that can't be used.
+        DataError: no train/ or val/ where a choice part is wanted.
+        RunFolderError: a cell was run with other settings, or another sweep runs in the folder.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(unknown_name("engine", engine, ENGINES))
+    folder = sweep.folder
+    grid = plan(sweep)
+    table = plan(sweep, first_values(sweep))
+    check_rows(table)  # every mistake shows now: of the configs, and of what they select
+    for cell in grid:
+        is_finished(cell)  # refuses other settings, before anything here changes
+    with disk_errors(folder):
+        for sub in ("grid", "cells", "logs", "scores"):
+            (folder / sub).mkdir(parents=True, exist_ok=True)
+    track = table[0].config.track
+    params = sweep.model_dump(mode="json")
+    with (
+        _alone(folder),
+        ENGINES[engine](jobs=sweep.jobs, folder=folder, address=address) as run_all,
+        SweepLog(folder, mlflow=track.mlflow, experiment=track.experiment, name=sweep.name, params=params) as log,
+    ):
+        write_text(folder / "sweep.yaml", sweep.to_yaml())
+        if sweep.choose_on is not None:
+            save_choice(sweep, sweep.choose_on)
+        failed = run_cells(_with_parent(grid, log.run_id), run_all)
+        cells = plan(sweep, best_values(sweep, grid))
+        failed |= run_cells(_with_parent(cells, log.run_id), run_all)
+        log.end(_means(cells), failed=bool(failed))
+    return SweepResult(folder, sum(result_file(cell).is_file() for cell in cells), failed)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second sweep out of a folder; the system gives the lock back when a process ends, however it does.
+
+    Raises:
+        RunFolderError: another sweep runs here.
+    """
+    import fcntl  # not on Windows, where nothing else of a sweep runs either
+
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise RunFolderError(f"another sweep runs in {folder}. Wait for it, or choose another --out.") from err
+        yield
+
+
+def check_rows(cells: list[Cell]) -> None:
+    """Refuses rows whose selector does not fit their model; no weights are made for that.
+
+    Raises:
+        ConfigError: the problems of every row, at once.
+    """
+    from samtune.selection import check_select  # late: planning a sweep needs no torch
+
+    problems: dict[str, str] = {}
+    models: dict[str, TunableModel] = {}
+    checked = set()
+    for cell in cells:
+        config, choice = cell.config, cell.config.select
+        name = config.model.model_dump_json()
+        case = (cell.row, name, choice.model_dump_json(), config.tune.exclude)
+        if cell.row in problems or choice.file is not None or case in checked:
+            continue
+        checked.add(case)
+        if name not in models:
+            models[name] = _empty_model(config)
+        try:
+            check_select(
+                models[name], name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options
+            )
+        except ConfigError as error:
+            problems[cell.row] = f"cells.{cell.row}: {error}"
+    if problems:
+        raise ConfigError("\n".join(problems.values()))
+
+
+def _empty_model(config: Config) -> TunableModel:
+    """Returns a model of the right shapes that holds no values."""
+    import torch
+
+    with torch.device("meta"):
+        if config.task == "classification":
+            from samtune.models.timm.model import build_classifier
+
+            options = config.model.model_dump()["options"]
+            return build_classifier(
+                config.model.name, classes=2, checkpoint="random", image_size=config.model.image_size, **options
+            )
+        from samtune.models.sam.model import SamModel
+
+        return SamModel(config.model.name, config.model.image_size)
+
+
+def save_choice(sweep: Sweep, share: float) -> None:
+    """Writes the names of the part of train that choices are made on; the same on every machine.
+
+    Raises:
+        DataError: no train/ or val/ with pairs in the data folder, or too few pairs to take a part of.
+    """
+    from samtune.tasks.masks.pairs import find_pairs  # late: it imports what augments pictures
+
+    data = data_folder(sweep)
+    names = [pair.name for pair in find_pairs(data / "train")]
+    find_pairs(data / "val")
+    chosen = sorted(np.random.default_rng(CHOICE_SEED).permutation(names)[: int(len(names) * share)])
+    if not chosen:
+        raise DataError(
+            f"{data / 'train'} has {len(names)} pairs, and choose_on: {share:g} takes none of them. Raise choose_on."
+        )
+    write_text(choice_list(sweep), "\n".join([*chosen, ""]))
+
+
+def run_cells(cells: list[Cell], run_all: RunAll) -> dict[str, Failure]:
+    """Runs those of the cells that are not finished; a failure does not stop the others.
+
+    Args:
+        cells: of the grid, or of the table.
+        run_all: of an engine.
+
+    Returns:
+        Each failed cell by its name.
+
+    Raises:
+        RunFolderError: a cell was run with other settings.
+    """
+    waiting = {cell.name: cell for cell in cells if not is_finished(cell)}
+    failed: dict[str, Failure] = {}
+    if not waiting:
+        return failed
+    with console.progress("grid" if cells[0].in_grid else "cells", len(waiting)) as advance:
+
+        def done(result: TrialResult) -> None:
+            name = result["name"]
+            if result["code"]:
+                failed[name] = Failure(waiting[name].log, result["error"])
+                logger.error("%s failed with exit code %d: %s", name, result["code"], result["error"])
+            advance(1, cell=name)
+
+        run_all(list(waiting.values()), done)
+    return failed
+
+
+def best_values(sweep: Sweep, grid: list[Cell]) -> dict[Place, Point]:
+    """Returns for each (task, row) the point of its grid that is best on validation images; the first of equals.
+
+    What has an unfinished cell in its grid is left out: a choice among the rest would not be the grid's.
+    """
+    best = {}
+    for place, first in first_values(sweep).items():
+        cells = [cell for cell in grid if (cell.task, cell.row) == place]
+        if not cells:
+            best[place] = first
+        elif all(result_file(cell).is_file() for cell in cells):
+            best[place] = max(cells, key=_choice).values
+        else:
+            logger.warning("%s is left out: its grid is not complete", _place_text(place))
+    return best
+
+
+def _choice(cell: Cell) -> float:
+    value = read_result(cell)["choice"]
+    return -1.0 if value is None else float(value)  # a run without a defined value loses
+
+
+def _with_parent(cells: list[Cell], run_id: str | None) -> list[Cell]:
+    """Returns the cells with the MLflow run that they belong to."""
+    given = () if run_id is None else (f"track.parent={run_id}",)
+    return [replace(cell, overrides=(*cell.overrides, *given)) for cell in cells]
+
+
+def _means(cells: list[Cell]) -> Mapping[str, float]:
+    """Returns the mean over the seeds of the reported values, by `task/row/name`."""
+    values: dict[str, list[float]] = {}
+    for cell in cells:
+        if result_file(cell).is_file():
+            report = json.loads((cell.folder / "metrics.json").read_text(encoding="utf-8"))
+            for name in report["ci95"]:
+                if report[name] is not None:
+                    values.setdefault(f"{_place_text((cell.task, cell.row))}/{name}", []).append(report[name])
+    return {name: fmean(found) for name, found in values.items()}
+
+
+def _place_text(place: Place) -> str:
+    return "/".join(part for part in place if part)

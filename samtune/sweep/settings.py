@@ -1,0 +1,178 @@
+"""The settings of a sweep: methods, tasks, seeds, and the values to choose from.
+
+A sweep file names a base config, the rows of a table and, if there are several, its columns, each with its changes to
+that config. `samtune.sweep.plan` lists the runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from samtune.config.load import read_model
+from samtune.config.problems import KeyPath, Problems
+from samtune.config.sections import Names, PathText, Section
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a row or task; it becomes part of a folder's name
+ONE_TASK = ""  # the name of the task in a sweep without `tasks`
+
+Problem = tuple[str, str]  # key, what is wrong
+
+
+def _as_texts(value: Any) -> Any:
+    """Turns `key: value` into the `key=value` of the command line, where a mapping replaces the whole block."""
+    if isinstance(value, Mapping):
+        return tuple(f"{key}={json.dumps(item)}" for key, item in value.items())
+    return () if value is None else value
+
+
+Overrides = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_as_texts)]
+Values = Annotated[tuple[float | int | bool | str, ...], Field(strict=False)]
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+class SweepTask(Section):
+    """One entry of `tasks`: a column of the table."""
+
+    title: str = Field(min_length=1, description="what the table calls this column")
+    group: str | None = Field(None, min_length=1, description="the tasks of a group get a mean of their own")
+    overrides: Overrides = Field((), description="changes to the config, after those of all runs")
+
+
+class SweepRow(Section):
+    """One entry of `cells`: a row of the table."""
+
+    title: str = Field(min_length=1, description="what the table calls this row")
+    overrides: Overrides = Field((), description="changes to the config, after those of the task")
+    grid: dict[str, Values] | None = Field(None, description="keys and values, instead of those of the sweep's grid")
+    only: Names | None = Field(None, description="the tasks that this row runs, [] for none; empty: all")
+
+
+class Sweep(Section):
+    """All settings of one sweep."""
+
+    name: Name = Field(description="name of the sweep")
+    config: PathText = Field(description="the base config file")
+    dir: PathText | None = Field(None, description="folder of everything; empty: runs/sweeps/NAME")
+    overrides: Overrides = Field((), description="changes to the config for all runs")
+    tasks: dict[Name, SweepTask] | None = Field(None, description="columns of the table by short name; empty: one")
+    cells: dict[Name, SweepRow] = Field(description="rows of the table by short name")
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(strict=False)] = Field(
+        (0,), description="one run of each row and task per seed"
+    )
+    steps: int | None = Field(None, ge=1, description="train.steps of the table's runs; empty: the config's epochs")
+    grid: dict[str, Values] | None = Field(None, description="keys of the config and the values to choose from")
+    grid_share: float = Field(0.25, gt=0, le=1, description="part of the steps that a run of the grid takes")
+    choose_on: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="part of DIR/train to choose on, DIR/val is reported; empty: the data's own val and test",
+    )
+    protocol: Literal["validate", "retrain"] = Field(
+        "validate", description="retrain: with the chosen values, train on train and val together"
+    )
+    jobs: int = Field(1, ge=1, description="runs at once")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        problems = [*self._table_problems(), *self._grid_problems()]
+        if problems:
+            raise PydanticCustomError("options", "parts do not fit", {"problems": problems})
+        return self
+
+    def _table_problems(self) -> Iterator[Problem]:
+        if not self.cells:
+            yield "cells", "{}, expected at least one row."
+        if self.tasks == {}:
+            yield "tasks", "{}, expected at least one task; leave out `tasks:` if there is one only."
+        titles = [task.title for task in (self.tasks or {}).values()]
+        if len(set(titles)) < len(titles):
+            yield "tasks", f"titles {titles}, expected another one for each task."
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            yield "seeds", f"{list(self.seeds)}, expected at least one seed, each once."
+        if self.choose_on is not None and self.tasks:
+            yield (
+                "choose_on",
+                f"{self.choose_on:g}, expected no value with `tasks:`, whose data have a val of their own.",
+            )
+        for name, row in self.cells.items():
+            unknown = [task for task in row.only or () if task not in (self.tasks or {})]
+            if unknown:
+                known = ", ".join(self.tasks or {}) or "none, as there is no `tasks:`"
+                yield f"cells.{name}.only", f"{list(row.only or ())}, expected names of tasks: {known}."
+
+    def _grid_problems(self) -> Iterator[Problem]:
+        grids = {"grid": self.grid} | {f"cells.{name}.grid": row.grid for name, row in self.cells.items()}
+        for place, grid in grids.items():
+            for key, values in (grid or {}).items():
+                if not values or len({value_text(value) for value in values}) < len(values):
+                    yield f"{place}.{key}", f"{list(values)}, expected at least one value, each once."
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes: grid, cells, logs, scores, lists of names."""
+        return self.dir or Path("runs/sweeps") / self.name
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """(task, row) of each entry of the table; the task is `ONE_TASK` if the sweep names none."""
+        tasks = list(self.tasks or [ONE_TASK])
+        return [(t, name) for t in tasks for name, row in self.cells.items() if row.only is None or t in row.only]
+
+    def choices(self, row: str) -> dict[str, tuple[Any, ...]]:
+        """Returns the keys of a row's grid with their values; {} without a grid."""
+        return {**(self.grid or {}), **(self.cells[row].grid or {})}
+
+    def points(self, row: str) -> list[dict[str, Any]]:
+        """Returns every combination of the values of a row's grid; without a grid there is one, which is empty."""
+        choices = self.choices(row)
+        return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+
+    def to_yaml(self) -> str:
+        """Returns all settings as YAML that `load_sweep` reads back to an equal sweep."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def value_text(value: Any) -> str:
+    """Returns a value of a grid as part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", str(value))
+
+
+def load_sweep(path: str | Path, settings: Sequence[str] = ()) -> Sweep:
+    """Reads a sweep file and checks it; the configs of its runs are checked by `samtune.sweep.plan.plan`.
+
+    Args:
+        path: a YAML file, looked up as a config is.
+        settings: `KEY=VALUE` each: keys of the sweep (`steps=50`), or keys of the config (`data.dir=DIR`), which
+            then hold for all runs, unless a task or row sets them itself.
+
+    Raises:
+        ConfigError: no such file, or all problems in one message.
+    """
+    own = [text for text in settings if text.partition("=")[0].split(".")[0] in Sweep.model_fields]
+    sweep = read_model(Sweep, path, own, _SweepProblems)
+    shared = [text for text in settings if text not in own]
+    return sweep.model_copy(update={"overrides": (*sweep.overrides, *shared)})
+
+
+class _SweepProblems(Problems):
+    """Knows the keys of a row or task, which is a section under a name that the user chose."""
+
+    def unknown_key(self, keys: KeyPath) -> str:
+        sections: dict[str, tuple[type[BaseModel], str]] = {
+            "cells": (SweepRow, "Keys of a row"),
+            "tasks": (SweepTask, "Keys of a task"),
+        }
+        if len(keys) == 3 and keys[0] in sections:
+            section, owner = sections[keys[0]]
+            return Problems(section, "", {}).unknown_key(keys[2:]).replace("Keys of the file", owner)
+        return super().unknown_key(keys)

@@ -1,0 +1,149 @@
+"""One run of a sweep: what it does, and how it is known to be finished.
+
+`cell.json` appears when a run is complete, in one step. So a sweep may be killed at any moment: what has the file is
+never run again, what has none starts over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any, TypedDict
+
+from samtune.base.children import Children
+from samtune.base.disk import write_json
+from samtune.base.tracking import flatten
+from samtune.config.load import Config
+from samtune.errors import DiskError, NonFiniteError, RunFolderError
+from samtune.sweep.plan import Cell
+
+logger = logging.getLogger(__name__)
+
+CHOICE = {"segmentation": "mDice", "classification": "top1"}  # what values and epochs are chosen by
+# Settings that do not decide a result: where things are kept, and what computes them.
+MACHINE = ("score.file", "track.", "run.dir", "run.name", "run.device", "data.workers", "data.cache")
+HEAVY = ("merged.safetensors", "bundle.safetensors", "delta.safetensors", "features.safetensors")
+
+
+class TrialResult(TypedDict):
+    """How a run ended: its name, its exit code (0 is well), and the last error of its log, or ""."""
+
+    name: str
+    code: int
+    error: str
+
+
+def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
+    """Runs one `samtune finetune` in a process of its own and writes `cell.json` into its folder.
+
+    Args:
+        cell: of a plan.
+        children: what keeps track of the process.
+        threads: for its arithmetic.
+
+    Returns:
+        How it ended; a failure raises nothing, so that the other runs go on.
+    """
+    if result_file(cell).is_file():  # another process of a cluster was quicker
+        return TrialResult(name=cell.name, code=0, error="")
+    cell.log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "samtune", "finetune", "--config", str(cell.base), *cell.overrides]
+    code = children.run([*command, "--run-dir", str(cell.folder), "--overwrite"], cell.log, threads)
+    if code == NonFiniteError.exit_code and cell.in_grid:
+        # a value with which training diverges loses: that is a result, and trying again would give the same
+        lost = {"name": cell.name, "values": cell.values, "choice": None, "settings": _settings(cell.config)}
+        logger.warning("%s diverged (%s): its values lose", cell.name, _last_error(cell.log, code))
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        write_json(result_file(cell), lost, indent=1)
+        return TrialResult(name=cell.name, code=0, error="")
+    if code:
+        return TrialResult(name=cell.name, code=code, error=_last_error(cell.log, code))
+    try:
+        facts = _facts(cell)
+        if cell.in_grid:
+            for name in HEAVY:  # of the grid only the choice counts
+                (cell.folder / name).unlink(missing_ok=True)
+        write_json(result_file(cell), facts, indent=1)
+    except (OSError, DiskError, ValueError, KeyError, TypeError, StopIteration) as err:
+        return TrialResult(name=cell.name, code=1, error=f"the run left no complete result: {err!r}")
+    return TrialResult(name=cell.name, code=0, error="")
+
+
+def is_finished(cell: Cell) -> bool:
+    """Tells whether a cell was run.
+
+    Raises:
+        RunFolderError: it was run with other settings, and is no result of this sweep.
+    """
+    if not result_file(cell).is_file():
+        return False
+    found = read_result(cell)["settings"]
+    wanted = _settings(cell.config)
+    # a key that only one of them has came with another version, but for options of timm
+    both = wanted.keys() & found.keys() | {key for key in wanted | found if key.startswith("model.options.")}
+    other = [
+        f"{key}={found.get(key, 'nothing')}, not {wanted.get(key, 'nothing')}"
+        for key in sorted(both)
+        if not key.startswith(MACHINE) and wanted.get(key) != found.get(key)
+    ]
+    if other:
+        raise RunFolderError(f"{cell.folder} was run with {'; '.join(other)}. Choose another --out, or delete it.")
+    return True
+
+
+def result_file(cell: Cell) -> Path:
+    """Returns the file whose presence says that a cell is finished."""
+    return cell.folder / "cell.json"
+
+
+def read_result(cell: Cell) -> dict[str, Any]:
+    """Returns the content of `cell.json`."""
+    result: dict[str, Any] = json.loads(result_file(cell).read_text(encoding="utf-8"))
+    return result
+
+
+def _facts(cell: Cell) -> dict[str, Any]:
+    """Returns the content of `cell.json`, from the events of the run."""
+    lines = (cell.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
+    fit = next(event for event in events if event["split"] == "fit")
+    test: dict[str, Any] = next((e for e in events if e["split"] == "test" and "seconds" in e), {})
+    metric = CHOICE[cell.config.task]
+    choice = [e[metric] for e in events if e["split"] == "val" and e.get(metric) is not None]
+    return {
+        "name": cell.name,
+        "task": cell.task,
+        "row": cell.row,
+        "title": cell.title,
+        "overrides": cell.changes,
+        "lr": cell.config.train.lr,
+        "values": cell.values,
+        "edge": cell.edge,
+        "seed": cell.config.run.seed,
+        "steps": max(event["step"] for event in events),
+        # of the training alone: scores are shared, and imports and pictures are no cost of a method
+        "seconds": round(fit["seconds"], 1),
+        "memory_mib": round(fit["memory_mib"]),
+        "test_seconds": test.get("seconds"),
+        "test_memory_mib": test.get("memory_mib"),
+        "choice": max(choice, default=None),
+        "settings": _settings(cell.config),
+    }
+
+
+def _settings(config: Config) -> dict[str, str]:
+    """Returns what decides the result of a run."""
+    flat = flatten(config.model_dump(mode="json"))
+    return {key: value for key, value in flat.items() if not key.startswith(MACHINE)}
+
+
+def _last_error(log: Path, code: int) -> str:
+    """Returns the last error line of a log, else its last line."""
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it printed nothing"])[-1]

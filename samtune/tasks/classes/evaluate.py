@@ -1,0 +1,184 @@
+"""From a classifier and a loader to a report: one row per image first, every other number derived from the rows.
+
+`class_logits` is the only way from images to logits, so `evaluate` and `predict` answer the same for one image, up to
+rounding: the last bits of a probability may differ between a batch of 32 and one of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samtune.errors import ConfigError, DataError
+from samtune.models.backbone import TunableModel, evaluation_mode
+from samtune.tasks.classes.report import CLASS_DEFINITIONS, TOP_K, ClassReport, ClassRow
+from samtune.tasks.evaluate import check_finite
+from samtune.types import LabelledBatch
+
+OnRows = Callable[[LabelledBatch, list[ClassRow]], None]
+
+
+def evaluate_classes(
+    model: nn.Module,
+    loader: Iterable[LabelledBatch],
+    *,
+    classes: Sequence[str],
+    split: str = "test",
+    autocast_dtype: torch.dtype | None = None,
+    allowed: Sequence[int] | None = None,
+    on_batch: OnRows | None = None,
+) -> ClassReport:
+    """Classifies every image of `loader`.
+
+    The model is set to evaluation mode and gets its modes back afterwards, also after an error.
+
+    Args:
+        model: maps a `LabelledBatch` to (B, classes) logits.
+        loader: batches with labels; any device.
+        classes: names of the model's classes, in the order of its logits.
+        split: which part of the data this is, for the report.
+        autocast_dtype: as in `class_logits`.
+        allowed: indices of the classes that may be answered, such as the 200 of ImageNet-A, or None for all. The
+            report is then of these classes only, in this order.
+        on_batch: called with each batch and its rows, for a progress bar or pictures.
+
+    Returns:
+        The report, with its rows in the order of the loader.
+
+    Raises:
+        ConfigError: the model has not one logit per class, or `allowed` is no subset of the classes.
+        DataError: the loader is empty, or a label is not allowed.
+        NonFiniteError: the logits of an image are not finite.
+    """
+    kept = _kept(allowed, len(classes))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    rows: list[ClassRow] = []
+    with evaluation_mode(model):
+        for batch in loader:
+            logits = class_logits(model, batch.to(device), autocast_dtype=autocast_dtype)
+            if logits.shape[1] != len(classes):
+                raise ConfigError(
+                    f"the model has {logits.shape[1]} outputs for {len(classes)} classes; "
+                    "build it for the classes of the data."
+                )
+            new = class_rows(batch.names, logits[:, kept], _positions(batch, kept, len(classes)))
+            rows += new
+            if on_batch is not None:
+                on_batch(batch, new)
+    if not rows:
+        raise DataError(f"the {split} loader has no batch: nothing to evaluate. Check data.dir and data.{split}.")
+    names = tuple(classes[index] for index in kept.tolist())
+    return ClassReport(tuple(rows), split, names, _definition(len(names), len(classes)))
+
+
+def predict_classes(model: nn.Module, batch: LabelledBatch, autocast_dtype: torch.dtype | None = None) -> Tensor:
+    """Returns the (B, classes) probabilities of a batch, fp32 on the CPU; arguments and errors as `class_logits`."""
+    return class_logits(model, batch, autocast_dtype=autocast_dtype).softmax(dim=1)
+
+
+def class_logits(model: nn.Module, batch: LabelledBatch, *, autocast_dtype: torch.dtype | None = None) -> Tensor:
+    """Returns the (B, classes) logits of a batch, fp32 on the CPU: the single prediction path.
+
+    Args:
+        model: maps a `LabelledBatch` to (B, classes) logits; the caller has set evaluation mode.
+        batch: on the device of the model; its labels are not looked at.
+        autocast_dtype: precision of the model's forward pass; None runs it as it is.
+
+    Raises:
+        NonFiniteError: the logits of an image are not finite; the message names it.
+    """
+    device_type = batch.images.device.type
+    with torch.no_grad(), torch.autocast(device_type, autocast_dtype, enabled=autocast_dtype is not None):
+        logits: Tensor = model(batch)
+    logits = logits.detach().float().cpu()
+    check_finite(logits, batch.names)
+    return logits
+
+
+def class_rows(names: Sequence[str], logits: Tensor, labels: Tensor) -> list[ClassRow]:
+    """Measures (B, C) fp32 logits against (B,) labels. Ties count against the model: see `ClassRow.rank`."""
+    own = logits.gather(1, labels[:, None])
+    rivals = logits.scatter(1, labels[:, None], -torch.inf)
+    ranks = (rivals >= own).sum(dim=1)
+    predicted = torch.where(ranks == 0, labels, rivals.argmax(dim=1))
+    probabilities = logits.softmax(dim=1)
+    columns: list[list[Any]] = [
+        list(names),
+        labels.tolist(),
+        predicted.tolist(),
+        ranks.tolist(),
+        probabilities.gather(1, labels[:, None])[:, 0].tolist(),
+        probabilities.gather(1, predicted[:, None])[:, 0].tolist(),
+    ]
+    return [ClassRow(*values) for values in zip(*columns, strict=True)]
+
+
+@contextmanager
+def head_inputs(model: TunableModel, *, every: int) -> Iterator[Callable[[], Tensor]]:
+    """Collects the features that reach the head while the block runs.
+
+    Args:
+        model: a classifier that knows its head.
+        every: of the images in the order of the forward passes, each so-manieth is kept, from the first; 0: none.
+
+    Yields:
+        A function that returns what was collected so far: (n, C) fp16 on the CPU.
+
+    Raises:
+        ConfigError: the model has no head.
+    """
+    head = model.head_module()
+    if head is None:
+        raise ConfigError(f"{model.name} has no head, so there are no features before it. Use a classifier.")
+    parts: list[Tensor] = []
+    seen = 0
+
+    def collect(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal seen
+        if every:
+            parts.append(inputs[0][-seen % every :: every].detach().to("cpu", torch.float16))
+        seen += len(inputs[0])
+
+    handle = model.get_submodule(head).register_forward_pre_hook(collect)
+    try:
+        yield lambda: torch.cat(parts) if parts else torch.empty(0, 0, dtype=torch.float16)
+    finally:
+        handle.remove()
+
+
+def _kept(allowed: Sequence[int] | None, count: int) -> Tensor:
+    """Returns the indices of the classes that may be answered."""
+    if allowed is None:
+        return torch.arange(count)
+    wrong = sorted({index for index in allowed if not 0 <= index < count})
+    if wrong or not allowed or len(set(allowed)) != len(allowed):
+        about = f"{wrong} are not classes" if wrong else "there are none" if not allowed else "some occur twice"
+        raise ConfigError(f"allowed classes must be different indices from 0 to {count - 1}, but {about}.")
+    return torch.tensor(list(allowed))
+
+
+def _positions(batch: LabelledBatch, kept: Tensor, count: int) -> Tensor:
+    """Returns the labels of a batch as positions in `kept`."""
+    places = torch.full((count,), -1)
+    places[kept] = torch.arange(len(kept))
+    labels = batch.labels.cpu()
+    inside = (labels >= 0) & (labels < count)
+    found = torch.where(inside, places[labels.clamp(0, count - 1)], -1)
+    for name, label, place in zip(batch.names, labels.tolist(), found.tolist(), strict=True):
+        if place < 0:
+            raise DataError(f"{name} has class {label}, which is not among the {len(kept)} classes of this evaluation.")
+    return found
+
+
+def _definition(kept: int, count: int) -> dict[str, str]:
+    """Returns a sentence per number; a restricted choice of classes is said with each accuracy."""
+    definition = {name: text for name, text in CLASS_DEFINITIONS.items() if name != "top5" or kept > TOP_K}
+    if kept < count:
+        for name in ("top1", "top5", "mean_per_class"):
+            if name in definition:
+                definition[name] += f" Only {kept} of the model's {count} classes may be answered."
+    return definition

@@ -1,0 +1,200 @@
+"""Checks the images of a data set of classes before anything is trained on it.
+
+All problems are listed at once. The answer is remembered until a file changes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from samtune.data.cache import file_hashes, remember
+from samtune.data.pictures import PARTS, list_problems, read_image
+from samtune.errors import DataError
+from samtune.tasks.classes.images import NamedParts
+from samtune.tasks.classes.known import DATASETS, read_layout
+from samtune.tasks.classes.views import check_shape
+from samtune.tasks.masks.verify import VerifyReport, verify_folder
+
+DECODED = {"train": 100_000, "val": 100_000, "test": 5_000}
+"""Largest part whose images are decoded before a run: VTAB-1k's test images and ImageNet's are too many for that."""
+COMPARED = 100_000  # of more images than that, only the paths are compared between parts
+
+
+def verify_data(folder: str | Path, *, name: str | None = None) -> VerifyReport:
+    """Checks the layout of a data folder and decodes everything in it.
+
+    Args:
+        folder: with pairs of image and mask, or with classes; which of them, it tells by itself.
+        name: of a data set of `DATASETS`, which is one of classes.
+
+    Returns:
+        All errors and warnings.
+
+    Raises:
+        ConfigError: unknown name.
+        DataError: the folder doesn't exist.
+    """
+    if name is None and not _has_classes(Path(folder)):
+        return verify_folder(folder)
+    layout = read_layout(folder, name)
+    parts, errors, warnings = layout.parts, layout.problems, layout.notes
+    if name is not None and DATASETS[name].layout == "vtab":  # its common list names other files
+        both = read_layout(folder, name, retrain=True)
+        parts = parts | {"train and val": both.parts["train"]}
+        errors += [line for line in both.problems if line not in errors]
+    errors += _undecodable([path for part in parts.values() for path, _ in part])
+    errors += class_problems(layout.parts, layout.classes) if {"train", "all"} & set(parts) else []
+    (errors if name is None else warnings).extend(same_images(parts))
+    return VerifyReport(tuple(errors), tuple(warnings))
+
+
+def check_classes(
+    folder: Path, parts: NamedParts, problems: Sequence[str], *, published: Collection[str] = ()
+) -> list[str]:
+    """Checks what a run is about to use, once.
+
+    Every image of train and val is decoded, and every one of test, unless they are very many (`DECODED`): a
+    damaged image of these is an error when it is used.
+
+    Args:
+        folder: the data folder, for messages.
+        parts: its images.
+        problems: what is already known to be wrong with the layout.
+        published: parts of a published split. Images that two of them share are only noted; what a user puts in
+            the place of a part must not be in another one.
+
+    Returns:
+        Notes on images that are in two parts.
+
+    Raises:
+        DataError: lists every problem with its file and reason.
+    """
+    found = list(problems)
+    many = [part for part in parts if len(parts[part]) > DECODED[part]]
+    paths = sorted({path for part in parts if part not in many for path, _ in parts[part]})
+    found += remember("decoded-2", paths, lambda: _undecodable(paths))
+    noted: list[str] = []
+    refused: list[str] = []
+    for item in _repeats(parts):
+        (noted if item.part in published and item.other in published else refused).append(item.line)
+    if published and refused:  # these may be a whole list
+        found.append(
+            f"{len(refused)} image(s) are in two parts, such as {refused[0]}; change data.train, .val or .test"
+        )
+    else:
+        found += [f"{line}; take it out of one part" for line in refused]
+    if found:
+        raise DataError(list_problems(f"{folder} can't be used", found))
+    if not noted:
+        return []
+    return [f"{len(noted)} image(s) of this published split are in two of its parts, such as {noted[0]}"]
+
+
+def class_problems(parts: NamedParts, classes: Collection[str] | None) -> list[str]:
+    """Lists what is wrong with the classes: only one to learn, or some that are not in training.
+
+    Args:
+        parts: with "train" or "all".
+        classes: their names; None takes those of the training images.
+
+    Returns:
+        A line per problem.
+    """
+    trained = {name for _, name in parts.get("train", parts.get("all", ()))}
+    known = set(classes or trained)
+    problems = []
+    if len(trained) == 1:
+        problems.append(f"one class only ({min(trained)}): there is nothing to tell apart")
+    for part, images in parts.items():
+        examples: dict[str, Path] = {}
+        for path, name in images:
+            if name not in known:
+                examples.setdefault(name, path)
+        problems += [
+            f"{part}: class {name!r} of {path} is not among the {len(known)} classes of train"
+            for name, path in sorted(examples.items())
+        ]
+    return problems
+
+
+def same_images(parts: NamedParts) -> list[str]:
+    """Lists the image files whose content is in two of train, val and test.
+
+    Args:
+        parts: of more than 100,000 images in all, only the paths are compared.
+
+    Returns:
+        A line per file that repeats one of another part.
+    """
+    return [item.line for item in _repeats(parts)]
+
+
+class _Repeat(NamedTuple):
+    """Two parts that share an image, and a line that says which."""
+
+    part: str
+    other: str
+    line: str
+
+
+def _repeats(parts: NamedParts) -> list[_Repeat]:
+    where = [(part, path) for part in PARTS for path, _ in parts.get(part, ())]
+    if len(where) > COMPARED:
+        keys = [os.path.abspath(path) for _, path in where]
+    else:
+        where = _of_equal_size(where)
+        keys = file_hashes([path for _, path in where])
+    first: dict[str, tuple[str, Path]] = {}
+    found = []
+    for (part, path), key in zip(where, keys, strict=True):
+        other, twin = first.setdefault(key, (part, path))
+        if other != part:
+            found.append(_Repeat(part, other, f"{path} ({part}) is the same image as {twin} ({other})"))
+    return found
+
+
+def _of_equal_size(where: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Returns the files whose size is in two parts: equal files have equal sizes, so no other has to be opened."""
+    sizes: dict[int, set[str]] = {}
+    bytes_of = [_size(path) for _, path in where]
+    for (part, _), size in zip(where, bytes_of, strict=True):
+        sizes.setdefault(size, set()).add(part)
+    return [item for item, size in zip(where, bytes_of, strict=True) if size > 0 and len(sizes[size]) > 1]
+
+
+def _undecodable(paths: Sequence[Path]) -> list[str]:
+    """Decodes pictures, several at a time; returns a line for each that can't be, or is too long."""
+
+    def problem(path: Path) -> str | None:
+        try:
+            pixels = read_image(path)
+            check_shape(pixels.shape[1], pixels.shape[0], path)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        return [line for line in threads.map(problem, paths) if line is not None]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a dangling link: decoding says so
+        return -1
+
+
+def _has_classes(folder: Path) -> bool:
+    """Tells classes from pairs: no images/ or masks/ where pairs have them, but folders, or lists with labels."""
+    if not folder.is_dir():
+        return False
+    if any((folder / name).is_file() for name in ("train.json", "train800.txt", "train800val200.txt")):
+        return True
+    places = [folder, *(folder / part for part in PARTS)]
+    if any((place / name).is_dir() for place in places for name in ("images", "masks")):
+        return False
+    return any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())

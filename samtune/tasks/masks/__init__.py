@@ -1,0 +1,1 @@
+"""Segmentation: pairs of image and mask."""

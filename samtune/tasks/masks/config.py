@@ -1,0 +1,116 @@
+"""The settings of a segmentation job: what they have beside `samtune.config.sections`."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from samtune.config import sections as shared
+from samtune.config.sections import Names, PathText, impossible_pair
+from samtune.errors import unknown_name
+
+
+class Model(shared.Model):
+    """`model`: a Segment Anything model."""
+
+    name: Literal["sam_tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"] = Field("sam_tiny", description="architecture")
+    image_size: int | None = Field(
+        None, ge=64, multiple_of=16, description="side of the square input in pixels; empty: the model's own"
+    )
+
+
+class Data(shared.Data):
+    """`data`: images, masks, split, prompts."""
+
+    dir: PathText = Field(description="folder with images/ and masks/, or train/, val/, test/ with both")
+    split: Literal["auto", "folders", "files", "ratio"] = Field("auto", description="where the parts come from")
+    prompt: Literal["none", "box", "point"] = Field("none", description="what the model is told of the object")
+    augment: bool = Field(
+        True, description="random flips, quarter turns, a mild affine change and colours on training images"
+    )
+
+    @model_validator(mode="after")
+    def _parts_are_used(self) -> Self:
+        given = [name for name in ("train", "val", "test") if getattr(self, name) is not None]
+        if self.split == "ratio" and given:
+            value = getattr(self, given[0])
+            raise impossible_pair(given[0], value, "no value with data.split: ratio, which cuts the parts itself")
+        return self
+
+
+class Score(shared.Score):
+    """`score`: the gradient pass that selection reads."""
+
+    loss: Literal["pixel_contrastive", "task"] | None = Field(
+        None, description="what is differentiated; empty: what the selector's paper does"
+    )
+    cells: int = Field(128, ge=2, description="feature cells drawn per image by the contrastive loss")
+
+
+class Tune(shared.Tune):
+    """`tune`: what trains beside the selection, and how."""
+
+    decoder: bool = Field(True, description="train the whole mask decoder")
+
+
+class Train(shared.Train):
+    """`train`: the optimisation."""
+
+    embeddings: PathText | None = Field(
+        None, description="folder of cached image embeddings; for decoder-only training without augmentation"
+    )
+
+
+class Loss(shared.Section):
+    """`loss`: the task loss."""
+
+    name: Literal["dice_bce"] = Field("dice_bce", description="task loss")
+    dice_weight: float = Field(1.0, ge=0, description="weight of the Dice term")
+    bce_weight: float = Field(1.0, ge=0, description="weight of the binary cross-entropy term")
+
+    @model_validator(mode="after")
+    def _not_nothing(self) -> Self:
+        if self.dice_weight == 0 and self.bce_weight == 0:
+            raise impossible_pair("bce_weight", 0, "a value > 0 when loss.dice_weight is 0")
+        return self
+
+
+class Eval(shared.Eval):
+    """`eval`: validation, the final report and its pictures."""
+
+    metrics: Names = Field((), description="metrics beside Dice, IoU, precision and recall")
+    empty: Literal["one", "nan"] = Field("one", description="score of an empty prediction for an empty truth")
+    overlays: int = Field(3, ge=0, description="pictures of each of best, median and worst cases")
+
+    @model_validator(mode="after")
+    def _metrics_exist(self) -> Self:
+        if self.metrics:
+            from samtune.metrics.table import METRICS, POOLED_METRICS, PROBABILITY_METRICS  # late: they import torch
+
+            known = [*METRICS, *PROBABILITY_METRICS, *POOLED_METRICS]
+            problems = [("metrics", unknown_name("metric", name, known)) for name in self.metrics if name not in known]
+            if problems:
+                raise PydanticCustomError("options", "unknown metrics", {"problems": problems})
+        return self
+
+
+class SegmentationConfig(shared.Config):
+    """All settings of a segmentation job; sections in the order of use."""
+
+    model: Model = Model()
+    data: Data = Field(description="images and masks")
+    score: Score = Score()
+    tune: Tune = Tune()
+    train: Train = Train()
+    loss: Loss = Loss()
+    eval: Eval = Eval()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        if self.train.embeddings is not None and self.data.augment:
+            raise impossible_pair("data.augment", True, "false with train.embeddings, which keeps one view of an image")
+        if self.select.file is not None and not self.tune.decoder:
+            raise impossible_pair("select.file", str(self.select.file), "no tune.decoder: false beside it")
+        return self

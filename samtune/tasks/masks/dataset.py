@@ -1,0 +1,251 @@
+"""Segmentation samples for training and evaluation, from pairs of image and mask.
+
+Decoding lives in `pairs`, prompts in `prompts`; here they become `Sample`s, and `Batch`es of the input frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from samtune.data.pictures import read_image
+from samtune.errors import DataError
+from samtune.tasks.masks.augment import reseed, train_augmentation
+from samtune.tasks.masks.components import box_of, components, point_in
+from samtune.tasks.masks.pairs import Pair, find_pairs, read_mask
+from samtune.types import Batch, ImageArray, MaskArray, PromptMode, Prompts, Sample, Size
+
+__all__ = [
+    "Collate",
+    "Pair",
+    "SegmentationDataset",
+    "find_pairs",
+    "input_size",
+    "read_image",
+    "read_mask",
+    "resize_longest",
+]
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """Samples of a list of pairs.
+
+    Prompt "none": one item per image, its whole foreground is the target. "box" and "point": targets are
+    connected components. With `augment`, an item is one image, and one component of it is drawn per epoch;
+    without, every component is an item `stem#1`, `stem#2`, ... Images without any component are left out and
+    counted.
+
+    All randomness of an item comes from (seed, epoch, index), so any number of workers gives the same
+    samples.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        image_size: int,
+        prompt: PromptMode = "none",
+        augment: bool = False,
+        seed: int = 0,
+        cache: bool = False,
+    ) -> None:
+        """Stores the values; files are read on first use.
+
+        Args:
+            pairs: what to read.
+            image_size: longer side in pixels of the input frame.
+            prompt: which prompt, and with it which target, the samples carry.
+            augment: random flips, turns, colours, box jitter and point positions.
+            seed: start of all randomness.
+            cache: keep decoded and scaled arrays in memory; later epochs decode nothing.
+        """
+        self.pairs = list(pairs)
+        self.image_size = image_size
+        self.prompt: PromptMode = prompt
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+        self._transform: Any = train_augmentation(image_size) if augment else None
+        self._cache: dict[int, tuple[ImageArray, MaskArray]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Sample:
+        which, component = self._items[index]
+        image, truth = self._load(which)
+        name = self.pairs[which].name
+        if not self.augment:
+            if component is not None:
+                name, truth = f"{name}#{component + 1}", components(truth)[component]
+            return self._sample(name, image, _shrink(truth, (image.shape[0], image.shape[1])), truth, rng=None)
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        image, mask = self._augmented(image, _shrink(truth, (image.shape[0], image.shape[1])), rng)
+        if self.prompt != "none":
+            parts = components(mask)
+            mask = parts[int(rng.integers(len(parts)))]
+        # An augmented picture has no original frame: its truth is the target that is trained on.
+        return self._sample(name, image, mask, mask, rng=rng)
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each item, without reading it: the stem, with `#1`, `#2`, ... for components."""
+        return [
+            self.pairs[which].name + ("" if component is None else f"#{component + 1}")
+            for which, component in self._items
+        ]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Selects the randomness of an epoch; call it before the loader is iterated."""
+        self.epoch = epoch
+
+    @property
+    def skipped(self) -> int:
+        """Number of images without a component, which have no item in prompt modes "box" and "point"."""
+        return len(self.pairs) - len({which for which, _ in self._items})
+
+    def fill_cache(self) -> None:
+        """Decodes all images now, so that worker processes started later share the arrays."""
+        for which in range(len(self.pairs)):
+            self._load(which)
+
+    @cached_property
+    def _items(self) -> list[tuple[int, int | None]]:
+        """(pair, component) per item; None = the whole mask, or a component drawn later."""
+        if self.prompt == "none":
+            return [(which, None) for which in range(len(self.pairs))]
+        counts = [len(components(self._load(which)[1])) for which in range(len(self.pairs))]
+        if self.augment:
+            return [(which, None) for which, count in enumerate(counts) if count]
+        return [(which, part) for which, count in enumerate(counts) for part in range(count)]
+
+    def _load(self, which: int) -> tuple[ImageArray, MaskArray]:
+        """Returns the image in the input frame, without padding, and the mask at the original size."""
+        if self._cache is not None and which in self._cache:
+            return self._cache[which]
+        pair = self.pairs[which]
+        image, mask = read_image(pair.image), read_mask(pair.mask)
+        if image.shape[:2] != mask.shape:
+            wanted, found = (f"{a.shape[1]} x {a.shape[0]}" for a in (image, mask))
+            raise DataError(f"{pair.mask}: mask of {found} pixels, image of {wanted}; both must be equal")
+        loaded = cast(ImageArray, resize_longest(image, self.image_size)), mask
+        if self._cache is not None:
+            self._cache[which] = loaded
+        return loaded
+
+    def _augmented(self, image: ImageArray, mask: MaskArray, rng: np.random.Generator) -> tuple[ImageArray, MaskArray]:
+        reseed(self._transform, int(rng.integers(2**31)))
+        changed = self._transform(image=image, mask=mask.astype(np.uint8))
+        moved = cast(MaskArray, changed["mask"] > 0)
+        if self.prompt != "none" and not moved.any():  # shifted out of the picture: nothing left to prompt for
+            return image, mask
+        return changed["image"], moved
+
+    def _sample(
+        self,
+        name: str,
+        image: ImageArray,
+        mask: MaskArray,
+        truth: MaskArray,
+        *,
+        rng: np.random.Generator | None,
+    ) -> Sample:
+        box = torch.from_numpy(box_of(mask, rng=rng)) if self.prompt == "box" else None
+        point = torch.from_numpy(point_in(mask, rng=rng))[None] if self.prompt == "point" else None
+        return Sample(
+            name=name,
+            image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),  # (3, h, w)
+            mask=torch.from_numpy(np.ascontiguousarray(mask)),
+            truth=truth,
+            box_input=box,
+            points_input=point,
+            labels=None if point is None else torch.ones(1, dtype=torch.int64),
+        )
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Pads samples to a square at the right and bottom and stacks them.
+
+    Attributes:
+        image_size: side S in pixels of the square.
+    """
+
+    image_size: int
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Returns the batch of at least one sample; every sample has the same kind of prompt."""
+        side = self.image_size
+        images = torch.zeros(len(samples), 3, side, side, dtype=torch.uint8)
+        masks = torch.zeros(len(samples), 1, side, side, dtype=torch.bool)
+        for i, sample in enumerate(samples):
+            height, width = sample.mask.shape
+            images[i, :, :height, :width] = sample.image
+            masks[i, 0, :height, :width] = sample.mask
+        return Batch(
+            images=images,
+            masks=masks,
+            sizes_input=tuple((int(s.mask.shape[0]), int(s.mask.shape[1])) for s in samples),
+            names=tuple(s.name for s in samples),
+            truths=tuple(s.truth for s in samples),
+            prompts=_prompts(samples),
+        )
+
+
+def input_size(size: Size, longest: int) -> Size:
+    """Returns (height, width) scaled to a longer side of `longest`, rounded half up like Segment Anything."""
+    scale = longest / max(size)
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+def resize_longest(image: ImageArray | MaskArray, size: int) -> ImageArray | MaskArray:
+    """Scales an array so that its longer side is `size`, as Segment Anything does.
+
+    Args:
+        image: (H, W, 3) uint8, scaled with Pillow's bilinear filter (antialiased), or (H, W) bool, nearest.
+        size: longer side of the result in pixels.
+
+    Returns:
+        (h, w, 3) uint8 or (h, w) bool.
+    """
+    resized: ImageArray | MaskArray = _resize(image, input_size((image.shape[0], image.shape[1]), size))
+    return resized
+
+
+def _resize(array: Any, size: Size) -> Any:
+    if array.shape[:2] == size:
+        return array
+    if array.dtype == np.bool_:
+        small = Image.fromarray(array.astype(np.uint8)).resize((size[1], size[0]), Image.Resampling.NEAREST)
+        return np.asarray(small) > 0
+    return np.array(Image.fromarray(array).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def _shrink(mask: MaskArray, size: Size) -> MaskArray:
+    """Scales a mask to `size`; a target too thin for the nearest filter keeps its deepest pixel."""
+    small = cast(MaskArray, _resize(mask, size))
+    if mask.any() and not small.any():
+        x, y = point_in(mask)
+        small[int(y * size[0] / mask.shape[0]), int(x * size[1] / mask.shape[1])] = True
+    return small
+
+
+def _prompts(samples: Sequence[Sample]) -> Prompts | None:
+    boxes = [s.box_input for s in samples if s.box_input is not None]
+    points = [s.points_input for s in samples if s.points_input is not None]
+    labels = [s.labels for s in samples if s.labels is not None]
+    if not boxes and not points:
+        return None
+    return Prompts(boxes_input=_stack(boxes), points_input=_stack(points), labels=_stack(labels))
+
+
+def _stack(tensors: list[Tensor]) -> Tensor | None:
+    return torch.stack(tensors) if tensors else None

@@ -1,0 +1,160 @@
+"""Pictures that let a person judge masks: the image, both outlines, and a map of the errors, side by side.
+
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart too.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from samtune.base.disk import write_bytes
+from samtune.tasks.masks.report import Report
+from samtune.types import ImageArray, MaskArray
+
+TRUE_POSITIVE = (0, 158, 115)  # green
+FALSE_POSITIVE = (213, 94, 0)  # red
+FALSE_NEGATIVE = (86, 180, 233)  # blue
+TRUTH = (240, 228, 66)  # yellow
+PREDICTION = (86, 180, 233)
+
+PANEL = (256, 384)
+"""Each picture is scaled to fit into this (height, width)."""
+
+_INK, _PAPER = (235, 235, 240), (24, 24, 27)
+_CAPTION_HEIGHT, _MIN_WIDTH, _GAP = 26, 150, 4
+
+Case = tuple[str, ImageArray, MaskArray | None, MaskArray]
+"""(name, (H, W, 3) uint8 RGB image, truth or None, prediction); masks are (H, W) bool at the image's size."""
+
+
+def pick_cases(report: Report, *, each: int = 3) -> list[tuple[str, str]]:
+    """Chooses the images to show: an honest gallery has the worst ones too.
+
+    Args:
+        report: rows without a Dice are left out.
+        each: images of each kind; fewer where the report is short. No image is chosen twice.
+
+    Returns:
+        (label, name) by falling Dice in each kind; labels are "best", "median", "worst".
+    """
+    rows = [row for row in report.rows if not math.isnan(row.dice)]
+    names = [row.name for row in sorted(rows, key=lambda row: (-row.dice, row.name))]
+    each = min(each, max(1, len(names) // 3))
+    best, worst = names[:each], names[each:][-each:]
+    between = names[each : max(each, len(names) - each)]
+    start = (len(between) - each + 1) // 2 if len(between) > each else 0
+    median = between[start : start + each]
+    return [
+        *(("best", name) for name in best),
+        *(("median", name) for name in median),
+        *(("worst", name) for name in worst),
+    ]
+
+
+def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
+    """Writes one PNG per case into `folder`, which is made if needed.
+
+    Args:
+        folder: such as `RUN/overlays`.
+        cases: see `Case`; a lazy iterable keeps one image in memory at a time.
+
+    Returns:
+        The files, in the order of the cases. Characters that a file name can't hold become "_".
+
+    Raises:
+        DiskError: a file can't be written.
+    """
+    folder = Path(folder)
+    paths = []
+    for name, image, truth, prediction in cases:
+        path = folder / (re.sub(r"[^\w.#-]", "_", name) + ".png")
+        panel = overlay_row(image, truth, prediction)
+        write_bytes(path, cv2.imencode(".png", panel[..., ::-1])[1].tobytes())
+        paths.append(path)
+    return paths
+
+
+def overlay_row(image: ImageArray, truth: MaskArray | None, prediction: MaskArray) -> ImageArray:
+    """Draws one row: image | truth outline | prediction outline | error map.
+
+    Without a truth the row is image | prediction outline.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        truth: (H, W) bool or None.
+        prediction: (H, W) bool.
+
+    Returns:
+        uint8 RGB with a line of captions; each picture fits into 256 x 384.
+
+    Raises:
+        ValueError: a mask has another size than the image.
+    """
+    for label, mask in (("truth", truth), ("prediction", prediction)):
+        if mask is not None and mask.shape != image.shape[:2]:
+            raise ValueError(f"the {label} has {mask.shape} pixels and the image has {image.shape[:2]}.")
+    scale = min(PANEL[0] / image.shape[0], PANEL[1] / image.shape[1])
+    picture = _scaled(image, scale)
+    found = _scaled(prediction, scale)
+    panels = [_captioned(picture, ("image", _INK))]
+    if truth is None:
+        panels.append(_captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION)))
+    else:
+        wanted = _scaled(truth, scale)
+        legend = (("right", TRUE_POSITIVE), ("extra", FALSE_POSITIVE), ("missed", FALSE_NEGATIVE))
+        panels += [
+            _captioned(_outlined(picture, wanted, TRUTH), ("truth", TRUTH)),
+            _captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION)),
+            _captioned(_error_map(picture, wanted, found), *legend),
+        ]
+    gap = np.full((panels[0].shape[0], _GAP, 3), _PAPER, dtype=np.uint8)
+    return np.hstack([part for panel in panels for part in (gap, panel)][1:])
+
+
+def _scaled(picture: np.ndarray, scale: float) -> np.ndarray:
+    """Resizes an image by area, a mask by majority."""
+    width, height = (max(1, round(side * scale)) for side in picture.shape[1::-1])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    if picture.dtype != np.bool_:
+        return cv2.resize(picture, (width, height), interpolation=method)
+    return cv2.resize(picture.astype(np.float32), (width, height), interpolation=method) > 0.5
+
+
+def _outlined(picture: ImageArray, mask: MaskArray, colour: tuple[int, int, int]) -> ImageArray:
+    drawn = picture.copy()
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    # A dark line below keeps the outline visible on a background of its own colour.
+    cv2.drawContours(drawn, outlines, -1, _PAPER, 4, cv2.LINE_AA)
+    cv2.drawContours(drawn, outlines, -1, colour, 2, cv2.LINE_AA)
+    return drawn
+
+
+def _error_map(picture: ImageArray, truth: MaskArray, prediction: MaskArray) -> ImageArray:
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    canvas = np.repeat(grey[..., None], 3, axis=2).astype(np.float32) * 0.6
+    for area, colour in (
+        (truth & prediction, TRUE_POSITIVE),
+        (prediction & ~truth, FALSE_POSITIVE),
+        (truth & ~prediction, FALSE_NEGATIVE),
+    ):
+        canvas[area] = 0.35 * canvas[area] + 0.65 * np.array(colour, dtype=np.float32)
+    return canvas.astype(np.uint8)
+
+
+def _captioned(picture: ImageArray, *words: tuple[str, tuple[int, int, int]]) -> ImageArray:
+    """Puts a line of coloured words on top of a picture, which is centred if it is narrower than the line."""
+    height, width = picture.shape[:2]
+    panel = np.full((height + _CAPTION_HEIGHT, max(width, _MIN_WIDTH), 3), _PAPER, dtype=np.uint8)
+    left = (panel.shape[1] - width) // 2
+    panel[_CAPTION_HEIGHT:, left : left + width] = picture
+    x = 4
+    for word, colour in words:
+        cv2.putText(panel, word, (x, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
+        x += cv2.getTextSize(word, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0] + 10
+    return panel

@@ -1,0 +1,82 @@
+"""Image embeddings on disk, for training and validation that leave the encoder alone: an image is encoded once."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from samtune.base.disk import disk_errors
+from samtune.base.tensors import load_tensors, save_tensors
+from samtune.errors import CheckpointError, ConfigError
+from samtune.models.sam.model import SamModel
+from samtune.selection.selection import Selection
+from samtune.types import Batch
+
+
+class CachedEncoder(nn.Module):
+    """Computes what `model(batch)` does, with the embeddings of known images read from disk.
+
+    An embedding is found by the SHA-256 over base hash, precision, picture and its extent, so another model, size or
+    picture never meets it. It is kept in the dtype that the encoder computes.
+
+    Args:
+        model: its encoder is frozen.
+        folder: made if needed; about 130 kB per image for sam_tiny in fp32, 4 MB for the others at 1024 px.
+        base_hash: `state_hash` of the model.
+        autocast: dtype of the encoder's forward pass, or None for fp32.
+    """
+
+    def __init__(self, model: SamModel, folder: Path, *, base_hash: str, autocast: torch.dtype | None) -> None:
+        super().__init__()
+        self.model = model
+        self.folder = folder
+        self.autocast = autocast
+        self.salt = f"{base_hash} {autocast}".encode()
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns (B, 1, S/4, S/4) logits."""
+        paths = [self._path(batch, item) for item in range(len(batch))]
+        new = [item for item, path in enumerate(paths) if not path.is_file()]
+        if new:
+            pixels = self.model.normalise(batch.images, batch.valid())[new]
+            kind = batch.images.device.type
+            with torch.no_grad(), torch.autocast(kind, self.autocast, enabled=self.autocast is not None):
+                found = self.model.encode(pixels)
+            for item, embedding in zip(new, found, strict=True):
+                save_tensors(paths[item], {"embedding": embedding}, {})
+        embeddings = torch.stack([_read(path) for path in paths])
+        return self.model.decode(embeddings.to(batch.images.device), batch.prompts)
+
+    def _path(self, batch: Batch, item: int) -> Path:
+        digest = hashlib.sha256(self.salt)
+        digest.update(f"{tuple(batch.images.shape[1:])} {batch.sizes_input[item]}".encode())
+        digest.update(batch.images[item].cpu().numpy().tobytes())
+        return self.folder / f"{digest.hexdigest()}.safetensors"
+
+
+def check_embeddings(model: SamModel, selection: Selection) -> None:
+    """Refuses a selection that trains the encoder: its embeddings would not stay what they are.
+
+    Raises:
+        ConfigError: naming the first tensor of the encoder that trains.
+    """
+    roles = model.roles()
+    trained = [name for name in selection.names() if roles[name] != "decoder"]
+    trained += [addition.name for addition in selection.additions]
+    if trained:
+        raise ConfigError(
+            f"train.embeddings caches what the encoder computes, but {trained[0]} trains "
+            f"({len(trained)} tensors of the encoder). Leave it empty, or use 'select={{name: linear}}'."
+        )
+
+
+def _read(path: Path) -> Tensor:
+    try:
+        return load_tensors(path)["embedding"]
+    except (CheckpointError, KeyError) as err:
+        raise CheckpointError(f"{path} is no cached embedding ({err}). Delete it; it is computed again.") from err

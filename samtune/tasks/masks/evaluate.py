@@ -1,0 +1,164 @@
+"""From a model and a loader to a report: one row per image first, every other number derived from the rows.
+
+`predict_batch` is the only way from logits to masks. `evaluate`, `predict` and the server run it in fp32, so their
+masks of one image are identical; validation during training runs it in the training's precision.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from samtune.errors import ConfigError, DataError, unknown_name
+from samtune.metrics.table import DEFINITIONS, METRICS, POOLED_METRICS, PROBABILITY_METRICS
+from samtune.models.backbone import evaluation_mode
+from samtune.tasks.evaluate import check_finite
+from samtune.tasks.masks.report import ROW_METRICS, SIZES, Report, Row
+from samtune.tasks.masks.report import compare_reports as compare_reports
+from samtune.types import Batch, MaskArray, Prediction, Size
+
+DEFAULT_METRICS = ("mae", "pooled_dice", "pooled_iou")
+
+OnBatch = Callable[[Batch, list[Prediction]], None]
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    split: str = "test",
+    empty: Literal["one", "nan"] = "one",
+    autocast_dtype: torch.dtype | None = None,
+    on_batch: OnBatch | None = None,
+) -> Report:
+    """Predicts every image of `loader` and measures it at its original size.
+
+    The model is set to evaluation mode and gets its modes back afterwards, also after an error.
+
+    Args:
+        model: maps a `Batch` to (B, 1, S/4, S/4) float logits.
+        loader: batches that carry `truths`; any device.
+        metrics: names beyond Dice, IoU, precision and recall, which every row has; `hd95` and `surface_dice`
+            cost far more time than the rest.
+        split: which part of the data this is, for the report.
+        empty: what an image without foreground in truth and prediction counts: 1, or NaN, which excludes it.
+        autocast_dtype: as in `predict_batch`.
+        on_batch: called with each batch and its predictions, for a progress bar or pictures.
+
+    Returns:
+        The report, with its rows in the order of the loader.
+
+    Raises:
+        ConfigError: a metric is unknown.
+        DataError: the loader is empty or has no truths.
+        NonFiniteError: the logits of an image are not finite.
+    """
+    known = {**METRICS, **PROBABILITY_METRICS, **POOLED_METRICS}
+    unknown = [name for name in metrics if name not in known]
+    if unknown:
+        raise ConfigError(" ".join(unknown_name("metric", name, known) for name in unknown))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    rows: list[Row] = []
+    unit = "image"
+    with evaluation_mode(model):
+        for batch in loader:
+            unit = "image" if batch.prompts is None else "object"
+            if len(batch.truths) != len(batch):
+                raise DataError(
+                    f"the batch of {', '.join(batch.names)} has {len(batch.truths)} truths for {len(batch)} "
+                    "images; evaluation needs the mask of every image at its original size."
+                )
+            sizes = [truth.shape for truth in batch.truths]
+            predictions = predict_batch(model, batch.to(device), sizes_original=sizes, autocast_dtype=autocast_dtype)
+            for name, prediction, truth in zip(batch.names, predictions, batch.truths, strict=True):
+                rows.append(measure(name, prediction, truth, metrics=metrics, empty=empty))
+            if on_batch is not None:
+                on_batch(batch, predictions)
+    if not rows:
+        raise DataError(f"the {split} loader has no batch: nothing to evaluate. Check data.dir and data.split.")
+    return Report(rows=tuple(rows), split=split, definition=_definition(metrics, empty, unit))
+
+
+def predict_batch(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    sizes_original: Sequence[Size],
+    autocast_dtype: torch.dtype | None = None,
+) -> list[Prediction]:
+    """Predicts the masks of one batch at the original sizes: the single prediction path.
+
+    Low-res logits are enlarged to the input frame, cropped to the picture and resized to the original, both
+    bilinear and in fp32; the mask is logit > 0. The score of a prediction is the mean probability inside its
+    mask.
+
+    Args:
+        model: maps a `Batch` to (B, 1, S/4, S/4) logits; the caller has set evaluation mode.
+        batch: on the device of the model.
+        sizes_original: (H, W) of each item.
+        autocast_dtype: precision of the model's forward pass; None runs it as it is.
+
+    Returns:
+        One prediction per item, on the CPU.
+
+    Raises:
+        NonFiniteError: the logits of an image are not finite; the message names it.
+    """
+    device_type = batch.images.device.type
+    with torch.no_grad(), torch.autocast(device_type, autocast_dtype, enabled=autocast_dtype is not None):
+        logits_low = model(batch)
+    logits_low = logits_low.detach().float()  # (B, 1, S/4, S/4)
+    check_finite(logits_low, batch.names)
+    side = batch.images.shape[-1]
+    logits_input = interpolate(logits_low, size=(side, side), mode="bilinear", align_corners=False)
+    items = zip(logits_input, batch.sizes_input, sizes_original, strict=True)
+    return [_prediction(logits, size_input, size) for logits, size_input, size in items]
+
+
+def _prediction(logits_input: Tensor, size_input: Size, size_original: Size) -> Prediction:
+    height, width = size_input
+    picture = logits_input[None, :, :height, :width]  # (1, 1, h, w): without the padding
+    logits = interpolate(picture, size=size_original, mode="bilinear", align_corners=False)[0, 0]
+    mask = (logits > 0).cpu().numpy()
+    probability = logits.sigmoid().cpu().numpy()
+    score = float(probability[mask].mean()) if mask.any() else 0.0
+    return Prediction(mask=mask, probability=probability, score=score)
+
+
+def measure(
+    name: str,
+    prediction: Prediction,
+    truth: MaskArray,
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    empty: Literal["one", "nan"] = "one",
+) -> Row:
+    """Measures one prediction; arguments as in `evaluate`. Pooled metrics are left to the report."""
+    extra = {"truth_share": float(truth.mean())}
+    for metric in metrics:
+        if metric in PROBABILITY_METRICS:
+            extra[metric] = PROBABILITY_METRICS[metric](prediction.probability, truth)
+        elif metric in METRICS and metric not in ROW_METRICS:
+            extra[metric] = METRICS[metric](prediction.mask, truth)
+    truth_px, pred_px = int(truth.sum()), int(prediction.mask.sum())
+    excluded = empty == "nan" and truth_px + pred_px == 0
+    values = {m: math.nan if excluded else METRICS[m](prediction.mask, truth) for m in ROW_METRICS}
+    return Row(name=name, truth_px=truth_px, pred_px=pred_px, extra=extra, **values)
+
+
+def _definition(metrics: Sequence[str], empty: str, unit: str) -> dict[str, str]:
+    """Returns a sentence per number; with a prompt the unit is the object, and objects count as independent."""
+    sizes = [f"{size}_{metric}" for size in SIZES for metric in ("images", "dice", "iou")]
+    names = ["mDice", "mIoU", "ci95", *ROW_METRICS, *metrics, *sizes, "both_empty"]
+    rule = "both masks empty is left out" if empty == "nan" else "both masks empty is 1"
+    return {
+        name: re.sub(r"\bimage", unit, DEFINITIONS[name]).replace("both masks empty is 1", rule)
+        for name in dict.fromkeys(names)
+    }

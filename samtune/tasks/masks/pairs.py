@@ -1,0 +1,186 @@
+"""Pairs of image and mask on disk: finding them, and decoding a mask.
+
+A data folder has `images/` and `masks/`; a pair is the two files with the same stem.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from samtune.data.pictures import SUFFIXES, list_problems, open_picture
+from samtune.errors import DataError
+from samtune.types import MaskArray
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image file with its mask file.
+
+    Attributes:
+        name: the stem both files share.
+        image: path of the image.
+        mask: path of the mask.
+    """
+
+    name: str
+    image: Path
+    mask: Path
+
+
+def find_pairs(folder: str | Path) -> list[Pair]:
+    """Lists the pairs of a data folder, sorted by name.
+
+    Args:
+        folder: a folder with `images/` and `masks/`.
+
+    Returns:
+        At least one pair.
+
+    Raises:
+        DataError: anything `scan_folder` complains about, all of it in one message.
+    """
+    pairs, problems = scan_folder(folder)
+    if problems:
+        raise DataError(list_problems(f"{folder} is not a usable data folder", problems))
+    return pairs
+
+
+def scan_folder(folder: str | Path) -> tuple[list[Pair], list[str]]:
+    """Lists the pairs of a data folder and what is wrong with its layout, without opening a file.
+
+    Args:
+        folder: a folder with `images/` and `masks/`.
+
+    Returns:
+        The complete pairs sorted by name, and one line per problem.
+    """
+    folder = Path(folder)
+    missing = [sub for sub in ("images", "masks") if not (folder / sub).is_dir()]
+    if missing:
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
+        wanted = " and ".join(f"{sub}/" for sub in missing)
+        return [], [f"{folder}: {wanted} missing (found: {found or 'nothing'}); see data/README.md for the layout"]
+    images, problems = _by_stem(folder / "images")
+    masks, mask_problems = _by_stem(folder / "masks")
+    problems += mask_problems
+    if not images and not masks and not problems:
+        problems.append(f"{folder}: images/ and masks/ hold no image file (allowed: {' '.join(SUFFIXES)})")
+    unmasked, orphans = sorted(images.keys() - masks.keys()), sorted(masks.keys() - images.keys())
+    problems += [f"{folder / 'images' / stem}.*: no mask named {stem}.* in masks/" for stem in unmasked]
+    problems += [f"{folder / 'masks' / stem}.*: orphan mask, no image named {stem}.* in images/" for stem in orphans]
+    pairs = []
+    for stem in sorted(images.keys() & masks.keys()):
+        image, mask = images[stem], masks[stem]
+        if image is not None and mask is not None:
+            pairs.append(Pair(stem, image, mask))
+    return pairs, problems
+
+
+def read_mask(path: str | Path) -> MaskArray:
+    """Decodes a binary mask.
+
+    Args:
+        path: as for `read_image`.
+
+    Returns:
+        (H, W) bool, True = foreground, EXIF orientation applied; see `to_mask` for the rules.
+
+    Raises:
+        DataError: the file can't be read, or isn't a binary mask.
+    """
+    with open_picture(path) as picture:
+        return to_mask(picture)
+
+
+def to_mask(picture: Image.Image) -> MaskArray:
+    """Converts a decoded picture to a binary mask.
+
+    Rules: 0 and one other value: the other is foreground. JPEG, and files with more than eight grey levels:
+    > 127,
+    at most 1 % of the pixels between 16 and 239. Palette: by colour where the palette is grey, else by index.
+    RGB and RGBA: the channels must be equal.
+
+    Args:
+        picture: a decoded Pillow picture.
+
+    Returns:
+        (H, W) bool, True = foreground, EXIF orientation applied.
+
+    Raises:
+        DataError: more than two classes, or coloured channels.
+    """
+    lossy = picture.format in ("JPEG", "MPO")
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "1":
+        return np.array(picture, dtype=bool)
+    grey = np.asarray(picture.convert("L")) if lossy else _grey_levels(picture)
+    levels = np.unique(grey) if grey.dtype != np.uint8 else np.flatnonzero(np.bincount(grey.ravel(), minlength=256))
+    if not lossy and len(levels) <= 2 and (len(levels) == 1 or levels[0] == 0):
+        return cast(MaskArray, grey > 0)
+    if (not lossy and len(levels) <= 8) or levels[-1] > 255:
+        shown = ", ".join(str(v) for v in levels[:8])
+        raise DataError(f"mask with {len(levels)} classes (values {shown}); a binary mask has 0 and one other value")
+    between = float(np.mean((grey >= 16) & (grey <= 239)))
+    if between > 0.01:
+        raise DataError(f"not a binary mask: {between:.1%} of its pixels are between 16 and 239 (at most 1 %)")
+    return cast(MaskArray, grey > 127)
+
+
+def _grey_levels(picture: Image.Image) -> np.ndarray:
+    """Returns (H, W) integer levels of a lossless mask."""
+    if picture.mode == "P":
+        colours = np.asarray(picture.convert("RGB"))
+        return colours[..., 0] if _is_grey(colours) else np.asarray(picture)
+    if picture.mode in ("L", "LA") or picture.mode.startswith("I"):
+        return np.asarray(picture.getchannel(0) if picture.mode == "LA" else picture)
+    colours = np.asarray(picture.convert("RGB"))
+    if not _is_grey(colours):
+        raise DataError("coloured mask: its channels differ; save it as one grey channel with 0 and 255")
+    return colours[..., 0]
+
+
+def _is_grey(colours: np.ndarray) -> bool:
+    return bool((colours[..., 0] == colours[..., 1]).all() and (colours[..., 0] == colours[..., 2]).all())
+
+
+def _by_stem(folder: Path) -> tuple[dict[str, Path | None], list[str]]:
+    """Returns stem -> file, None for an unusable one, and one line for each of those."""
+    found: dict[str, Path | None] = {}
+    problems: list[str] = []
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            continue
+        problem = _name_problem(path, found)
+        if problem is not None:
+            problems.append(f"{ascii(str(path)) if _not_utf8(name) else path}: {problem}")
+        # An unusable file still counts as its partner's partner: one line per fault.
+        found.setdefault(path.stem, None if problem else path)
+    return found, problems
+
+
+def _name_problem(path: Path, found: Mapping[str, Path | None]) -> str | None:
+    if _not_utf8(path.name):
+        return "name is not UTF-8; rename it"
+    if path.stem in found:
+        return f"duplicate stem {path.stem!r}, another file of this folder has it too; keep one"
+    if path.suffix != path.suffix.lower():
+        return f"extension {path.suffix!r} in upper case; rename it to {path.suffix.lower()!r}"
+    if path.is_symlink() and not path.exists():
+        return f"dangling link to {os.readlink(path)}"
+    return None if path.is_file() else "a folder or special file, not a picture"
+
+
+def _not_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:  # the file system's bytes came through as surrogates
+        return True
+    return False

@@ -1,0 +1,52 @@
+"""Classes of single images: the table that is written, and what is refused by name."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from toyvit import toy_classifier
+
+from samtune.errors import DataError
+from samtune.files.classifier import ClassifierInfo
+from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
+
+
+@pytest.fixture(params=["squash", "crop"])
+def predictor(request: pytest.FixtureRequest) -> ClassPredictor:
+    model = toy_classifier("vit")
+    info = ClassifierInfo.of(model, classes=("cat", "dog", "eel"), resize=request.param, base_hash="0")
+    return ClassPredictor(model, info)
+
+
+def grey(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), 128, dtype=np.uint8)
+
+
+def test_all_classes_share_the_probability(predictor: ClassPredictor) -> None:
+    found = predictor.predict(grey(40, 50))
+    assert found.ranking[0] == (found.name, found.probability)
+    assert {name for name, _ in found.ranking} == {"cat", "dog", "eel"}
+    assert sum(share for _, share in found.ranking) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 101), (303, 3)])
+def test_a_very_long_image_is_refused(height: int, width: int, predictor: ClassPredictor) -> None:
+    with pytest.raises(DataError, match=rf"the image: {width} x {height} pixels, one side more than 100 times"):
+        predictor.predict(grey(height, width))
+    predictor.predict(grey(2, 200))
+
+
+def test_the_others_are_written_and_the_bad_ones_named(predictor: ClassPredictor, tmp_path: Path) -> None:
+    for name, (height, width) in {"good": (20, 20), "long": (2, 300)}.items():
+        Image.fromarray(grey(height, width)).save(tmp_path / f"{name}.png")
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(DataError, match="no class for 2 of 3 images") as caught:
+        predict_class_files(predictor, [tmp_path], tmp_path / "out")
+    assert f"{tmp_path / 'long.png'}: 300 x 2 pixels" in str(caught.value) and "text.png" in str(caught.value)
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as opened:
+        (row,) = csv.DictReader(opened)
+    assert row["file"] == str(tmp_path / "good.png") and row["class"] in ("cat", "dog", "eel")

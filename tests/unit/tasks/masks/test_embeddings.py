@@ -1,0 +1,86 @@
+"""Cached embeddings: the same logits, one encoder pass per image, and no use where they would be wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from toy import prompts_of, toy_batch, toy_model
+
+from samtune.errors import CheckpointError, ConfigError
+from samtune.models.sam.model import SamModel
+from samtune.selection import Selection, select
+from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
+
+LINEAR = Selection({}, ("mask_decoder.mask_tokens.weight",))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of images of each encoder pass."""
+    passes: list[int] = []
+    encode = SamModel.encode
+
+    def counting(self: SamModel, pixels: Tensor) -> Tensor:
+        passes.append(len(pixels))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(SamModel, "encode", counting)
+    return passes
+
+
+def test_logits_are_those_of_the_model_and_each_image_is_encoded_once(tmp_path: Path, counted: list[int]) -> None:
+    model, batch = toy_model(), toy_batch(prompts=prompts_of("box"))
+    expected = model(batch)
+    counted.clear()
+    cached = CachedEncoder(model, tmp_path / "new", base_hash="a", autocast=None)
+    assert torch.equal(cached(batch), expected) and counted == [2]
+    assert torch.equal(cached(batch), expected) and counted == [2]
+    # single images may round differently from batches, but they are found
+    assert torch.allclose(cached(batch.singles()[1]), expected[1:], atol=1e-5) and counted == [2]
+    cached(toy_batch(seed=1))
+    assert counted == [2, 2]
+    fresh = CachedEncoder(model, tmp_path / "new", base_hash="a", autocast=None)
+    assert torch.equal(fresh(batch), expected) and counted == [2, 2]
+
+
+def test_another_model_precision_or_picture_never_meets_an_embedding(tmp_path: Path, counted: list[int]) -> None:
+    model, batch = toy_model(), toy_batch()
+    CachedEncoder(model, tmp_path, base_hash="a", autocast=None)(batch)
+    CachedEncoder(model, tmp_path, base_hash="b", autocast=None)(batch)
+    CachedEncoder(model, tmp_path, base_hash="a", autocast=torch.bfloat16)(batch)
+    CachedEncoder(model, tmp_path, base_hash="a", autocast=None)(replace(batch, sizes_input=((64, 64), (64, 64))))
+    assert counted == [2, 2, 2, 2]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 8
+
+
+def test_the_decoder_gets_its_gradient(tmp_path: Path) -> None:
+    model, batch = toy_model().requires_grad_(False), toy_batch()
+    weight = model.mask_decoder.mask_tokens.weight.requires_grad_(True)
+    model(batch).sum().backward()
+    expected = weight.grad.clone()
+    weight.grad = None
+    CachedEncoder(model, tmp_path, base_hash="a", autocast=None)(batch).sum().backward()
+    assert torch.equal(weight.grad, expected) and bool(expected.any())
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    model, batch = toy_model(), toy_batch()
+    cached = CachedEncoder(model, tmp_path, base_hash="a", autocast=None)
+    cached(batch)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"is no cached embedding .*Delete it; it is computed again"):
+        cached(batch)
+
+
+def test_only_decoder_training_may_use_them() -> None:
+    model = toy_model()
+    check_embeddings(model, LINEAR)
+    with pytest.raises(ConfigError, match=r"image_encoder\..*trains.*Leave it empty, or use 'select=\{name: linear\}'"):
+        check_embeddings(model, select(model, None, name="bias"))
+    with pytest.raises(ConfigError, match=r"qkv\.lora trains"):
+        check_embeddings(model, select(model, None, name="lora"))

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samtune.errors import ConfigError, DataError, NonFiniteError
+from samtune.metrics.table import METRICS
+from samtune.tasks.masks.evaluate import Report, Row, evaluate, measure, predict_batch
+from samtune.tasks.masks.report import compare_reports
+from samtune.types import Batch, Prediction
+
+SIDE = 64
+
+
+class FakeModel(nn.Module):
+    """Answers with fixed low-res logits by name and remembers how it was called."""
+
+    def __init__(self, logits: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.logits = logits
+        self.frozen = nn.BatchNorm2d(1)
+        self.seen: list[tuple[bool, bool]] = []
+
+    def forward(self, batch: Batch) -> Tensor:
+        self.seen.append((self.training, torch.is_grad_enabled()))
+        return torch.stack([self.logits[name] for name in batch.names])[:, None]
+
+
+def make_batch(names: list[str], sizes: list[tuple[int, int]], originals: list[tuple[int, int]]) -> Batch:
+    truths = []
+    for height, width in originals:
+        truth = np.zeros((height, width), dtype=bool)
+        truth[:, : width // 2] = True
+        truths.append(truth)
+    return Batch(
+        images=torch.zeros(len(names), 3, SIDE, SIDE, dtype=torch.uint8),
+        masks=torch.zeros(len(names), 1, SIDE, SIDE, dtype=torch.bool),
+        sizes_input=tuple(sizes),
+        names=tuple(names),
+        truths=tuple(truths),
+    )
+
+
+def left_half(columns: int) -> Tensor:
+    """Low-res logits that are positive in the first `columns` columns."""
+    logits = torch.full((SIDE // 4, SIDE // 4), -4.0)
+    logits[:, :columns] = 4.0
+    return logits
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return make_batch(["wide", "tall"], [(32, 64), (64, 32)], [(50, 100), (128, 64)])
+
+
+@pytest.fixture
+def model() -> FakeModel:
+    # The pictures are 64 and 32 px wide in the input frame, so their halves are 8 and 4 low-res columns.
+    return FakeModel({"wide": left_half(8), "tall": left_half(4)})
+
+
+def row(name: str, dice: float, truth_share: float = 0.1, truth_px: int = 100, pred_px: int = 100) -> Row:
+    iou = dice / (2 - dice)
+    return Row(name, dice, iou, 0.5, 0.5, truth_px, pred_px, {"truth_share": truth_share})
+
+
+def test_predictions_are_at_the_original_size_without_padding(model: FakeModel, batch: Batch) -> None:
+    predictions = predict_batch(model.eval(), batch, sizes_original=[(50, 100), (128, 64)])
+    for prediction, truth in zip(predictions, batch.truths, strict=True):
+        assert prediction.mask.dtype == np.bool_ and prediction.probability.dtype == np.float32
+        np.testing.assert_array_equal(prediction.mask, truth)
+        np.testing.assert_array_equal(prediction.mask, prediction.probability > 0.5)
+        assert prediction.score == pytest.approx(prediction.probability[truth].mean())
+    assert model.seen == [(False, False)]
+
+
+def test_prediction_does_not_depend_on_the_batch(model: FakeModel, batch: Batch) -> None:
+    together = predict_batch(model, batch, sizes_original=[(50, 100), (128, 64)])
+    alone = predict_batch(model, make_batch(["tall"], [(64, 32)], [(128, 64)]), sizes_original=[(128, 64)])
+    np.testing.assert_array_equal(together[1].probability, alone[0].probability)
+
+
+def test_an_empty_mask_has_score_zero(batch: Batch) -> None:
+    silent = FakeModel({"wide": left_half(0), "tall": torch.zeros(16, 16)})  # logit 0 is background
+    predictions = predict_batch(silent, batch, sizes_original=[(50, 100), (128, 64)])
+    assert [p.score for p in predictions] == [0.0, 0.0]
+    assert not any(p.mask.any() for p in predictions)
+
+
+def test_autocast_reaches_the_model_only(batch: Batch) -> None:
+    class Linear(nn.Module):
+        def forward(self, batch: Batch) -> Tensor:
+            logits = torch.full((len(batch), 1, 16, 16), 1.001) @ torch.eye(16)
+            self.dtype = logits.dtype
+            return logits
+
+    model = Linear()
+    (prediction, _) = predict_batch(model, batch, sizes_original=[(5, 9), (9, 5)], autocast_dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16 and prediction.probability.dtype == np.float32
+    predict_batch(model, batch, sizes_original=[(5, 9), (9, 5)])
+    assert model.dtype == torch.float32
+
+
+def test_evaluate_measures_every_image_in_order(model: FakeModel, batch: Batch) -> None:
+    model.logits["tall"] = left_half(8)  # everything foreground: precision 1/2
+    report = evaluate(model, [batch], split="val")
+    assert [r.name for r in report.rows] == ["wide", "tall"]
+    assert report.rows[0].dice == report.rows[0].iou == 1.0
+    assert report.rows[1].iou == 0.5 and report.rows[1].precision == 0.5 and report.rows[1].recall == 1.0
+    assert report.rows[1].truth_px == 64 * 64 and report.rows[1].pred_px == 128 * 64
+    assert report.mDice == pytest.approx((1 + 2 / 3) / 2) and report.mIoU == 0.75
+    assert report.metrics["mae"] == 0.25
+    assert report.metrics["pooled_iou"] == pytest.approx((2500 + 4096) / (2500 + 8192))
+    assert report.split == "val"
+
+
+def test_evaluate_restores_the_mode_of_every_module(model: FakeModel, batch: Batch) -> None:
+    model.train()
+    model.frozen.eval()
+    evaluate(model, [batch])
+    assert model.training and not model.frozen.training
+    with pytest.raises(DataError):
+        evaluate(model, [])
+    assert model.training and not model.frozen.training
+
+
+def test_metrics_on_request(model: FakeModel, batch: Batch) -> None:
+    names = ("hd95", "surface_dice", "pranet_dice", "gps_released_iou", "dice")
+    seen = []
+    report = evaluate(model, [batch], metrics=names, on_batch=lambda b, p: seen.append((b.names, len(p))))
+    assert report.rows[0].extra["hd95"] == 0.0
+    assert report.metrics["surface_dice"] == 1.0 and report.metrics["gps_released_iou"] == 1.0
+    assert "mae" not in report.metrics and "pooled_dice" not in report.metrics
+    assert set(names) <= report.definition.keys()
+    assert seen == [(("wide", "tall"), 2)]
+
+
+def test_unknown_metrics_are_all_named(model: FakeModel) -> None:
+    with pytest.raises(ConfigError, match=r"'hd59'. Did you mean 'hd95'\?.*unknown metric 'xyz'"):
+        evaluate(model, [], metrics=("hd59", "xyz"))
+
+
+def test_an_empty_loader_is_an_error(model: FakeModel) -> None:
+    with pytest.raises(DataError, match=r"the val loader has no batch.*data\.split"):
+        evaluate(model, [], split="val")
+
+
+def test_missing_truths_are_an_error(model: FakeModel, batch: Batch) -> None:
+    with pytest.raises(DataError, match="wide, tall has 0 truths for 2 images"):
+        evaluate(model, [replace(batch, truths=())])
+
+
+def test_non_finite_logits_name_the_image(model: FakeModel, batch: Batch) -> None:
+    model.logits["tall"] = torch.full((16, 16), torch.nan)
+    with pytest.raises(NonFiniteError, match="logits of tall are not finite"):
+        evaluate(model, [batch])
+
+
+def test_both_empty_counts_one_or_is_left_out() -> None:
+    empty = np.zeros((4, 4), dtype=bool)
+    prediction = Prediction(mask=empty, probability=np.zeros((4, 4), dtype=np.float32), score=0.0)
+    one, nan = (measure("a", prediction, empty, empty=rule) for rule in ("one", "nan"))
+    assert one.dice == one.iou == one.precision == one.recall == 1.0
+    assert math.isnan(nan.dice) and math.isnan(nan.recall)
+    assert measure("a", prediction, ~empty, empty="nan").dice == 0.0
+    silent = measure("a", prediction, empty, metrics=(), empty="nan")
+    report = Report(rows=(silent, row("b", 0.4)), split="test", definition={})
+    assert report.mDice == 0.4
+    assert report.metrics["both_empty"] == report.metrics["dice_undefined"] == 1
+    assert report.to_json()["mDice"] == 0.4
+
+
+def test_empty_option_changes_the_definition(model: FakeModel, batch: Batch) -> None:
+    assert "both masks empty is 1" in evaluate(model, [batch]).definition["dice"]
+    assert "left out" in evaluate(model, [batch], empty="nan").definition["dice"]
+
+
+def test_sizes_of_objects() -> None:
+    rows = (
+        row("s", 0.2, 0.049),
+        row("m1", 0.4, 0.05),
+        row("m2", 0.6, 0.1),
+        row("l", 0.8, 0.2),
+        row("none", 0.0, 0.0, truth_px=0),
+    )
+    metrics = Report(rows=rows, split="test", definition={}).metrics
+    assert [metrics[f"{size}_images"] for size in ("small", "medium", "large")] == [1, 2, 1]
+    assert metrics["medium_dice"] == pytest.approx(0.5)
+    assert metrics["small_dice"] == 0.2 and metrics["large_dice"] == 0.8
+    assert metrics["both_empty"] == 0
+
+
+def test_overlap_is_recovered_exactly() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        prediction, truth = rng.random((2, 31, 37)) > rng.random()
+        values = [METRICS[m](prediction, truth) for m in ("dice", "iou", "precision", "recall")]
+        pixels = int(truth.sum()), int(prediction.sum())
+        assert Row("x", *values, *pixels).overlap_px == (prediction & truth).sum()
+
+
+def test_metrics_json_has_the_promised_form(tmp_path: Path, model: FakeModel, batch: Batch) -> None:
+    report = evaluate(model, [batch], metrics=("mae", "hd95"))
+    before = replace(report, rows=(row("wide", 0.2), row("tall", 0.4)))
+    report.save(tmp_path / "run", before=before, trainable={"selected": 10, "total": 1000, "percent": 1.0})
+    content = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert list(content) == [
+        "split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trainable",
+    ]  # fmt: skip
+    assert content["n_images"] == 2 and content["mDice"] == 1.0
+    assert content["ci95"] == {"mDice": [1.0, 1.0], "mIoU": [1.0, 1.0]}
+    assert content["before"]["mDice"] == pytest.approx(0.3)
+    gain, low, high = content["gain"]["mDice"]
+    assert gain == pytest.approx(0.7) and low <= gain <= high
+    assert content["trainable"]["percent"] == 1.0
+    assert report.to_json()["before"] is None and report.to_json()["trainable"] is None
+
+
+def test_undefined_numbers_become_null(tmp_path: Path) -> None:
+    silent = Row("a", 0.0, 0.0, 0.0, 0.0, 10, 0, {"truth_share": 0.1, "hd95": math.nan})
+    report = Report(rows=(silent,), split="test", definition={})
+    report.save(tmp_path)
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["metrics"]["hd95"] is None and content["metrics"]["hd95_undefined"] == 1
+    assert content["metrics"]["small_dice"] is None
+
+
+def test_report_survives_the_disk(tmp_path: Path, model: FakeModel, batch: Batch) -> None:
+    report = evaluate(model, [batch])
+    report.save(tmp_path)
+    with (tmp_path / "per_image.csv").open() as file:
+        header = next(csv.reader(file))
+    assert ",".join(header) == "name,dice,iou,precision,recall,truth_px,pred_px,truth_share,mae"
+    assert Report.load(tmp_path) == report
+
+
+@pytest.mark.parametrize("damage", ["missing", "no json", "no csv", "wrong column"])
+def test_unreadable_reports_are_errors(tmp_path: Path, damage: str) -> None:
+    Report(rows=(row("a", 0.5),), split="test", definition={}).save(tmp_path)
+    if damage == "no json":
+        (tmp_path / "metrics.json").write_text("{")
+    if damage == "no csv":
+        (tmp_path / "per_image.csv").unlink()
+    if damage == "wrong column":
+        (tmp_path / "per_image.csv").write_text("name,dice\na,0.5\n")
+    folder = tmp_path / "absent" if damage == "missing" else tmp_path
+    with pytest.raises(DataError, match=r"does not hold metrics\.json and per_image\.csv.*samtune evaluate"):
+        Report.load(folder)
+
+
+def test_compare_reports_pairs_by_name() -> None:
+    a = Report(rows=(row("x", 0.5), row("y", 0.7)), split="test", definition={})
+    b = Report(rows=(row("y", 0.8), row("x", 0.6)), split="test", definition={})
+    mean, low, high = compare_reports(a, b)["mDice"]
+    assert mean == pytest.approx(0.1) and low == pytest.approx(0.1) and high == pytest.approx(0.1)
+    assert compare_reports(a, b)["mIoU"][0] > 0
+    with pytest.raises(DataError, match=r"1 are in one report only, such as 'y'"):
+        compare_reports(a, replace(b, rows=b.rows[1:]))

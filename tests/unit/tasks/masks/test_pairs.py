@@ -1,0 +1,217 @@
+"""Finding pairs and decoding images and masks."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samtune.data.pictures import read_image
+from samtune.errors import DataError
+from samtune.tasks.masks.pairs import find_pairs, read_mask, scan_folder
+
+GREY = np.arange(40 * 30, dtype=np.uint32).reshape(30, 40)
+
+
+def save(path: Path, array: np.ndarray, **options: object) -> Path:
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def half(value: int, dtype: type = np.uint8) -> np.ndarray:
+    mask = np.zeros((30, 40), dtype=dtype)
+    mask[:, :10] = value
+    return mask
+
+
+EXPECTED = half(1).astype(bool)
+
+
+def test_pairs_are_sorted_by_name(make_folder) -> None:
+    pairs = find_pairs(make_folder(["b", "a", "c"]))
+    assert [p.name for p in pairs] == ["a", "b", "c"]
+    assert pairs[0].image.name == "a.png" and pairs[0].mask.parent.name == "masks"
+
+
+def test_other_files_are_ignored(make_folder) -> None:
+    folder = make_folder(["a"])
+    (folder / "images" / ".DS_Store").touch()
+    (folder / "images" / "notes.txt").touch()
+    assert len(find_pairs(folder)) == 1
+
+
+def test_all_layout_problems_are_in_one_message(make_folder) -> None:
+    folder = make_folder(["good", "no_mask", "orphan", "twice", "link", "dir", "upper"])
+    images, masks = folder / "images", folder / "masks"
+    (masks / "no_mask.png").unlink()
+    (images / "orphan.png").unlink()
+    (images / "twice.jpg").write_bytes((images / "twice.png").read_bytes())
+    (images / "link.png").unlink()
+    (images / "link.png").symlink_to(images / "gone.png")
+    (images / "dir.png").unlink()
+    (images / "dir.png").mkdir()
+    (images / "upper.png").rename(images / "upper.PNG")
+    with pytest.raises(DataError) as caught:
+        find_pairs(folder)
+    message = str(caught.value)
+    for part in (
+        "6 problem(s)",
+        "no_mask.*: no mask named",
+        "orphan.*: orphan mask, no image named",
+        "twice.png: duplicate stem 'twice'",
+        "link.png: dangling link to",
+        "dir.png: a folder or special file",
+        "upper.PNG: extension '.PNG' in upper case; rename it to '.png'",
+    ):
+        assert part in message
+    pairs, problems = scan_folder(folder)
+    assert [p.name for p in pairs] == ["good", "twice"] and len(problems) == 6
+
+
+def test_name_that_is_not_utf8(make_folder) -> None:
+    folder = make_folder(["a"])
+    try:
+        os.rename(folder / "images" / "a.png", os.fsencode(folder / "images") + b"/a\xff.png")
+    except OSError:
+        pytest.skip("the file system refuses such names")
+    with pytest.raises(DataError, match="name is not UTF-8"):
+        find_pairs(folder)
+
+
+def test_missing_and_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"images/ and masks/ missing \(found: no such folder\)"):
+        find_pairs(tmp_path / "gone")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match=r"masks/ missing \(found: images\)"):
+        find_pairs(tmp_path)
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(DataError, match="hold no image file"):
+        find_pairs(tmp_path)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = np.zeros((30, 40, 3), dtype=np.uint8)
+    image[:, :20] = 255
+    path = save(tmp_path / "a.jpg", image, exif=exif, quality=95)
+    read = read_image(path)
+    assert read.shape == (40, 30, 3)  # a quarter turn clockwise: left becomes top
+    assert read[:18].min() > 200 and read[22:].max() < 50
+
+
+def test_sixteen_bit_images_are_scaled_by_257(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 128 * 257], [65535, 256, 129]], dtype=np.uint16)
+    read = read_image(save(tmp_path / "a.png", values))
+    assert read.dtype == np.uint8 and read.shape == (2, 3, 3)
+    assert read[..., 0].tolist() == [[0, 1, 128], [255, 1, 1]]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.new("RGB", (12, 9), (255, 255, 255)).convert(mode).save(path)
+    read = read_image(path)
+    assert read.shape == (9, 12, 3) and read.dtype == np.uint8 and read.min() >= 250
+
+
+@pytest.mark.parametrize(
+    "array",
+    [half(1), half(255), half(7), half(65535, np.uint16), half(1).astype(bool), np.stack([half(255)] * 3, -1),
+     np.stack([half(255)] * 3 + [half(255) | 255], -1)],
+    ids=["0-1", "0-255", "0-7", "16-bit", "bool", "rgb", "rgba"],
+)  # fmt: skip
+def test_lossless_masks(tmp_path: Path, array: np.ndarray) -> None:
+    mask = read_mask(save(tmp_path / "a.png", array))
+    assert mask.dtype == np.bool_
+    np.testing.assert_array_equal(mask, EXPECTED)
+
+
+@pytest.mark.parametrize("palette", [[0, 0, 0, 255, 255, 255], [0, 0, 0, 128, 0, 0]], ids=["grey", "coloured"])
+def test_palette_masks(tmp_path: Path, palette: list[int]) -> None:
+    picture = Image.fromarray(half(1), mode="P")
+    picture.putpalette(palette)
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), EXPECTED)
+
+
+def test_grey_palette_is_read_by_colour_not_by_index(tmp_path: Path) -> None:
+    picture = Image.fromarray(1 - half(1), mode="P")  # index 0 is white
+    picture.putpalette([255, 255, 255, 0, 0, 0])
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), EXPECTED)
+
+
+def test_jpeg_masks_are_thresholded(tmp_path: Path) -> None:
+    mask = read_mask(save(tmp_path / "a.jpg", half(255), quality=95))
+    np.testing.assert_array_equal(mask, EXPECTED)
+    noisy = half(255)
+    noisy[:, ::3] ^= np.uint8(5)  # a JPEG saved again as PNG
+    noisy[::7] ^= np.uint8(3)
+    noisy[::5] ^= np.uint8(8)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "b.png", noisy)), EXPECTED)
+
+
+def test_masks_that_are_not_binary_are_refused(tmp_path: Path) -> None:
+    classes = half(1)
+    classes[:5] = 2
+    with pytest.raises(DataError, match=r"c.png: mask with 3 classes \(values 0, 1, 2\)"):
+        read_mask(save(tmp_path / "c.png", classes))
+    with pytest.raises(DataError, match=r"2 classes \(values 3, 200\)"):
+        read_mask(save(tmp_path / "d.png", np.where(EXPECTED, 200, 3).astype(np.uint8)))
+    with pytest.raises(DataError, match=r"not a binary mask: \d.*between 16 and 239"):
+        read_mask(save(tmp_path / "e.jpg", (GREY % 256).astype(np.uint8), quality=95))
+    with pytest.raises(DataError, match="coloured mask: its channels differ"):
+        read_mask(save(tmp_path / "f.png", np.stack([half(255), half(0), half(0)], -1)))
+
+
+def test_unreadable_files_name_file_and_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    for suffix in ("jpg", "png"):
+        whole = save(tmp_path / f"whole.{suffix}", noise).read_bytes()
+        (tmp_path / f"cut.{suffix}").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DataError, match=rf"cut\.{suffix}: damaged file"):
+            read_image(tmp_path / f"cut.{suffix}")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.jpg").write_text("hello")
+    save(tmp_path / "real.gif", half(255))
+    (tmp_path / "real.gif").rename(tmp_path / "gif.png")
+    frames = [Image.fromarray(half(v)) for v in (1, 255)]
+    frames[0].save(tmp_path / "stack.tif", save_all=True, append_images=frames[1:])
+    save(tmp_path / "float.tif", half(1).astype(np.float32))
+    reasons = {
+        "empty.png": "empty file",
+        "text.jpg": "not a PNG, JPEG, TIFF, BMP, WEBP file",
+        "gif.png": "not a PNG, JPEG, TIFF, BMP, WEBP file",
+        "gone.png": "no such file",
+        "stack.tif": "more than one frame",
+        "float.tif": "outside 16 bits",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(DataError, match=f"{name}: .*{reason}"):
+            read_image(tmp_path / name)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(DataError, match=r"text\.jpg: permission denied"):
+        read_image(tmp_path / "text.jpg")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000)])
+def test_huge_headers_are_refused_before_decoding(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "huge.png"
+    Image.new("1", (8, 8)).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = size[0].to_bytes(4, "big") + size[1].to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"huge\.png: .*more than 40,000,000"):
+        read_image(path)

@@ -1,0 +1,167 @@
+"""Which pair goes where, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samtune.data.duplicates import difference_hash, group_near, hash_images
+from samtune.errors import DataError
+from samtune.tasks.masks.pairs import find_pairs
+from samtune.tasks.masks.splits import PARTS, Splits, resolve_split
+
+NAMES = [f"n{i:02d}" for i in range(20)]
+
+
+def names(splits: Splits) -> dict[str, list[str]]:
+    return {part: [pair.name for pair in getattr(splits, part)] for part in PARTS}
+
+
+def write_lists(folder: Path, **lists: list[str]) -> None:
+    (folder / "splits").mkdir(exist_ok=True)
+    for part, entries in lists.items():
+        (folder / "splits" / f"{part}.txt").write_text("\n".join(entries) + "\n")
+
+
+def brighter(source: Path, target: Path) -> None:
+    """Writes a near-duplicate: the same picture, a little brighter."""
+    Image.fromarray(np.asarray(Image.open(source)) // 2 + 9).save(target)
+
+
+def test_ratio_is_seeded_and_disjoint(make_folder) -> None:
+    folder = make_folder(NAMES)
+    splits = resolve_split(folder, seed=1)
+    found = names(splits)
+    assert [len(found[p]) for p in PARTS] == [16, 2, 2]
+    assert sorted(name for part in found.values() for name in part) == NAMES and all(
+        found[p] == sorted(found[p]) for p in PARTS
+    )
+    again, other = resolve_split(folder, seed=1), resolve_split(folder, seed=2)
+    assert names(again) == found != names(other)
+    assert again.digest() == splits.digest() != other.digest()
+    assert "val and test cut from train with seed 1" in splits.notes[0]
+    assert [len(v) for v in names(resolve_split(folder, ratios=(0.5, 0.25, 0.25))).values()] == [10, 5, 5]
+    assert [len(v) for v in names(resolve_split(folder, ratios=(0.9, 0.1, 0.0))).values()] == [18, 2, 0]
+
+
+def test_near_duplicates_stay_together(make_folder) -> None:
+    folder = make_folder(NAMES)
+    for name in NAMES[:10]:
+        brighter(folder / "images" / f"{name}.png", folder / "images" / f"{name}x.png")
+        shutil.copy(folder / "masks" / f"{name}.png", folder / "masks" / f"{name}x.png")
+    pairs = find_pairs(folder)
+    groups = group_near(hash_images(pairs))
+    assert sorted(len(g) for g in groups) == [1] * 10 + [2] * 10
+    for seed in range(4):
+        found = names(resolve_split(folder, seed=seed))
+        assert all(len(found[p]) > 0 for p in PARTS)
+        for part in found.values():
+            assert all((f"{n}x" in part) == (n in part) for n in NAMES[:10])
+
+
+def test_folders_come_first_and_missing_parts_are_cut_from_train(make_folder) -> None:
+    make_folder(NAMES, "set/train", seed=1)
+    folder = make_folder(NAMES[:5], "set/val", seed=2).parent
+    splits = resolve_split(folder)
+    assert [len(v) for v in names(splits).values()] == [18, 5, 2]
+    assert "test cut from train" in splits.notes[0]
+    assert {p.image.parent.parent.name for p in splits.test} == {"train"}
+    make_folder(NAMES[:4], "set/test", seed=3)
+    splits = resolve_split(folder)
+    assert [len(v) for v in names(splits).values()] == [20, 5, 4] and splits.notes == []
+
+
+def test_lists_of_names(make_folder) -> None:
+    folder = make_folder(NAMES)
+    write_lists(folder, train=NAMES[:10], val=[f"{n}.png" for n in NAMES[10:13]], test=["", *NAMES[13:16]])
+    splits = resolve_split(folder)
+    assert names(splits) == {"train": NAMES[:10], "val": NAMES[10:13], "test": NAMES[13:16]}
+    assert splits.notes == ["4 image(s) are in no list of splits/ and not used"]
+    assert names(resolve_split(folder, split="ratio")) != names(splits)
+
+
+def test_lists_naming_absent_files_or_nothing(make_folder) -> None:
+    folder = make_folder(NAMES)
+    write_lists(folder, train=NAMES[:10], val=["gone", "lost"], test=[])
+    with pytest.raises(DataError) as caught:
+        resolve_split(folder)
+    message = str(caught.value)
+    assert "3 problem(s)" in message
+    assert "val.txt: names gone" in message and "names lost" in message and "test.txt: empty" in message
+
+
+def test_the_same_image_in_two_parts_is_refused(make_folder) -> None:
+    folder = make_folder(NAMES)
+    write_lists(folder, train=NAMES[:10], val=NAMES[9:12], test=NAMES[12:])
+    with pytest.raises(DataError, match=r"same image is in two parts.*\n.*train/n09\.png and val/n09\.png"):
+        resolve_split(folder)
+    make_folder(NAMES, "set/train")
+    parts = make_folder(NAMES[:3], "set/val").parent
+    with pytest.raises(DataError, match="3 problem"):
+        resolve_split(parts)
+
+
+def test_near_duplicates_in_a_published_split_are_noted(make_folder) -> None:
+    make_folder(NAMES, "set/train")
+    make_folder(NAMES[:5], "set/val", seed=2)
+    folder = make_folder(NAMES[:4], "set/test", seed=3).parent
+    brighter(folder / "train" / "images" / "n07.png", folder / "test" / "images" / "n01.png")
+    (note,) = resolve_split(folder).notes
+    assert note.startswith("1 near-duplicate pair(s) across parts") and "train/n07.png and test/n01.png" in note
+
+
+def test_parts_given_by_name(make_folder) -> None:
+    folder = make_folder(NAMES)
+    elsewhere = make_folder(NAMES[:3], "elsewhere", seed=7)
+    (folder / "mine.txt").write_text("n03\nn04\n")
+    splits = resolve_split(folder, val="mine.txt", test=elsewhere)
+    found = names(splits)
+    assert found["val"] == ["n03", "n04"] and len(found["test"]) == 3 and len(found["train"]) == 18
+    with pytest.raises(DataError, match=r"data\.test: nowhere is neither a folder nor a list"):
+        resolve_split(folder, test="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"split": "ration"}, "unknown split 'ration'. Did you mean 'ratio'"),
+        ({"split": "folders"}, "no train/, val/ or test/"),
+        ({"split": "files"}, r"no splits/train\.txt"),
+        ({"ratios": (0.5, 0.1, 0.1)}, "must be three numbers"),
+        ({"ratios": (0.0, 0.5, 0.5)}, "train part above 0"),
+    ],
+)
+def test_refused_options(make_folder, options: dict, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        resolve_split(make_folder(NAMES), **options)
+
+
+def test_folders_that_cannot_be_split(make_folder, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data folder .* does not exist; set data\.dir"):
+        resolve_split(tmp_path / "gone")
+    with pytest.raises(DataError, match="2 images in 2 group"):
+        resolve_split(make_folder(NAMES[:2], "few"))
+    only_val = make_folder(NAMES, "only/val").parent
+    with pytest.raises(DataError, match=r"no training part \(found: val\)"):
+        resolve_split(only_val)
+
+
+def test_layout_problems_come_with_bad_files(make_folder) -> None:
+    folder = make_folder(NAMES)
+    (folder / "masks" / "n00.png").unlink()
+    (folder / "images" / "n01.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"(?s)2 problem.*n00\.\*: no mask.*n01\.png: empty file"):
+        resolve_split(folder)
+
+
+def test_difference_hash_of_a_ramp() -> None:
+    ramp = np.tile(np.arange(90, dtype=np.uint8)[None, :, None], (80, 1, 3))
+    assert difference_hash(ramp) == 2**64 - 1
+    assert difference_hash(np.ascontiguousarray(ramp[:, ::-1])) == 0
+    half_flipped = ramp.copy()
+    half_flipped[:40] = ramp[:40, ::-1]
+    assert difference_hash(half_flipped) == 2**32 - 1
