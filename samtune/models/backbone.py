@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from samtune.types import Role
+from samtune.types import Interpolation, Role
 
 _TARGETS = {"lin1": "fc1", "lin2": "fc2"}  # segment-anything's names of what everybody else calls fc1 and fc2
 
@@ -29,6 +31,17 @@ class TunableModel(nn.Module):
     name: str
     image_size: int
     checkpointing: bool
+    options: dict[str, Any] = {}  # noqa: RUF012
+    head_seed: int | None = None
+    interpolation: Interpolation = "bilinear"
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def features(self, batch: Any) -> Tensor:
+        raise NotImplementedError
+
+    def stock_notes(self, file: Path) -> list[str]:
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:

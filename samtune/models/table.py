@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any, Literal
 
-from samtune.models.sam.model import SamModel
-from samtune.models.weights import RANDOM, load_packaged, load_weights, official_checkpoint
+from samtune.models.backbone import TunableModel
 
 
-def build_model(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> SamModel:
-    """Builds a pretrained model in eval mode.
+@dataclass(frozen=True)
+class ModelEntry:
+    """A row of `MODELS`."""
 
-    Args:
-        name: `sam_tiny`, `sam_vit_b`, `sam_vit_l` or `sam_vit_h`.
-        checkpoint: a file; None for the weights inside the package (`sam_tiny`) or the official ones, downloaded
-            once; "random" for segment-anything's own initialisation.
-        image_size: side of the input frame in pixels, a multiple of 16; None for the stock size.
+    build: str
+    gives: Literal["masks", "classes"]
 
-    Raises:
-        ConfigError: unknown name or impossible size.
-        CheckpointError: a file that is missing, damaged or belongs to another model.
-    """
-    model = SamModel(name, image_size).eval()
-    if checkpoint == RANDOM:
-        return model
-    if checkpoint is not None:
-        load_weights(model, Path(checkpoint))
-    elif name == "sam_tiny":
-        load_packaged(model, name)
-    else:
-        load_weights(model, official_checkpoint(name))
-    return model
+
+_SAM = ModelEntry("samtune.models.sam.model:build_sam", "masks")
+OTHERS = ModelEntry("samtune.models.timm.model:build_classifier", "classes")
+MODELS: dict[str, ModelEntry] = {
+    "sam_tiny": _SAM,
+    "sam_vit_b": _SAM,
+    "sam_vit_l": _SAM,
+    "sam_vit_h": _SAM,
+    "vit_mini": OTHERS,
+    "vit_base_patch16_224.mocov3": OTHERS,
+}
+
+
+def build_model(
+    name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None, **options: Any
+) -> TunableModel:
+    """Builds a pretrained model in eval mode."""
+    module, _, function = MODELS.get(name, OTHERS).build.partition(":")
+    built: TunableModel = getattr(import_module(module), function)(
+        name, checkpoint=checkpoint, image_size=image_size, **options
+    )
+    return built

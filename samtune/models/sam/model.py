@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from samtune.errors import ConfigError, unknown_name
 from samtune.models.backbone import TunableModel
 from samtune.models.sam.attention import FusedAttention
+from samtune.models.weights import OFFICIAL, RANDOM, load_packaged, load_weights, official_checkpoint
 from samtune.types import Batch, Prompts, Role
 
 PATCH = 16
@@ -154,6 +156,23 @@ class SamModel(TunableModel):
                 x = block(x)
         return encoder.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 
+    def features(self, batch: Batch) -> Tensor:
+        """Returns the (B, C, S/16, S/16) image embeddings, after the neck."""
+        return self.encode(self.normalise(batch.images, batch.valid()))
+
+    def idle_parameters(self) -> int:
+        """Counts the parameters that mask token 0 does not depend on: IoU head, other tokens' hypernetworks."""
+        decoder = self.mask_decoder
+        idle = [decoder.iou_prediction_head, *list(decoder.output_hypernetworks_mlps)[1:]]
+        return sum(p.numel() for module in idle for p in module.parameters())
+
+    def stock_notes(self, file: Path) -> list[str]:
+        """Returns how segment-anything loads a file of this model."""
+        notes = [f"segment-anything runs at 1024 px; this model was tuned at {self.image_size} px"]
+        if self.name not in OFFICIAL:
+            notes.append(f"segment-anything's registry has no {self.name}: it needs a model of that shape to load it")
+        return notes
+
     def decode(self, embeddings: Tensor, prompts: Prompts | None = None) -> Tensor:
         """Decodes one mask per item.
 
@@ -267,3 +286,17 @@ def _role(name: str, owner: nn.Module, short: str) -> Role:
     if isinstance(owner, nn.LayerNorm | LayerNorm2d):
         return "bias" if short == "bias" and name.startswith("image_encoder.neck.") else "norm"
     return "position"  # pos_embed, rel_pos_h, rel_pos_w
+
+
+def build_sam(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> SamModel:
+    """Builds a Segment Anything."""
+    model = SamModel(name, image_size).eval()
+    if checkpoint == RANDOM:
+        return model
+    if checkpoint is not None:
+        load_weights(model, Path(checkpoint))
+    elif name == "sam_tiny":
+        load_packaged(model, name)
+    else:
+        load_weights(model, official_checkpoint(name))
+    return model
