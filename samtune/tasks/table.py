@@ -77,10 +77,11 @@ def task_of_data(folder: Path, name: str | None) -> type[Task[Any]]:
 
     Args:
         folder: of the images.
-        name: of a known data set; only a task that knows it may take the folder.
+        name: of a known data set, which says more than the layout.
     """
     tasks = [entry.load() for entry in TASKS.values()]
-    return next((task for task in tasks if (name is None or task.knows(name)) and task.recognises(folder)), tasks[0])
+    fits = (task.recognises(folder) if name is None else task.knows(name) for task in tasks)
+    return next((task for task, fit in zip(tasks, fits, strict=True) if fit), tasks[0])
 
 
 def _load(place: str) -> Any:

@@ -35,9 +35,8 @@ class _Seen:
 
 
 def recognises(folder: Path) -> bool:
-    """Tells by names whether a folder holds pairs, or parts with pairs."""
-    places = [folder, *(folder / part for part in PARTS)]
-    return any((place / name).is_dir() for place in places for name in ("images", "masks"))
+    """Tells by names whether a folder holds masks, or parts with masks."""
+    return any((place / "masks").is_dir() for place in (folder, *(folder / part for part in PARTS)))
 
 
 def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyReport:
