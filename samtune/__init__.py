@@ -28,7 +28,7 @@ _HOMES = {
     "apply_delta": "samtune.files.delta",
     "attach": "samtune.tuning",
     "audit": "samtune.files.artifacts",
-    "build_model": "samtune.models",
+    "build_model": "samtune.models.table",
     "evaluate": "samtune.tasks.masks.evaluate",
     "finetune": "samtune.run.recipe",
     "fit": "samtune.run.fit",

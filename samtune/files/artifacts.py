@@ -17,8 +17,9 @@ from samtune.errors import CheckpointError
 from samtune.files.classifier import ClassifierInfo, read_classifier_info
 from samtune.files.delta import base_of, base_state, bits_of, expect_hash
 from samtune.files.merged import merged_metadata, read_merged_info, read_task
+from samtune.models.sam.published import OFFICIAL
 from samtune.models.timm.families import timm_name
-from samtune.models.weights import OFFICIAL, read_state
+from samtune.models.weights import read_state
 from samtune.selection.selection import Selection, load_selection
 from samtune.tasks.classes.views import MARGIN
 

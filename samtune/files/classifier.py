@@ -26,7 +26,6 @@ from samtune.files.merged import (
     merged_metadata,
 )
 from samtune.models.timm.model import Classifier, build_classifier
-from samtune.models.timm.weights import looks_like
 from samtune.models.weights import RANDOM, load_weights
 from samtune.selection.selection import Addition, Selection, additions_from_json
 from samtune.tuning import attach
@@ -166,7 +165,7 @@ def load_classifier(path: Path, *, device: torch.device | str = "cpu") -> tuple[
     if info.additions:
         attach(model, Selection({}, additions=info.additions))
         model.requires_grad_(False)
-    load_weights(model, path, guess=looks_like)
+    load_weights(model, path)
     model.interpolation, model.head_seed = info.interpolation, info.head_seed
     model.pixel_mean = torch.tensor(info.pixel_mean).view(3, 1, 1)
     model.pixel_std = torch.tensor(info.pixel_std).view(3, 1, 1)

@@ -17,8 +17,7 @@ from samtune.base.tensors import load_tensors, read_metadata, save_tensors, stat
 from samtune.errors import CheckpointError
 from samtune.files.classifier import ClassifierInfo
 from samtune.files.merged import FORMATS
-from samtune.models.sam.model import SPECS
-from samtune.models.table import build_model
+from samtune.models.table import build_model, names_that_give
 from samtune.models.timm.model import build_classifier
 from samtune.models.weights import RANDOM, read_state
 from samtune.selection.selection import Selection, pack_indices, unpack_indices
@@ -134,15 +133,16 @@ def base_of(base: str | Path, described: Mapping[str, str], source: Path) -> dic
         seed=info.head_seed or 0,
         **info.options,
     )
-    return {name: tensor.float() for name, tensor in model.state_dict().items()}
+    return {name: tensor.float() for name, tensor in model.net.state_dict().items()}
 
 
 def base_state(base: str | Path) -> dict[str, Tensor]:
     """Returns the fp32 state of a checkpoint file or of a model given by name."""
-    if str(base) in SPECS:
-        return dict(build_model(str(base)).state_dict())
+    known = names_that_give("masks")
+    if str(base) in known:
+        return dict(build_model(str(base)).net.state_dict())
     if not Path(base).is_file():
-        raise CheckpointError(f"{base} is neither a checkpoint file nor a model. Known models: {', '.join(SPECS)}.")
+        raise CheckpointError(f"{base} is neither a checkpoint file nor a model. Known models: {', '.join(known)}.")
     return {name: tensor.float() for name, tensor in read_state(Path(base)).items()}
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from samtune.base.tensors import read_metadata, save_tensors
-from samtune.errors import CheckpointError
-from samtune.models.sam.model import PATCH, PIXEL_MEAN, PIXEL_STD, SPECS, SamModel
-from samtune.models.weights import load_weights
+from samtune.errors import CheckpointError, ConfigError
+from samtune.models.backbone import Backbone
+from samtune.models.sam.model import PIXEL_MEAN, PIXEL_STD
+from samtune.models.table import build_model, names_that_give
+from samtune.models.weights import RANDOM, load_weights
 from samtune.selection.selection import Addition, Selection, additions_from_json, additions_to_json
 from samtune.tuning import attach
 from samtune.types import PromptMode
@@ -120,10 +122,9 @@ class MergedInfo(Described):
         return info
 
     def _wrong(self) -> list[str]:
+        known = names_that_give("masks")
         checks = {
-            f"model {self.model!r} (known: {', '.join(SPECS)})": self.model in SPECS,
-            f"image_size {self.image_size} (a multiple of {PATCH})": self.image_size >= PATCH
-            and self.image_size % PATCH == 0,
+            f"model {self.model!r} (known: {', '.join(known)})": self.model in known,
             f"prompt {self.prompt!r} (known: {', '.join(get_args(PromptMode))})": self.prompt in get_args(PromptMode),
             f"pixel_std {self.pixel_std} (above 0)": all(value > 0 for value in self.pixel_std),
             f"threshold {self.threshold} (always {THRESHOLD})": self.threshold == THRESHOLD,
@@ -131,7 +132,7 @@ class MergedInfo(Described):
         return [text for text, good in checks.items() if not good]
 
 
-def save_merged(path: Path, model: nn.Module, info: Described) -> None:
+def save_merged(path: Path, model: Backbone, info: Described) -> None:
     """Writes a merged file, atomically.
 
     Args:
@@ -139,7 +140,7 @@ def save_merged(path: Path, model: nn.Module, info: Described) -> None:
         model: merged; it is written in fp32, with what could not be merged.
         info: goes into the metadata.
     """
-    state = {name: tensor.float() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.float() for name, tensor in model.net.state_dict().items()}
     save_tensors(path, state, info.to_metadata())
 
 
@@ -180,7 +181,7 @@ def expect_task(metadata: Mapping[str, str], path: Path, task: Task) -> None:
         raise CheckpointError(f"{path} is a {found} model, but a {task} model is needed. {REMEDY}")
 
 
-def load_merged(path: Path, *, device: torch.device | str = "cpu") -> tuple[SamModel, MergedInfo]:
+def load_merged(path: Path, *, device: torch.device | str = "cpu") -> tuple[Backbone, MergedInfo]:
     """Loads a merged file strictly.
 
     Args:
@@ -194,7 +195,10 @@ def load_merged(path: Path, *, device: torch.device | str = "cpu") -> tuple[SamM
         CheckpointError: missing, damaged, not a merged file or bundle, or weights that don't fit the model it names.
     """
     info = read_merged_info(path)
-    model = SamModel(info.model, info.image_size)
+    try:
+        model = build_model(info.model, checkpoint=RANDOM, image_size=info.image_size)
+    except ConfigError as err:
+        raise CheckpointError(f"{path} has impossible metadata: {err} {REMEDY}") from err
     if info.additions:
         attach(model, Selection({}, additions=info.additions))
         model.requires_grad_(False)
@@ -202,6 +206,12 @@ def load_merged(path: Path, *, device: torch.device | str = "cpu") -> tuple[SamM
     model.pixel_mean = torch.tensor(info.pixel_mean).view(3, 1, 1)
     model.pixel_std = torch.tensor(info.pixel_std).view(3, 1, 1)
     return model.to(device).eval(), info
+
+
+def colour_of(values: Tensor) -> Colour:
+    """Returns the numbers of a (3, 1, 1) fp32 tensor, each as the shortest one that rounds to it."""
+    red, green, blue = (float(str(value)) for value in values.flatten().cpu().numpy())
+    return red, green, blue
 
 
 def colour(text: str) -> Colour:

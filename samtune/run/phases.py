@@ -123,7 +123,7 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     with torch.no_grad():
         tuned = job.model.eval()(batch)
     merge(job.model)
-    state = {name: tensor.detach().cpu().float() for name, tensor in job.model.state_dict().items()}
+    state = {name: tensor.detach().cpu().float() for name, tensor in job.model.net.state_dict().items()}
     added = tuple(addition for addition in selection.additions if not addition.merges)
     info = job.task.info(job.config, job.model, job.loaders, base_hash=job.base_hash, additions=added)
     merged_file, delta_file = folder / info.file_name, folder / "delta.safetensors"

@@ -14,7 +14,7 @@ from samtune.base.machine import pick_device, use_bf16
 from samtune.base.tensors import state_hash
 from samtune.config.load import Config
 from samtune.data.loaders import Loaders
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection import check_select
 from samtune.tasks import TASKS, Task
 from samtune.tuning.start import check_start
@@ -41,7 +41,7 @@ class Job:
     config: Config
     task: Task
     fabric: Fabric
-    model: TunableModel
+    model: Backbone
     base: dict[str, Tensor]
     base_hash: str
     loaders: Loaders
@@ -74,5 +74,5 @@ def prepare(config: Config) -> Job:
         if loader is not None and loader.dataset.skipped:
             logger.warning("%d %s images have no object to prompt for and are left out", loader.dataset.skipped, part)
     model.to(fabric.device)
-    base = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    base = {name: tensor.detach().cpu().clone() for name, tensor in model.net.state_dict().items()}
     return Job(config, task, fabric, model, base, state_hash(base), loaders, torch.bfloat16 if bf16 else None)

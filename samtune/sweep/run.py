@@ -29,7 +29,7 @@ from samtune.sweep.settings import Sweep
 from samtune.sweep.trial import TrialResult, is_finished, read_result, result_file
 
 if TYPE_CHECKING:
-    from samtune.models.backbone import TunableModel
+    from samtune.models.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def check_rows(cells: list[Cell]) -> None:
     from samtune.selection import check_select  # late: planning a sweep needs no torch
 
     problems: dict[str, str] = {}
-    models: dict[str, TunableModel] = {}
+    models: dict[str, Backbone] = {}
     checked = set()
     for cell in cells:
         config, choice = cell.config, cell.config.select
@@ -151,21 +151,15 @@ def check_rows(cells: list[Cell]) -> None:
         raise ConfigError("\n".join(problems.values()))
 
 
-def _empty_model(config: Config) -> TunableModel:
+def _empty_model(config: Config) -> Backbone:
     """Returns a model of the right shapes that holds no values."""
     import torch
 
+    from samtune.models.table import build_model
+
+    classes = {"classes": 2, **config.model.model_dump()["options"]} if config.task == "classification" else {}
     with torch.device("meta"):
-        if config.task == "classification":
-            from samtune.models.timm.model import build_classifier
-
-            options = config.model.model_dump()["options"]
-            return build_classifier(
-                config.model.name, classes=2, checkpoint="random", image_size=config.model.image_size, **options
-            )
-        from samtune.models.sam.model import SamModel
-
-        return SamModel(config.model.name, config.model.image_size)
+        return build_model(config.model.name, checkpoint="random", image_size=config.model.image_size, **classes)
 
 
 def save_choice(sweep: Sweep, share: float) -> None:

@@ -16,7 +16,7 @@ from samtune.config.load import Config
 from samtune.data.loaders import Loaders
 from samtune.files.merged import Described
 from samtune.metrics.report import AnyReport
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.weights import RANDOM
 from samtune.run.fit import Mix
 from samtune.scoring.score import ScoreLoss
@@ -55,7 +55,7 @@ class Task(ABC):
     """Whether the contrastive scoring loss draws by a seed of its own: a second pass then shows what the draw does."""
 
     @abstractmethod
-    def build(self, config: Any) -> tuple[TunableModel, Loaders]:
+    def build(self, config: Any) -> tuple[Backbone, Loaders]:
         """Builds model and data; everything that can be wrong with them shows here."""
 
     @abstractmethod
@@ -103,7 +103,7 @@ class Task(ABC):
         """Returns what the merged file says about itself."""
 
     @abstractmethod
-    def load_merged(self, path: Path, *, device: torch.device) -> TunableModel:
+    def load_merged(self, path: Path, *, device: torch.device) -> Backbone:
         """Loads what `save_merged` wrote."""
 
     def notes(self, counts: Counts, model: Any) -> list[str]:

@@ -23,7 +23,7 @@ from samtune.base.paths import find_path
 from samtune.data.pictures import SUFFIXES, list_problems, read_image
 from samtune.errors import ConfigError, DataError
 from samtune.files.merged import MergedInfo, load_merged
-from samtune.models.sam.model import SamModel
+from samtune.models.backbone import Backbone
 from samtune.tasks.masks.dataset import Collate, resize_longest
 from samtune.tasks.masks.draw import save_overlays
 from samtune.tasks.masks.evaluate import predict_batch
@@ -41,7 +41,7 @@ class Predictor:
         info: what its file says about it.
     """
 
-    def __init__(self, model: SamModel, info: MergedInfo) -> None:
+    def __init__(self, model: Backbone, info: MergedInfo) -> None:
         self.model = model
         self.info = info
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from samtune.base.paths import find_path
 from samtune.data.loaders import Loaders
-from samtune.files.merged import MergedInfo, load_merged
-from samtune.models.sam.model import SamModel, upsample_logits
+from samtune.files.merged import MergedInfo, colour_of, load_merged
+from samtune.models.backbone import Backbone
+from samtune.models.sam.model import upsample_logits
 from samtune.models.table import build_model
 from samtune.report.page import OVERLAYS_NOTE
 from samtune.scoring.score import ScoreLoss
@@ -35,7 +36,7 @@ class SegmentationTask(Task):
     measures_before = True
     contrast_draws = True  # cells
 
-    def build(self, config: SegmentationConfig) -> tuple[SamModel, Loaders]:
+    def build(self, config: SegmentationConfig) -> tuple[Backbone, Loaders]:
         model = build_model(
             config.model.name,
             checkpoint=checkpoint_of(config),
@@ -99,7 +100,7 @@ class SegmentationTask(Task):
     def info(
         self,
         config: SegmentationConfig,
-        model: SamModel,
+        model: Backbone,
         loaders: Loaders,
         *,
         base_hash: str,
@@ -110,23 +111,22 @@ class SegmentationTask(Task):
             image_size=model.image_size,
             prompt=config.data.prompt,
             base_hash=base_hash,
+            pixel_mean=colour_of(model.pixel_mean),
+            pixel_std=colour_of(model.pixel_std),
             additions=additions,
         )
 
-    def load_merged(self, path: Path, *, device: torch.device) -> SamModel:
+    def load_merged(self, path: Path, *, device: torch.device) -> Backbone:
         return load_merged(path, device=device)[0]
 
-    def notes(self, counts: Counts, model: SamModel) -> list[str]:
+    def notes(self, counts: Counts, model: Backbone) -> list[str]:
         if not counts.decoder:
             return []
-        # parameters that mask token 0 does not depend on: IoU head, other tokens' hypernetworks
-        decoder = model.mask_decoder
-        idle = [decoder.iou_prediction_head, *list(decoder.output_hypernetworks_mlps)[1:]]
-        count = sum(p.numel() for module in idle for p in module.parameters())
+        count = sum(model.net.get_parameter(name).numel() for name in model.idle())
         return [f"of the decoder, {count:,} parameters serve other mask tokens than 0 and get no gradient"]
 
     def draw(
-        self, config: SegmentationConfig, model: SamModel, loaders: Loaders, report: Report, folder: Path
+        self, config: SegmentationConfig, model: Backbone, loaders: Loaders, report: Report, folder: Path
     ) -> Pages:
         dataset: Any = getattr(loaders, report.split).dataset
         assert isinstance(dataset, SegmentationDataset)

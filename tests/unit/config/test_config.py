@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from samtune.base.paths import find_config, find_path
 from samtune.config.load import CONFIGS, Config, load_config
-from samtune.config.problems import option_problems
+from samtune.config.options import option_problems
 from samtune.errors import ConfigError
 
 MINIMAL = "data:\n  dir: pictures\n"
