@@ -8,7 +8,7 @@ from typing import Any
 
 from samtune.files.description import model_metadata
 from samtune.files.merged import load_merged
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.sam.model import PIXEL_MEAN, PIXEL_STD
 from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.masks.description import MaskDescription
@@ -20,18 +20,18 @@ def mask_description(model: str = "sam_tiny", image_size: int = 64, **values: An
     return MaskDescription(model=model, image_size=image_size, **given)
 
 
-def class_description(model: TunableModel, classes: Sequence[str], **values: Any) -> ClassDescription:
+def class_description(model: Backbone, classes: Sequence[str], **values: Any) -> ClassDescription:
     """Describes a classifier whose images are scaled straight to the square, but for `values`."""
     given = {"resize": "squash", "base_hash": "0", "interpolation": model.interpolation, "additions": ()} | values
     return ClassDescription.of(model, classes=tuple(classes), **given)
 
 
-def load_masks(path: Path) -> tuple[TunableModel, MaskDescription]:
+def load_masks(path: Path) -> tuple[Backbone, MaskDescription]:
     """Loads a merged file of segmentation."""
     return load_merged(path, MaskDescription)
 
 
-def load_classes(path: Path) -> tuple[TunableModel, ClassDescription]:
+def load_classes(path: Path) -> tuple[Backbone, ClassDescription]:
     """Loads a merged file of classification."""
     return load_merged(path, ClassDescription)
 

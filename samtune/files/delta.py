@@ -16,7 +16,7 @@ from torch import Tensor
 from samtune.base.tensors import load_tensors, read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.description import Description
-from samtune.models.table import MODELS, build_model
+from samtune.models.table import build_model, names_that_give
 from samtune.models.weights import RANDOM, read_state
 from samtune.selection.selection import Selection, pack_indices, unpack_indices
 
@@ -123,7 +123,7 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
     head = {} if not description.classes else {"head": "checkpoint", "seed": 0}
     if description.head_seed is not None:
         head = {"head": "new", "seed": description.head_seed}
-    return _floats(description.build(checkpoint=file or (RANDOM if drawn else None), **head).state_dict())
+    return _floats(description.build(checkpoint=file or (RANDOM if drawn else None), **head).net.state_dict())
 
 
 def base_state(base: str | Path) -> dict[str, Tensor]:
@@ -134,9 +134,9 @@ def base_state(base: str | Path) -> dict[str, Tensor]:
     """
     if Path(base).is_file():
         return _floats(read_state(Path(base)))
-    if str(base) in MODELS and MODELS[str(base)].gives == "masks":  # a classifier has no head before it has classes
-        return _floats(build_model(str(base)).state_dict())
-    known = [name for name, entry in MODELS.items() if entry.gives == "masks"]
+    known = names_that_give("masks")  # a classifier has no head before it has classes
+    if str(base) in known:
+        return _floats(build_model(str(base)).net.state_dict())
     raise CheckpointError(f"{base} is neither a checkpoint file nor a model. Known models: {', '.join(known)}.")
 
 

@@ -20,7 +20,7 @@ from samtune import console
 from samtune.base.disk import disk_errors, write_text
 from samtune.base.tracking import SweepLog
 from samtune.errors import ConfigError, DataError, RunFolderError, unknown_name
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.run.settings import load_config
 from samtune.selection import check_select
 from samtune.sweep.local import RunAll, local_engine
@@ -127,7 +127,7 @@ def check_rows(cells: list[Cell]) -> None:
         ConfigError: the problems of every row, at once.
     """
     problems: dict[str, str] = {}
-    models: dict[str, TunableModel] = {}
+    models: dict[str, Backbone] = {}
     checked = set()
     for cell in cells:
         config, choice = cell.config, cell.config.select

@@ -24,7 +24,7 @@ from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.files.description import Description
 from samtune.metrics.report import AnyReport
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.weights import RANDOM
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs, Selection
@@ -150,7 +150,7 @@ class Task(ABC, Generic[ConfigT]):
         self.config = config
 
     @abstractmethod
-    def build(self, needs: Needs | None) -> tuple[TunableModel, Loaders]:
+    def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         """Builds model and data, checked; everything that can be wrong with them shows here.
 
         Args:
@@ -158,7 +158,7 @@ class Task(ABC, Generic[ConfigT]):
         """
 
     @abstractmethod
-    def skeleton(self) -> TunableModel:
+    def skeleton(self) -> Backbone:
         """Returns the model of the config without values (meta tensors), to check a selection by its shapes."""
 
     @abstractmethod
@@ -174,7 +174,7 @@ class Task(ABC, Generic[ConfigT]):
         """Returns the loss of a scoring pass and its text: all that scores depend on beside model and images."""
 
     def network(
-        self, model: TunableModel, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
+        self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
         """Returns what is trained: the attached model, or something around it.
 
@@ -212,7 +212,7 @@ class Task(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def describe(
-        self, model: TunableModel, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
+        self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> Description:
         """Returns what the merged file says about itself.
 
@@ -223,12 +223,12 @@ class Task(ABC, Generic[ConfigT]):
             additions: modules that could not be merged.
         """
 
-    def notes(self, counts: Counts, model: TunableModel) -> list[str]:
+    def notes(self, counts: Counts, model: Backbone) -> list[str]:
         """Returns what a user should know of what trains."""
         return []
 
     @abstractmethod
-    def draw(self, model: TunableModel, loaders: Loaders, report: Any, folder: Path) -> Pages:
+    def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         """Draws the pictures of a report into the run folder."""
 
     def checkpoint(self) -> str | None:

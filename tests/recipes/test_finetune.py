@@ -93,7 +93,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     data = write_data(home / "data")
     base = home / "base.safetensors"
     torch.manual_seed(0)
-    save_tensors(base, build_model("sam_tiny", checkpoint="random", image_size=64).state_dict(), {})
+    save_tensors(base, build_model("sam_tiny", checkpoint="random", image_size=64).net.state_dict(), {})
     kept, logger = Kept(), logging.getLogger("samtune")
     level = logger.level
     logger.addHandler(kept)
@@ -350,7 +350,7 @@ def test_a_moved_weight_fails_the_run(job: Job, tmp_path: Path, monkeypatch: pyt
 
     def fit(model: Any, *rest: Any, **options: Any) -> Any:
         result = real(model, *rest, **options)
-        model.get_parameter("image_encoder.pos_embed").data[0, 0, 0, 0] += 1
+        model.net.get_parameter("image_encoder.pos_embed").data[0, 0, 0, 0] += 1
         return result
 
     monkeypatch.setattr(train, "fit", fit)

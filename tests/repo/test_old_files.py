@@ -73,11 +73,14 @@ Run = Callable[..., tuple[int, str, str]]
 def toy_spec(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the toy known, also under a name that a config may have; the files hold 32 k parameters, not 4.8 M.
 
-    The one place that knows where the table of Segment Anything models is.
+    The one place that knows where the tables of models are.
     """
     try:
         from samtune.models.sam.model import SPECS, SamSpec
-    except ImportError:  # where 0.1.0 had it
+        from samtune.models.table import MODELS
+
+        monkeypatch.setitem(MODELS, "toy", MODELS["sam_tiny"])
+    except ImportError:  # 0.1.0 had one table
         from samtune.models.sam import SPECS, SamSpec
 
     spec = SamSpec(16, 2, 2, (1,), image_size=64, window=3, prompt_dim=16, decoder_mlp=16)

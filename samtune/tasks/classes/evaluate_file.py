@@ -20,7 +20,7 @@ from samtune.data.splitfile import trained_on
 from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
 from samtune.metrics.corruption import ALEXNET_ERRORS, SEVERITIES, mean_corruption_error
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.tasks.classes.dataset import ClassDataset, collate_classes
 from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.evaluate import evaluate_classes
@@ -149,7 +149,7 @@ def _save_corruptions(content: Mapping[str, Any], out: Path | None) -> None:
 
 
 def _report(
-    model: TunableModel,
+    model: Backbone,
     info: ClassDescription,
     images: Sequence[LabelledImage],
     *,

@@ -16,7 +16,7 @@ from samtune.data.pictures import read_image
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.files.description import Description
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
 from samtune.report.page import wrong_classes_section
@@ -62,7 +62,7 @@ class ClassificationTask(Task[ClassificationConfig]):
     contrast_draws = False  # the two views come with the images
     description: ClassVar[type[Description]] = ClassDescription
 
-    def build(self, needs: Needs | None) -> tuple[TunableModel, Loaders]:
+    def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config, data, seed = self.config, self.config.data, self.config.run.seed
         splits = resolve_classes(
             find_path(data.dir),
@@ -103,7 +103,7 @@ class ClassificationTask(Task[ClassificationConfig]):
         )
         return model, loaders
 
-    def skeleton(self) -> TunableModel:
+    def skeleton(self) -> Backbone:
         model = self.config.model
         with torch.device("meta"):  # two classes do for a check: how many there are, the data says
             return build_model(
@@ -138,7 +138,7 @@ class ClassificationTask(Task[ClassificationConfig]):
     ) -> ClassReport:
         images = getattr(_splits(loaders), split)
         every = 0 if keep is None else math.ceil(len(images) / FEATURES)
-        assert isinstance(model, TunableModel)
+        assert isinstance(model, Backbone)
         with head_inputs(model, every=every) as features:
             report = evaluate_classes(
                 model,
@@ -154,7 +154,7 @@ class ClassificationTask(Task[ClassificationConfig]):
         return report
 
     def describe(
-        self, model: TunableModel, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
+        self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> Description:
         return ClassDescription.of(
             model,
@@ -165,7 +165,7 @@ class ClassificationTask(Task[ClassificationConfig]):
             interpolation=model.interpolation,
         )
 
-    def draw(self, model: TunableModel, loaders: Loaders, report: Any, folder: Path) -> Pages:
+    def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         confusion = folder / "confusion.png"
         save_confusion(confusion, report)
         return Pages(

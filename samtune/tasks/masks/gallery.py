@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from samtune.data.pictures import read_image
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.tasks.masks.dataset import Collate, SegmentationDataset
 from samtune.tasks.masks.draw import Case, pick_cases, save_overlays
 from samtune.tasks.masks.evaluate import predict_batch
@@ -15,7 +15,7 @@ from samtune.tasks.masks.report import Report
 
 
 def save_gallery(
-    folder: Path, model: TunableModel, dataset: SegmentationDataset, pairs: Sequence[Pair], report: Report, *, each: int
+    folder: Path, model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair], report: Report, *, each: int
 ) -> list[tuple[str, Path]]:
     """Draws the cases of a report that a person should see.
 
@@ -36,9 +36,7 @@ def save_gallery(
     return [(f"{label}: {name}, Dice {dice[name]:.3f}", f) for (label, name), f in zip(cases, files, strict=True)]
 
 
-def _cases(
-    model: TunableModel, dataset: SegmentationDataset, pairs: Sequence[Pair], names: list[str]
-) -> Iterator[Case]:
+def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair], names: list[str]) -> Iterator[Case]:
     """Yields (name, image, truth, prediction) of items by name, by the one prediction path."""
     numbers = {name: number for number, name in enumerate(dataset.names)}
     images = {pair.name: pair.image for pair in pairs}

@@ -13,7 +13,7 @@ from samtune.data.loaders import Loaders
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.files.description import Description
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
@@ -61,7 +61,7 @@ class SegmentationTask(Task[SegmentationConfig]):
     contrast_draws = True  # cells
     description: ClassVar[type[Description]] = MaskDescription
 
-    def build(self, needs: Needs | None) -> tuple[TunableModel, Loaders]:
+    def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config = self.config
         model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=config.model.image_size)
         data = config.data
@@ -85,7 +85,7 @@ class SegmentationTask(Task[SegmentationConfig]):
         )
         return model, loaders
 
-    def skeleton(self) -> TunableModel:
+    def skeleton(self) -> Backbone:
         with torch.device("meta"):
             model = self.config.model
             return build_model(model.name, checkpoint=RANDOM, image_size=model.image_size)
@@ -103,7 +103,7 @@ class SegmentationTask(Task[SegmentationConfig]):
         return contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed), text
 
     def network(
-        self, model: TunableModel, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
+        self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
         folder = self.config.train.embeddings
         if folder is None:
@@ -135,17 +135,17 @@ class SegmentationTask(Task[SegmentationConfig]):
         )
 
     def describe(
-        self, model: TunableModel, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
+        self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> Description:
         return MaskDescription.of(model, base_hash=base_hash, additions=additions, prompt=self.config.data.prompt)
 
-    def notes(self, counts: Counts, model: TunableModel) -> list[str]:
-        if not counts.decoder or not isinstance(model, SamModel):
+    def notes(self, counts: Counts, model: Backbone) -> list[str]:
+        if not counts.decoder:
             return []
-        count = model.idle_parameters()
+        count = sum(model.net.get_parameter(name).numel() for name in model.idle())
         return [f"of the decoder, {count:,} parameters serve other mask tokens than 0 and get no gradient"]
 
-    def draw(self, model: TunableModel, loaders: Loaders, report: Any, folder: Path) -> Pages:
+    def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         config = self.config
         dataset: Any = loaders.part(report.split).dataset
         assert isinstance(dataset, SegmentationDataset)

@@ -54,7 +54,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     model = build_model("sam_tiny", checkpoint="random", image_size=64)
-    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    base = {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in base.items()}
     rows, columns = shapes[COLUMNS]
     one_per_row = torch.arange(rows) * columns + torch.randint(columns, (rows,))
@@ -63,13 +63,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     )
     with torch.no_grad():
         for name, indices in chosen.entries.items():
-            model.get_parameter(name).view(-1)[indices] += torch.randn(len(indices))
-        model.get_parameter(WHOLE).mul_(1.5)
+            model.net.get_parameter(name).view(-1)[indices] += torch.randn(len(indices))
+        model.net.get_parameter(WHOLE).mul_(1.5)
     info = mask_description(model="sam_tiny", image_size=64, prompt="none", base_hash=state_hash(base))
     made = Files(*(folder / f"{name}.safetensors" for name in ("base", "merged", "delta", "selection")), chosen)
     save_tensors(made.base, base, {})
     save_merged(made.merged, model, info)
-    save_delta(made.delta, base=base, merged=model.state_dict(), selection=chosen, metadata=info.to_metadata())
+    save_delta(made.delta, base=base, merged=model.net.state_dict(), selection=chosen, metadata=info.to_metadata())
     save_selection(chosen, made.selection, shapes)
     return made
 
@@ -318,14 +318,14 @@ def tuned_classifier(folder: Path, family: str, **changes: Any) -> Classifier:
     """Writes merged.safetensors and delta.safetensors of a model from random weights; returns it."""
     name, options = FAMILIES[family]
     model = build_classifier(name, classes=3, checkpoint="random", seed=5, **options | changes)
-    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    base = {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
     changed = next(name for name in base if name.endswith("norm.weight"))
     with torch.no_grad():
-        model.get_parameter(changed).mul_(1.5)
+        model.net.get_parameter(changed).mul_(1.5)
     info = class_description(model, classes=("cat", "dog", "eel"), resize="crop", base_hash=state_hash(base))
     chosen, delta = Selection({}, (changed,)), folder / "delta.safetensors"
     save_merged(folder / "merged.safetensors", model, info)
-    save_delta(delta, base=base, merged=model.state_dict(), selection=chosen, metadata=info.to_metadata())
+    save_delta(delta, base=base, merged=model.net.state_dict(), selection=chosen, metadata=info.to_metadata())
     save_selection(chosen, folder / "selection.safetensors", {n: tuple(t.shape) for n, t in base.items()})
     return model
 
@@ -359,18 +359,18 @@ def test_the_call_of_a_model_of_ours_names_its_size(tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.INFO, logger="samtune"):
         export_pth(tmp_path / "merged.safetensors", tmp_path / "m.pth")
     stock = eval(caplog.records[0].message.removesuffix(" loads it"), {"timm": timm})
-    assert equal_bits(dict(stock.state_dict()), dict(model.state_dict()))
+    assert equal_bits(dict(stock.state_dict()), dict(model.net.state_dict()))
     assert "RGB images scaled to 96 x 96 px (bicubic, antialiased)" in caplog.records[1].message
 
 
 def test_the_base_of_a_classifier_can_be_random(tmp_path: Path) -> None:
     model = tuned_classifier(tmp_path, "vit")
     apply_delta("random", tmp_path / "delta.safetensors", tmp_path / "again.safetensors")
-    assert equal_bits(load_file(tmp_path / "again.safetensors"), dict(model.state_dict()))
+    assert equal_bits(load_file(tmp_path / "again.safetensors"), dict(model.net.state_dict()))
     assert audit_files("random", tmp_path / "merged.safetensors", tmp_path / "selection.safetensors").ok
     undo_delta(tmp_path / "merged.safetensors", tmp_path / "delta.safetensors", tmp_path / "base.safetensors")
     apply_delta(tmp_path / "base.safetensors", tmp_path / "delta.safetensors", tmp_path / "third.safetensors")
-    assert equal_bits(load_file(tmp_path / "third.safetensors"), dict(model.state_dict()))
+    assert equal_bits(load_file(tmp_path / "third.safetensors"), dict(model.net.state_dict()))
 
 
 def test_random_is_no_base_where_the_head_came_with_the_weights(tmp_path: Path) -> None:
@@ -397,5 +397,5 @@ def test_segment_anything_loads_the_export(tmp_path: Path) -> None:
     save_merged(tmp_path / "merged.safetensors", model, info)
     export_pth(tmp_path / "merged.safetensors", tmp_path / "vit_b.pth")
     stock = sam_model_registry["vit_b"](checkpoint=str(tmp_path / "vit_b.pth"))  # loads strictly
-    assert equal_bits(dict(stock.state_dict()), dict(model.state_dict()))
+    assert equal_bits(dict(stock.state_dict()), dict(model.net.state_dict()))
     shutil.rmtree(tmp_path)  # 750 MB

@@ -64,7 +64,7 @@ def test_a_merged_file_round_trips(model: SamModel, tmp_path: Path) -> None:
     loaded, info = load_masks(path)
     assert info == INFO == read_masks(path)
     assert not loaded.training and loaded.image_size == 64
-    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+    assert all(torch.equal(v, loaded.net.state_dict()[k]) for k, v in model.net.state_dict().items())
 
 
 def test_metadata_is_text_and_holds_the_normalisation(tmp_path: Path) -> None:
@@ -104,12 +104,12 @@ def test_wrong_metadata_is_explained(change: dict[str, str | None], message: str
 
 
 def test_other_files_are_refused(model: SamModel, tmp_path: Path) -> None:
-    torch.save(model.state_dict(), tmp_path / "sam.pth")
-    save_tensors(tmp_path / "plain.safetensors", model.state_dict(), {})
+    torch.save(model.net.state_dict(), tmp_path / "sam.pth")
+    save_tensors(tmp_path / "plain.safetensors", model.net.state_dict(), {})
     for name in ("sam.pth", "plain.safetensors", "missing.safetensors"):
         with pytest.raises(CheckpointError, match=r"Give the merged\.safetensors of a run folder"):
             Predictor.from_file(tmp_path / name, device="cpu")
-    cut = {k: v for k, v in model.state_dict().items() if "neck" not in k}
+    cut = {k: v for k, v in model.net.state_dict().items() if "neck" not in k}
     save_tensors(tmp_path / "cut.safetensors", cut, INFO.to_metadata())
     with pytest.raises(CheckpointError, match="missing"):
         Predictor.from_file(tmp_path / "cut.safetensors", device="cpu")
