@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from toy import toy_model
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
 from samtune.errors import ConfigError, DataError, NonFiniteError
