@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -48,7 +48,7 @@ class Problems:
 
     def __init__(self, model: type[BaseModel], file: str, lines: Mapping[KeyPath, int]) -> None:
         self._model = model
-        self._file = file
+        self.file = file
         self._lines = lines
         self._overridden: set[KeyPath] = set()
         self._found: list[tuple[str, str]] = []  # (place, text)
@@ -87,15 +87,15 @@ class Problems:
         found = sorted(self._found, key=lambda item: _order(item[0]))
         rows = [f"  {place:<{width}}  {text}" for place, text in found]
         count = "1 problem" if len(rows) == 1 else f"{len(rows)} problems"
-        return ConfigError("\n".join([f"config {self._file!r} has {count}:", *rows]))
+        return ConfigError("\n".join([f"config {self.file!r} has {count}:", *rows]))
 
     def _place(self, keys: KeyPath) -> str:
         for end in range(len(keys), 0, -1):
             if keys[:end] in self._overridden:
                 return "override"
             if keys[:end] in self._lines:
-                return f"{self._file}:{self._lines[keys[:end]]}"
-        return self._file
+                return f"{self.file}:{self._lines[keys[:end]]}"
+        return self.file
 
     def unknown_key(self, keys: KeyPath) -> str:
         section = _section(self._model, keys[:-1]) or self._model
@@ -116,6 +116,13 @@ class Problems:
 def _order(place: str) -> tuple[bool, int]:
     line = place.rpartition(":")[2]
     return place == "override", int(line) if line.isdigit() else 0
+
+
+def choice_text(value: object, names: Iterable[str]) -> str:
+    """Words a value that is none of the names, as `describe` does for a closed choice."""
+    shown = [repr(name) for name in names]
+    expected = " or ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    return describe({"type": "literal_error", "input": value, "ctx": {"expected": expected}})
 
 
 def describe(item: Mapping[str, Any]) -> str:

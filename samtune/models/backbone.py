@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -170,6 +171,14 @@ class Backbone(nn.Module):
                     width: int = self.net.get_submodule(ends[0]).out_features  # type: ignore[assignment]
                     found.setdefault(kind, {})[module] = width
         return found
+
+    def stock_notes(self, file: Path) -> list[str]:
+        """Returns sentences on how the model's own library loads a file of its tensors.
+
+        Args:
+            file: `.pth` with the state dict of `net`.
+        """
+        raise NotImplementedError
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
         """Says in a sentence which model of the family a state dict that does not fit looks like."""

@@ -18,7 +18,7 @@ from toy import prompts_of, toy_batch, toy_model
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
 from samtune.errors import ConfigError
-from samtune.files.artifacts import audit
+from samtune.files.audit import audit
 from samtune.files.delta import delta_restores, save_delta
 from samtune.models.backbone import Backbone
 from samtune.scoring.score import score

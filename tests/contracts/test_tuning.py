@@ -14,7 +14,7 @@ from toy import prompts_of, toy_batch, toy_model
 
 from samtune.base.tensors import read_metadata, save_tensors
 from samtune.errors import CheckpointError
-from samtune.files.artifacts import audit
+from samtune.files.audit import audit
 from samtune.files.delta import apply_delta, save_delta, undo_delta
 from samtune.models.sam.model import SamModel
 from samtune.models.weights import read_state

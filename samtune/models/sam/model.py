@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from samtune.errors import ConfigError, unknown_name
 from samtune.models.backbone import Backbone
 from samtune.models.sam.attention import FusedAttention
-from samtune.models.sam.published import load_published, looks_like
+from samtune.models.sam.published import OFFICIAL, load_published, looks_like
 from samtune.models.weights import RANDOM, load_weights
 from samtune.types import Batch, Prompts, Role
 
@@ -202,6 +202,12 @@ class SamModel(Backbone):
         others = (f"output_hypernetworks_mlps.{token}." for token in range(1, self.net.mask_decoder.num_mask_tokens))
         prefixes = tuple(f"mask_decoder.{part}" for part in ("iou_prediction_head.", *others))
         return [name for name, _ in self.net.named_parameters() if name.startswith(prefixes)]
+
+    def stock_notes(self, file: Path) -> list[str]:
+        notes = [f"segment-anything runs at 1024 px; this model was tuned at {self.image_size} px"]
+        if self.name not in OFFICIAL:
+            notes += [f"segment-anything's registry has no {self.name}: it needs a model of that shape to load it"]
+        return notes
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
         return looks_like(state)

@@ -50,6 +50,12 @@ class Classifier(Backbone):
         cells = self.net.forward_features(self.normalise(batch.images))
         return self.net.forward_head(cells, pre_logits=True)  # type: ignore[no-any-return]
 
+    def stock_notes(self, file: Path) -> list[str]:
+        """Returns how timm loads a file of this model."""
+        name, options = timm_name(self.name, self.image_size)
+        given = {"checkpoint_path": str(file), **options, **self.options, "num_classes": self.net.num_classes}
+        return [f"timm.create_model({name!r}, {', '.join(f'{k}={v!r}' for k, v in given.items())}) loads it"]
+
     def normalise(self, images: Tensor) -> Tensor:
         """Applies the checkpoint's normalisation to (B, 3, H, W) uint8 RGB."""
         return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std

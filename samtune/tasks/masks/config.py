@@ -65,6 +65,11 @@ class Tune(shared.Tune):
 
     decoder: bool = Field(True, description="train the whole mask decoder")
 
+    @property
+    def trains_head(self) -> bool:
+        """Whether the mask decoder trains whole."""
+        return self.decoder
+
 
 class Train(shared.Train):
     """`train`: the optimisation."""
@@ -110,6 +115,7 @@ class Eval(shared.Eval):
 class SegmentationConfig(shared.Config):
     """All settings of a segmentation job; sections in the order of use."""
 
+    task: Literal["segmentation"] = Field("segmentation", description="kind of job")
     model: Model = Model()
     data: Data = Field(description="images and masks")
     score: Score = Score()

@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from descriptions import mask_description
 from helpers import write_data
 from toy import SIZE, toy_model
 
@@ -14,7 +15,7 @@ from samtune.base.download import file_sha256
 from samtune.data import cache, splitfile
 from samtune.data.splitfile import save_splits, trained_on
 from samtune.errors import DiskError
-from samtune.files.merged import MergedInfo, save_merged
+from samtune.files.merged import save_merged
 from samtune.models.table import MODELS, ModelEntry
 from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
 from samtune.tasks.masks.pairs import find_pairs
@@ -81,7 +82,7 @@ def test_evaluating_on_training_images_is_said(
 ) -> None:
     entry = ModelEntry("toy:build_toy", "masks")
     with patch.dict(MODELS, {"toy": entry}):
-        info = MergedInfo(model="toy", image_size=SIZE, prompt="none", base_hash="0")
+        info = mask_description(model="toy", image_size=SIZE, prompt="none", base_hash="0")
         save_merged(checkpoint, toy_model(), info)
         evaluate_checkpoint(checkpoint, data, device="cpu", split=split)
     said = [record.message for record in caplog.records if record.levelname == "WARNING"]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from descriptions import class_description
 from huggingface_hub import constants
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
@@ -22,7 +23,6 @@ from toyvit import FAMILIES, labelled_batch, toy_classifier
 
 from samtune.base.tensors import state_hash
 from samtune.errors import CheckpointError
-from samtune.files.classifier import ClassifierInfo
 from samtune.files.delta import apply_delta, save_delta
 from samtune.models.timm.model import Classifier, build_classifier
 from samtune.selection import Selection
@@ -232,7 +232,7 @@ def test_a_delta_of_googles_arrays(tmp_path: Path) -> None:
     base = {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
     with torch.no_grad():
         model.net.get_parameter("norm.bias").add_(1)
-    info = ClassifierInfo.of(model, classes=("a", "b", "c"), resize="squash", base_hash=state_hash(base))
+    info = class_description(model, classes=("a", "b", "c"), resize="squash", base_hash=state_hash(base))
     chosen, delta = Selection({}, ("norm.bias",)), tmp_path / "delta.safetensors"
     save_delta(delta, base=base, merged=model.net.state_dict(), selection=chosen, metadata=info.to_metadata())
     apply_delta(tmp_path / "B_16.npz", delta, tmp_path / "merged.safetensors")
