@@ -25,7 +25,7 @@ def scores_of(model: SamModel, sums: dict[str, Tensor] | None = None) -> Scores:
 
 
 def reference(gradient: Tensor, per_neuron: int) -> list[int]:
-    """Eq. 3 and 4: for each neuron the K inputs of the largest |gradient|, the first among equals."""
+    """Section 3.1: for each neuron the K inputs of the largest |gradient|, the first among equals."""
     rows = gradient.reshape(gradient.shape[0], -1).tolist()
     chosen = []
     for number, row in enumerate(rows):
@@ -77,9 +77,9 @@ def test_k_below_one_is_refused(per_neuron: int) -> None:
 def test_k_larger_than_a_row_is_refused() -> None:
     model = toy_model()
     with pytest.raises(ConfigError, match=r"per_neuron is 33, but the neurons of \S+ have 32 inputs.*the largest K"):
-        gps(model, scores_of(model), per_neuron=33)
+        select(model, scores_of(model), name="gps", per_neuron=33)
     with pytest.raises(ConfigError, match=r"is 33, but .* have 32 inputs"):
-        gps(model, scores_of(model), per_neuron=33, level="layer")
+        select(model, scores_of(model), name="gps", per_neuron=33, level="layer")
 
 
 # --- the variants of Tab. 6
@@ -124,7 +124,7 @@ def test_level_net_may_take_more_than_a_neuron_has() -> None:
     selection = gps(model, scores_of(model), per_neuron=largest, level="net")
     assert sum(len(i) for i in selection.entries.values()) == largest * sum(len(p) for p in weights)
     with pytest.raises(ConfigError, match=rf"is {largest + 1}, but .* have {largest} inputs in the mean"):
-        gps(model, scores_of(model), per_neuron=largest + 1, level="net")
+        select(model, scores_of(model), name="gps", per_neuron=largest + 1, level="net")
 
 
 @pytest.mark.parametrize("level", ["neuron", "layer", "net"])

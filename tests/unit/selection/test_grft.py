@@ -12,7 +12,6 @@ from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
 from samtune.models.timm.model import build_classifier
 from samtune.selection import SELECTORS, Needs, select
-from samtune.selection.grft import grft
 from samtune.types import Scores
 
 MODELS = ("sam", *FAMILIES)
@@ -74,7 +73,7 @@ def test_sparse_is_gps() -> None:
 def test_k_above_the_matrix(pattern: str, k: int, message: str) -> None:
     model = toy_model()
     with pytest.raises(ConfigError, match=message):
-        grft(model, scores_of(model), pattern=pattern, k=k)  # type: ignore[arg-type]
+        select(model, scores_of(model), name="grft", pattern=pattern, k=k)
     with pytest.raises(ConfigError, match=message):
         SELECTORS["grft"].check(model, pattern=pattern, k=k)
 

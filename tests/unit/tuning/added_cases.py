@@ -8,6 +8,7 @@ from toy import toy_batch, toy_model
 from toyvit import labelled_batch, toy_classifier
 
 from samtune.models.backbone import Backbone
+from samtune.models.sam.model import SamModel
 from samtune.selection.selection import FOLDS, Addition, Selection
 from samtune.tuning import attach
 from samtune.tuning.added import KINDS
@@ -21,7 +22,7 @@ def net_of(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Back
 
 
 def output_of(model: Backbone, seed: int = 0) -> Tensor:
-    return model(toy_batch(seed=seed) if hasattr(model, "image_encoder") else labelled_batch(seed=seed))  # type: ignore[no-any-return]
+    return model(toy_batch(seed=seed) if isinstance(model, SamModel) else labelled_batch(seed=seed))  # type: ignore[no-any-return]
 
 
 def additions_of(kind: str, model: Backbone) -> tuple[Addition, ...]:
@@ -58,7 +59,7 @@ def hosts_of_ssf(model: Backbone) -> list[str]:
     """Linears, convolutions and norms; of SAM those of the encoder."""
     names = [name for name, role in model.roles().items() if role in ("linear", "conv", "norm")]
     owners = {name.rpartition(".")[0]: None for name in names if name.endswith("weight")}
-    if hasattr(model, "image_encoder"):
+    if isinstance(model, SamModel):
         owners |= {"image_encoder.neck.1": None, "image_encoder.neck.3": None}
     return list(owners)
 

@@ -23,7 +23,7 @@ STOCK = {"sam_vit_b": build_sam_vit_b, "sam_vit_l": build_sam_vit_l, "sam_vit_h"
 
 
 def shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.net.state_dict().items()}
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("name", list(STOCK))
