@@ -115,9 +115,12 @@ def verify(
     ] = None,
 ) -> None:
     """Read every image, and list all problems at once."""
-    from samtune.tasks.classes.verify import verify_data
+    from samtune.tasks.classes import verify as classes
+    from samtune.tasks.masks import verify as masks
 
-    report = verify_data(find_path(folder), name=name)
+    found = find_path(folder)
+    task = classes if name is not None or classes.recognises(found) else masks
+    report = task.verify_folder(found, name=name)
     for warning in report.warnings:
         console.print_line(f"warning: {warning}")
     if report.errors:

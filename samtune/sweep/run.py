@@ -15,12 +15,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from samtune import console
 from samtune.base.disk import disk_errors, write_text
 from samtune.base.tracking import SweepLog
 from samtune.config.load import Config
+from samtune.data.splits import choose_part
 from samtune.errors import ConfigError, DataError, RunFolderError, unknown_name
 from samtune.sweep.local import RunAll, local_engine
 from samtune.sweep.plan import Cell, Place, Point, choice_list, data_folder, first_values, plan
@@ -177,12 +176,12 @@ def save_choice(sweep: Sweep, share: float) -> None:
     from samtune.tasks.masks.pairs import find_pairs  # late: it imports what augments pictures
 
     data = data_folder(sweep)
-    names = [pair.name for pair in find_pairs(data / "train")]
+    pairs = find_pairs(data / "train")
     find_pairs(data / "val")
-    chosen = sorted(np.random.default_rng(CHOICE_SEED).permutation(names)[: int(len(names) * share)])
+    chosen = choose_part(pairs, share, CHOICE_SEED)
     if not chosen:
         raise DataError(
-            f"{data / 'train'} has {len(names)} pairs, and choose_on: {share:g} takes none of them. Raise choose_on."
+            f"{data / 'train'} has {len(pairs)} pairs, and choose_on: {share:g} takes none of them. Raise choose_on."
         )
     write_text(choice_list(sweep), "\n".join([*chosen, ""]))
 

@@ -14,16 +14,17 @@ from torch.utils.data import DataLoader
 from samtune import console
 from samtune.base.disk import disk_errors, write_json
 from samtune.base.machine import pick_device
-from samtune.data.pictures import PARTS
 from samtune.data.splitfile import trained_on
+from samtune.data.splits import PARTS
 from samtune.errors import ConfigError, DataError
 from samtune.files.classifier import ClassifierInfo, load_classifier
 from samtune.metrics.corruption import ALEXNET_ERRORS, SEVERITIES, mean_corruption_error
 from samtune.models.timm.model import Classifier
 from samtune.tasks.classes.dataset import ClassDataset, collate_classes
 from samtune.tasks.classes.evaluate import evaluate_classes
-from samtune.tasks.classes.labelled import LabelledImage, corruption_parts, evaluation_images
+from samtune.tasks.classes.images import LabelledImage
 from samtune.tasks.classes.report import ClassReport
+from samtune.tasks.classes.splits import corruption_parts, evaluation_images
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def evaluate_classifier(
     Args:
         checkpoint: `merged.safetensors` or `bundle.safetensors`.
         data_dir: class folders, or a data set that `name` says; classes are matched by name.
-        name: a key of `samtune.tasks.classes.known.DATASETS`, or None. ImageNet-A and -R have 200 of ImageNet's
+        name: a key of `samtune.tasks.classes.layouts.known.DATASETS`, or None. ImageNet-A and -R have 200 of ImageNet's
             classes, and only these may be answered.
         out: folder for `metrics.json` and `per_image.csv`, or None.
         device: auto, cpu, cuda or mps.

@@ -10,8 +10,9 @@ from torch import nn
 
 from samtune.base.paths import find_path
 from samtune.base.tensors import save_tensors
-from samtune.data.loaders import Loaders
+from samtune.data.loaders import LoaderOptions, Loaders
 from samtune.data.pictures import read_image
+from samtune.data.splits import Given
 from samtune.files.classifier import ClassifierInfo, check_classes, load_classifier
 from samtune.models.timm.model import Classifier, build_classifier
 from samtune.models.weights import RANDOM
@@ -20,14 +21,15 @@ from samtune.run.fit import Mix
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs
 from samtune.tasks.classes.config import ClassificationConfig
+from samtune.tasks.classes.dataset import build_class_data
 from samtune.tasks.classes.draw import Example, confident_mistakes, save_confusion, save_examples, worst_classes_table
 from samtune.tasks.classes.evaluate import evaluate_classes, head_inputs
-from samtune.tasks.classes.known import DATASETS
-from samtune.tasks.classes.labelled import ClassSplits, resolve_classes
-from samtune.tasks.classes.loaders import build_class_data
+from samtune.tasks.classes.images import ClassSplits
+from samtune.tasks.classes.layouts.known import DATASETS
 from samtune.tasks.classes.losses import cross_entropy, head_cross_entropy, image_contrastive
 from samtune.tasks.classes.mixing import mixer
 from samtune.tasks.classes.report import ClassReport
+from samtune.tasks.classes.splits import resolve_classes
 from samtune.tasks.task import Advance, Pages, Task, batch_text, checkpoint_of, needs_of
 from samtune.types import OutputLoss, Resize
 
@@ -46,9 +48,7 @@ class ClassificationTask(Task):
         splits = resolve_classes(
             find_path(data.dir),
             name=data.name,
-            train=data.train,
-            val=data.val,
-            test=data.test,
+            given=Given(data.train, data.val, data.test),
             retrain=data.retrain,
             shots=data.shots,
             shots_seed=seed,
@@ -68,16 +68,18 @@ class ClassificationTask(Task):
         )
         loaders = build_class_data(
             splits,
+            LoaderOptions(
+                batch=config.train.batch,
+                score_batch=config.score.batch,
+                score_images=config.score.images,
+                seed=seed,
+                workers=data.workers,
+                cache=data.cache,
+            ),
             image_size=model.image_size,
-            batch=config.train.batch,
             resize=resize_of(config),
             augment=data.augment,
             interpolation=model.interpolation,
-            seed=seed,
-            workers=data.workers,
-            cache=data.cache,
-            score_images=config.score.images,
-            score_batch=config.score.batch,
             score_views=needs is not None and needs.loss == "contrastive",
         )
         return model, loaders

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from samtune.base.paths import find_path
-from samtune.data.loaders import Loaders
+from samtune.data.loaders import LoaderOptions, Loaders
+from samtune.data.splits import Given
 from samtune.files.merged import MergedInfo, load_merged
 from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.table import build_model
@@ -17,12 +18,12 @@ from samtune.report.page import OVERLAYS_NOTE
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs
 from samtune.tasks.masks.config import SegmentationConfig
-from samtune.tasks.masks.dataset import SegmentationDataset
+from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.evaluate import DEFAULT_METRICS, evaluate
 from samtune.tasks.masks.gallery import save_gallery
-from samtune.tasks.masks.loaders import build_data
 from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
 from samtune.tasks.masks.report import Report
+from samtune.tasks.masks.splits import resolve_split
 from samtune.tasks.task import Advance, Pages, Task, batch_text, checkpoint_of, needs_of
 from samtune.tuning import Counts
 from samtune.types import LogitLoss, OutputLoss
@@ -42,23 +43,22 @@ class SegmentationTask(Task):
             image_size=config.model.image_size,
         )
         data, needs = config.data, needs_of(config)
+        given = Given(data.train, data.val, data.test)
         loaders = build_data(
-            find_path(data.dir),
+            resolve_split(find_path(data.dir), split=data.split, seed=config.run.seed, given=given),
+            LoaderOptions(
+                batch=config.train.batch,
+                score_batch=config.score.batch,
+                score_images=config.score.images,
+                seed=config.run.seed,
+                workers=data.workers,
+                cache=data.cache,
+            ),
             image_size=model.image_size,
-            batch=config.train.batch,
-            split=data.split,
             prompt=data.prompt,
-            seed=config.run.seed,
-            workers=data.workers,
             augment=data.augment,
-            cache=data.cache,
-            score_images=config.score.images,
-            score_batch=config.score.batch,
             # contrast is between the whole foreground and the background; the task's loss wants the task's prompt
             score_prompt=data.prompt if needs is not None and needs.loss == "task" else "none",
-            train=data.train,
-            val=data.val,
-            test=data.test,
         )
         return model, loaders
 
