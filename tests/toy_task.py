@@ -23,6 +23,7 @@ from samtune.base.paths import find_path
 from samtune.config import sections as shared
 from samtune.data.loaders import EpochSampler, Loaders
 from samtune.data.pictures import read_image
+from samtune.data.splits import Splits
 from samtune.data.verify import VerifyReport
 from samtune.errors import DataError
 from samtune.files.description import Description
@@ -93,19 +94,6 @@ class Picture:
     @property
     def share(self) -> float:
         return float(self.name.rpartition("_")[2])
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Train, val and test."""
-
-    train: list[Picture]
-    val: list[Picture]
-    test: list[Picture]
-    notes: list[str] = field(default_factory=list)
-
-    def digest(self) -> str:
-        return ",".join(picture.name for picture in (*self.train, *self.val, *self.test))
 
 
 class Pictures(Dataset[Picture]):
@@ -235,7 +223,7 @@ class ShareTask(Task[ShareConfig]):
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config = self.config
         model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=SIDE)
-        parts = Parts(*(pictures_of(find_path(config.data.dir) / part) for part in ("train", "val", "test")))
+        parts = Splits(*(pictures_of(find_path(config.data.dir) / part) for part in ("train", "val", "test")))
 
         def loader(pictures: list[Picture], batch: int, **options: Any) -> DataLoader[Any]:
             return DataLoader(Pictures(pictures), batch_size=batch, collate_fn=to_batch, **options)

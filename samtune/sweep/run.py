@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-
 from samtune import console
 from samtune.base.disk import disk_errors, write_text
 from samtune.base.tracking import SweepLog
+from samtune.data.splits import choose_part
 from samtune.errors import ConfigError, DataError, RunFolderError, unknown_name
 from samtune.models.backbone import Backbone
 from samtune.run.settings import load_config
@@ -155,12 +154,12 @@ def save_choice(sweep: Sweep, share: float) -> None:
         DataError: no train/ or val/ with pairs in the data folder, or too few pairs to take a part of.
     """
     task, data = TASKS[load_config(sweep.config, sweep.overrides).task].load(), data_folder(sweep)
-    names = [item.name for item in task.items(data / "train")]
+    pairs = task.items(data / "train")
     task.items(data / "val")
-    chosen = sorted(np.random.default_rng(CHOICE_SEED).permutation(names)[: int(len(names) * share)])
+    chosen = choose_part(pairs, share, CHOICE_SEED)
     if not chosen:
         raise DataError(
-            f"{data / 'train'} has {len(names)} pairs, and choose_on: {share:g} takes none of them. Raise choose_on."
+            f"{data / 'train'} has {len(pairs)} pairs, and choose_on: {share:g} takes none of them. Raise choose_on."
         )
     write_text(choice_list(sweep), "\n".join([*chosen, ""]))
 

@@ -18,8 +18,8 @@ from torch import nn
 from samtune.base.paths import find_path
 from samtune.config.sections import Config
 from samtune.console import Table
-from samtune.data.items import Item
 from samtune.data.loaders import Loaders
+from samtune.data.splits import Item
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.files.description import Description

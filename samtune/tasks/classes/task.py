@@ -11,8 +11,9 @@ from torch import nn
 
 from samtune.base.paths import find_path
 from samtune.base.tensors import save_tensors
-from samtune.data.loaders import Loaders
+from samtune.data.loaders import LoaderOptions, Loaders
 from samtune.data.pictures import read_image
+from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.files.description import Description
@@ -23,19 +24,19 @@ from samtune.report.page import wrong_classes_section
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs
 from samtune.tasks.classes.config import ClassificationConfig
+from samtune.tasks.classes.dataset import build_class_data
 from samtune.tasks.classes.description import ClassDescription, check_classes
 from samtune.tasks.classes.draw import Example, confident_mistakes, save_confusion, save_examples, worst_classes_table
 from samtune.tasks.classes.evaluate import evaluate_classes, head_inputs
 from samtune.tasks.classes.evaluate_file import evaluate_classifier, evaluate_corruptions
 from samtune.tasks.classes.images import ClassSplits
-from samtune.tasks.classes.known import DATASETS
-from samtune.tasks.classes.labelled import resolve_classes
-from samtune.tasks.classes.loaders import build_class_data
+from samtune.tasks.classes.layouts.known import DATASETS
 from samtune.tasks.classes.losses import cross_entropy, head_cross_entropy, image_contrastive
 from samtune.tasks.classes.mixing import mixer
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
 from samtune.tasks.classes.report import TOP_K, ClassReport
 from samtune.tasks.classes.service import ClassService
+from samtune.tasks.classes.splits import resolve_classes
 from samtune.tasks.classes.verify import recognises, verify_folder
 from samtune.tasks.service import Service
 from samtune.tasks.task import Advance, Evaluation, Measured, Pages, Prediction, Task, Words
@@ -67,9 +68,7 @@ class ClassificationTask(Task[ClassificationConfig]):
         splits = resolve_classes(
             find_path(data.dir),
             name=data.name,
-            train=data.train,
-            val=data.val,
-            test=data.test,
+            given=Given(data.train, data.val, data.test),
             retrain=data.retrain,
             shots=data.shots,
             shots_seed=seed,
@@ -89,16 +88,18 @@ class ClassificationTask(Task[ClassificationConfig]):
         )
         loaders = build_class_data(
             splits,
+            LoaderOptions(
+                batch=config.train.batch,
+                score_batch=config.score.batch,
+                score_images=config.score.images,
+                seed=seed,
+                workers=data.workers,
+                cache=data.cache,
+            ),
             image_size=model.image_size,
-            batch=config.train.batch,
             resize=self.resize(),
             augment=data.augment,
             interpolation=model.interpolation,
-            seed=seed,
-            workers=data.workers,
-            cache=data.cache,
-            score_images=config.score.images,
-            score_batch=config.score.batch,
             score_views=needs is not None and needs.loss == "contrastive",
         )
         return model, loaders

@@ -96,7 +96,7 @@ def test_facts_of_data_sets() -> None:
 
 
 def test_the_data_folders_are_read_as_the_papers_count_them() -> None:
-    from samtune.tasks.classes.known import DATASETS
+    from samtune.tasks.classes.layouts.known import DATASETS
 
     assert {name: DATASETS[name].classes for name in datasets()} == {n: f.classes for n, f in datasets().items()}
 
