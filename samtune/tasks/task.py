@@ -18,6 +18,7 @@ from samtune.files.merged import Described
 from samtune.metrics.report import AnyReport
 from samtune.models.backbone import TunableModel
 from samtune.models.weights import RANDOM
+from samtune.report.page import Section
 from samtune.run.fit import Mix
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import SELECTORS, Addition, Needs
@@ -33,15 +34,13 @@ class Pages:
 
     Attributes:
         facts: a few words each about model and data, shown below the title.
-        pictures: (caption, PNG file) in the order to show.
-        note: what the pictures show, one sentence.
-        sections: further sections, HTML.
+        headline: name of a metric -> its label, of those that head the page; the first one has its curve shown.
+        sections: pictures and tables, in order.
     """
 
     facts: Mapping[str, str]
-    pictures: Sequence[tuple[str, Path]]
-    note: str
-    sections: Sequence[str] = ()
+    headline: Mapping[str, str]
+    sections: Sequence[Section]
 
 
 class Task(ABC):

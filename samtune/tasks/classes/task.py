@@ -15,12 +15,19 @@ from samtune.data.pictures import read_image
 from samtune.files.classifier import ClassifierInfo, check_classes, load_classifier
 from samtune.models.timm.model import Classifier, build_classifier
 from samtune.models.weights import RANDOM
-from samtune.report.page import MISTAKES_NOTE, wrong_classes_section
+from samtune.report.page import Picture, Section
 from samtune.run.fit import Mix
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs
 from samtune.tasks.classes.config import ClassificationConfig
-from samtune.tasks.classes.draw import Example, confident_mistakes, save_confusion, save_examples, worst_classes_table
+from samtune.tasks.classes.draw import (
+    HEADLINE,
+    MISTAKES_NOTE,
+    Example,
+    confident_mistakes,
+    save_examples,
+    wrong_classes_section,
+)
 from samtune.tasks.classes.evaluate import evaluate_classes, head_inputs
 from samtune.tasks.classes.known import DATASETS
 from samtune.tasks.classes.labelled import ClassSplits, resolve_classes
@@ -148,17 +155,17 @@ class ClassificationTask(Task):
     def draw(
         self, config: ClassificationConfig, model: Classifier, loaders: Loaders, report: ClassReport, folder: Path
     ) -> Pages:
-        confusion = folder / "confusion.png"
-        save_confusion(confusion, report)
         return Pages(
             facts={
                 "Model": f"{model.name}, {model.image_size} px",
                 "Data": f"{config.data.name or 'class folders'}, {config.data.dir}",
                 "Classes": str(len(report.classes)),
             },
-            pictures=_mistakes(loaders, report, folder / "mistakes.png"),
-            note=MISTAKES_NOTE,
-            sections=[wrong_classes_section(worst_classes_table(report), confusion)],
+            headline=HEADLINE,
+            sections=[
+                *_mistakes(loaders, report, folder / "mistakes.png"),
+                wrong_classes_section(report, folder / "confusion.png"),
+            ],
         )
 
 
@@ -169,8 +176,8 @@ def resize_of(config: ClassificationConfig) -> Resize:
     return DATASETS[config.data.name].resize if config.data.name is not None else "crop"
 
 
-def _mistakes(loaders: Loaders, report: ClassReport, file: Path) -> list[tuple[str, Path]]:
-    """Draws the images that the model is wrong and sure about; returns (caption, file), or nothing without any."""
+def _mistakes(loaders: Loaders, report: ClassReport, file: Path) -> list[Section]:
+    """Draws the images that the model is wrong and sure about; returns their section, or nothing without any."""
     images = {item.name: item.image for item in getattr(_splits(loaders), report.split)}
     names = report.classes
     examples = [
@@ -180,7 +187,8 @@ def _mistakes(loaders: Loaders, report: ClassReport, file: Path) -> list[tuple[s
     if not examples:
         return []
     save_examples(file, examples)
-    return [(f"{len(examples)} most confident mistakes", file)]
+    picture = Picture(f"{len(examples)} most confident mistakes", file)
+    return [Section("Pictures", MISTAKES_NOTE, pictures=[picture])]
 
 
 def _classifier(model: nn.Module) -> Classifier:

@@ -13,13 +13,12 @@ from samtune.data.loaders import Loaders
 from samtune.files.merged import MergedInfo, load_merged
 from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.table import build_model
-from samtune.report.page import OVERLAYS_NOTE
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs
 from samtune.tasks.masks.config import SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset
+from samtune.tasks.masks.draw import HEADLINE, gallery_sections
 from samtune.tasks.masks.evaluate import DEFAULT_METRICS, evaluate
-from samtune.tasks.masks.gallery import save_gallery
 from samtune.tasks.masks.loaders import build_data
 from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
 from samtune.tasks.masks.report import Report
@@ -131,15 +130,14 @@ class SegmentationTask(Task):
         dataset: Any = getattr(loaders, report.split).dataset
         assert isinstance(dataset, SegmentationDataset)
         pairs = getattr(loaders.splits, report.split)
-        pictures = save_gallery(folder / "overlays", model, dataset, pairs, report, each=config.eval.overlays)
         return Pages(
             facts={
                 "Model": f"{model.name}, {model.image_size} px",
                 "Data": str(config.data.dir),
                 "Prompt": config.data.prompt,
             },
-            pictures=pictures,
-            note=OVERLAYS_NOTE,
+            headline=HEADLINE,
+            sections=gallery_sections(folder / "overlays", model, dataset, pairs, report, each=config.eval.overlays),
         )
 
 
