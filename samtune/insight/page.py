@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samtune.insight import pictures as pictures
+from samtune.insight import pictures
 from samtune.insight.distribution import Amount, Distribution, Overlap, Shared
 from samtune.insight.stability import Noise, Stability
 from samtune.report.page import Chart, Kind, Page, Section, Table, save_page

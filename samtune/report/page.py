@@ -172,13 +172,6 @@ def save_page(path: Path, page: Page) -> None:
     write_text(path, templates.get_template("page.html").render(page=page))
 
 
-def number(value: float | None) -> str:
-    """Words a number of a table; None is undefined."""
-    if value is None:
-        return "n/a"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-
-
 def percent(value: float | None) -> str:
     """Words a fraction in percent, without the sign; None is undefined."""
     return "n/a" if value is None else f"{100 * value:.1f}"

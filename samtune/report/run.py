@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samtune.base.figures import ACCENT, INK, new_axes
-from samtune.report.page import Card, Chart, Page, Section, Table, Trend, number, percent, save_page
+from samtune.report.page import Card, Chart, Page, Section, Table, Trend, percent, save_page
 from samtune.report.trained import trained_sections
 
 if TYPE_CHECKING:
@@ -126,11 +126,11 @@ def _training(run: Run) -> list[Section]:
     losses = _series(run.history, "train", "loss")
     if len(losses) > 1:
         charts.append(_curve_chart("Training loss", losses, form="{:.3f}"))
-    for name, label in list(run.headline.items())[:1]:
-        values = [(epoch, 100 * value) for epoch, value in _series(run.history, "val", name)]
-        if len(values) > 1:
-            label = f"Validation {label[0].lower()}{label[1:]}"
-            charts.append(_curve_chart(label, values, form="{:.1f}", best=run.best_epoch))
+    name, label = next(iter(run.headline.items()))
+    values = [(epoch, 100 * value) for epoch, value in _series(run.history, "val", name)]
+    if len(values) > 1:
+        label = f"Validation {label[0].lower()}{label[1:]}"
+        charts.append(_curve_chart(label, values, form="{:.1f}", best=run.best_epoch))
     return [Section("Training", charts=charts)] if charts else []
 
 
@@ -189,9 +189,15 @@ def curve(points: Sequence[Point], *, form: str, ringed: Point | None = None) ->
 
 def _all_metrics(metrics: Mapping[str, Any]) -> list[Section]:
     values, definition = metrics.get("metrics") or {}, metrics.get("definition") or {}
-    rows = [(name, number(value), definition.get(name, "")) for name, value in values.items()]
+    rows = [(name, _number(value), definition.get(name, "")) for name, value in values.items()]
     table = Table({"Metric": "name", "Value": "number", "Definition": "words"}, rows)
     return [Section("All metrics", tables=[table])] if rows else []
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "n/a"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _code(heading: str, text: str, *, folded: bool = False) -> list[Section]:
