@@ -267,7 +267,7 @@ class ShareTask(Task[ShareConfig]):
         return ShareDescription.of(model, base_hash=base_hash, additions=additions)
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
-        return Pages({"Model": model.name}, (), "")
+        return Pages({"Model": model.name}, ())
 
     @classmethod
     def load_report(cls, folder: Path) -> ShareReport:

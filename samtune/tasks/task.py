@@ -26,6 +26,7 @@ from samtune.files.description import Description
 from samtune.metrics.report import AnyReport
 from samtune.models.backbone import Backbone
 from samtune.models.weights import RANDOM
+from samtune.report.page import Section
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.service import Service
@@ -63,15 +64,11 @@ class Pages:
 
     Attributes:
         facts: a few words each about model and data, shown below the title.
-        pictures: (caption, PNG file) in the order to show.
-        note: what the pictures show, one sentence.
-        sections: further sections, HTML.
+        sections: pictures and tables, in order.
     """
 
     facts: Mapping[str, str]
-    pictures: Sequence[tuple[str, Path]]
-    note: str
-    sections: Sequence[str] = ()
+    sections: Sequence[Section]
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,19 @@ from samtune.files.description import Description
 from samtune.models.backbone import Backbone
 from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
-from samtune.report.page import wrong_classes_section
+from samtune.report.page import Picture, Section
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs
 from samtune.tasks.classes.config import ClassificationConfig
 from samtune.tasks.classes.dataset import build_class_data
 from samtune.tasks.classes.description import ClassDescription, check_classes
-from samtune.tasks.classes.draw import Example, confident_mistakes, save_confusion, save_examples, worst_classes_table
+from samtune.tasks.classes.draw import (
+    MISTAKES_NOTE,
+    Example,
+    confident_mistakes,
+    save_examples,
+    wrong_classes_section,
+)
 from samtune.tasks.classes.evaluate import evaluate_classes, head_inputs
 from samtune.tasks.classes.evaluate_file import evaluate_classifier, evaluate_corruptions
 from samtune.tasks.classes.images import ClassSplits
@@ -43,7 +49,6 @@ from samtune.tasks.task import Advance, Evaluation, Measured, Pages, Prediction,
 from samtune.types import Mix, OutputLoss, Resize
 
 FEATURES = 2000  # at most this many images, spread over all, have their features kept, for maps of the feature space
-MISTAKES_NOTE = "The images on which the model is wrong and most sure of itself, the surest first."
 
 
 class ClassificationTask(Task[ClassificationConfig]):
@@ -167,17 +172,16 @@ class ClassificationTask(Task[ClassificationConfig]):
         )
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
-        confusion = folder / "confusion.png"
-        save_confusion(confusion, report)
         return Pages(
             facts={
                 "Model": f"{model.name}, {model.image_size} px",
                 "Data": f"{self.config.data.name or 'class folders'}, {self.config.data.dir}",
                 "Classes": str(len(report.classes)),
             },
-            pictures=_mistakes(loaders, report, folder / "mistakes.png"),
-            note=MISTAKES_NOTE,
-            sections=[wrong_classes_section(worst_classes_table(report), confusion)],
+            sections=[
+                *_mistakes(loaders, report, folder / "mistakes.png"),
+                wrong_classes_section(report, folder / "confusion.png"),
+            ],
         )
 
     def resize(self) -> Resize:
@@ -227,8 +231,8 @@ class ClassificationTask(Task[ClassificationConfig]):
         return verify_folder(folder, name=name)
 
 
-def _mistakes(loaders: Loaders, report: ClassReport, file: Path) -> list[tuple[str, Path]]:
-    """Draws the images that the model is wrong and sure about; returns (caption, file), or nothing without any."""
+def _mistakes(loaders: Loaders, report: ClassReport, file: Path) -> list[Section]:
+    """Draws the images that the model is wrong and sure about; returns their section, or nothing without any."""
     images = {item.name: item.image for item in getattr(_splits(loaders), report.split)}
     names = report.classes
     examples = [
@@ -238,7 +242,8 @@ def _mistakes(loaders: Loaders, report: ClassReport, file: Path) -> list[tuple[s
     if not examples:
         return []
     save_examples(file, examples)
-    return [(f"{len(examples)} most confident mistakes", file)]
+    picture = Picture(f"{len(examples)} most confident mistakes", file)
+    return [Section("Pictures", MISTAKES_NOTE, pictures=[picture])]
 
 
 def _splits(loaders: Loaders) -> ClassSplits:

@@ -23,10 +23,10 @@ from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.masks.config import SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.description import MaskDescription
+from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
 from samtune.tasks.masks.evaluate import DEFAULT_METRICS, evaluate
 from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
-from samtune.tasks.masks.gallery import save_gallery
 from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
 from samtune.tasks.masks.pairs import Pair, find_pairs
 from samtune.tasks.masks.predict import Predictor, predict_files
@@ -38,11 +38,6 @@ from samtune.tasks.service import Service
 from samtune.tasks.task import Advance, Evaluation, Pages, Prediction, Task, Words
 from samtune.tuning import Counts
 from samtune.types import LogitLoss, OutputLoss
-
-OVERLAYS_NOTE = (
-    "Best, median and worst images by Dice. The last panel shows the errors: green is right, red is too much, blue "
-    "was missed."
-)
 
 
 class SegmentationTask(Task[SegmentationConfig]):
@@ -156,8 +151,7 @@ class SegmentationTask(Task[SegmentationConfig]):
                 "Data": str(config.data.dir),
                 "Prompt": config.data.prompt,
             },
-            pictures=save_gallery(folder / "overlays", model, dataset, pairs, report, each=config.eval.overlays),
-            note=OVERLAYS_NOTE,
+            sections=gallery_sections(folder / "overlays", model, dataset, pairs, report, each=config.eval.overlays),
         )
 
     def _logit_loss(self) -> LogitLoss:
