@@ -23,7 +23,7 @@ def cells(folder: Path, names: str) -> list[Cell]:
     """Planned by hand, as planning needs torch."""
     nothing: Any = None
     return [
-        Cell(n, "", n, n, folder / n, (folder / f"{n}.log"), Path(n), (), (), nothing, False, {}, False) for n in names
+        Cell(n, "", n, n, folder / n, (folder / f"{n}.log"), Path(n), (), (), nothing, False, {}, False, 0.0) for n in names
     ]
 
 
