@@ -13,7 +13,8 @@ from samtune.sweep.plan import first_values, plan
 from samtune.sweep.run import check_rows
 from samtune.sweep.settings import load_sweep
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")
 MODELS = ("vit_base_patch16_224.augreg_in21k", "swin_base_patch4_window7_224.ms_in22k", "convnext_base.fb_in22k")
 VALUES = {"DIR": "pictures", "NAME": "vtab/kitti", "LR": "1e-3", "K": "5", "N": "10000", "W": "1e-4", "L": "2"}
 CONFIGS = {  # beginning of a row -> what its CONFIG, or its bare settings, stand for
@@ -67,3 +68,17 @@ def test_jobs_of_a_config_can_be_planned(path: str, tmp_path: Path) -> None:
     cells = plan(sweep, first_values(sweep))
     assert len(cells) == len(rows)
     check_rows(cells)
+
+
+def test_a_row_named_grft_pulls_to_the_start_or_says_that_it_does_not() -> None:
+    """Without the pull it is "without norm" of GRFT's Tab. 5."""
+    seen = []
+    for path in (ROOT / "configs" / "sweeps").glob("*.yaml"):
+        for name, row in load_sweep(path).cells.items():
+            texts = dict(text.partition("=")[::2] for text in row.overrides)
+            if "grft" in f"{texts.get('select')} {texts.get('recipe')}":
+                start = json.loads(texts.get("tune.start", "{}"))
+                pulls = texts.get("recipe") == '"grft"' or start.get("weight", 0) > 0
+                assert pulls != ("without pull" in row.title), (path.name, name)
+                seen.append(pulls)
+    assert sorted(seen) == [False, False, True, True, True]
