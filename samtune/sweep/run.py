@@ -26,7 +26,7 @@ from samtune.sweep.local import RunAll, local_engine
 from samtune.sweep.plan import Cell, Place, Point, choice_list, data_folder, first_values, plan
 from samtune.sweep.ray import ray_engine
 from samtune.sweep.settings import Sweep
-from samtune.sweep.trial import TrialResult, is_finished, read_result, result_file
+from samtune.sweep.trial import TrialResult, had_less_warmup, is_finished, read_result, result_file
 from samtune.tasks.table import TASKS, task_of
 
 logger = logging.getLogger(__name__)
@@ -80,8 +80,12 @@ def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None
     grid = plan(sweep)
     table = plan(sweep, first_values(sweep))
     check_rows(table)  # every mistake shows now: of the configs, and of what they select
-    for cell in grid:
-        is_finished(cell)  # refuses other settings, before anything here changes
+    finished = [cell for cell in grid if is_finished(cell)]  # refuses other settings, before anything here changes
+    old = sum(map(had_less_warmup, finished))
+    if old:
+        logger.warning(
+            "%d finished runs of the grid had less warm-up than the table's; another --out chooses anew", old
+        )
     with disk_errors(folder):
         for sub in ("grid", "cells", "logs", "scores"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
