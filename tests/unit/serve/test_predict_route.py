@@ -124,8 +124,8 @@ def bad_images() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("data", "status", "code"), bad_images())
-def test_bad_images(post: Post, data: bytes, status: int, code: str) -> None:
-    response = post(data)
+def test_bad_images(post_any: Post, data: bytes, status: int, code: str) -> None:
+    response = post_any(data)
     error = error_of(response)
     assert (response.status_code, error["code"], error["field"]) == (status, code, "image")
 
