@@ -131,7 +131,7 @@ def _described(kind: type[Service]) -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {"image": image} | {field.name: dict(field.schema) for field in kind.fields},
     }
-    answers = {media_type: {} for media_type in kind.media_types}
+    answers: dict[str, Any] = {media_type: {} for media_type in kind.media_types}
     return {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
         "responses": {"200": {"description": "The answer", "content": answers}},

@@ -67,7 +67,7 @@ class Answer:
 class Service(ABC):
     """A model that answers requests, one picture each; every call stands alone.
 
-    What a request may have and what the page looks like belongs to the class: both are there before the model is loaded.
+    What a request may have and how the page looks belong to the class: both are there before the model is loaded.
     """
 
     fields: ClassVar[tuple[FormField, ...]]

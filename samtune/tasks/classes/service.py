@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from samtune.errors import DataError
 from samtune.tasks.classes.predict import ClassPredictor
-from samtune.tasks.service import Answer, FieldError, FormField, Service
+from samtune.tasks.service import Answer, FieldError, Service
 from samtune.types import ImageArray
 
 
@@ -20,7 +20,7 @@ class ClassService(Service):
         predictor: the model.
     """
 
-    fields: tuple[FormField, ...] = ()
+    fields = ()
     media_types = ("application/json",)
     page = files("samtune.tasks.classes") / "page.html"
 
