@@ -185,15 +185,20 @@ class ShareService(Service):
 
     fields = ()
     media_types = ("application/json",)
+    page = Path(__file__).with_name("toy_page.html")
 
     def __init__(self, model: Backbone) -> None:
         self.model = model
+
+    @classmethod
+    def from_file(cls, path: Path, *, device: str) -> ShareService:
+        return cls(load_merged(path, ShareDescription, device=pick_device(device))[0])
 
     def about(self) -> dict[str, Any]:
         return {"task": "shares", "model": self.model.name}
 
     def answer(self, image_hwc_uint8: ImageArray, values: Mapping[str, Any], warnings: list[str]) -> Answer:
-        return Answer(json.dumps({"share": answer_of(self.model, image_hwc_uint8)}).encode(), "application/json")
+        return Answer.of_json({"share": answer_of(self.model, image_hwc_uint8)})
 
 
 def answer_of(model: Backbone, image: ImageArray) -> float:
@@ -219,6 +224,7 @@ class ShareTask(Task[ShareConfig]):
     measures_before = True
     contrast_draws = False
     description = ShareDescription
+    service = ShareService
 
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config = self.config
@@ -290,10 +296,6 @@ class ShareTask(Task[ShareConfig]):
         request.out.mkdir(parents=True, exist_ok=True)
         (request.out / "shares.json").write_text(json.dumps(answers))
         return f"{len(answers)} shares in {request.out}"
-
-    @classmethod
-    def service(cls, checkpoint: Path, *, device: str) -> ShareService:
-        return ShareService(load_merged(checkpoint, cls.description, device=pick_device(device))[0])
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:

@@ -142,6 +142,8 @@ class Task(ABC, Generic[ConfigT]):
     """Whether the contrastive scoring loss draws by a seed of its own: a second pass then shows what the draw does."""
     description: ClassVar[type[Description]]
     """What a merged file of this task says about itself."""
+    service: ClassVar[type[Service]]
+    """What loads such a file to answer requests."""
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
@@ -267,11 +269,6 @@ class Task(ABC, Generic[ConfigT]):
             CheckpointError: a missing or damaged file.
             DataError: nothing to predict, or images that can't be read; the answers of the others are written.
         """
-
-    @classmethod
-    @abstractmethod
-    def service(cls, checkpoint: Path, *, device: str) -> Service:
-        """Loads a merged file to answer requests with."""
 
     @classmethod
     @abstractmethod

@@ -44,7 +44,6 @@ from samtune.tasks.classes.report import TOP_K, ClassReport
 from samtune.tasks.classes.service import ClassService
 from samtune.tasks.classes.splits import resolve_classes
 from samtune.tasks.classes.verify import recognises, verify_folder
-from samtune.tasks.service import Service
 from samtune.tasks.task import Advance, Evaluation, Measured, Pages, Prediction, Task, Words
 from samtune.types import Mix, OutputLoss, Resize
 
@@ -67,6 +66,7 @@ class ClassificationTask(Task[ClassificationConfig]):
     measures_before = False
     contrast_draws = False  # the two views come with the images
     description: ClassVar[type[Description]] = ClassDescription
+    service = ClassService
 
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config, data, seed = self.config, self.config.data, self.config.run.seed
@@ -213,10 +213,6 @@ class ClassificationTask(Task[ClassificationConfig]):
         predictor = ClassPredictor.from_file(request.checkpoint, device=request.device)
         table = predict_class_files(predictor, request.paths, request.out)
         return f"{len(table)} classes in {request.out / 'predictions.csv'}"
-
-    @classmethod
-    def service(cls, checkpoint: Path, *, device: str) -> Service:
-        return ClassService(ClassPredictor.from_file(checkpoint, device=device))
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:

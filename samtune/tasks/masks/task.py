@@ -34,7 +34,6 @@ from samtune.tasks.masks.report import Report
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.masks.splits import resolve_split
 from samtune.tasks.masks.verify import recognises, verify_folder
-from samtune.tasks.service import Service
 from samtune.tasks.task import Advance, Evaluation, Pages, Prediction, Task, Words
 from samtune.tuning import Counts
 from samtune.types import LogitLoss, OutputLoss
@@ -56,6 +55,7 @@ class SegmentationTask(Task[SegmentationConfig]):
     measures_before = True
     contrast_draws = True  # cells
     description: ClassVar[type[Description]] = MaskDescription
+    service = MaskService
 
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config = self.config
@@ -188,10 +188,6 @@ class SegmentationTask(Task[SegmentationConfig]):
             points_xy=request.points_xy or None,
         )
         return f"{len(masks)} masks in {request.out}"
-
-    @classmethod
-    def service(cls, checkpoint: Path, *, device: str) -> Service:
-        return MaskService(Predictor.from_file(checkpoint, device=device))
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
