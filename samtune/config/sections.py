@@ -100,8 +100,7 @@ class Select(Section):
     name: str = Field("gps", description="selector")
     file: PathText | None = Field(None, description="a selection.safetensors of this base, used instead of selecting")
     budget: int | str | None = Field(
-        None,
-        description="most parameters to select and add, as a number or '0.5%' of the model; sets K, k, rank",
+        None, description="most parameters to select and add, as a number or '0.5%' of the model; sets K, k, rank"
     )
 
     @property

@@ -20,14 +20,7 @@ MAX_PIXELS = 40_000_000
 ORIENTATION = 0x0112  # EXIF tag; 1 = upright
 
 # What Pillow raises for damaged, foreign, oversized or unreadable files.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def read_image(path: str | Path) -> ImageArray:

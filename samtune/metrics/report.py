@@ -121,10 +121,7 @@ class AnyReport(ABC):
         folder = Path(folder)
         write_json(folder / "metrics.json", self.to_json(before, trainable))
         columns, rows = self.table()
-        with (
-            replacing(folder / "per_image.csv") as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
-        ):
+        with replacing(folder / "per_image.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *rows])
 
 

@@ -78,13 +78,7 @@ def load_scores(path: Path) -> Scores:
 
 
 def check_scores_file(
-    scores: Scores,
-    *,
-    base_hash: str,
-    loss: str,
-    per: Granularity,
-    squares: bool,
-    images_hash: str | None = None,
+    scores: Scores, *, base_hash: str, loss: str, per: Granularity, squares: bool, images_hash: str | None = None
 ) -> None:
     """Refuses loaded scores that are not what a new scoring pass would find.
 

@@ -18,12 +18,7 @@ Value = TypeVar("Value")
 
 
 def lora(
-    model: Backbone,
-    scores: Scores | None,
-    *,
-    rank: int = 8,
-    alpha: Positive | None = None,
-    targets: Names = ("qkv",),
+    model: Backbone, scores: Scores | None, *, rank: int = 8, alpha: Positive | None = None, targets: Names = ("qkv",)
 ) -> Selection:
     """Adds low-rank updates to linear layers of the blocks (Hu et al., arXiv:2106.09685).
 

@@ -68,12 +68,7 @@ def select(
 
 
 def check_select(
-    model: Backbone,
-    *,
-    name: str,
-    budget: int | str | None = None,
-    exclude: Sequence[str] = (),
-    **options: object,
+    model: Backbone, *, name: str, budget: int | str | None = None, exclude: Sequence[str] = (), **options: object
 ) -> dict[str, object]:
     """Checks everything that can be wrong with a call of `select` before a scoring pass is spent on it.
 

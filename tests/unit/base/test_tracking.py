@@ -171,11 +171,7 @@ def silent_server() -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", ["dead", "silent", "nonsense", "unwritable"])
 def test_a_broken_tracker_warns_once_and_stops_nothing(
-    kind: str,
-    silent_server: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    kind: str, silent_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     uris = {"dead": "http://127.0.0.1:9", "silent": silent_server, "nonsense": "gopher://x"}

@@ -63,13 +63,7 @@ def make_report(folder: Path, **changes: Any) -> tuple[str, Checker]:
 
 def test_the_headline_shows_before_after_interval_and_change(tmp_path: Path) -> None:
     page, checker = make_report(tmp_path)
-    for words in (
-        "90.5",
-        "+40.5 points",
-        "50.0 before tuning",
-        "95 % interval 88.0 to 93.0",
-        "100 test images",
-    ):
+    for words in ("90.5", "+40.5 points", "50.0 before tuning", "95 % interval 88.0 to 93.0", "100 test images"):
         assert words in checker.words
     assert '<span class="delta up">+40.5 points' in page and '<span class="delta down">-7.0 points' in page
     assert "gain +35.0 to +45.0 points (95 % interval)" in checker.words
@@ -150,13 +144,7 @@ def test_parts_without_data_are_left_out(tmp_path: Path) -> None:
         "split": "test", "n_images": 0, "mDice": None, "mIoU": None, "ci95": {"mDice": [None, None]}, "trainable": None,
     }  # fmt: skip
     page, checker = make_report(
-        tmp_path,
-        metrics=bare,
-        history=HISTORY[:1],
-        sections=[],
-        command="",
-        config_yaml="",
-        facts={},
+        tmp_path, metrics=bare, history=HISTORY[:1], sections=[], command="", config_yaml="", facts={}
     )
     assert "<h2>" not in page and checker.words.count("n/a") == 2
     assert "points" not in page and "interval" not in checker.words

@@ -303,8 +303,7 @@ def test_a_cell_of_other_settings_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     run_sweep(sweep_of())
     children.started.clear()
     with pytest.raises(
-        RunFolderError,
-        match=r"linear_0 was run with train.steps=8, not 9\. Choose another --out, or delete it",
+        RunFolderError, match=r"linear_0 was run with train.steps=8, not 9\. Choose another --out, or delete it"
     ):
         run_sweep(sweep_of("steps=9"))
     assert children.started == []

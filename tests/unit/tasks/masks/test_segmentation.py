@@ -39,12 +39,7 @@ def two_parts(make_folder) -> list[Pair]:
 
 @pytest.mark.parametrize(
     ("size", "longest", "expected"),
-    [
-        ((30, 40), 64, (48, 64)),
-        ((40, 30), 64, (64, 48)),
-        ((3, 1000), 64, (1, 64)),
-        ((531, 622), 1024, (874, 1024)),
-    ],
+    [((30, 40), 64, (48, 64)), ((40, 30), 64, (64, 48)), ((3, 1000), 64, (1, 64)), ((531, 622), 1024, (874, 1024))],
 )
 def test_input_size_follows_segment_anything(size, longest, expected) -> None:
     from segment_anything.utils.transforms import ResizeLongestSide
