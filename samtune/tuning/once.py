@@ -33,6 +33,7 @@ class _Refusal(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        """Returns the gradient, of any shape, as it is."""
         return gradient.view_as(gradient)
 
     @staticmethod
