@@ -38,6 +38,7 @@ class _Refusal(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Refuses."""
         raise RuntimeError(
             "a layer with tuned entries is once_differentiable: it has no second derivatives. "
             "Compute them on the merged model."
