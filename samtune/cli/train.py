@@ -77,8 +77,15 @@ def select(
 
 
 def _command_line() -> str:
+    """Returns what was typed, without the run folder: it is used now, and repeating `--overwrite` would empty it."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py":  # python -m samtune
         program = Path("samtune")
     start = ["python", f"scripts/{program.name}"] if program.suffix == ".py" else [program.name]
-    return shlex.join([*start, *sys.argv[1:]])
+    kept, arguments = [], iter(sys.argv[1:])
+    for argument in arguments:
+        if argument == "--run-dir":
+            next(arguments, None)
+        elif argument != "--overwrite" and not argument.startswith("--run-dir="):
+            kept.append(argument)
+    return shlex.join([*start, *kept])

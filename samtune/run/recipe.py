@@ -83,7 +83,7 @@ def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = F
         report, cost = evaluate_model(job, config.eval.split, keep=folder)
         log.event({"split": report_name(config), "step": result.steps, **report.values, **cost})
         report.save(folder, before=before, trainable=counts.to_json())
-        save_pages(job, selection, report, log, folder=folder, command=command)
+        save_pages(job, selection, report, log, best_epoch=result.best_epoch, folder=folder, command=command)
         log.artifacts(sorted(p for p in folder.iterdir() if p.suffix != ".jsonl"))
     return RunResult(folder, report, before, counts, result)
 
