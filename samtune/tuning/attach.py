@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from samtune.errors import CheckpointError
 from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition, Selection, check_selection
-from samtune.tuning.added import Added, build_added
+from samtune.tuning.added import build_added
 from samtune.tuning.compact import CompactModule, release_entries, tune_entries
 from samtune.tuning.hooks import added_modules, fold_all, install
+from samtune.tuning.kind import Added
 from samtune.tuning.precision import is_lowered, lower_base, restore_base
 
 _Model = TypeVar("_Model", bound=Backbone)

@@ -411,12 +411,22 @@ def test_selection_of_another_model_is_refused() -> None:
     assert not any(isinstance(module, CompactModule) for module in model.modules())
 
 
-def test_attaching_twice_is_refused(selection: Selection, tuned: SamModel) -> None:
-    if not selection.entries:  # whole tensors stay plain parameters: there is nothing to merge first
-        assert set(attach(tuned, selection)) == set(selection.names())
-        return
+@pytest.mark.parametrize("case", [case for case in CASES if make_selection(case, toy_model()).entries])
+def test_attaching_entries_twice_is_refused(case: str) -> None:
+    model = toy_model()
+    selection = make_selection(case, model)
+    attach(model, selection)
     with pytest.raises(CheckpointError, match="merge it first"):
-        attach(tuned, selection)
+        attach(model, selection)
+    assert attach(merge(model), selection).keys() == {*selection.names()}
+
+
+def test_whole_tensors_are_plain_parameters_that_can_be_attached_again() -> None:
+    model = toy_model()
+    selection = make_selection("full", model)
+    first, again = attach(model, selection), attach(model, selection)
+    assert first.keys() == again.keys() == {*selection.names()}
+    assert all(first[name] is again[name] for name in first)
 
 
 def test_entries_in_two_tensors_of_one_module_are_refused() -> None:

@@ -294,7 +294,7 @@ def test_a_dry_run_and_a_selection_alone(job: Job, tmp_path: Path, monkeypatch: 
 
 def test_the_head_of_a_checkpoint_can_stay(job: Job, tmp_path: Path) -> None:
     file = job.folder / "merged.safetensors"
-    kept = job.settings(f"model.checkpoint={file}", "model.net.head=checkpoint", "train.epochs=1", "train.lr=1e-9")
+    kept = job.settings(f"model.checkpoint={file}", "model.head=checkpoint", "train.epochs=1", "train.lr=1e-9")
     result = finetune(kept, run_dir=tmp_path / "run")
     assert result.report.values == job.result.report.values
     for part in ("train", "val", "test"):

@@ -190,6 +190,7 @@ class SamModel(Backbone):
         return "position"  # pos_embed, rel_pos_h, rel_pos_w
 
     def block_modules(self) -> list[str]:
+        """Returns the blocks of the image encoder."""
         return [f"image_encoder.blocks.{index}" for index in range(len(self.net.image_encoder.blocks))]
 
     def part(self, name: str) -> str:
@@ -204,12 +205,14 @@ class SamModel(Backbone):
         return [name for name, _ in self.net.named_parameters() if name.startswith(prefixes)]
 
     def stock_notes(self, file: Path) -> list[str]:
+        """Returns at which size segment-anything runs, and whether its registry has the model."""
         notes = [f"segment-anything runs at 1024 px; this model was tuned at {self.image_size} px"]
         if self.name not in OFFICIAL:
             notes += [f"segment-anything's registry has no {self.name}: it needs a model of that shape to load it"]
         return notes
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
+        """Says which SAM a state dict looks like."""
         return looks_like(state)
 
 

@@ -67,16 +67,20 @@ class Classifier(Backbone):
 
     @checkpointing.setter
     def checkpointing(self, on: bool) -> None:
+        """Tells timm's network."""
         self.net.set_grad_checkpointing(on)
         self._checkpointing = on
 
     def block_modules(self) -> list[str]:
+        """Returns the modules of the family's block class."""
         return [name for name, module in self.net.named_modules() if isinstance(module, self.family.block)]
 
     def token_blocks(self) -> list[str]:
+        """Returns all blocks where the family is that of a plain ViT."""
         return self.block_modules() if self.family.plain_tokens else []
 
     def head_module(self) -> str | None:
+        """Returns the name of what timm calls the classifier."""
         head = self.net.get_classifier()
         return next((name for name, module in self.net.named_modules() if module is head), None)
 
@@ -99,6 +103,7 @@ class Classifier(Backbone):
         return "position"
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
+        """Says which classifier a state dict looks like."""
         return looks_like(state)
 
 

@@ -103,7 +103,8 @@ class SegmentationTask(Task[SegmentationConfig]):
         folder = self.config.train.embeddings
         if folder is None:
             return model
-        assert isinstance(model, SamModel)
+        if not isinstance(model, SamModel):
+            raise ConfigError(f"train.embeddings is for Segment Anything, which {model.name} is not. Leave it empty.")
         check_embeddings(model, selection)
         return CachedEncoder(model, folder, base_hash=base_hash, autocast=autocast)
 

@@ -111,7 +111,6 @@ def test_every_key_says_what_it_is(config: type[Config]) -> None:
         ("train: {min_lr: 1}", "train.min_lr: 1.0, expected at most train.lr = 0.001."),
         ("loss: {dice_weight: 0, bce_weight: 0}", "loss.bce_weight: 0, expected a value > 0 when"),
         ("model: {name: sam_vit_x}", "Did you mean 'sam_vit_"),
-        ("model: {image_size: 100}", "model.image_size: 100, expected a multiple of 16."),
         ("model: {image_size: 32}", "model.image_size: 32, expected a value >= 64."),
         ("model: {checkpoint: 3}", "model.checkpoint: 3, expected a path."),
         ("run: {name: a/b}", 'run.name: "a/b", expected text that matches'),

@@ -8,16 +8,18 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from toy import prompts_of, toy_batch, toy_model
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
 from samtune.errors import DataError, NonFiniteError
 from samtune.models.sam.model import SamModel, upsample_logits
+from samtune.models.timm.model import Classifier
 from samtune.scoring.score import hash_batches, mean_loss, score
 from samtune.tasks.classes.losses import head_cross_entropy, image_contrastive
 from samtune.tasks.masks.losses import contrastive_loss, dice_bce, task_loss
-from samtune.types import Batch
+from samtune.types import Batch, LabelledBatch
 
 BATCHES = [toy_batch(seed=seed) for seed in range(3)]
 
@@ -166,6 +168,35 @@ def test_mean_loss_leaves_undefined_batches_out() -> None:
     assert mean_loss(model, BATCHES, loss) == pytest.approx(sum(expected) / 2)
     assert model.training
     assert math.isnan(mean_loss(model, BATCHES[1:2], loss))
+
+
+def test_mean_loss_is_of_evaluation_mode_and_without_gradients() -> None:
+    model = toy_classifier("vit").train()
+    model.net.blocks[0].mlp.drop1.p = 0.5
+    modes = [module.training for module in model.modules()]
+
+    def loss(model: Classifier, batch: LabelledBatch) -> Tensor:
+        assert not torch.is_grad_enabled() and not any(module.training for module in model.modules())
+        return head_cross_entropy(model, batch)
+
+    batches = [labelled_batch(seed=seed) for seed in range(2)]
+    found = mean_loss(model, batches, loss)
+    assert modes == [module.training for module in model.modules()]
+    with torch.no_grad():
+        assert found == pytest.approx(float(sum(head_cross_entropy(model.eval(), batch) for batch in batches)) / 2)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_image_contrast_is_of_the_features_at_its_temperature(temperature: float) -> None:
+    model, batch = toy_classifier("vit"), labelled_batch()
+    with torch.no_grad():
+        found = image_contrastive(temperature=temperature)(model, batch)
+        z = F.normalize(model.features(batch), dim=1)
+    similarity = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    share = similarity.log_softmax(1)
+    same = (batch.labels[:, None] == batch.labels).fill_diagonal_(False)
+    expected = -torch.stack([share[row][same[row]].mean() for row in range(len(z))]).mean()
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -48,7 +48,7 @@ def additions_of(kind: str, model: Backbone) -> tuple[Addition, ...]:
     return tuple(found)
 
 
-def ssf(model: nn.Module, name: str) -> Addition:
+def ssf(model: Backbone, name: str) -> Addition:
     tensors = model.net.get_submodule(name)._parameters
     weight = tensors["weight"]
     assert weight is not None
@@ -64,7 +64,7 @@ def hosts_of_ssf(model: Backbone) -> list[str]:
     return list(owners)
 
 
-def linear_of(model: nn.Module, name: str) -> nn.Linear:
+def linear_of(model: Backbone, name: str) -> nn.Linear:
     module = model.net.get_submodule(name)
     assert isinstance(module, nn.Linear)
     return module

@@ -203,7 +203,7 @@ def test_lora_beside_chosen_entries_is_the_dense_computation() -> None:
     base = plain.net.get_parameter(name).detach()
     change = torch.cat([2.0 * ups[0] @ downs[0], torch.zeros_like(base[:32]), 2.0 * ups[1] @ downs[1]])
     weight = base.flatten().index_put((indices,), values).view_as(base) + change
-    expected = torch.func.functional_call(plain, {name: weight}, (labelled_batch(seed=7),))
+    expected = torch.func.functional_call(plain, {f"net.{name}": weight}, (labelled_batch(seed=7),))
     for parameter in trained.values():
         parameter.grad = None
     output = output_of(model, 7)
@@ -254,10 +254,11 @@ def test_bf16_autocast(kind: str, net: str) -> None:
 
 def test_compiled_is_eager() -> None:
     """One graph with every kind in it; compiled before the values change, so that it does not hold them."""
-    net: Any = net_of("vit")
-    kinds = [addition for kind in ("lora", "adaptformer", "prompt", "mlp") for addition in additions_of(kind, net)]
+    model = net_of("vit")
+    kinds = [addition for kind in ("lora", "adaptformer", "prompt", "mlp") for addition in additions_of(kind, model)]
     attention = Addition("adapter", "blocks.1.attn", None, {"width": 4, "dim": 32})
-    trained = attach(net, Selection({}, (), {}, (*kinds, attention, ssf(net, "blocks.0.norm1"))))
+    trained = attach(model, Selection({}, (), {}, (*kinds, attention, ssf(model, "blocks.0.norm1"))))
+    net: Any = model.net
 
     def logits(x: Tensor) -> Tensor:
         return net.forward_head(net.forward_features(x))  # type: ignore[no-any-return]

@@ -40,7 +40,7 @@ def test_update_is_the_formula() -> None:
         ema.update(step)
         keep = min(0.5, (1 + step) / (10 + step))  # 0.1, 0.18, ... 0.5 from step 8
         expected = keep * expected + (1 - keep) * value.detach()
-    torch.testing.assert_close(ema.averages[0], expected)
+        torch.testing.assert_close(ema.averages[0], expected)  # after each: late averages have forgotten the warm-up
 
 
 def test_averages_are_fp32_or_better() -> None:

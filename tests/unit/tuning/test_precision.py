@@ -10,6 +10,7 @@ from toyvit import FAMILIES, labelled_batch, toy_classifier
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.backbone import Backbone
+from samtune.models.sam.model import SamModel
 from samtune.tuning.compact import tune_entries
 from samtune.tuning.precision import is_lowered, lower_base, restore_base
 
@@ -33,7 +34,7 @@ def tune(model: Backbone, names: list[str]) -> dict[str, nn.Parameter]:
 
 
 def answers(model: Backbone) -> Tensor:
-    batch = toy_batch() if hasattr(model, "image_encoder") else labelled_batch()
+    batch = toy_batch() if isinstance(model, SamModel) else labelled_batch()
     with torch.autocast("cpu", torch.bfloat16):
         return model(batch).float()
 
