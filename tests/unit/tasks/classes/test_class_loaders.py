@@ -88,9 +88,7 @@ def test_epochs_reshuffle_and_repeat(splits) -> None:
 @pytest.mark.parametrize("cache", [False, True])
 def test_workers_see_the_epoch_and_change_nothing(splits, cache: bool) -> None:
     alone = build(splits, batch=4, augment="strong", score_views=True)
-    helped = build(
-        splits, batch=4, augment="strong", score_views=True, workers=2, cache=cache
-    )
+    helped = build(splits, batch=4, augment="strong", score_views=True, workers=2, cache=cache)
     shown = []
     for epoch in range(2):
         alone.set_epoch(epoch)

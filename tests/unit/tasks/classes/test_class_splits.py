@@ -20,9 +20,9 @@ from class_trees import (
 )
 from PIL import Image
 
+from samtune.data.splits import Given
 from samtune.errors import ConfigError, DataError
 from samtune.tasks.classes import verify as class_verify
-from samtune.data.splits import Given
 from samtune.tasks.classes.images import ClassSplits, LabelledImage
 from samtune.tasks.classes.layouts.folders import sort_classes
 from samtune.tasks.classes.splits import corruption_parts, evaluation_images, resolve_classes
