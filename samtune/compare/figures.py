@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from samtune.base.figures import new_figure, save_figure
+from samtune.base.figures import GRID, new_figure, save_figure
 from samtune.compare.read import Method, Run
 from samtune.compare.tables import cost_numbers
 
@@ -28,7 +28,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "grid.color": "#e5e5e5",
+    "grid.color": GRID,
 }
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]

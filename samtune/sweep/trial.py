@@ -16,13 +16,13 @@ from typing import Any, TypedDict
 from samtune.base.children import Children
 from samtune.base.disk import write_json
 from samtune.base.tracking import flatten
-from samtune.config.load import Config
+from samtune.config.sections import Config
 from samtune.errors import DiskError, NonFiniteError, RunFolderError
 from samtune.sweep.plan import Cell
+from samtune.tasks.table import TASKS
 
 logger = logging.getLogger(__name__)
 
-CHOICE = {"segmentation": "mDice", "classification": "top1"}  # what values and epochs are chosen by
 # Settings that do not decide a result: where things are kept, and what computes them.
 MACHINE = ("score.file", "track.", "run.dir", "run.name", "run.device", "data.workers", "data.cache")
 HEAVY = ("merged.safetensors", "bundle.safetensors", "delta.safetensors", "features.safetensors")
@@ -75,6 +75,8 @@ def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
 def is_finished(cell: Cell) -> bool:
     """Tells whether a cell was run.
 
+    A run of the grid may also have less warm-up: see `had_less_warmup`.
+
     Raises:
         RunFolderError: it was run with other settings, and is no result of this sweep.
     """
@@ -82,6 +84,8 @@ def is_finished(cell: Cell) -> bool:
         return False
     found = read_result(cell)["settings"]
     wanted = _settings(cell.config)
+    if found.get("train.warmup") == str(cell.warmup):
+        wanted["train.warmup"] = str(cell.warmup)
     # a key that only one of them has came with another version, but for options of timm
     both = wanted.keys() & found.keys() | {key for key in wanted | found if key.startswith("model.options.")}
     other = [
@@ -92,6 +96,12 @@ def is_finished(cell: Cell) -> bool:
     if other:
         raise RunFolderError(f"{cell.folder} was run with {'; '.join(other)}. Choose another --out, or delete it.")
     return True
+
+
+def had_less_warmup(cell: Cell) -> bool:
+    """Tells whether a finished run of the grid has the table's share of warm-up, and so fewer steps: an older one."""
+    wanted = str(cell.config.train.warmup)
+    return bool(read_result(cell)["settings"].get("train.warmup", wanted) != wanted)
 
 
 def result_file(cell: Cell) -> Path:
@@ -111,7 +121,7 @@ def _facts(cell: Cell) -> dict[str, Any]:
     events = [json.loads(line) for line in lines]
     fit = next(event for event in events if event["split"] == "fit")
     test: dict[str, Any] = next((e for e in events if e["split"] == "test" and "seconds" in e), {})
-    metric = CHOICE[cell.config.task]
+    metric = TASKS[cell.config.task].load().words.choice
     choice = [e[metric] for e in events if e["split"] == "val" and e.get(metric) is not None]
     return {
         "name": cell.name,
