@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from samtune.config.load import load_config as load_config
-    from samtune.files.artifacts import audit as audit
+    from samtune.files.audit import audit as audit
     from samtune.files.delta import apply_delta as apply_delta
     from samtune.files.delta import undo_delta as undo_delta
     from samtune.models.table import build_model as build_model
     from samtune.run.fit import fit as fit
     from samtune.run.recipe import finetune as finetune
+    from samtune.run.settings import load_config as load_config
     from samtune.scoring.score import score as score
     from samtune.selection import select as select
     from samtune.tasks.masks.evaluate import evaluate as evaluate
@@ -27,12 +27,12 @@ _HOMES = {
     "Predictor": "samtune.tasks.masks.predict",
     "apply_delta": "samtune.files.delta",
     "attach": "samtune.tuning",
-    "audit": "samtune.files.artifacts",
-    "build_model": "samtune.models",
+    "audit": "samtune.files.audit",
+    "build_model": "samtune.models.table",
     "evaluate": "samtune.tasks.masks.evaluate",
     "finetune": "samtune.run.recipe",
     "fit": "samtune.run.fit",
-    "load_config": "samtune.config.load",
+    "load_config": "samtune.run.settings",
     "merge": "samtune.tuning",
     "score": "samtune.scoring.score",
     "select": "samtune.selection",

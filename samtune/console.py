@@ -9,21 +9,36 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from dataclasses import dataclass
+from typing import Protocol
 
+from rich import table as rich_table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
-
-if TYPE_CHECKING:
-    from samtune.metrics.report import AnyReport
 
 OUT = Console(highlight=False, soft_wrap=True)
 ERR = Console(highlight=False, soft_wrap=True, stderr=True)
 
 LINE_SECONDS = 10.0
 """How often a progress line is printed where there is no terminal."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for the terminal.
+
+    Attributes:
+        columns: the headings.
+        rows: the cells; floats are shown with 4 digits after the point.
+        title: a line above.
+        notes: lines below, such as definitions.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    title: str | None = None
+    notes: Sequence[str] = ()
 
 
 class Advance(Protocol):
@@ -89,7 +104,9 @@ def print_table(
         title: a line above.
         numbers: the columns from this one on (counted from 0) are aligned to the right.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table = rich_table.Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0)
+    )
     for index, column in enumerate(columns):
         table.add_column(Text(column), justify="right" if index >= numbers else "left", overflow="fold")
     for row in rows:
@@ -99,31 +116,11 @@ def print_table(
     OUT.print(table)
 
 
-def print_report(report: AnyReport, *, before: Any = None) -> None:
-    """Prints the headline numbers of an evaluation.
-
-    Args:
-        report: of the tuned model.
-        before: of the untouched model on the same images, or None.
-    """
-    from samtune.tasks.masks.report import compare_reports  # late: numpy is slow to import, and help needs none
-
-    rows: list[tuple[object, ...]] = []
-    columns: tuple[str, ...]
-    gains = {} if before is None else compare_reports(before, cast(Any, report))
-    for name, value in report.values.items():
-        low, high = report.ci95[name]
-        row: tuple[object, ...] = (name, value, f"{low:.4f} to {high:.4f}")
-        if before is not None:
-            gain, worst, best = gains[name]
-            row = (name, before.values[name], *row[1:], f"{gain:+.4f}", f"{worst:+.4f} to {best:+.4f}")
-        rows.append(row)
-    columns = ("", "value", "95 % interval")
-    if before is not None:
-        columns = ("", "before", "after", "95 % interval", "gain", "95 % interval")
-    print_table(rows, columns=columns, title=f"{report.split}, {report.n_images} images")
-    for name in (next(iter(report.values)), "ci95"):
-        OUT.print(Text(f"{name}: {report.definition[name]}", style="dim"))
+def show(table: Table) -> None:
+    """Prints a table with its notes to stdout."""
+    print_table(table.rows, columns=table.columns, title=table.title)
+    for note in table.notes:
+        OUT.print(Text(note, style="dim"))
 
 
 @contextmanager

@@ -13,9 +13,9 @@ True = foreground.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -215,7 +215,25 @@ class Scores:
 Metric = Callable[[MaskArray, MaskArray], float]
 """(prediction, truth), both (H, W) bool at the original size, to one number; NaN where undefined."""
 
-AnyBatch = Batch | LabelledBatch
+
+class AnyBatch(Protocol):
+    """What scoring and training ask of a batch; models, losses and reports know their own."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each item."""
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device | str) -> Self:
+        """Returns the batch with its tensors on `device`."""
+
+    def singles(self) -> Sequence[Self]:
+        """Returns the items as batches of one."""
+
+    def content(self) -> bytes:
+        """Returns pixels and targets, for hashing."""
+
 
 LogitLoss = Callable[[Tensor, Batch], Tensor]
 """((B, 1, S, S) float32 logits in the input frame, batch) to a scalar."""
@@ -223,4 +241,7 @@ LogitLoss = Callable[[Tensor, Batch], Tensor]
 OutputLoss = Callable[[Tensor, Any], Tensor]
 """(what a model returns for a batch, that batch) to a scalar: what training minimises."""
 
-Batches = Iterable[Batch] | Iterable[LabelledBatch] | Iterable[AnyBatch]
+Mix = Callable[[Any, int], Any]
+"""(batch, step) to a batch with mixed images and targets."""
+
+Batches = Iterable[AnyBatch]

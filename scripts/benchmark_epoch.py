@@ -27,13 +27,13 @@ import torch.nn.functional as F
 from benchmark_methods import machine
 from benchmark_reference import floor
 from PIL import Image
+from samtune.run.phases import attach_selection, optimisation_of
 
-from samtune.config.load import load_config
 from samtune.models.timm.model import build_classifier
 from samtune.run.fit import Event, fit
-from samtune.run.phases import attach_selection, optimisation_of
 from samtune.run.prepare import Job, prepare
 from samtune.run.select import select_parameters
+from samtune.run.settings import load_config
 
 FLOOR_EVERY = 8  # steps
 EPOCHS = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from typing import NoReturn
 
 from samtune.errors import SamtuneError
 
@@ -39,3 +40,13 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's CPU allocator
+
+
+def exit_143(*_: object) -> NoReturn:
+    """Handles SIGTERM in a command: it is interrupted."""
+    sys.exit(143)
+
+
+def exit_0(*_: object) -> NoReturn:
+    """Handles SIGTERM in a server: asked to stop, it drains, and that is success."""
+    sys.exit(0)

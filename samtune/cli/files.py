@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from samtune import console
 from samtune.base.paths import find_path
 from samtune.errors import ConfigError, DataError
 
+logger = logging.getLogger("samtune.cli.files")
 files_app = typer.Typer()
 data_app = typer.Typer(help="Check and fetch data sets.", no_args_is_help=True)
 
@@ -55,16 +57,20 @@ def export(
     """Write a merged model for other programs."""
     if format != "pth":
         raise ConfigError(f"--format {format!r} is unknown. Known: pth.")
-    from samtune.files.artifacts import export_checkpoint
+    from samtune.files.export.pth import export_pth
+    from samtune.tasks.table import describe_file
 
-    export_checkpoint(find_path(merged), out, format=format)
+    file = find_path(merged)
+    export_pth(file, out)
+    if text := describe_file(file).input_text():
+        logger.info("%s", text)
     console.print_line(str(out))
 
 
 @files_app.command(rich_help_panel="Files")
 def inspect(file: Annotated[Path, typer.Argument(help="A model, selection or delta.")]) -> None:
     """Show what a file is and where it came from."""
-    from samtune.files.artifacts import inspect_file
+    from samtune.files.inspect import inspect_file
 
     console.print_table(list(inspect_file(find_path(file)).items()), columns=("key", "value"), numbers=2)
 
@@ -75,7 +81,7 @@ def diff(
     b: Annotated[str, typer.Argument(help="Another one.")],
 ) -> None:
     """Count the entries in which two models differ, per tensor."""
-    from samtune.files.artifacts import diff_files
+    from samtune.files.inspect import diff_files
 
     rows = [(row.name, row.changed, row.total, f"{row.max_abs:.3g}") for row in diff_files(_base(a), _base(b))]
     if not rows:
@@ -92,7 +98,7 @@ def audit(
     selection: Annotated[Path, typer.Argument(help="The selection.safetensors of its run.")],
 ) -> None:
     """Check that only selected entries differ from the base."""
-    from samtune.files.artifacts import audit_files
+    from samtune.files.audit import audit_files
 
     report = audit_files(_base(base), find_path(merged), find_path(selection))
     for line in report.lines:
@@ -115,9 +121,10 @@ def verify(
     ] = None,
 ) -> None:
     """Read every image, and list all problems at once."""
-    from samtune.tasks.classes.verify import verify_data
+    from samtune.tasks.table import task_of_data
 
-    report = verify_data(find_path(folder), name=name)
+    place = find_path(folder)
+    report = task_of_data(place, name).verify(place, name=name)
     for warning in report.warnings:
         console.print_line(f"warning: {warning}")
     if report.errors:

@@ -80,7 +80,7 @@ class Comparison:
         }
 
     def _text(self, value: float, sign: str = "") -> str:
-        percent = self.first.runs[0].is_classification
+        percent = self.first.runs[0].words.percent
         return f"{100 * value:{sign}.2f}" if percent else f"{value:{sign}.3f}"
 
     def _results(self, row: Row) -> list[str]:

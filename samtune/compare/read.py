@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,12 @@ import yaml
 from samtune.config.yamltext import parse_yaml
 from samtune.errors import DataError
 from samtune.metrics.bootstrap import bootstrap_ci, paired_bootstrap
+from samtune.metrics.report import AnyReport
 from samtune.sweep.settings import ONE_TASK
-from samtune.tasks.classes.report import TOP_K, ClassReport
-from samtune.tasks.masks.report import Report
+from samtune.tasks.table import TASKS
+from samtune.tasks.task import Task, Words
 
 SAVED = "delta.safetensors"
-
-# Reported mean -> what it is a mean of, for a row of `per_image.csv`. The first one decides which row is best.
-SEGMENTATION: dict[str, Callable[[Any], float]] = {"mDice": lambda row: row.dice, "mIoU": lambda row: row.iou}
-CLASSIFICATION: dict[str, Callable[[Any], float]] = {
-    "top1": lambda row: float(row.rank == 0),
-    "top5": lambda row: float(row.rank < TOP_K),
-}
 
 
 @dataclass(frozen=True)
@@ -35,6 +29,8 @@ class Run:
 
     Attributes:
         folder: the run folder.
+        task: name of its kind of job.
+        words: in which its results are shown.
         report: its per-image table.
         facts: of `cell.json`, where a sweep made the run; else learning rate and seed of `config.yaml`.
         trainable: counts of `metrics.json`; {} for an evaluation.
@@ -44,7 +40,9 @@ class Run:
     """
 
     folder: Path
-    report: Report | ClassReport
+    task: str
+    words: Words
+    report: AnyReport
     facts: dict[str, Any]
     trainable: dict[str, float]
     before: dict[str, float] | None
@@ -52,15 +50,9 @@ class Run:
     images: str | None
 
     @property
-    def is_classification(self) -> bool:
-        """Whether the values are accuracies."""
-        return isinstance(self.report, ClassReport)
-
-    @property
     def metrics(self) -> dict[str, Callable[[Any], float]]:
         """Reported means that are defined here, with their per-image value."""
-        known = CLASSIFICATION if self.is_classification else SEGMENTATION
-        return {name: value for name, value in known.items() if name in self.report.values}
+        return {name: value for name, value in self.words.columns.items() if name in self.report.values}
 
     def setting(self, key: str) -> str | None:
         """Returns a setting of the config as text; None if it is empty or not known."""
@@ -104,7 +96,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Task:
+class Column:
     """One column of the table: its short name, title, and group if it has one."""
 
     name: str
@@ -125,13 +117,13 @@ class Method:
         return [run for row in self.rows.values() for run in row.runs]
 
 
-def load_methods(folder: Path) -> tuple[list[Task], list[Method]]:
+def load_methods(folder: Path) -> tuple[list[Column], list[Method]]:
     """Reads a sweep, or a run as a method on one task.
 
     Raises:
         DataError: a folder that is neither, or whose files are damaged.
     """
-    one = [Task(ONE_TASK, folder.name, None)]
+    one = [Column(ONE_TASK, folder.name, None)]
     try:
         if (folder / "sweep.yaml").is_file():
             return _load_sweep(folder, one)
@@ -149,8 +141,8 @@ def check_same_images(runs: Sequence[Run]) -> None:
     first = runs[0]
     names = {row.name for row in first.report.rows}
     for run in runs[1:]:
-        if run.is_classification != first.is_classification:
-            raise DataError(f"{first.folder} and {run.folder} are of different kinds: one segments, one classifies.")
+        if run.task != first.task:
+            raise DataError(f"{first.folder} and {run.folder} are of different kinds: {first.task} and {run.task}.")
         alone = sorted(names ^ {row.name for row in run.report.rows})
         files_differ = None not in (run.images, first.images) and run.images != first.images
         if alone or files_differ:
@@ -161,10 +153,10 @@ def check_same_images(runs: Sequence[Run]) -> None:
             )
 
 
-def _load_sweep(folder: Path, one: list[Task]) -> tuple[list[Task], list[Method]]:
+def _load_sweep(folder: Path, one: list[Column]) -> tuple[list[Column], list[Method]]:
     content = parse_yaml((folder / "sweep.yaml").read_text(encoding="utf-8")).value
     named = (content.get("tasks") or {}).items()
-    tasks = [Task(name, task["title"], task.get("group")) for name, task in named] or one
+    tasks = [Column(name, task["title"], task.get("group")) for name, task in named] or one
     methods = []
     for name, row in content["cells"].items():
         rows = {}
@@ -181,16 +173,25 @@ def _load_run(folder: Path) -> Run:
     file = folder / "metrics.json"
     metrics = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     names = folder / "splits" / "test.txt"
+    task = _task_of(metrics)
     return Run(
         folder=folder,
-        # it says what is wrong with a folder that is no run
-        report=ClassReport.load(folder) if "top1" in metrics else Report.load(folder),
+        task=task.name,
+        words=task.words,
+        report=task.load_report(folder),  # it says what is wrong with a folder that is no run
         facts=_facts(folder),
         trainable=metrics.get("trainable") or {},
         before=metrics.get("before"),
         saved_bytes=(folder / SAVED).stat().st_size if (folder / SAVED).is_file() else None,
         images=names.read_text(encoding="utf-8") if names.is_file() else None,
     )
+
+
+def _task_of(metrics: Mapping[str, Any]) -> type[Task[Any]]:
+    """Returns the task that a `metrics.json` is of: what it says, or whose headline it has; the first if neither."""
+    tasks = {name: entry.load() for name, entry in TASKS.items()}
+    named = tasks.get(metrics.get("task", ""))
+    return named or next((task for task in tasks.values() if task.words.choice in metrics), next(iter(tasks.values())))
 
 
 def _facts(folder: Path) -> dict[str, Any]:

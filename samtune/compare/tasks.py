@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from samtune.compare.read import Method, Run, Task
+from samtune.compare.read import Column, Method, Run
 from samtune.compare.tables import DEFINITION, cost_numbers, cost_table, counts_table, markdown
 from samtune.config.papers import PublishedRow, published
 from samtune.errors import ConfigError, DataError
@@ -43,7 +43,7 @@ class TaskComparison:
     """
 
     title: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[Column, ...]
     methods: tuple[Method, ...]
     published: tuple[PublishedRow, ...]
     backbone: str
@@ -116,7 +116,7 @@ class TaskComparison:
 
 
 def compare_tasks(
-    title: str, tasks: Sequence[Task], methods: tuple[Method, ...], *, paper: str | None
+    title: str, tasks: Sequence[Column], methods: tuple[Method, ...], *, paper: str | None
 ) -> TaskComparison:
     """Puts methods side by side on several tasks; arguments as of `compare`.
 
@@ -137,7 +137,7 @@ def compare_tasks(
     return comparison
 
 
-def _columns(tasks: Sequence[Task]) -> Columns:
+def _columns(tasks: Sequence[Column]) -> Columns:
     columns: Columns = {}
     groups: list[tuple[str, ...]] = []
     for group in dict.fromkeys(task.group for task in tasks):
@@ -193,7 +193,7 @@ def _percent(method: Method) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _dataset(task: Task, methods: Sequence[Method]) -> str | None:
+def _dataset(task: Column, methods: Sequence[Method]) -> str | None:
     runs = [run for method in methods if task.name in method.rows for run in method.rows[task.name].runs]
     return runs[0].setting("data.name") if runs else None
 

@@ -1,34 +1,41 @@
-"""The settings of a run: typed sections, read from YAML, with every mistake reported at once.
+"""Reads YAML into typed settings, with every mistake reported at once.
 
-`load_config` is the way in. Unknown keys are errors, types are strict (`true` is no number), and the `select`
-block is checked against the signature of the selector that it names. Importing this module imports neither
-torch nor mlflow.
+Unknown keys are errors, types are strict (`true` is no number), and the `select` block is checked against the signature
+of the selector that it names. The kinds of jobs and the selectors come as tables, so this folder knows none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from samtune.base.paths import find_config
-from samtune.config.problems import Problems
-from samtune.config.sections import Config as Config
+from samtune.config.problems import Problems, choice_text
+from samtune.config.sections import SELECTORS, Config, SelectorFacts
 from samtune.config.yamltext import YamlText, parse_yaml
 from samtune.errors import ConfigError
-from samtune.tasks.classes.config import ClassificationConfig, fill_from_recipe
-from samtune.tasks.masks.config import SegmentationConfig
 
 Read = TypeVar("Read", bound=BaseModel)
 
 
-CONFIGS: dict[str, type[Config]] = {"segmentation": SegmentationConfig, "classification": ClassificationConfig}
+class TaskRow(Protocol):
+    """What this module asks of a row of the table of tasks."""
+
+    def settings(self) -> type[Config]:
+        """Returns the class of the task's settings."""
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def read_config(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    tasks: Mapping[str, TaskRow],
+    selectors: Mapping[str, SelectorFacts],
+) -> Config:
     """Reads a config file, applies overrides and checks everything.
 
     Args:
@@ -36,49 +43,68 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             `configs/` of both.
         overrides: `section.key=value` each, with the value as YAML; later ones win. `select={name: linear}`
             replaces a whole block.
+        tasks: the kinds of jobs by name; the first is meant where a file names none.
+        selectors: the selectors by name.
 
     Returns:
-        The checked config with all defaults filled in: a `SegmentationConfig` or a `ClassificationConfig`, by `task`.
+        The checked config with all defaults filled in, of the class that its task names.
 
     Raises:
         ConfigError: no such file, or all problems of file and overrides in one message: place, key, value,
             expectation and nearest valid key.
     """
-    values = _read_document(find_config(path)).value
+    document = _read_document(find_config(path))
+    task = _task_of(document.value, overrides)
+    name = task if isinstance(task, str) and task in tasks else next(iter(tasks))
+    model = tasks[name].settings()
+
+    def fill(values: dict[str, Any], problems: Problems) -> None:
+        if "task" in values and values["task"] not in tasks:
+            problems.add(("task",), choice_text(values["task"], tasks))
+            values["task"] = name
+        model.complete(values, selectors)
+        values.setdefault("select", {})  # so that it is checked where the file says nothing, too
+
+    problems = Problems(model, str(path), document.lines)
+    return _validated(model, document, overrides, problems, fill=fill, context={SELECTORS: selectors})
+
+
+def read_model(model: type[Read], path: str | Path, overrides: Sequence[str], problems_class: type[Problems]) -> Read:
+    """Reads a YAML file into a pydantic model, all problems at once; arguments and errors as of `read_config`."""
+    document = _read_document(find_config(path))
+    return _validated(model, document, overrides, problems_class(model, str(path), document.lines))
+
+
+def _task_of(values: Any, overrides: Sequence[str]) -> object:
+    """Returns what file and overrides say of `task`; None where they say nothing."""
     task = values.get("task") if isinstance(values, dict) else None
     for text in overrides:
         key, _, value = text.partition("=")
         task = value.strip("'\" ") if key.strip() == "task" else task
-    found = CONFIGS.get(str(task), SegmentationConfig)  # whose own check refuses an unknown task
-    return read_model(found, path, overrides, Problems, fill=fill_from_recipe)
+    return task if isinstance(task, str) else None
 
 
-def read_model(
+def _validated(
     model: type[Read],
-    path: str | Path,
+    document: YamlText,
     overrides: Sequence[str],
-    problems_class: type[Problems],
+    problems: Problems,
     *,
-    fill: Callable[[dict[str, Any]], None] | None = None,
+    fill: Callable[[dict[str, Any], Problems], None] = lambda values, problems: None,
+    context: Mapping[str, Any] | None = None,
 ) -> Read:
-    """Reads a YAML file into a pydantic model, all problems at once; arguments and errors as of `load_config`.
-
-    `fill` may add to the values of file and overrides before they are checked.
-    """
-    document = _read_document(find_config(path))
-    problems = problems_class(model, str(path), document.lines)
+    """Checks a document with its overrides; `fill` may add to the values, and to the problems, before that."""
     for keys, line in document.duplicates:
         problems.add(keys, f"occurs twice (again in line {line}). Keep one.")
     values = document.value if document.value is not None else {}
     if not isinstance(values, dict):
         known = ", ".join(f"`{name}:`" for name in list(model.model_fields)[:3])
-        raise ConfigError(f"{path}: expected sections such as {known}, found {type(values).__name__}.")
+        raise ConfigError(f"{problems.file}: expected sections such as {known}, found {type(values).__name__}.")
     for text in overrides:
         _apply_override(values, text, problems)
-    if fill is not None:
-        fill(values)
+    fill(values, problems)
     try:
-        found = model.model_validate(values)
+        found = model.model_validate(values, context=dict(context or {}))
     except ValidationError as error:
         problems.add_validation(error)
         raise problems.error() from None

@@ -5,17 +5,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from samtune.config.problems import default_options, option_problems
+from samtune.config.options import default_options, option_problems
 
 PathText = Annotated[Path, Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+SELECTORS = "selectors"
+"""Key of the table of selectors in the context that `Select` is checked with."""
+
+
+class SelectorFacts(Protocol):
+    """What a config asks of a row of the table of selectors: its function, and the option that a budget sets."""
+
+    @property
+    def function(self) -> Callable[..., Any]: ...
+
+    @property
+    def knob(self) -> str | None: ...
 
 
 class Section(BaseModel):
@@ -71,6 +86,11 @@ class Score(Section):
     subsets: int = Field(1, ge=1, description="GRFT: random parts of the images; the one of the smallest loss counts")
     file: PathText | None = Field(None, description="scores file: read and checked if it exists, else written")
 
+    @property
+    def kind(self) -> Literal["contrastive", "task"] | None:
+        """What `loss` asks for: a contrastive loss on features, or the task's own; None where it is empty."""
+        return None if self.loss is None else "contrastive" if self.loss.endswith("contrastive") else "task"
+
 
 class Select(Section):
     """`select`: which parameters train; options beside `name` are those of the selector."""
@@ -90,20 +110,22 @@ class Select(Section):
         return dict(self.__pydantic_extra__ or {})
 
     @model_validator(mode="after")
-    def _options_fit(self) -> Self:
-        from samtune.selection import SELECTORS  # late: the selectors import torch
-
+    def _options_fit(self, info: ValidationInfo) -> Self:
+        """Checks the options by the table of selectors that `read_config` hands over, and fills in their defaults."""
+        table: Mapping[str, SelectorFacts] = (info.context or {}).get(SELECTORS, {})
+        if not table:
+            return self  # built by hand: `select` itself checks it
         given = [*self.options, *(["budget"] if self.budget is not None else [])]
         if self.file is not None and given:
             text = f"not used with a file; write 'select={{file: {self.file}}}'."
             raise PydanticCustomError("options", "options do not fit", {"problems": [(key, text) for key in given]})
-        functions = {name: selector.function for name, selector in SELECTORS.items()}
+        functions = {name: selector.function for name, selector in table.items()}
         problems = option_problems("selector", self.name, self.options, functions)
         if problems:
             raise PydanticCustomError("options", "options do not fit", {"problems": problems})
         defaults = {} if self.file is not None else default_options(functions[self.name])
         if self.budget is not None:  # it says what the knob would
-            defaults.pop(SELECTORS[self.name].knob or "", None)
+            defaults.pop(table[self.name].knob or "", None)
         self.__pydantic_extra__ = {**defaults, **self.options}
         return self
 
@@ -123,6 +145,11 @@ class Tune(Section):
     exclude: Names = Field((), description="parts that stay frozen, such as [block 0, neck]")
     base: Literal["fp32", "bf16"] = Field("fp32", description="how the frozen weights are held while training")
     start: Start = Field(Start(), description="GRFT's pull to the start point")
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the mask decoder or classification head trains whole."""
+        return True
 
 
 class Train(Section):
@@ -168,12 +195,12 @@ class Track(Section):
 class Config(Section):
     """What the settings of every job have; sections in the order of use."""
 
-    task: Literal["segmentation", "classification"] = Field("segmentation", description="kind of job")
+    task: str = Field(description="kind of job")
     run: Run = Run()
     model: Model
     data: Data
     score: Score
-    select: Select = Field(default_factory=Select)  # built when used: its check imports the selectors
+    select: Select = Select()
     tune: Tune = Tune()
     train: Train
     eval: Eval = Eval()
@@ -187,6 +214,15 @@ class Config(Section):
         if self.tune.base == "bf16" and self.train.precision == "fp32":
             raise impossible_pair("tune.base", "bf16", "fp32 with train.precision: fp32")
         return self
+
+    @classmethod
+    def complete(cls, values: dict[str, Any], selectors: Mapping[str, SelectorFacts]) -> None:
+        """Puts values that follow from others below the given ones, before they are checked; here there are none.
+
+        Args:
+            values: of the file and the command line, which count more; changed in place.
+            selectors: the selectors by name.
+        """
 
     def to_yaml(self) -> str:
         """Returns all settings, with defaults, as YAML that `load_config` reads back to an equal config."""

@@ -34,6 +34,17 @@ class Loaders:
     test: DataLoader[Any]
     splits: Splits | ClassSplits
 
+    def skipped(self, name: str) -> int:
+        """Returns the number of images of a part that have no item, as they show nothing to prompt for."""
+        loader = getattr(self, name)
+        return 0 if loader is None else int(loader.dataset.skipped)
+
+    def part(self, name: str) -> DataLoader[Any]:
+        """Returns the loader of "val" or "test", which must be there."""
+        loader = {"val": self.val, "test": self.test}[name]
+        assert loader is not None
+        return loader
+
     def set_epoch(self, epoch: int) -> None:
         """Selects order and augmentation of `train`; call it before each epoch."""
         for part in (self.train.sampler, self.train.dataset):

@@ -15,11 +15,8 @@ from torch import Tensor
 
 from samtune.base.tensors import load_tensors, read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError
-from samtune.files.classifier import ClassifierInfo
-from samtune.files.merged import FORMATS
-from samtune.models.sam.model import SPECS
-from samtune.models.table import build_model
-from samtune.models.timm.model import build_classifier
+from samtune.files.description import Description
+from samtune.models.table import build_model, names_that_give
 from samtune.models.weights import RANDOM, read_state
 from samtune.selection.selection import Selection, pack_indices, unpack_indices
 
@@ -68,7 +65,7 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
         CheckpointError: a delta of another base, or a damaged file.
     """
     metadata = _delta_metadata(delta)
-    state = base_of(base, json.loads(metadata["merged"]), delta)
+    state = base_of(base, Description.from_metadata(json.loads(metadata["merged"]), delta), delta)
     expect_hash(state, metadata["base_hash"], f"{delta} belongs to another base than {base}")
     merged = _forward(state, delta)
     expect_hash(merged, metadata["merged_hash"], f"{delta} is damaged: the merged weights are not those of its run")
@@ -101,49 +98,50 @@ def delta_restores(base: Mapping[str, Tensor], delta: Path) -> bool:
     return state_hash(merged) == metadata["merged_hash"] and state_hash(back) == metadata["base_hash"]
 
 
-def base_of(base: str | Path, described: Mapping[str, str], source: Path) -> dict[str, Tensor]:
+def base_of(base: str | Path, description: Description, source: Path) -> dict[str, Tensor]:
     """Returns the fp32 state that a model was tuned from.
 
     Args:
-        base: a checkpoint file, or a model's name for its own weights. Of a classifier it may lack the head for the
-            classes, which is drawn again by the seed that the run drew it with; "random" draws all of it again.
-        described: metadata of the merged file.
+        base: a checkpoint file, or the model's name for its own weights. It may lack a head for the classes, which is
+            drawn again by the seed that the run drew it with; "random" draws all of it again.
+        description: of the tuned model.
         source: where that was read, for messages.
 
     Raises:
-        CheckpointError: neither a file nor a model, or a file that does not fit.
+        CheckpointError: neither a file nor the model, or a file that does not fit.
     """
-    if FORMATS.get(described.get("format", "")) != "classification":
-        return base_state(base)
-    info = ClassifierInfo.from_metadata(described, source)
     file = Path(base) if Path(base).is_file() else None
-    drawn = str(base) == RANDOM and info.head_seed is not None  # one seed draws the body and the head
-    if file is None and str(base) != info.model and not drawn:
-        raise CheckpointError(f"{base} is neither a checkpoint file nor {info.model}, which {source} was tuned from.")
+    drawn = str(base) == RANDOM and description.head_seed is not None  # one seed draws the body and the head
+    if file is None and str(base) != description.model and not drawn:
+        raise CheckpointError(
+            f"{base} is neither a checkpoint file nor {description.model}, which {source} was tuned from."
+        )
     if file is not None and file.suffix != ".npz":  # Google's, which only the model can read
-        state = read_state(file)
-        whole = {name: tensor.float() for name, tensor in state.items()}
-        if state_hash(whole) == info.base_hash:  # what `undo` wrote: with the head
+        whole = _floats(read_state(file))
+        if state_hash(whole) == description.base_hash:  # what `undo` wrote: with the head
             return whole
-    model = build_classifier(
-        info.model,
-        classes=len(info.classes),
-        checkpoint=file or (RANDOM if drawn else None),
-        image_size=info.image_size,
-        head="checkpoint" if info.head_seed is None else "new",
-        seed=info.head_seed or 0,
-        **info.options,
-    )
-    return {name: tensor.float() for name, tensor in model.state_dict().items()}
+    head = {} if not description.classes else {"head": "checkpoint", "seed": 0}
+    if description.head_seed is not None:
+        head = {"head": "new", "seed": description.head_seed}
+    return _floats(description.build(checkpoint=file or (RANDOM if drawn else None), **head).net.state_dict())
 
 
 def base_state(base: str | Path) -> dict[str, Tensor]:
-    """Returns the fp32 state of a checkpoint file or of a model given by name."""
-    if str(base) in SPECS:
-        return dict(build_model(str(base)).state_dict())
-    if not Path(base).is_file():
-        raise CheckpointError(f"{base} is neither a checkpoint file nor a model. Known models: {', '.join(SPECS)}.")
-    return {name: tensor.float() for name, tensor in read_state(Path(base)).items()}
+    """Returns the fp32 state of a checkpoint file, or of a model given by name.
+
+    Raises:
+        CheckpointError: neither of these.
+    """
+    if Path(base).is_file():
+        return _floats(read_state(Path(base)))
+    known = names_that_give("masks")  # a classifier has no head before it has classes
+    if str(base) in known:
+        return _floats(build_model(str(base)).net.state_dict())
+    raise CheckpointError(f"{base} is neither a checkpoint file nor a model. Known models: {', '.join(known)}.")
+
+
+def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def _delta_metadata(path: Path) -> dict[str, str]:

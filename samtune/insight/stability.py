@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samtune.errors import ConfigError, DataError
 from samtune.insight.distribution import Overlap, overlap, ratio, weights_of
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.scoring.score import ScoreLoss, score
 from samtune.selection.selection import Selection, check_selection
 from samtune.types import Granularity, Scores
@@ -74,7 +74,7 @@ class Noise:
         return float(2 * stdtr(self.gradients - 1, 1.0) - 1)
 
 
-def noise(model: TunableModel, scores: Scores, selection: Selection) -> Noise:
+def noise(model: Backbone, scores: Scores, selection: Selection) -> Noise:
     """Counts the entries whose summed gradient is no larger than its standard error (see `standard_error`).
 
     An entry without any gradient (sum and error 0) counts as noise. Chosen entries were picked for large sums, so
@@ -90,7 +90,7 @@ def noise(model: TunableModel, scores: Scores, selection: Selection) -> Noise:
         CheckpointError: the selection is another model's.
         ConfigError: scores without squares, or of a single gradient.
     """
-    check_selection(selection, model, model.roles())
+    check_selection(selection, model)
     if scores.squares is None:
         raise ConfigError("the noise of a selection needs scores with squared gradients; score with squares=True.")
     labels = model.parts()
@@ -189,7 +189,7 @@ class Stability:
 
 
 def stability(
-    model: TunableModel,
+    model: Backbone,
     batches: Loader,
     *,
     loss_of: Callable[[int], ScoreLoss],

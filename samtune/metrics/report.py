@@ -8,9 +8,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from samtune.base.disk import replacing, write_json
+from samtune.console import Table
 from samtune.errors import DataError
 
 Intervals = dict[str, tuple[float, float]]
@@ -21,10 +22,14 @@ class AnyReport(ABC):
     """The result of an evaluation: rows, and what derives from them.
 
     Attributes:
+        task: name of the task that it is of.
+        rows: one per image or object, each with a `name`.
         split: which part of the data was evaluated.
         definition: a sentence for each reported number.
     """
 
+    task: ClassVar[str]
+    rows: tuple[Any, ...]
     split: str
     definition: dict[str, str]
 
@@ -71,6 +76,7 @@ class AnyReport(ABC):
         """
         gains = {} if before is None else self.gain(before)
         return {
+            "task": self.task,
             "split": self.split,
             "n_images": self.n_images,
             **_numbers(self.values),
@@ -81,6 +87,27 @@ class AnyReport(ABC):
             "gain": {name: [_number(v) for v in gain] for name, gain in gains.items()} or None,
             "trainable": dict(trainable) if trainable else None,
         }
+
+    def to_table(self, before: AnyReport | None = None) -> Table:
+        """Returns the headline numbers for the terminal.
+
+        Args:
+            before: of the untouched model on the same images: its values and the gains are shown too.
+        """
+        gains = {} if before is None else self.gain(before)
+        rows: list[tuple[object, ...]] = []
+        for name, value in self.values.items():
+            low, high = self.ci95[name]
+            row: tuple[object, ...] = (name, value, f"{low:.4f} to {high:.4f}")
+            if before is not None:
+                gain, worst, best = gains[name]
+                row = (name, before.values[name], *row[1:], f"{gain:+.4f}", f"{worst:+.4f} to {best:+.4f}")
+            rows.append(row)
+        columns: tuple[str, ...] = ("", "value", "95 % interval")
+        if before is not None:
+            columns = ("", "before", "after", "95 % interval", "gain", "95 % interval")
+        notes = [f"{name}: {self.definition[name]}" for name in (next(iter(self.values)), "ci95")]
+        return Table(columns, rows, f"{self.split}, {self.n_images} images", notes)
 
     def save(
         self, folder: Path, *, before: AnyReport | None = None, trainable: Mapping[str, float] | None = None

@@ -24,12 +24,11 @@ from samtune.errors import NonFiniteError
 from samtune.metrics.report import AnyReport
 from samtune.tuning.ema import Ema
 from samtune.tuning.start import Penalty
-from samtune.types import AnyBatch, OutputLoss
+from samtune.types import AnyBatch, Mix, OutputLoss
 
 logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
-Mix = Callable[[Any, int], Any]
 MOST_SKIPPED = 3
 
 

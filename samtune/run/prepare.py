@@ -12,11 +12,13 @@ from torch import Tensor
 
 from samtune.base.machine import pick_device, use_bf16
 from samtune.base.tensors import state_hash
-from samtune.config.load import Config
+from samtune.config.sections import Config
 from samtune.data.loaders import Loaders
-from samtune.models.backbone import TunableModel
-from samtune.selection import check_select
-from samtune.tasks import TASKS, Task
+from samtune.models.backbone import Backbone
+from samtune.run.settings import needs_of
+from samtune.selection import Needs, check_select
+from samtune.tasks.table import task_of
+from samtune.tasks.task import Task
 from samtune.tuning.start import check_start
 
 logger = logging.getLogger(__name__)
@@ -29,22 +31,24 @@ class Job:
 
     Attributes:
         config: the settings.
-        task: what differs between segmentation and classification.
+        task: everything in which kinds of jobs differ, built from the config.
         fabric: device and precision of the training.
         model: on that device.
         base: its untuned fp32 state, on the CPU.
         base_hash: `state_hash` of that state.
         loaders: the data.
+        needs: the scoring pass that the selector asks for, or None.
         autocast: dtype of the training's forward passes, or None for fp32.
     """
 
     config: Config
-    task: Task
+    task: Task[Any]
     fabric: Fabric
-    model: TunableModel
+    model: Backbone
     base: dict[str, Tensor]
     base_hash: str
     loaders: Loaders
+    needs: Needs | None
     autocast: torch.dtype | None
 
 
@@ -54,8 +58,8 @@ def prepare(config: Config) -> Job:
     device = pick_device(config.run.device)
     bf16 = use_bf16(config.train.precision, device.type)
     fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed" if bf16 else "32-true")
-    task = TASKS[config.task]
-    model, loaders = task.build(config)
+    task, needs = task_of(config), needs_of(config)
+    model, loaders = task.build(needs)
     choice = config.select
     if choice.file is None:
         check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)
@@ -70,9 +74,8 @@ def prepare(config: Config) -> Job:
         *(len(part) for part in (loaders.splits.train, loaders.splits.val, loaders.splits.test)),
     )
     for part in ("train", "val", "test"):
-        loader: Any = getattr(loaders, part)
-        if loader is not None and loader.dataset.skipped:
-            logger.warning("%d %s images have no object to prompt for and are left out", loader.dataset.skipped, part)
+        if skipped := loaders.skipped(part):
+            logger.warning("%d %s images have no object to prompt for and are left out", skipped, part)
     model.to(fabric.device)
-    base = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    return Job(config, task, fabric, model, base, state_hash(base), loaders, torch.bfloat16 if bf16 else None)
+    base = {name: tensor.detach().cpu().clone() for name, tensor in model.net.state_dict().items()}
+    return Job(config, task, fabric, model, base, state_hash(base), loaders, needs, torch.bfloat16 if bf16 else None)

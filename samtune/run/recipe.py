@@ -13,23 +13,16 @@ from pathlib import Path
 from samtune.base.disk import open_run_folder, write_text
 from samtune.base.machine import peak_mib
 from samtune.base.tracking import RunLog
-from samtune.config.load import Config
+from samtune.config.sections import Config
 from samtune.data.splitfile import save_splits
 from samtune.errors import NonFiniteError
 from samtune.metrics.report import AnyReport
 from samtune.run.fit import Event, FitResult, fit
-from samtune.run.phases import (
-    attach_selection,
-    evaluate_model,
-    merge_and_audit,
-    network_of,
-    optimisation_of,
-    penalty_of,
-    save_pages,
-    train,
-)
+from samtune.run.merge import merge_and_audit
 from samtune.run.prepare import Job, prepare
+from samtune.run.publish import evaluate_model, save_pages
 from samtune.run.select import announce, report_selection, select_parameters, shapes_of
+from samtune.run.train import attach_selection, network_of, optimisation_of, penalty_of, train
 from samtune.selection import load_selection, save_selection
 from samtune.tuning import Counts, count
 
@@ -156,7 +149,7 @@ def dry_run(config: Config) -> DryRun:
     selection = select_parameters(job, batches=[next(iter(job.loaders.score))])
     counts = count(job.model, selection)
     trainable = attach_selection(job, selection)
-    options = optimisation_of(config)
+    options = optimisation_of(config.train)
     images_per_s: list[float] = []
 
     def on_event(event: Event) -> None:
@@ -168,12 +161,12 @@ def dry_run(config: Config) -> DryRun:
         trainable,
         job.loaders,
         fabric=job.fabric,
-        loss=job.task.training_loss(config),
+        loss=job.task.training_loss(),
         optimisation=replace(options, epochs=2, steps=2),
         validate=None,
         on_event=on_event,
         penalty=penalty_of(job, trainable),
-        mix=job.task.mixing(config, job.loaders),
+        mix=job.task.mixing(job.loaders),
     )
     steps = options.total_steps(len(job.loaders.train))
     step_seconds = config.train.batch * config.train.accumulate / images_per_s[-1]

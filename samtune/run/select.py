@@ -19,12 +19,11 @@ from samtune.errors import CheckpointError, DataError
 from samtune.insight.distribution import distribution, overlap
 from samtune.insight.page import save_selection_report
 from samtune.insight.stability import Stability, noise, stability
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.run.prepare import Job
 from samtune.scoring.file import check_scores_file, load_scores, save_scores
 from samtune.scoring.score import hash_batches, mean_loss, score
 from samtune.selection import Needs, Selection, check_selection, load_selection, select
-from samtune.tasks.task import needs_of
 from samtune.tuning import Counts, count, count_by_block
 from samtune.types import AnyBatch, Scores
 
@@ -43,8 +42,7 @@ def select_parameters(job: Job, batches: list[AnyBatch] | None = None) -> Select
     """
     if job.config.select.file is not None:
         return _selection_of_file(job, find_path(job.config.select.file))
-    needs = needs_of(job.config)
-    scores = None if needs is None else scores_of(job, needs, batches)
+    scores = None if job.needs is None else scores_of(job, job.needs, batches)
     return selection_from(job, scores)
 
 
@@ -56,7 +54,7 @@ def _selection_of_file(job: Job, file: Path) -> Selection:
             f"{file} was selected on another base (hash {str(base)[:12]}) than {job.model.name} as configured "
             f"({job.base_hash[:12]}). Set model.checkpoint to that base, or leave select.file empty to select anew."
         )
-    check_selection(selection, job.model, job.model.roles())
+    check_selection(selection, job.model)
     logger.info("%s: selected by %s, nothing is scored", file, selection.provenance.get("method", "hand"))
     return selection
 
@@ -69,7 +67,7 @@ def selection_from(job: Job, scores: Scores | None) -> Selection:
         scores,
         name=config.select.name,
         budget=config.select.budget,
-        decoder=getattr(config.tune, "decoder", True),
+        decoder=config.tune.trains_head,
         biases=config.tune.biases,
         exclude=config.tune.exclude,
         **config.select.options,
@@ -107,8 +105,8 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
         CheckpointError: `against` does not fit the model.
     """
     if against is not None:
-        check_selection(against, job.model, job.model.roles())
-    needs = None if job.config.select.file is not None else needs_of(job.config)
+        check_selection(against, job.model)
+    needs = job.needs
     if needs is None:
         scores = steady = None
         selection = select_parameters(job)
@@ -141,7 +139,7 @@ def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability
     return stability(
         job.model,
         source,
-        loss_of=lambda draw: job.task.scoring_loss(job.config, needs, draw)[0],
+        loss_of=lambda draw: job.task.scoring_loss(needs, draw)[0],
         choose=lambda found: selection_from(job, found),
         seeds=(seed, seed + 1) if needs.loss == "contrastive" and job.task.contrast_draws else (seed,),
         first=scores,
@@ -161,7 +159,7 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None =
     """
     config = job.config.score
     seed = job.config.run.seed if seed is None else seed
-    loss, said = job.task.scoring_loss(job.config, needs, seed)
+    loss, said = job.task.scoring_loss(needs, seed)
     source = _smallest_subset(job, needs) if batches is None else batches
     file = config.file if batches is None else None
     if file is not None and file.is_file():
@@ -190,8 +188,7 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None =
         )
     scores = replace(found, loss=said, base_hash=job.base_hash)
     if file is not None:
-        with disk_errors(file.parent):
-            save_scores(scores, file)
+        save_scores(scores, file)
     return scores
 
 
@@ -216,13 +213,13 @@ def announce(job: Job, selection: Selection) -> Counts:
     return counts
 
 
-def shapes_of(model: TunableModel) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: Backbone) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each tensor by name."""
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in model.net.state_dict().items()}
 
 
 def _smallest_subset(job: Job, needs: Needs) -> Any:
-    """Returns the loader of all scoring images, or of the random n-th of the smallest loss (GRFT, section 3.3)."""
+    """Returns the loader of all scoring images, or of the random n-th of the smallest loss (GRFT, section 4.4.6)."""
     loader, parts = job.loaders.score, job.config.score.subsets
     if parts == 1:
         return loader
@@ -240,7 +237,7 @@ def _smallest_subset(job: Job, needs: Needs) -> Any:
         for part in np.array_split(order, parts)
     ]
     seed = job.config.run.seed
-    losses = [mean_loss(job.model, part, job.task.scoring_loss(job.config, needs, seed)[0]) for part in subsets]
+    losses = [mean_loss(job.model, part, job.task.scoring_loss(needs, seed)[0]) for part in subsets]
     if np.isnan(losses).all():
         raise DataError("score.subsets: the loss is undefined in every part. Use fewer parts, or another score.loss.")
     best = int(np.nanargmin(losses))

@@ -13,7 +13,7 @@ import uvicorn
 
 from samtune.base.machine import pick_device
 from samtune.errors import ConfigError
-from samtune.files.merged import read_merged_info
+from samtune.files.description import read_description
 from samtune.serve.app import create_app
 from samtune.serve.gate import LOOPBACK_HOSTS
 from samtune.tasks.masks.predict import Predictor
@@ -55,7 +55,7 @@ def run_server(
             f"host {host} lets other machines in. Set {KEY_VARIABLE} to a long random key, "
             "or allow anyone with --insecure."
         )
-    info = read_merged_info(path)  # wrong files fail here, before anything listens
+    info = read_description(path)  # wrong files fail here, before anything listens
     pick_device(device)
     failures: list[Exception] = []
 

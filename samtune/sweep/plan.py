@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from samtune.base.paths import find_path
-from samtune.config.load import Config, load_config
+from samtune.config.sections import Config
 from samtune.errors import ConfigError
+from samtune.run.settings import load_config
+from samtune.selection import SELECTORS
 from samtune.sweep.settings import Sweep, value_text
+from samtune.tasks.table import TASKS
 
 Point = dict[str, Any]  # key of the config -> value, chosen by the grid
 Place = tuple[str, str]  # task, row
@@ -150,8 +153,7 @@ def _overrides(sweep: Sweep, place: Place, *, in_grid: bool) -> list[str]:
         overrides.append(f"train.steps={max(1, int(steps * share))}")
     if sweep.steps is None and in_grid:
         overrides.append(f"train.epochs={max(1, int(config.train.epochs * share))}")
-    if config.task == "segmentation":  # pictures of the worst cases; the choice needs none
-        overrides.insert(1, f"eval.overlays={0 if in_grid else 3}")
+    overrides[1:1] = TASKS[config.task].load().quiet(in_grid=in_grid)
     if in_grid:
         overrides.append("eval.split=val")  # no choice ever opens what is reported
     elif sweep.protocol == "retrain":
@@ -183,8 +185,6 @@ def score_key(config: Config) -> str | None:
         A name for the file, or None if the selector needs no scores. It covers model, training images, loss,
         granularity, and the seed that the loss draws with.
     """
-    from samtune.selection import SELECTORS  # late: the selectors import torch
-
     needs = SELECTORS[config.select.name].needs(**config.select.options)
     if needs is None:
         return None

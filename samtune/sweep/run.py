@@ -13,23 +13,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from samtune import console
 from samtune.base.disk import disk_errors, write_text
 from samtune.base.tracking import SweepLog
-from samtune.config.load import Config
 from samtune.errors import ConfigError, DataError, RunFolderError, unknown_name
+from samtune.models.backbone import Backbone
+from samtune.run.settings import load_config
+from samtune.selection import check_select
 from samtune.sweep.local import RunAll, local_engine
 from samtune.sweep.plan import Cell, Place, Point, choice_list, data_folder, first_values, plan
 from samtune.sweep.ray import ray_engine
 from samtune.sweep.settings import Sweep
 from samtune.sweep.trial import TrialResult, is_finished, read_result, result_file
-
-if TYPE_CHECKING:
-    from samtune.models.backbone import TunableModel
+from samtune.tasks.table import TASKS, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -127,10 +126,8 @@ def check_rows(cells: list[Cell]) -> None:
     Raises:
         ConfigError: the problems of every row, at once.
     """
-    from samtune.selection import check_select  # late: planning a sweep needs no torch
-
     problems: dict[str, str] = {}
-    models: dict[str, TunableModel] = {}
+    models: dict[str, Backbone] = {}
     checked = set()
     for cell in cells:
         config, choice = cell.config, cell.config.select
@@ -140,7 +137,7 @@ def check_rows(cells: list[Cell]) -> None:
             continue
         checked.add(case)
         if name not in models:
-            models[name] = _empty_model(config)
+            models[name] = task_of(config).skeleton()
         try:
             check_select(
                 models[name], name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options
@@ -151,34 +148,15 @@ def check_rows(cells: list[Cell]) -> None:
         raise ConfigError("\n".join(problems.values()))
 
 
-def _empty_model(config: Config) -> TunableModel:
-    """Returns a model of the right shapes that holds no values."""
-    import torch
-
-    with torch.device("meta"):
-        if config.task == "classification":
-            from samtune.models.timm.model import build_classifier
-
-            options = config.model.model_dump()["options"]
-            return build_classifier(
-                config.model.name, classes=2, checkpoint="random", image_size=config.model.image_size, **options
-            )
-        from samtune.models.sam.model import SamModel
-
-        return SamModel(config.model.name, config.model.image_size)
-
-
 def save_choice(sweep: Sweep, share: float) -> None:
     """Writes the names of the part of train that choices are made on; the same on every machine.
 
     Raises:
         DataError: no train/ or val/ with pairs in the data folder, or too few pairs to take a part of.
     """
-    from samtune.tasks.masks.pairs import find_pairs  # late: it imports what augments pictures
-
-    data = data_folder(sweep)
-    names = [pair.name for pair in find_pairs(data / "train")]
-    find_pairs(data / "val")
+    task, data = TASKS[load_config(sweep.config, sweep.overrides).task].load(), data_folder(sweep)
+    names = [item.name for item in task.items(data / "train")]
+    task.items(data / "val")
     chosen = sorted(np.random.default_rng(CHOICE_SEED).permutation(names)[: int(len(names) * share)])
     if not chosen:
         raise DataError(

@@ -16,13 +16,13 @@ from typing import Any, TypedDict
 from samtune.base.children import Children
 from samtune.base.disk import write_json
 from samtune.base.tracking import flatten
-from samtune.config.load import Config
+from samtune.config.sections import Config
 from samtune.errors import DiskError, NonFiniteError, RunFolderError
 from samtune.sweep.plan import Cell
+from samtune.tasks.table import TASKS
 
 logger = logging.getLogger(__name__)
 
-CHOICE = {"segmentation": "mDice", "classification": "top1"}  # what values and epochs are chosen by
 # Settings that do not decide a result: where things are kept, and what computes them.
 MACHINE = ("score.file", "track.", "run.dir", "run.name", "run.device", "data.workers", "data.cache")
 HEAVY = ("merged.safetensors", "bundle.safetensors", "delta.safetensors", "features.safetensors")
@@ -111,7 +111,7 @@ def _facts(cell: Cell) -> dict[str, Any]:
     events = [json.loads(line) for line in lines]
     fit = next(event for event in events if event["split"] == "fit")
     test: dict[str, Any] = next((e for e in events if e["split"] == "test" and "seconds" in e), {})
-    metric = CHOICE[cell.config.task]
+    metric = TASKS[cell.config.task].load().words.choice
     choice = [e[metric] for e in events if e["split"] == "val" and e.get(metric) is not None]
     return {
         "name": cell.name,

@@ -1,31 +1,61 @@
-"""What a task is: everything in which segmentation and classification differ, behind one interface."""
+"""What a task is: everything in which kinds of jobs differ, behind one contract.
+
+A `Task` is built from its own settings. What it knows without any (how its files are read, measured, predicted with,
+shown and served) are class methods, so that a file alone is enough for them. No other folder asks which task it has.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from samtune.base.paths import find_path
-from samtune.config.load import Config
+from samtune.config.sections import Config
+from samtune.console import Table
+from samtune.data.items import Item
 from samtune.data.loaders import Loaders
-from samtune.files.merged import Described
+from samtune.data.verify import VerifyReport
+from samtune.errors import ConfigError
+from samtune.files.description import Description
 from samtune.metrics.report import AnyReport
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.weights import RANDOM
 from samtune.report.page import Section
-from samtune.run.fit import Mix
 from samtune.scoring.score import ScoreLoss
-from samtune.selection import SELECTORS, Addition, Needs
+from samtune.selection import Addition, Needs, Selection
+from samtune.tasks.service import Service
 from samtune.tuning import Counts
-from samtune.types import OutputLoss
+from samtune.types import Mix, OutputLoss
 
+ConfigT = TypeVar("ConfigT", bound=Config)
 Advance = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Words:
+    """In which words results are shown.
+
+    Attributes:
+        headlines: headline metric -> its label, in the order to show.
+        choice: the metric by which epochs, hyper-parameters and rows are chosen; higher is better.
+        columns: reported mean -> its value of one row of `per_image.csv`: the columns of `compare`.
+        percent: whether `compare` shows these means in percent.
+        explained: how `compare` explains what a mean is of.
+        axis: label of the axis of `choice`, with its unit.
+    """
+
+    headlines: Mapping[str, str]
+    choice: str
+    columns: Mapping[str, Callable[[Any], float]]
+    percent: bool
+    explained: str
+    axis: str
 
 
 @dataclass(frozen=True)
@@ -34,45 +64,128 @@ class Pages:
 
     Attributes:
         facts: a few words each about model and data, shown below the title.
-        headline: name of a metric -> its label, of those that head the page; the first one has its curve shown.
         sections: pictures and tables, in order.
     """
 
     facts: Mapping[str, str]
-    headline: Mapping[str, str]
     sections: Sequence[Section]
 
 
-class Task(ABC):
-    """How a job of one kind builds, trains, measures and shows; without state."""
+@dataclass(frozen=True)
+class Evaluation:
+    """What `samtune evaluate` asks for.
 
-    packages: tuple[str, ...]
+    Attributes:
+        checkpoint: a merged file or bundle.
+        data: folder of images with their truth.
+        out: folder for the report's files; None writes none.
+        device: auto, cpu, cuda or mps.
+        split: part to measure: auto, all, train, val or test.
+        metrics: names of further metrics.
+        name: of a known data set, or None.
+    """
+
+    checkpoint: Path
+    data: Path
+    out: Path | None = None
+    device: str = "auto"
+    split: str = "auto"
+    metrics: tuple[str, ...] = ()
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `samtune predict` asks for.
+
+    Attributes:
+        checkpoint: a merged file or bundle.
+        paths: image files, or folders of images.
+        out: folder for what is written.
+        device: auto, cpu, cuda or mps.
+        overlay: also draw the answers over the images.
+        box_xyxy: prompt in pixels of the image, or None.
+        points_xy: prompt in pixels of the image, all on the object, or None.
+    """
+
+    checkpoint: Path
+    paths: Sequence[Path]
+    out: Path
+    device: str = "auto"
+    overlay: bool = False
+    box_xyxy: tuple[float, ...] | None = None
+    points_xy: Sequence[tuple[float, ...]] = field(default=())
+
+
+class Measured(Protocol):
+    """What an evaluation of a file returns: a report, or another table."""
+
+    def to_table(self) -> Table:
+        """Returns the numbers as a table of the terminal."""
+
+
+class Task(ABC, Generic[ConfigT]):
+    """How jobs of one kind build, train, measure and show.
+
+    Args:
+        config: the settings of a job.
+    """
+
+    name: ClassVar[str]
+    """What configs and files call it; its key in `TASKS`."""
+    words: ClassVar[Words]
+    packages: ClassVar[tuple[str, ...]]
     """What beside torch decides the numbers, for the header of a run's config."""
-    measures_before: bool
+    measures_before: ClassVar[bool]
     """Whether the untuned model can be measured: a new head can't."""
-    contrast_draws: bool
+    contrast_draws: ClassVar[bool]
     """Whether the contrastive scoring loss draws by a seed of its own: a second pass then shows what the draw does."""
+    description: ClassVar[type[Description]]
+    """What a merged file of this task says about itself."""
+
+    def __init__(self, config: ConfigT) -> None:
+        self.config = config
 
     @abstractmethod
-    def build(self, config: Any) -> tuple[TunableModel, Loaders]:
-        """Builds model and data; everything that can be wrong with them shows here."""
+    def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
+        """Builds model and data, checked; everything that can be wrong with them shows here.
+
+        Args:
+            needs: the scoring pass to come, for which the score loader is made; None for none.
+        """
 
     @abstractmethod
-    def training_loss(self, config: Any) -> OutputLoss:
+    def skeleton(self) -> Backbone:
+        """Returns the model of the config without values (meta tensors), to check a selection by its shapes."""
+
+    @abstractmethod
+    def training_loss(self) -> OutputLoss:
         """Returns the loss of the `loss` section."""
 
-    def mixing(self, config: Any, loaders: Loaders) -> Mix | None:
+    def mixing(self, loaders: Loaders) -> Mix | None:
         """Returns what changes training batches, or None."""
         return None
 
     @abstractmethod
-    def scoring_loss(self, config: Any, needs: Needs, seed: int) -> tuple[ScoreLoss, str]:
+    def scoring_loss(self, needs: Needs, seed: int) -> tuple[ScoreLoss, str]:
         """Returns the loss of a scoring pass and its text: all that scores depend on beside model and images."""
+
+    def network(
+        self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
+    ) -> nn.Module:
+        """Returns what is trained: the attached model, or something around it.
+
+        Args:
+            model: with `selection` attached.
+            selection: what trains.
+            base_hash: `state_hash` of the untuned model.
+            autocast: dtype of the training's forward passes, or None for fp32.
+        """
+        return model
 
     @abstractmethod
     def evaluate(
         self,
-        config: Any,
         model: nn.Module,
         loaders: Loaders,
         *,
@@ -85,7 +198,6 @@ class Task(ABC):
         """Measures a model on a part.
 
         Args:
-            config: of the job.
             model: attached or merged, in the training's precision or in fp32.
             loaders: the data.
             split: "val" or "test".
@@ -96,38 +208,106 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def info(
-        self, config: Any, model: Any, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
-    ) -> Described:
-        """Returns what the merged file says about itself."""
+    def describe(
+        self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
+    ) -> Description:
+        """Returns what the merged file says about itself.
 
-    @abstractmethod
-    def load_merged(self, path: Path, *, device: torch.device) -> TunableModel:
-        """Loads what `save_merged` wrote."""
+        Args:
+            model: merged.
+            loaders: the data.
+            base_hash: `state_hash` of the untuned model.
+            additions: modules that could not be merged.
+        """
 
-    def notes(self, counts: Counts, model: Any) -> list[str]:
+    def notes(self, counts: Counts, model: Backbone) -> list[str]:
         """Returns what a user should know of what trains."""
         return []
 
     @abstractmethod
-    def draw(self, config: Any, model: Any, loaders: Loaders, report: Any, folder: Path) -> Pages:
+    def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         """Draws the pictures of a report into the run folder."""
 
+    def checkpoint(self) -> str | None:
+        """Returns the checkpoint of the `model` section: a path that was looked up, "random", or None."""
+        given = self.config.model.checkpoint
+        return None if given is None else RANDOM if str(given) == RANDOM else str(find_path(given))
 
-def needs_of(config: Config) -> Needs | None:
-    """Returns the scoring pass that the config's selector needs, with the loss that the config asks for."""
-    needs = SELECTORS[config.select.name].needs(**config.select.options)
-    if needs is None or config.score.loss is None:
-        return needs
-    return replace(needs, loss="task" if config.score.loss in ("task", "cross_entropy") else "contrastive")
+    def batch_text(self, needs: Needs) -> str:
+        """Returns the part of a scoring loss's text that says how images were grouped."""
+        return f" batch={self.config.score.batch}" if needs.per == "batch" else ""
 
+    @classmethod
+    @abstractmethod
+    def load_report(cls, folder: Path) -> AnyReport:
+        """Reads back the report that a run or an evaluation left.
 
-def batch_text(config: Config, needs: Needs) -> str:
-    """Returns the part of a loss's text that says how images were grouped."""
-    return f" batch={config.score.batch}" if needs.per == "batch" else ""
+        Raises:
+            DataError: a file is missing or has another form.
+        """
 
+    @classmethod
+    @abstractmethod
+    def evaluate_file(cls, request: Evaluation) -> Measured:
+        """Measures a merged file on a folder, by the prediction path of a run's own report.
 
-def checkpoint_of(config: Config) -> str | None:
-    """Returns the checkpoint of the `model` section: a path that was looked up, "random", or None."""
-    checkpoint = None if config.model.checkpoint is None else str(config.model.checkpoint)
-    return checkpoint if checkpoint in (None, RANDOM) else str(find_path(checkpoint))
+        Raises:
+            ConfigError: an option that this task does not have.
+            CheckpointError: a missing or damaged file.
+            DataError: an unusable folder.
+        """
+
+    @classmethod
+    @abstractmethod
+    def predict_files(cls, request: Prediction) -> str:
+        """Writes the answers for image files, and returns a line that says what was written where.
+
+        Raises:
+            ConfigError: an option that this task does not have.
+            CheckpointError: a missing or damaged file.
+            DataError: nothing to predict, or images that can't be read; the answers of the others are written.
+        """
+
+    @classmethod
+    @abstractmethod
+    def service(cls, checkpoint: Path, *, device: str) -> Service:
+        """Loads a merged file to answer requests with."""
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, folder: Path) -> bool:
+        """Tells by names alone whether a data folder has this task's layout."""
+
+    @classmethod
+    def knows(cls, name: str) -> bool:
+        """Tells whether this task has public data sets of its own, of which `name` may be one."""
+        return False
+
+    @classmethod
+    @abstractmethod
+    def verify(cls, folder: Path, *, name: str | None) -> VerifyReport:
+        """Reads everything in a data folder.
+
+        Args:
+            folder: of this task's layout.
+            name: of a known data set, or None.
+
+        Raises:
+            ConfigError: an unknown name.
+            DataError: the folder doesn't exist.
+        """
+
+    @classmethod
+    def items(cls, folder: Path) -> Sequence[Item]:
+        """Lists the images of one part, for a sweep that chooses on a share of train.
+
+        Raises:
+            ConfigError: this task has no such folders.
+            DataError: nothing usable there.
+        """
+        raise ConfigError(f"choose_on is not for {cls.name}: its data have a validation part of their own.")
+
+    @classmethod
+    def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:
+        """Returns changes to the config for the runs of a sweep: pictures that nobody looks at are not drawn."""
+        return ()

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from samtune.errors import CheckpointError, unknown_name
+from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition
 
 
-def build_added(model: nn.Module, addition: Addition) -> Added:
+def build_added(model: Backbone, addition: Addition) -> Added:
     """Returns an addition's module on the meta device: it has sizes, but no values yet.
 
     Args:
@@ -36,7 +37,7 @@ def build_added(model: nn.Module, addition: Addition) -> Added:
     if addition.kind not in KINDS:
         raise CheckpointError(unknown_name("kind of addition", addition.kind, KINDS))
     with torch.device("meta"):
-        return KINDS[addition.kind](model.get_submodule(addition.module), addition)
+        return KINDS[addition.kind](model.net.get_submodule(addition.module), addition)
 
 
 class Added(nn.Module):

@@ -20,7 +20,7 @@ SMALL = ("model.image_size=64", "train.steps=1", "train.precision=fp32", "track.
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(build_model("sam_tiny", checkpoint="random").state_dict(), path)
+    save_file(build_model("sam_tiny", checkpoint="random").net.state_dict(), path)
     return path
 
 

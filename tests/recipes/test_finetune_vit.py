@@ -13,23 +13,25 @@ import pytest
 import timm
 import torch
 from class_trees import write_class_folders, write_vtab
+from descriptions import load_classes
 from helpers import RunCommand
 from safetensors.torch import load_file
 
 from samtune.base.tensors import save_tensors
-from samtune.config.load import Config, load_config
+from samtune.config.sections import Config
 from samtune.data.pictures import read_image
 from samtune.errors import CheckpointError
-from samtune.files import merged
-from samtune.files.artifacts import audit_files, export_checkpoint
-from samtune.files.classifier import load_classifier
+from samtune.files.audit import audit_files
 from samtune.files.delta import apply_delta, undo_delta
+from samtune.files.export.pth import export_pth
 from samtune.models.timm.model import build_classifier
 from samtune.run.prepare import prepare
 from samtune.run.recipe import RunResult, dry_run, finetune, select_only
+from samtune.run.settings import load_config
 from samtune.tasks.classes.evaluate_file import evaluate_classifier
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
 from samtune.tasks.classes.report import ClassReport
+from samtune.tasks.table import task_of_file
 from samtune.types import LabelledBatch
 
 ARCHITECTURE = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -72,7 +74,7 @@ def write_job(home: Path) -> tuple[Path, Path, Path]:
     backbone = build_classifier(
         "vit_tiny_patch16_224", classes=11, checkpoint="random", image_size=32, seed=3, **ARCHITECTURE
     )
-    save_tensors(base, backbone.state_dict(), {})
+    save_tensors(base, backbone.net.state_dict(), {})
     file.write_text(TEXT.replace("BASE", str(base)).replace("DATA", str(data)))
     return data, base, file
 
@@ -163,9 +165,9 @@ def test_the_merged_file_is_timms_own(job: Job, tmp_path: Path) -> None:
     state = load_file(job.folder / "merged.safetensors")
     stock = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3, **ARCHITECTURE)
     stock.load_state_dict(state, strict=True)
-    export_checkpoint(job.folder / "merged.safetensors", tmp_path / "vit.pth")
+    export_pth(job.folder / "merged.safetensors", tmp_path / "vit.pth")
     stock.load_state_dict(torch.load(tmp_path / "vit.pth", weights_only=True), strict=True)
-    ours, _ = load_classifier(job.folder / "merged.safetensors")
+    ours, _ = load_classes(job.folder / "merged.safetensors")
     batch = LabelledBatch(torch.arange(3 * 32 * 32).view(1, 3, 32, 32).to(torch.uint8), torch.zeros(1).long(), ("a",))
     assert torch.equal(stock.eval()(ours.normalise(batch.images)), ours(batch))
 
@@ -175,7 +177,7 @@ def test_base_and_delta_lead_to_the_merged_model_and_back(job: Job, tmp_path: Pa
     apply_delta(job.base, delta, tmp_path / "applied.safetensors")  # the backbone's file, of another head
     state = load_file(merged_file)
     assert all(torch.equal(t, state[n]) for n, t in load_file(tmp_path / "applied.safetensors").items())
-    model, info = load_classifier(tmp_path / "applied.safetensors")
+    model, info = load_classes(tmp_path / "applied.safetensors")
     assert (info.classes, model.num_classes) == (("class_0", "class_1", "class_2"), 3)
     undo_delta(merged_file, delta, tmp_path / "base.safetensors")
     apply_delta(tmp_path / "base.safetensors", delta, tmp_path / "twice.safetensors")
@@ -292,7 +294,7 @@ def test_a_dry_run_and_a_selection_alone(job: Job, tmp_path: Path, monkeypatch: 
 
 def test_the_head_of_a_checkpoint_can_stay(job: Job, tmp_path: Path) -> None:
     file = job.folder / "merged.safetensors"
-    kept = job.settings(f"model.checkpoint={file}", "model.head=checkpoint", "train.epochs=1", "train.lr=1e-9")
+    kept = job.settings(f"model.checkpoint={file}", "model.net.head=checkpoint", "train.epochs=1", "train.lr=1e-9")
     result = finetune(kept, run_dir=tmp_path / "run")
     assert result.report.values == job.result.report.values
     for part in ("train", "val", "test"):
@@ -307,7 +309,7 @@ def test_the_head_of_a_checkpoint_can_stay(job: Job, tmp_path: Path) -> None:
 
 def test_a_file_of_the_other_task_is_refused(job: Job, run: RunCommand, tmp_path: Path) -> None:
     file = job.folder / "merged.safetensors"
-    assert merged.read_task(file) == "classification"
+    assert task_of_file(file).name == "classification"
     code, err = run("serve", "--checkpoint", file)
     assert code == 4
     assert "is a classification model, but a segmentation model is needed" in err

@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from samtune.config import sections as shared
-from samtune.config.sections import PathText, impossible_pair
+from samtune.config.papers import hyperparameters
+from samtune.config.sections import PathText, SelectorFacts, impossible_pair
+from samtune.models.table import entry_of
 
 RecipeName = Literal["gps", "grft", "spt"]
 
@@ -22,14 +24,16 @@ class Model(shared.Model):
     options: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
 
     @model_validator(mode="after")
-    def _options_are_timms(self) -> Self:
+    def _name_and_options_fit(self) -> Self:
         ours = {"name": "model.name", "classes": "the data", "checkpoint": "model.checkpoint"}
         ours |= {"image_size": "model.image_size", "head": "model.head", "drop_path": "train.drop_path"}
         ours |= {"seed": "run.seed"}
         given = [key for key in self.options if key in ours]
         problems = [(f"options.{key}", f"is no option of timm: {ours[key]} sets it.") for key in given]
+        if entry_of(self.name).gives != "classes":
+            problems.append(("name", f'"{self.name}" gives masks, not classes. Set task: segmentation.'))
         if problems:
-            raise PydanticCustomError("options", "options do not fit", {"problems": problems})
+            raise PydanticCustomError("options", "name or options do not fit", {"problems": problems})
         return self
 
 
@@ -82,6 +86,7 @@ class Loss(shared.Section):
 class ClassificationConfig(shared.Config):
     """All settings of a classification job; sections in the order of use."""
 
+    task: Literal["classification"] = Field("classification", description="kind of job")
     recipe: RecipeName | None = Field(
         None, description="hyper-parameters of a paper for data.name, below what is set here"
     )
@@ -100,35 +105,28 @@ class ClassificationConfig(shared.Config):
             raise impossible_pair("train.patience", self.train.patience, expected)
         return self
 
+    @classmethod
+    def complete(cls, values: dict[str, Any], selectors: Mapping[str, SelectorFacts]) -> None:
+        """Puts the hyper-parameters of `recipe` for `data.name` below the given values; see `Config.complete`.
 
-def fill_from_recipe(values: dict[str, Any]) -> None:
-    """Puts the hyper-parameters of `recipe` for `data.name` below the given values.
-
-    Args:
-        values: of the file and the command line, which count more; changed in place.
-
-    Raises:
-        ConfigError: a data set that the paper's table does not have.
-    """
-    recipe, data = values.get("recipe"), values.get("data")
-    if not isinstance(recipe, str) or recipe not in get_args(RecipeName):
-        return  # none, or one that validation refuses
-    from samtune.config.papers import hyperparameters  # late: most configs have no recipe
-
-    name = data.get("name") if isinstance(data, Mapping) else None
-    table = hyperparameters(recipe, name if isinstance(name, str) else None)
-    given = values.get("select")
-    given = given if isinstance(given, Mapping) else {}
-    if given.get("name", table["select"]["name"]) != table["select"]["name"]:
-        for section in ("select", "score", "tune"):  # another method: what the paper says of its own does not apply
-            table.pop(section, None)
-    elif given.get("file") is not None:
-        del table["select"]
-    elif given.get("budget") is not None:
-        from samtune.selection import SELECTORS  # late: the selectors import torch
-
-        table["select"].pop(SELECTORS[table["select"]["name"]].knob, None)  # the budget says what it would
-    _fill(values, table)
+        Raises:
+            ConfigError: a data set that the paper's table does not have.
+        """
+        recipe, data = values.get("recipe"), values.get("data")
+        if not isinstance(recipe, str) or recipe not in get_args(RecipeName):
+            return  # none, or one that validation refuses
+        name = data.get("name") if isinstance(data, Mapping) else None
+        table = hyperparameters(recipe, name if isinstance(name, str) else None)
+        given = values.get("select")
+        given = given if isinstance(given, Mapping) else {}
+        if given.get("name", table["select"]["name"]) != table["select"]["name"]:
+            for section in ("select", "score", "tune"):  # another method: what the paper says of its own does not apply
+                table.pop(section, None)
+        elif given.get("file") is not None:
+            del table["select"]
+        elif given.get("budget") is not None:
+            table["select"].pop(selectors[table["select"]["name"]].knob, None)  # the budget says what it would
+        _fill(values, table)
 
 
 def _fill(values: dict[str, Any], below: Mapping[str, Any]) -> None:

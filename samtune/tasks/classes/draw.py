@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,15 +18,6 @@ from samtune.types import ImageArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-HEADLINE: Mapping[str, str] = {
-    "top1": "Top-1 accuracy",
-    "top5": "Top-5 accuracy",
-    "mean_per_class": "Mean per class",
-}
-"""The numbers that head a report, with their labels."""
-
-MISTAKES_NOTE = "The images on which the model is wrong and most sure of itself, the surest first."
 
 _NUMBERED = 12  # classes up to which the cells hold numbers
 _LONGEST = 22  # characters of a class name in a picture

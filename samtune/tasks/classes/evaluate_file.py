@@ -14,13 +14,15 @@ from torch.utils.data import DataLoader
 from samtune import console
 from samtune.base.disk import disk_errors, write_json
 from samtune.base.machine import pick_device
+from samtune.console import Table
 from samtune.data.pictures import PARTS
 from samtune.data.splitfile import trained_on
 from samtune.errors import ConfigError, DataError
-from samtune.files.classifier import ClassifierInfo, load_classifier
+from samtune.files.merged import load_merged
 from samtune.metrics.corruption import ALEXNET_ERRORS, SEVERITIES, mean_corruption_error
-from samtune.models.timm.model import Classifier
+from samtune.models.backbone import Backbone
 from samtune.tasks.classes.dataset import ClassDataset, collate_classes
+from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.evaluate import evaluate_classes
 from samtune.tasks.classes.labelled import LabelledImage, corruption_parts, evaluation_images
 from samtune.tasks.classes.report import ClassReport
@@ -45,6 +47,12 @@ class CorruptionTable:
     errors: dict[str, list[float]]
     corruption_errors: dict[str, float]
     mean_corruption_error: float
+
+    def to_table(self) -> Table:
+        """Returns the errors for the terminal."""
+        rows = [(kind, *errors, self.corruption_errors[kind]) for kind, errors in self.errors.items()]
+        columns = ("corruption", *(f"error {severity}" for severity in range(1, SEVERITIES + 1)), "CE")
+        return Table(columns, rows, f"mCE {self.mean_corruption_error:.2f} % (AlexNet = 100 %)")
 
 
 def evaluate_classifier(
@@ -75,7 +83,7 @@ def evaluate_classifier(
     part = "test" if split == "auto" else split
     if part not in PARTS:
         raise ConfigError(f"--split {split!r} is not for classes. Known: auto, {', '.join(PARTS)}.")
-    model, info = load_classifier(checkpoint, device=pick_device(device))
+    model, info = load_merged(checkpoint, ClassDescription, device=pick_device(device))
     images = evaluation_images(data_dir, info.classes, name=name, split=part)
     if seen := trained_on(checkpoint, images):
         logger.warning(
@@ -107,7 +115,7 @@ def evaluate_corruptions(
             image is evaluated.
         DiskError: `out` can't be written.
     """
-    model, info = load_classifier(checkpoint, device=pick_device(device))
+    model, info = load_merged(checkpoint, ClassDescription, device=pick_device(device))
     parts = _all_corruptions(corruption_parts(data_dir, info.classes), data_dir)
     errors: dict[str, list[float]] = {}
     _save_corruptions({"errors": errors}, out)  # a folder that can't be written fails now, not after hours
@@ -141,8 +149,8 @@ def _save_corruptions(content: Mapping[str, Any], out: Path | None) -> None:
 
 
 def _report(
-    model: Classifier,
-    info: ClassifierInfo,
+    model: Backbone,
+    info: ClassDescription,
     images: Sequence[LabelledImage],
     *,
     split: str,

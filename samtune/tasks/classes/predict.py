@@ -15,8 +15,9 @@ from samtune.base.disk import disk_errors
 from samtune.base.machine import pick_device
 from samtune.data.pictures import list_problems, read_image
 from samtune.errors import DataError
-from samtune.files.classifier import ClassifierInfo, load_classifier
-from samtune.models.timm.model import Classifier
+from samtune.files.merged import load_merged
+from samtune.models.backbone import Backbone
+from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.evaluate import predict_classes
 from samtune.tasks.classes.views import build_view, check_shape
 from samtune.tasks.masks.predict import checked_image, find_images
@@ -48,7 +49,7 @@ class ClassPredictor:
         info: what its file says about it.
     """
 
-    def __init__(self, model: Classifier, info: ClassifierInfo) -> None:
+    def __init__(self, model: Backbone, info: ClassDescription) -> None:
         self.model = model
         self.info = info
         self._view = build_view(
@@ -63,7 +64,7 @@ class ClassPredictor:
             CheckpointError: the file is missing, damaged or of another kind.
             ConfigError: an unknown device, or one that this machine doesn't have.
         """
-        return cls(*load_classifier(Path(path), device=pick_device(device)))
+        return cls(*load_merged(Path(path), ClassDescription, device=pick_device(device)))
 
     def predict(self, image_hwc_uint8: ImageArray, *, name: str = "the image") -> ClassPrediction:
         """Predicts the class of one image, as `evaluate` does.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -73,6 +73,7 @@ class ClassReport(AnyReport):
         definition: a sentence for each reported number.
     """
 
+    task: ClassVar[str] = "classification"
     rows: tuple[ClassRow, ...]
     split: str
     classes: tuple[str, ...]

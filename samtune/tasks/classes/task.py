@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -12,44 +13,62 @@ from samtune.base.paths import find_path
 from samtune.base.tensors import save_tensors
 from samtune.data.loaders import Loaders
 from samtune.data.pictures import read_image
-from samtune.files.classifier import ClassifierInfo, check_classes, load_classifier
-from samtune.models.timm.model import Classifier, build_classifier
+from samtune.data.verify import VerifyReport
+from samtune.errors import ConfigError
+from samtune.files.description import Description
+from samtune.models.backbone import Backbone
+from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
 from samtune.report.page import Picture, Section
-from samtune.run.fit import Mix
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs
 from samtune.tasks.classes.config import ClassificationConfig
+from samtune.tasks.classes.description import ClassDescription, check_classes
 from samtune.tasks.classes.draw import (
-    HEADLINE,
-    MISTAKES_NOTE,
     Example,
     confident_mistakes,
     save_examples,
     wrong_classes_section,
 )
 from samtune.tasks.classes.evaluate import evaluate_classes, head_inputs
+from samtune.tasks.classes.evaluate_file import evaluate_classifier, evaluate_corruptions
+from samtune.tasks.classes.images import ClassSplits
 from samtune.tasks.classes.known import DATASETS
-from samtune.tasks.classes.labelled import ClassSplits, resolve_classes
+from samtune.tasks.classes.labelled import resolve_classes
 from samtune.tasks.classes.loaders import build_class_data
 from samtune.tasks.classes.losses import cross_entropy, head_cross_entropy, image_contrastive
 from samtune.tasks.classes.mixing import mixer
-from samtune.tasks.classes.report import ClassReport
-from samtune.tasks.task import Advance, Pages, Task, batch_text, checkpoint_of, needs_of
-from samtune.types import OutputLoss, Resize
+from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
+from samtune.tasks.classes.report import TOP_K, ClassReport
+from samtune.tasks.classes.service import ClassService
+from samtune.tasks.classes.verify import recognises, verify_folder
+from samtune.tasks.service import Service
+from samtune.tasks.task import Advance, Evaluation, Measured, Pages, Prediction, Task, Words
+from samtune.types import Mix, OutputLoss, Resize
 
 FEATURES = 2000  # at most this many images, spread over all, have their features kept, for maps of the feature space
+MISTAKES_NOTE = "The images on which the model is wrong and most sure of itself, the surest first."
 
 
-class ClassificationTask(Task):
+class ClassificationTask(Task[ClassificationConfig]):
     """Tunes a ViT, Swin or ConvNeXt with cross-entropy."""
 
+    name = "classification"
+    words = Words(
+        headlines={"top1": "Top-1 accuracy", "top5": "Top-5 accuracy", "mean_per_class": "Mean per class"},
+        choice="top1",
+        columns={"top1": lambda row: float(row.rank == 0), "top5": lambda row: float(row.rank < TOP_K)},
+        percent=True,
+        explained="accuracy in percent",
+        axis="top-1 accuracy, %",
+    )
     packages = ("timm", "torchvision")
     measures_before = False
     contrast_draws = False  # the two views come with the images
+    description: ClassVar[type[Description]] = ClassDescription
 
-    def build(self, config: ClassificationConfig) -> tuple[Classifier, Loaders]:
-        data, needs, seed = config.data, needs_of(config), config.run.seed
+    def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
+        config, data, seed = self.config, self.config.data, self.config.run.seed
         splits = resolve_classes(
             find_path(data.dir),
             name=data.name,
@@ -60,10 +79,10 @@ class ClassificationTask(Task):
             shots=data.shots,
             shots_seed=seed,
         )
-        checkpoint = checkpoint_of(config)
+        checkpoint = self.checkpoint()
         if config.model.head == "checkpoint" and checkpoint not in (None, RANDOM):
             check_classes(Path(checkpoint), splits.classes)
-        model = build_classifier(
+        model = build_model(
             config.model.name,
             classes=len(splits.classes),
             checkpoint=checkpoint,
@@ -77,7 +96,7 @@ class ClassificationTask(Task):
             splits,
             image_size=model.image_size,
             batch=config.train.batch,
-            resize=resize_of(config),
+            resize=self.resize(),
             augment=data.augment,
             interpolation=model.interpolation,
             seed=seed,
@@ -89,24 +108,30 @@ class ClassificationTask(Task):
         )
         return model, loaders
 
-    def training_loss(self, config: ClassificationConfig) -> OutputLoss:
-        smoothing = config.loss.label_smoothing
+    def skeleton(self) -> Backbone:
+        model = self.config.model
+        with torch.device("meta"):  # two classes do for a check: how many there are, the data says
+            return build_model(
+                model.name, checkpoint=RANDOM, image_size=model.image_size, classes=2, head="new", **model.options
+            )
+
+    def training_loss(self) -> OutputLoss:
+        smoothing = self.config.loss.label_smoothing
         return lambda logits, batch: cross_entropy(logits, batch, label_smoothing=smoothing)
 
-    def mixing(self, config: ClassificationConfig, loaders: Loaders) -> Mix | None:
-        train, classes = config.train, len(_splits(loaders).classes)
-        return mixer(mixup=train.mixup, cutmix=train.cutmix, classes=classes, seed=config.run.seed)
+    def mixing(self, loaders: Loaders) -> Mix | None:
+        train, classes = self.config.train, len(_splits(loaders).classes)
+        return mixer(mixup=train.mixup, cutmix=train.cutmix, classes=classes, seed=self.config.run.seed)
 
-    def scoring_loss(self, config: ClassificationConfig, needs: Needs, seed: int) -> tuple[ScoreLoss, str]:
-        batch = batch_text(config, needs)
+    def scoring_loss(self, needs: Needs, seed: int) -> tuple[ScoreLoss, str]:
+        batch = self.batch_text(needs)
         if needs.loss == "task":
-            return head_cross_entropy, f"cross_entropy head_seed={config.run.seed}{batch}"
-        temperature = config.score.temperature
+            return head_cross_entropy, f"cross_entropy head_seed={self.config.run.seed}{batch}"
+        temperature = self.config.score.temperature
         return image_contrastive(temperature=temperature), f"contrastive temperature={temperature:g} views=2{batch}"
 
     def evaluate(
         self,
-        config: ClassificationConfig,
         model: nn.Module,
         loaders: Loaders,
         *,
@@ -118,10 +143,11 @@ class ClassificationTask(Task):
     ) -> ClassReport:
         images = getattr(_splits(loaders), split)
         every = 0 if keep is None else math.ceil(len(images) / FEATURES)
-        with head_inputs(_classifier(model), every=every) as features:
+        assert isinstance(model, Backbone)
+        with head_inputs(model, every=every) as features:
             report = evaluate_classes(
                 model,
-                getattr(loaders, split),
+                loaders.part(split),
                 classes=_splits(loaders).classes,
                 split=split,
                 autocast_dtype=autocast,
@@ -132,48 +158,76 @@ class ClassificationTask(Task):
             save_tensors(keep / "features.safetensors", {"features": features(), "labels": labels}, {})
         return report
 
-    def info(
-        self,
-        config: ClassificationConfig,
-        model: Classifier,
-        loaders: Loaders,
-        *,
-        base_hash: str,
-        additions: tuple[Addition, ...],
-    ) -> ClassifierInfo:
-        return ClassifierInfo.of(
+    def describe(
+        self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
+    ) -> Description:
+        return ClassDescription.of(
             model,
-            classes=_splits(loaders).classes,
-            resize=resize_of(config),
             base_hash=base_hash,
             additions=additions,
+            classes=_splits(loaders).classes,
+            resize=self.resize(),
+            interpolation=model.interpolation,
         )
 
-    def load_merged(self, path: Path, *, device: torch.device) -> Classifier:
-        return load_classifier(path, device=device)[0]
-
-    def draw(
-        self, config: ClassificationConfig, model: Classifier, loaders: Loaders, report: ClassReport, folder: Path
-    ) -> Pages:
+    def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         return Pages(
             facts={
                 "Model": f"{model.name}, {model.image_size} px",
-                "Data": f"{config.data.name or 'class folders'}, {config.data.dir}",
+                "Data": f"{self.config.data.name or 'class folders'}, {self.config.data.dir}",
                 "Classes": str(len(report.classes)),
             },
-            headline=HEADLINE,
             sections=[
                 *_mistakes(loaders, report, folder / "mistakes.png"),
                 wrong_classes_section(report, folder / "confusion.png"),
             ],
         )
 
+    def resize(self) -> Resize:
+        """Returns how images come to the square input: as the config says, else as the papers do for its data set."""
+        data = self.config.data
+        if data.resize != "auto":
+            return data.resize
+        return DATASETS[data.name].resize if data.name is not None else "crop"
 
-def resize_of(config: ClassificationConfig) -> Resize:
-    """Returns how images come to the square input: as the config says, else as the papers do for its data set."""
-    if config.data.resize != "auto":
-        return config.data.resize
-    return DATASETS[config.data.name].resize if config.data.name is not None else "crop"
+    @classmethod
+    def load_report(cls, folder: Path) -> ClassReport:
+        return ClassReport.load(folder)
+
+    @classmethod
+    def evaluate_file(cls, request: Evaluation) -> Measured:
+        if request.metrics:
+            raise ConfigError(
+                f"--metrics {request.metrics[0]!r} is of masks; all metrics of a classifier are shown anyway."
+            )
+        checkpoint, data, out, device = request.checkpoint, request.data, request.out, request.device
+        if request.name == "imagenet-c":
+            return evaluate_corruptions(checkpoint, data, out=out, device=device)
+        return evaluate_classifier(checkpoint, data, out=out, device=device, split=request.split, name=request.name)
+
+    @classmethod
+    def predict_files(cls, request: Prediction) -> str:
+        if request.overlay or request.box_xyxy is not None or request.points_xy:
+            raise ConfigError(f"--overlay, --box and --point are for masks; {request.checkpoint} is a classifier.")
+        predictor = ClassPredictor.from_file(request.checkpoint, device=request.device)
+        table = predict_class_files(predictor, request.paths, request.out)
+        return f"{len(table)} classes in {request.out / 'predictions.csv'}"
+
+    @classmethod
+    def service(cls, checkpoint: Path, *, device: str) -> Service:
+        return ClassService(ClassPredictor.from_file(checkpoint, device=device))
+
+    @classmethod
+    def recognises(cls, folder: Path) -> bool:
+        return recognises(folder)
+
+    @classmethod
+    def knows(cls, name: str) -> bool:
+        return True
+
+    @classmethod
+    def verify(cls, folder: Path, *, name: str | None) -> VerifyReport:
+        return verify_folder(folder, name=name)
 
 
 def _mistakes(loaders: Loaders, report: ClassReport, file: Path) -> list[Section]:
@@ -189,11 +243,6 @@ def _mistakes(loaders: Loaders, report: ClassReport, file: Path) -> list[Section
     save_examples(file, examples)
     picture = Picture(f"{len(examples)} most confident mistakes", file)
     return [Section("Pictures", MISTAKES_NOTE, pictures=[picture])]
-
-
-def _classifier(model: nn.Module) -> Classifier:
-    assert isinstance(model, Classifier)
-    return model
 
 
 def _splits(loaders: Loaders) -> ClassSplits:

@@ -13,22 +13,22 @@ from typing import NamedTuple
 
 from samtune.data.cache import file_hashes, remember
 from samtune.data.pictures import PARTS, list_problems, read_image
+from samtune.data.verify import VerifyReport
 from samtune.errors import DataError
 from samtune.tasks.classes.images import NamedParts
 from samtune.tasks.classes.known import DATASETS, read_layout
 from samtune.tasks.classes.views import check_shape
-from samtune.tasks.masks.verify import VerifyReport, verify_folder
 
 DECODED = {"train": 100_000, "val": 100_000, "test": 5_000}
 """Largest part whose images are decoded before a run: VTAB-1k's test images and ImageNet's are too many for that."""
 COMPARED = 100_000  # of more images than that, only the paths are compared between parts
 
 
-def verify_data(folder: str | Path, *, name: str | None = None) -> VerifyReport:
-    """Checks the layout of a data folder and decodes everything in it.
+def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyReport:
+    """Checks the layout of a data folder of classes and decodes everything in it.
 
     Args:
-        folder: with pairs of image and mask, or with classes; which of them, it tells by itself.
+        folder: with a folder per class, or a data set that `name` says.
         name: of a data set of `DATASETS`, which is one of classes.
 
     Returns:
@@ -38,8 +38,6 @@ def verify_data(folder: str | Path, *, name: str | None = None) -> VerifyReport:
         ConfigError: unknown name.
         DataError: the folder doesn't exist.
     """
-    if name is None and not _has_classes(Path(folder)):
-        return verify_folder(folder)
     layout = read_layout(folder, name)
     parts, errors, warnings = layout.parts, layout.problems, layout.notes
     if name is not None and DATASETS[name].layout == "vtab":  # its common list names other files
@@ -188,7 +186,7 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _has_classes(folder: Path) -> bool:
+def recognises(folder: Path) -> bool:
     """Tells classes from pairs: no images/ or masks/ where pairs have them, but folders, or lists with labels."""
     if not folder.is_dir():
         return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -16,7 +16,7 @@ import numpy as np
 
 from samtune.base.disk import write_bytes
 from samtune.data.pictures import read_image
-from samtune.models.sam.model import SamModel
+from samtune.models.backbone import Backbone
 from samtune.report.page import Picture, Section
 from samtune.tasks.masks.dataset import Collate, SegmentationDataset
 from samtune.tasks.masks.evaluate import predict_batch
@@ -40,9 +40,6 @@ Case = tuple[str, ImageArray, MaskArray | None, MaskArray]
 """(name, (H, W, 3) uint8 RGB image, truth or None, prediction); masks are (H, W) bool at the image's size."""
 
 
-HEADLINE: Mapping[str, str] = {"mDice": "Mean Dice", "mIoU": "Mean IoU"}
-"""The numbers that head a report, with their labels."""
-
 OVERLAYS_NOTE = (
     "Best, median and worst images by Dice. The last panel shows the errors: green is right, red is too much, blue "
     "was missed."
@@ -50,7 +47,7 @@ OVERLAYS_NOTE = (
 
 
 def gallery_sections(
-    folder: Path, model: SamModel, dataset: SegmentationDataset, pairs: Sequence[Pair], report: Report, *, each: int
+    folder: Path, model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair], report: Report, *, each: int
 ) -> Sequence[Section]:
     """Draws the cases of a report that a person should see.
 
@@ -122,7 +119,7 @@ def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
     return paths
 
 
-def _cases(model: SamModel, dataset: SegmentationDataset, pairs: Sequence[Pair], names: list[str]) -> Iterator[Case]:
+def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair], names: list[str]) -> Iterator[Case]:
     """Yields (name, image, truth, prediction) of items by name, by the one prediction path."""
     numbers = {name: number for number, name in enumerate(dataset.names)}
     images = {pair.name: pair.image for pair in pairs}

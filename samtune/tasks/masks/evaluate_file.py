@@ -14,6 +14,7 @@ from samtune.data.splitfile import trained_on
 from samtune.errors import ConfigError
 from samtune.files.merged import load_merged
 from samtune.tasks.masks.dataset import Collate, SegmentationDataset
+from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.evaluate import DEFAULT_METRICS, evaluate
 from samtune.tasks.masks.pairs import Pair, find_pairs
 from samtune.tasks.masks.report import Report
@@ -42,7 +43,7 @@ def evaluate_checkpoint(
         split: train, val or test; all; auto: the test part if the folder has parts, else all.
         metrics: names beside the default ones.
     """
-    model, info = load_merged(checkpoint, device=pick_device(device))
+    model, info = load_merged(checkpoint, MaskDescription, device=pick_device(device))
     pairs, name = _pairs_of(data_dir, split)
     check_pairs(pairs)
     if seen := trained_on(checkpoint, pairs):

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samtune.models.sam.model import SamModel, upsample_logits
+from samtune.models.backbone import Backbone
+from samtune.models.sam.model import upsample_logits
 from samtune.scoring.contrastive import pixel_contrastive
 from samtune.scoring.score import ScoreLoss
 from samtune.types import Batch, LogitLoss
@@ -45,9 +46,10 @@ def contrastive_loss(*, cells: int = 128, temperature: float = 0.1, seed: int = 
     """Returns the pixel-level supervised contrastive loss on image embeddings, its draw of cells seeded."""
     generator = torch.Generator().manual_seed(seed)
 
-    def loss(model: SamModel, batch: Batch) -> Tensor | None:
-        embeddings = model.encode(model.normalise(batch.images, batch.valid()))
-        return pixel_contrastive(embeddings, batch, cells=cells, temperature=temperature, generator=generator)
+    def loss(model: Backbone, batch: Batch) -> Tensor | None:
+        return pixel_contrastive(
+            model.features(batch), batch, cells=cells, temperature=temperature, generator=generator
+        )
 
     return loss
 
@@ -55,7 +57,7 @@ def contrastive_loss(*, cells: int = 128, temperature: float = 0.1, seed: int = 
 def task_loss(loss: LogitLoss = dice_bce) -> ScoreLoss:
     """Returns the loss of the training, through the decoder: what GPS's release scores with, as SAM's is not random."""
 
-    def through_decoder(model: SamModel, batch: Batch) -> Tensor:
+    def through_decoder(model: Backbone, batch: Batch) -> Tensor:
         return loss(upsample_logits(model(batch), batch.images.shape[-1]), batch)
 
     return through_decoder

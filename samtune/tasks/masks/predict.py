@@ -22,9 +22,10 @@ from samtune.base.machine import pick_device
 from samtune.base.paths import find_path
 from samtune.data.pictures import SUFFIXES, list_problems, read_image
 from samtune.errors import ConfigError, DataError
-from samtune.files.merged import MergedInfo, load_merged
-from samtune.models.sam.model import SamModel
+from samtune.files.merged import load_merged
+from samtune.models.backbone import Backbone
 from samtune.tasks.masks.dataset import Collate, resize_longest
+from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.draw import save_overlays
 from samtune.tasks.masks.evaluate import predict_batch
 from samtune.tasks.masks.prompts import Floats, PromptError, check_inside, checked_boxes, checked_points, clip_boxes
@@ -41,7 +42,7 @@ class Predictor:
         info: what its file says about it.
     """
 
-    def __init__(self, model: SamModel, info: MergedInfo) -> None:
+    def __init__(self, model: Backbone, info: MaskDescription) -> None:
         self.model = model
         self.info = info
 
@@ -57,7 +58,7 @@ class Predictor:
             CheckpointError: the file is missing, damaged or no merged file.
             ConfigError: an unknown device, or one that this machine doesn't have.
         """
-        return cls(*load_merged(Path(path), device=pick_device(device)))
+        return cls(*load_merged(Path(path), MaskDescription, device=pick_device(device)))
 
     def predict(
         self,
@@ -198,7 +199,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def other_prompt(info: MergedInfo, *, box: bool, points: bool) -> str | None:
+def other_prompt(info: MaskDescription, *, box: bool, points: bool) -> str | None:
     """Returns a warning when a model is asked in another way than it was tuned for, else None."""
     used = " and ".join(kind for kind, given in (("box", box), ("point", points)) if given) or "none"
     if info.prompt in used.split(" and "):

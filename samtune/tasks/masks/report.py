@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Report(AnyReport):
         definition: a sentence for each reported number.
     """
 
+    task: ClassVar[str] = "segmentation"
     rows: tuple[Row, ...]
     split: str
     definition: dict[str, str]

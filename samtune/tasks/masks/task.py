@@ -3,44 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from samtune.base.paths import find_path
 from samtune.data.loaders import Loaders
-from samtune.files.merged import MergedInfo, load_merged
+from samtune.data.verify import VerifyReport
+from samtune.errors import ConfigError
+from samtune.files.description import Description
+from samtune.models.backbone import Backbone
 from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.table import build_model
+from samtune.models.weights import RANDOM
 from samtune.scoring.score import ScoreLoss
-from samtune.selection import Addition, Needs
+from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.masks.config import SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset
-from samtune.tasks.masks.draw import HEADLINE, gallery_sections
+from samtune.tasks.masks.description import MaskDescription
+from samtune.tasks.masks.draw import gallery_sections
+from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
 from samtune.tasks.masks.evaluate import DEFAULT_METRICS, evaluate
+from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
 from samtune.tasks.masks.loaders import build_data
 from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
+from samtune.tasks.masks.pairs import Pair, find_pairs
+from samtune.tasks.masks.predict import Predictor, predict_files
 from samtune.tasks.masks.report import Report
-from samtune.tasks.task import Advance, Pages, Task, batch_text, checkpoint_of, needs_of
+from samtune.tasks.masks.service import MaskService
+from samtune.tasks.masks.verify import recognises, verify_folder
+from samtune.tasks.service import Service
+from samtune.tasks.task import Advance, Evaluation, Pages, Prediction, Task, Words
 from samtune.tuning import Counts
 from samtune.types import LogitLoss, OutputLoss
 
 
-class SegmentationTask(Task):
+class SegmentationTask(Task[SegmentationConfig]):
     """Tunes a Segment Anything model with Dice + BCE."""
 
+    name = "segmentation"
+    words = Words(
+        headlines={"mDice": "Mean Dice", "mIoU": "Mean IoU"},
+        choice="mDice",
+        columns={"mDice": lambda row: row.dice, "mIoU": lambda row: row.iou},
+        percent=False,
+        explained="of the foreground metric, from 0 to 1",
+        axis="mDice",
+    )
     packages = ("segment-anything", "monai")
     measures_before = True
     contrast_draws = True  # cells
+    description: ClassVar[type[Description]] = MaskDescription
 
-    def build(self, config: SegmentationConfig) -> tuple[SamModel, Loaders]:
-        model = build_model(
-            config.model.name,
-            checkpoint=checkpoint_of(config),
-            image_size=config.model.image_size,
-        )
-        data, needs = config.data, needs_of(config)
+    def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
+        config = self.config
+        model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=config.model.image_size)
+        data = config.data
         loaders = build_data(
             find_path(data.dir),
             image_size=model.image_size,
@@ -61,21 +80,35 @@ class SegmentationTask(Task):
         )
         return model, loaders
 
-    def training_loss(self, config: SegmentationConfig) -> OutputLoss:
-        loss = _logit_loss(config)
+    def skeleton(self) -> Backbone:
+        with torch.device("meta"):
+            model = self.config.model
+            return build_model(model.name, checkpoint=RANDOM, image_size=model.image_size)
+
+    def training_loss(self) -> OutputLoss:
+        loss = self._logit_loss()
         return lambda low, batch: loss(upsample_logits(low, batch.images.shape[-1]), batch)
 
-    def scoring_loss(self, config: SegmentationConfig, needs: Needs, seed: int) -> tuple[ScoreLoss, str]:
-        options, batch = config.score, batch_text(config, needs)
+    def scoring_loss(self, needs: Needs, seed: int) -> tuple[ScoreLoss, str]:
+        options, batch = self.config.score, self.batch_text(needs)
         if needs.loss == "task":
-            text = " ".join(f"{key}={value}" for key, value in config.loss.model_dump().items())
-            return task_loss(_logit_loss(config)), f"task {text} prompt={config.data.prompt}{batch}"
+            text = " ".join(f"{key}={value}" for key, value in self.config.loss.model_dump().items())
+            return task_loss(self._logit_loss()), f"task {text} prompt={self.config.data.prompt}{batch}"
         text = f"pixel_contrastive cells={options.cells} temperature={options.temperature:g} seed={seed}{batch}"
         return contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed), text
 
+    def network(
+        self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
+    ) -> nn.Module:
+        folder = self.config.train.embeddings
+        if folder is None:
+            return model
+        assert isinstance(model, SamModel)
+        check_embeddings(model, selection)
+        return CachedEncoder(model, folder, base_hash=base_hash, autocast=autocast)
+
     def evaluate(
         self,
-        config: SegmentationConfig,
         model: nn.Module,
         loaders: Loaders,
         *,
@@ -85,49 +118,31 @@ class SegmentationTask(Task):
         keep: Path | None = None,
         advance: Advance | None = None,
     ) -> Report:
+        options = self.config.eval
         return evaluate(
             model,
-            getattr(loaders, split),
-            metrics=(*DEFAULT_METRICS, *config.eval.metrics) if full else (),
+            loaders.part(split),
+            metrics=(*DEFAULT_METRICS, *options.metrics) if full else (),
             split=split,
-            empty=config.eval.empty,
+            empty=options.empty,
             autocast_dtype=autocast,
             on_batch=None if advance is None else lambda *_: advance(),
         )
 
-    def info(
-        self,
-        config: SegmentationConfig,
-        model: SamModel,
-        loaders: Loaders,
-        *,
-        base_hash: str,
-        additions: tuple[Addition, ...],
-    ) -> MergedInfo:
-        return MergedInfo(
-            model=model.name,
-            image_size=model.image_size,
-            prompt=config.data.prompt,
-            base_hash=base_hash,
-            additions=additions,
-        )
+    def describe(
+        self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
+    ) -> Description:
+        return MaskDescription.of(model, base_hash=base_hash, additions=additions, prompt=self.config.data.prompt)
 
-    def load_merged(self, path: Path, *, device: torch.device) -> SamModel:
-        return load_merged(path, device=device)[0]
-
-    def notes(self, counts: Counts, model: SamModel) -> list[str]:
+    def notes(self, counts: Counts, model: Backbone) -> list[str]:
         if not counts.decoder:
             return []
-        # parameters that mask token 0 does not depend on: IoU head, other tokens' hypernetworks
-        decoder = model.mask_decoder
-        idle = [decoder.iou_prediction_head, *list(decoder.output_hypernetworks_mlps)[1:]]
-        count = sum(p.numel() for module in idle for p in module.parameters())
+        count = sum(model.net.get_parameter(name).numel() for name in model.idle())
         return [f"of the decoder, {count:,} parameters serve other mask tokens than 0 and get no gradient"]
 
-    def draw(
-        self, config: SegmentationConfig, model: SamModel, loaders: Loaders, report: Report, folder: Path
-    ) -> Pages:
-        dataset: Any = getattr(loaders, report.split).dataset
+    def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
+        config = self.config
+        dataset: Any = loaders.part(report.split).dataset
         assert isinstance(dataset, SegmentationDataset)
         pairs = getattr(loaders.splits, report.split)
         return Pages(
@@ -136,12 +151,60 @@ class SegmentationTask(Task):
                 "Data": str(config.data.dir),
                 "Prompt": config.data.prompt,
             },
-            headline=HEADLINE,
             sections=gallery_sections(folder / "overlays", model, dataset, pairs, report, each=config.eval.overlays),
         )
 
+    def _logit_loss(self) -> LogitLoss:
+        options = self.config.loss.model_dump()
+        function = LOSSES[options.pop("name")]
+        return lambda logits, batch: function(logits, batch, **options)
 
-def _logit_loss(config: SegmentationConfig) -> LogitLoss:
-    options = config.loss.model_dump()
-    function = LOSSES[options.pop("name")]
-    return lambda logits, batch: function(logits, batch, **options)
+    @classmethod
+    def load_report(cls, folder: Path) -> Report:
+        return Report.load(folder)
+
+    @classmethod
+    def evaluate_file(cls, request: Evaluation) -> Report:
+        if request.name is not None:
+            raise ConfigError(f"--name {request.name!r} is for classification; {request.checkpoint} segments.")
+        return evaluate_checkpoint(
+            request.checkpoint,
+            request.data,
+            out=request.out,
+            device=request.device,
+            split=request.split,
+            metrics=request.metrics,
+        )
+
+    @classmethod
+    def predict_files(cls, request: Prediction) -> str:
+        predictor = Predictor.from_file(request.checkpoint, device=request.device)
+        masks = predict_files(
+            predictor,
+            request.paths,
+            request.out,
+            overlay=request.overlay,
+            box_xyxy=request.box_xyxy,
+            points_xy=request.points_xy or None,
+        )
+        return f"{len(masks)} masks in {request.out}"
+
+    @classmethod
+    def service(cls, checkpoint: Path, *, device: str) -> Service:
+        return MaskService(Predictor.from_file(checkpoint, device=device))
+
+    @classmethod
+    def recognises(cls, folder: Path) -> bool:
+        return recognises(folder)
+
+    @classmethod
+    def verify(cls, folder: Path, *, name: str | None) -> VerifyReport:
+        return verify_folder(folder, name=name)
+
+    @classmethod
+    def items(cls, folder: Path) -> list[Pair]:
+        return find_pairs(folder)
+
+    @classmethod
+    def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:
+        return (f"eval.overlays={0 if in_grid else 3}",)

@@ -6,7 +6,6 @@ are accepted, by a stated rule, and that a user may want to know.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,29 +16,12 @@ from PIL import Image
 
 from samtune.data.cache import remember
 from samtune.data.pictures import ORIENTATION, PARTS, list_problems, open_picture, to_rgb
-from samtune.errors import DataError
+from samtune.data.verify import VerifyReport
+from samtune.errors import ConfigError, DataError
 from samtune.tasks.masks.pairs import Pair, scan_folder, to_mask
 from samtune.types import ImageArray, MaskArray
 
 MIN_SIDE = 8  # pixels; nothing smaller can be segmented at a quarter of its size
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What a check found.
-
-    Attributes:
-        errors: one line per file that can't be used.
-        warnings: one line per file that is used as it is.
-    """
-
-    errors: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-    def summary(self) -> list[str]:
-        """Returns one line per kind of warning with its count; the kind is what follows the file's name."""
-        kinds = Counter(line.split(": ", 1)[-1] for line in self.warnings)
-        return [f"{count} file(s): {kind}" for kind, count in kinds.most_common()]
 
 
 @dataclass(frozen=True)
@@ -52,15 +34,26 @@ class _Seen:
     empty: bool
 
 
-def verify_folder(folder: str | Path) -> VerifyReport:
+def recognises(folder: Path) -> bool:
+    """Tells by names whether a folder holds masks, or parts with masks."""
+    return any((place / "masks").is_dir() for place in (folder, *(folder / part for part in PARTS)))
+
+
+def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyReport:
     """Checks the layout of a data folder and every pair in it.
 
     Args:
         folder: holds `images/` and `masks/`, or `train/`, `val/`, `test/` with these.
+        name: of a known data set; there are none of pairs.
+
+    Raises:
+        ConfigError: a name.
 
     Returns:
         All errors and warnings.
     """
+    if name is not None:
+        raise ConfigError(f"data set {name!r} is none of pairs of image and mask; leave --name out.")
     folder = Path(folder)
     parts = [folder / part for part in PARTS if (folder / part).is_dir()] or [folder]
     scans = [scan_folder(part) for part in parts]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from samtune.config.load import load_config
 from samtune.config.papers import GROUPS, RECIPES, datasets, hyperparameters, published
 from samtune.errors import ConfigError
+from samtune.run.settings import load_config
 
 SPT_KEYS = {"spt_lora", "spt_adapter", "noah"}  # methods here that are no `select.name`
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"

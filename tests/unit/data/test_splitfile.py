@@ -7,15 +7,16 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from descriptions import mask_description
 from helpers import write_data
-from toy import SIZE, SPEC, toy_model
+from toy import SIZE, toy_model
 
 from samtune.base.download import file_sha256
 from samtune.data import cache, splitfile
 from samtune.data.splitfile import save_splits, trained_on
 from samtune.errors import DiskError
-from samtune.files.merged import MergedInfo, save_merged
-from samtune.models.sam.model import SPECS
+from samtune.files.merged import save_merged
+from samtune.models.table import MODELS, ModelEntry
 from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
 from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.splits import resolve_split
@@ -79,8 +80,9 @@ def test_a_folder_that_can_not_be_written_is_a_disk_error(data: Path, tmp_path: 
 def test_evaluating_on_training_images_is_said(
     data: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture, split: str, warning: str | None
 ) -> None:
-    with patch.dict(SPECS, {"toy": SPEC}):
-        info = MergedInfo(model="toy", image_size=SIZE, prompt="none", base_hash="0")
+    entry = ModelEntry("toy:build_toy", "masks")
+    with patch.dict(MODELS, {"toy": entry}):
+        info = mask_description(model="toy", image_size=SIZE, prompt="none", base_hash="0")
         save_merged(checkpoint, toy_model(), info)
         evaluate_checkpoint(checkpoint, data, device="cpu", split=split)
     said = [record.message for record in caplog.records if record.levelname == "WARNING"]

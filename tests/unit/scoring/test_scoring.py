@@ -24,7 +24,7 @@ BATCHES = [toy_batch(seed=seed) for seed in range(3)]
 
 def test_scores_are_the_summed_gradients() -> None:
     model = toy_model()
-    names, parameters = zip(*model.named_parameters(), strict=True)
+    names, parameters = zip(*model.net.named_parameters(), strict=True)
     expected = [torch.zeros_like(p) for p in parameters]
     for batch in BATCHES:
         loss = dice_bce(upsample_logits(model(batch), 64), batch)
@@ -53,7 +53,7 @@ def test_scores_keep_the_sign() -> None:
 @pytest.mark.parametrize("fails", [False, True], ids=["normal", "after an error"])
 def test_model_is_left_as_it_was(training: bool, fails: bool) -> None:
     model, plain = toy_model().train(training), toy_model()
-    model.image_encoder.requires_grad_(False)
+    model.net.image_encoder.requires_grad_(False)
     required = [p.requires_grad for p in model.parameters()]
 
     def loss(model: SamModel, batch: Batch) -> Tensor:
@@ -68,7 +68,9 @@ def test_model_is_left_as_it_was(training: bool, fails: bool) -> None:
     assert model.training == training
     assert [p.requires_grad for p in model.parameters()] == required
     assert all(p.grad is None for p in model.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.net.state_dict().values(), plain.net.state_dict().values(), strict=True)
+    )
 
 
 def test_gradients_that_were_there_before_do_not_count() -> None:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from descriptions import class_description
 from PIL import Image
 from toyvit import toy_classifier
 
 from samtune.errors import DataError
-from samtune.files.classifier import ClassifierInfo
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
 
 
 @pytest.fixture(params=["squash", "crop"])
 def predictor(request: pytest.FixtureRequest) -> ClassPredictor:
     model = toy_classifier("vit")
-    info = ClassifierInfo.of(model, classes=("cat", "dog", "eel"), resize=request.param, base_hash="0")
+    info = class_description(model, classes=("cat", "dog", "eel"), resize=request.param, base_hash="0")
     return ClassPredictor(model, info)
 
 

@@ -9,11 +9,18 @@ import pytest
 from class_trees import write_class_folders, write_fgvc, write_imagenet_c, write_vtab
 from PIL import Image
 
+from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError, DataError
 from samtune.tasks.classes import verify as class_verify
 from samtune.tasks.classes.known import read_layout
 from samtune.tasks.classes.labelled import resolve_classes
-from samtune.tasks.classes.verify import check_classes, same_images, verify_data
+from samtune.tasks.classes.verify import check_classes, same_images
+from samtune.tasks.table import task_of_data
+
+
+def verify_data(folder: Path, name: str | None = None) -> VerifyReport:
+    """What the command line does."""
+    return task_of_data(folder, name).verify(folder, name=name)
 
 
 def test_good_folders_are_silent(tmp_path: Path, make_folder) -> None:

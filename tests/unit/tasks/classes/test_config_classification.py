@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from samtune.config.load import load_config
 from samtune.errors import ConfigError
+from samtune.run.settings import load_config
 from samtune.tasks.classes.config import ClassificationConfig
 from samtune.tasks.masks.config import SegmentationConfig
 
@@ -50,7 +50,7 @@ def test_it_is_read_back_as_it_was(tmp_path: Path) -> None:
         (["train.ema=1.0"], "train.ema: 1.0, expected a value < 1"),
         (["loss.label_smoothing=-0.1"], "loss.label_smoothing: -0.1, expected a value >= 0"),
         (["data.shots=0"], "data.shots: 0, expected a value >= 1"),
-        (["model.head=old"], "model.head: \"old\", expected 'new' or 'checkpoint'"),
+        (["model.net.head=old"], "model.net.head: \"old\", expected 'new' or 'checkpoint'"),
         (["model.options={drop_path: 0.1}"], "model.options.drop_path: is no option of timm: train.drop_path sets it."),
         (["recipe=gpz"], "recipe: \"gpz\", expected 'gps', 'grft' or 'spt'. Did you mean 'gps'?"),
         (["recipe=gps", "data.name=vtab/kity"], "Did you mean 'vtab/kitti'?"),

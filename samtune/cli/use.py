@@ -1,0 +1,117 @@
+"""The commands that use a checkpoint: measure, predict, serve."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samtune import console
+from samtune.base.paths import find_path
+from samtune.cli.errors import exit_0
+from samtune.errors import ConfigError
+
+use_app = typer.Typer()
+
+Checkpoint = Annotated[Path, typer.Option(metavar="FILE", help="A merged.safetensors of a run.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+
+
+@use_app.command(rich_help_panel="Use a checkpoint")
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with images/ and masks/, or with class folders.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write metrics.json and per_image.csv here.")] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|all|train|val|test",
+            help="Part to measure; auto: test if there is one, or all. For classes, `all` is no part.",
+        ),
+    ] = "auto",
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A further metric of masks, such as hd95; repeat for more."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Classes: the data set, such as vtab/cifar or imagenet-c.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Measure a checkpoint: mDice and mIoU, or accuracy, with 95 % intervals."""
+    _check_choice("split", split, ("auto", "all", "train", "val", "test"))
+    _check_device(device)
+    from samtune.tasks.table import task_of_file
+    from samtune.tasks.task import Evaluation
+
+    file = find_path(checkpoint)
+    request = Evaluation(file, find_path(data), out, device, split, tuple(metrics or ()), name)
+    console.show(task_of_file(file).evaluate_file(request).to_table())
+    if out is not None:
+        console.print_line(f"\n{out}")
+
+
+@use_app.command(rich_help_panel="Use a checkpoint")
+def predict(
+    checkpoint: Checkpoint,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images, or folders of images.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where STEM.png masks (0, 255) or predictions.csv go.")],
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also draw each mask over its image.")] = False,
+    box: Annotated[
+        str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Prompt: a box in pixels of the image.")
+    ] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(metavar="X,Y", help="Prompt: a point on the object; repeat for more.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Write the mask of each image, at its own size, or its class."""
+    _check_device(device)
+    box_xyxy = _numbers("--box", box, 4) if box is not None else None
+    points_xy = [_numbers("--point", text, 2) for text in point or ()]
+    from samtune.tasks.table import task_of_file
+    from samtune.tasks.task import Prediction
+
+    file = find_path(checkpoint)
+    request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy)
+    console.print_line(task_of_file(file).predict_files(request))
+
+
+@use_app.command(rich_help_panel="Use a checkpoint")
+def serve(
+    checkpoint: Checkpoint,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    device: Device = "auto",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without an API key (SAMTUNE_API_KEY).")
+    ] = False,
+) -> None:
+    """Answer HTTP requests: POST an image, get its mask."""
+    _check_device(device)
+    from samtune.serve import run_server
+
+    signal.signal(signal.SIGTERM, exit_0)  # asked to stop, the server drains and that is success
+    run_server(find_path(checkpoint), host=host, port=port, device=device, insecure=insecure)
+
+
+def _check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"--{option} {value!r} is unknown. Known: {', '.join(allowed)}.")
+
+
+def _check_device(device: str) -> None:
+    _check_choice("device", device, ("auto", "cpu", "cuda", "mps"))
+
+
+def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise ConfigError(f"{option} {text!r}: expected {count} numbers with commas between them, in pixels.")
+    return values

@@ -1,0 +1,24 @@
+"""What a check of a data folder found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a check found.
+
+    Attributes:
+        errors: one line per file that can't be used.
+        warnings: one line per file that is used as it is.
+    """
+
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def summary(self) -> list[str]:
+        """Returns one line per kind of warning with its count; the kind is what follows the file's name."""
+        kinds = Counter(line.split(": ", 1)[-1] for line in self.warnings)
+        return [f"{count} file(s): {kind}" for kind, count in kinds.most_common()]

@@ -1,0 +1,216 @@
+"""What a model file says about itself: all that is needed to predict with it, in the metadata of one safetensors file.
+
+Every file has the fields of `Description`; a task adds its own in a subclass. Whatever only rebuilds the model (deltas,
+audits, exports) reads the common fields and needs no task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+
+from samtune.base.tensors import read_metadata
+from samtune.config.problems import describe
+from samtune.errors import CheckpointError, ConfigError
+from samtune.models.backbone import Backbone
+from samtune.models.table import build_model
+from samtune.models.weights import RANDOM
+from samtune.selection.selection import Addition, additions_from_json, additions_to_json
+
+MERGED_FORMAT, BUNDLE_FORMAT = "samtune-merged-2", "samtune-bundle-2"
+OLD_FORMATS = {  # of files that say by their format what they are for
+    "samtune-merged-1": "segmentation",
+    "samtune-bundle-1": "segmentation",
+    "samtune-classifier-1": "classification",
+    "samtune-classifier-bundle-1": "classification",
+}
+REMEDY = "Give the merged.safetensors of a run folder; `samtune finetune` writes one."
+
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Colour = tuple[float, float, float]
+
+
+class Description(BaseModel):
+    """What a model file says about itself.
+
+    Attributes:
+        model: name of the model, as `build_model` takes it.
+        options: of its builder, such as `depth`.
+        image_size: side in pixels of the input frame that it was tuned and measured at.
+        pixel_mean: subtracted from RGB values of 0 to 255.
+        pixel_std: what the difference is divided by.
+        classes: names of the outputs, in order; empty where the output is a mask.
+        head_seed: what the head's initial values were drawn from; None where they came with the weights.
+        base_hash: `state_hash` of the weights that it was tuned from.
+        additions: modules of a bundle beside the stock model; empty for a merged model.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=()
+    )
+
+    task: ClassVar[str] = ""
+    """Name of the task; empty where only the common fields are read."""
+
+    model: str
+    options: dict[str, Any] = {}
+    image_size: int = Field(gt=0)
+    pixel_mean: Colour
+    pixel_std: tuple[Above0, Above0, Above0]
+    classes: tuple[str, ...] = ()
+    head_seed: int | None = None
+    base_hash: str
+    additions: tuple[Addition, ...] = ()
+
+    @field_validator("classes")
+    @classmethod
+    def _once(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) < len(classes):
+            raise ValueError("a class twice")
+        return classes
+
+    @field_validator("additions", mode="before")
+    @classmethod
+    def _read_additions(cls, value: Any) -> Any:
+        return additions_from_json(json.dumps(value)) if isinstance(value, list) else value
+
+    @field_serializer("additions")
+    def _write_additions(self, value: tuple[Addition, ...]) -> Any:
+        return json.loads(additions_to_json(value))
+
+    @classmethod
+    def of(cls, model: Backbone, *, base_hash: str, additions: tuple[Addition, ...], **own: Any) -> Self:
+        """Describes a tuned model.
+
+        Args:
+            model: merged; says its name, options, size, normalisation and head seed.
+            base_hash: `state_hash` of the weights that it was tuned from.
+            additions: modules that could not be merged.
+            **own: what the model does not know: the fields of the task, and `classes`.
+        """
+        mean, std = (tuple(values.flatten().tolist()) for values in (model.pixel_mean, model.pixel_std))
+        return cls(
+            model=model.name,
+            options=model.options,
+            image_size=model.image_size,
+            pixel_mean=mean,
+            pixel_std=std,
+            head_seed=model.head_seed,
+            base_hash=base_hash,
+            additions=additions,
+            **own,
+        )
+
+    @property
+    def file_name(self) -> str:
+        """What such a file is called in a run folder."""
+        return "bundle.safetensors" if self.additions else "merged.safetensors"
+
+    def input_text(self) -> str:
+        """Returns how the model wants its images, for the stock code that loads it; "" where that code knows."""
+        return ""
+
+    def to_metadata(self) -> dict[str, str]:
+        """Returns the metadata of the file, all strings: text as it is, everything else as JSON."""
+        values = self.model_dump(mode="json", exclude=None if self.additions else {"additions"})
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+        return {"format": BUNDLE_FORMAT if self.additions else MERGED_FORMAT, "task": self.task, **texts}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> Self:
+        """Reads what `to_metadata` wrote, in this version or an older one.
+
+        Args:
+            metadata: of the safetensors file.
+            path: the file, for messages.
+
+        Raises:
+            CheckpointError: no model file, one of another task, or one with missing or impossible values.
+        """
+        found = task_of(metadata, path)
+        if cls.task and found != cls.task:
+            raise CheckpointError(f"{path} is a {found} model, but a {cls.task} model is needed. {REMEDY}")
+        values = {}
+        for name, field in cls.model_fields.items():
+            if name in metadata:
+                text = metadata[name]
+                plain = field.annotation is str or get_origin(field.annotation) is Literal
+                values[name] = text if plain else _json(name, text, path)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as err:
+            raise CheckpointError(f"{path} {_problem(dict(err.errors()[0]))}. {REMEDY}") from err
+
+    def build(self, *, checkpoint: str | Path | None = RANDOM, **options: Any) -> Backbone:
+        """Builds the stock model that the file is of.
+
+        Args:
+            checkpoint: as of `build_model`.
+            **options: of its builder, beside those of the file.
+
+        Raises:
+            CheckpointError: values that the model does not take, or weights that do not fit.
+        """
+        if self.classes:
+            options["classes"] = len(self.classes)
+        try:
+            if clash := self.options.keys() & {*options, "name", "checkpoint", "image_size"}:
+                raise ConfigError(f"options has {min(clash)!r}, which is no option of the builder.")
+            return build_model(self.model, checkpoint=checkpoint, image_size=self.image_size, **self.options, **options)
+        except (ConfigError, TypeError) as err:
+            raise CheckpointError(f"impossible metadata of a {self.model}: {err} {REMEDY}") from err
+
+
+def read_description(path: Path) -> Description:
+    """Reads the common fields of a model file.
+
+    Raises:
+        CheckpointError: missing, damaged, or no model file.
+    """
+    return Description.from_metadata(model_metadata(path), path)
+
+
+def model_metadata(path: Path) -> dict[str, str]:
+    """Reads the metadata of a file that should be a model file.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    try:
+        return read_metadata(path)
+    except CheckpointError as err:
+        raise CheckpointError(f"{err} {REMEDY}") from err
+
+
+def task_of(metadata: Mapping[str, str], path: Path) -> str:
+    """Returns the task that a model file is for, by its metadata.
+
+    Raises:
+        CheckpointError: no model file.
+    """
+    found = metadata.get("format", "none")
+    task = metadata.get("task") if found in (MERGED_FORMAT, BUNDLE_FORMAT) else OLD_FORMATS.get(found)
+    if not task:
+        raise CheckpointError(f"{path} is no merged model (its format: {found}, not {MERGED_FORMAT}). {REMEDY}")
+    return task
+
+
+def _json(name: str, text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as err:
+        raise CheckpointError(f"{path} has damaged metadata ({name}: {err}). {REMEDY}") from err
+
+
+def _problem(item: dict[str, Any]) -> str:
+    """Words one error of pydantic as the end of a sentence about the file."""
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "missing":
+        return f"lacks {name!r} in its metadata"
+    word = "damaged" if item["type"].endswith(("_type", "_parsing", "_length", "too_short")) else "impossible"
+    reason = item["msg"].removeprefix("Value error, ") if item["type"] == "value_error" else describe(item)
+    return f"has {word} metadata: {name} {reason.rstrip('.')}"

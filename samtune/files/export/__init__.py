@@ -1,0 +1,1 @@
+"""Which other programs can load a tuned model? One module for each format."""

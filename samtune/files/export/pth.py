@@ -1,0 +1,49 @@
+"""A merged model as `.pth`, which the model's own library loads strictly."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from samtune.base.disk import replacing
+from samtune.errors import CheckpointError
+from samtune.files.description import read_description
+from samtune.models.weights import RANDOM, read_state
+
+logger = logging.getLogger(__name__)
+
+
+def export_pth(merged: Path, out: Path) -> None:
+    """Writes the state dict of a merged model for stock code, and logs how that loads it.
+
+    A Segment Anything goes into segment-anything's `sam_model_registry`, a classifier into `timm.create_model(...,
+    checkpoint_path=...)`.
+
+    Args:
+        merged: `merged.safetensors` of a run.
+        out: the file to write.
+
+    Raises:
+        CheckpointError: no merged file, or a bundle, whose modules stock code lacks.
+        DiskError: `out` can't be written.
+    """
+    description = read_description(merged)
+    if description.additions:
+        raise CheckpointError(
+            f"{merged} is a bundle: its {description.additions[0].kind} modules can't be merged, which stock code "
+            "lacks. Tune with a method that merges, such as gps, grft, lora or ssf."
+        )
+    state = read_state(merged)
+    with replacing(out) as partial:
+        try:
+            torch.save(state, partial)
+        except RuntimeError as err:  # how torch reports a full disk
+            raise OSError(str(err)) from err
+    with torch.device("meta"):
+        model = description.build(checkpoint=RANDOM)
+    for line in model.stock_notes(out):
+        logger.info("%s", line)
+    if description.classes:
+        logger.info("its outputs are, in order: %s", ", ".join(description.classes))

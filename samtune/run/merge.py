@@ -1,0 +1,58 @@
+"""The end of a training: merge, write, and prove from the files that they are true."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from samtune.errors import CheckpointError
+from samtune.files.audit import audit
+from samtune.files.delta import delta_restores, save_delta
+from samtune.files.merged import load_merged, save_merged
+from samtune.run.prepare import Job
+from samtune.selection import Selection
+from samtune.tuning import merge
+from samtune.tuning.precision import is_lowered, restore_base
+
+logger = logging.getLogger(__name__)
+
+MERGED_TOLERANCE = 1e-4
+"""How far folding LoRA or SSF may move a logit, of the largest logit; without them logits stay bit-equal."""
+
+
+def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
+    """Merges, writes merged model (or bundle) and delta, and proves from the files that they are true.
+
+    Raises:
+        CheckpointError: an unselected entry moved, merged and tuned logits differ, or the delta does not lead from
+            the base to the merged model and back; a bug of ours. The files stay.
+    """
+    batch = next(iter(job.loaders.score if job.loaders.val is None else job.loaders.val)).to(job.model.device)
+    if is_lowered(job.model):
+        restore_base(job.model, job.base)
+    with torch.no_grad():
+        tuned = job.model.eval()(batch)
+    merge(job.model)
+    state = {name: tensor.detach().cpu().float() for name, tensor in job.model.net.state_dict().items()}
+    added = tuple(addition for addition in selection.additions if not addition.merges)
+    about = job.task.describe(job.model, job.loaders, base_hash=job.base_hash, additions=added)
+    merged_file, delta_file = folder / about.file_name, folder / "delta.safetensors"
+    save_merged(merged_file, job.model, about)
+    save_delta(delta_file, base=job.base, merged=state, selection=selection, metadata=about.to_metadata())
+    # from the files, as a user gets them
+    merged, _ = load_merged(merged_file, job.task.description, device=job.model.device)
+    with torch.no_grad():
+        worst = float((tuned - merged(batch)).abs().max())
+    folded = any(addition.merges for addition in selection.additions)
+    tolerance = MERGED_TOLERANCE * max(1.0, float(tuned.abs().max())) if folded else 0.0
+    audited = audit(job.base, {n: t.cpu() for n, t in merged.net.state_dict().items()}, selection)
+    problems = [] if worst <= tolerance else [f"merged logits differ from tuned logits by up to {worst:.3g}"]
+    problems += [] if audited.ok else list(audited.lines)
+    problems += [] if delta_restores(job.base, delta_file) else ["base + delta is not the merged model"]
+    if problems:
+        raise CheckpointError(f"the audit of {folder} failed: {'; '.join(problems)}. Please report this bug.")
+    equal = "equal tuned logits" if worst == 0 else f"are within {worst:.1g} of tuned logits"
+    for line in (*audited.lines, f"merged logits {equal}", "base + delta = merged model, and back"):
+        logger.info("audit: %s", line)

@@ -1,0 +1,62 @@
+"""What a run shows: the evaluation of its model, pictures, the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from samtune import console
+from samtune.base.machine import forget_peak, peak_mib
+from samtune.base.tracking import RunLog
+from samtune.metrics.report import AnyReport
+from samtune.report.run import Run, save_report
+from samtune.run.prepare import Job
+from samtune.selection import Selection
+
+Cost = dict[str, float]
+
+
+def evaluate_model(job: Job, title: str, *, keep: Path | None = None) -> tuple[AnyReport, Cost]:
+    """Evaluates the model as it is on the part that the run reports on, in fp32.
+
+    Args:
+        job: model and data.
+        title: of the progress line.
+        keep: as of `Task.evaluate`.
+
+    Returns:
+        The report, and the time and memory that it took.
+    """
+    split = job.config.eval.split
+    start, loaded = time.monotonic(), forget_peak(job.model.device)
+    with console.progress(f"evaluate {title}", len(job.loaders.part(split))) as advance:
+        report = job.task.evaluate(job.model, job.loaders, split=split, full=True, keep=keep, advance=advance)
+    cost = {"seconds": time.monotonic() - start, "memory_mib": max(0.0, peak_mib(job.model.device) - loaded)}
+    return report, cost
+
+
+def save_pages(
+    job: Job, selection: Selection, report: AnyReport, log: RunLog, *, best_epoch: int, folder: Path, command: str
+) -> None:
+    """Draws the pictures of the run and writes `report.html`."""
+    pages = job.task.draw(job.model, job.loaders, report, folder)
+    run = Run(
+        title=job.config.run.name,
+        facts={**pages.facts, "Method": method_of(selection)},
+        metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
+        headlines=job.task.words.headlines,
+        choice=job.task.words.choice,
+        history=log.history,
+        best_epoch=best_epoch,
+        sections=pages.sections,
+        command=command or f"samtune finetune --config {folder / 'config.yaml'}",
+        config_yaml=(folder / "config.yaml").read_text(encoding="utf-8"),
+    )
+    save_report(folder / "report.html", run)
+
+
+def method_of(selection: Selection) -> str:
+    """Returns the method that made a selection, with its options."""
+    options = json.loads(selection.provenance.get("options", "{}"))
+    return " ".join([selection.provenance["method"], *(f"{k}={v}" for k, v in options.items())])

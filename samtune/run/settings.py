@@ -1,0 +1,40 @@
+"""Which settings does a run have? `load_config`, and what follows from the settings alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from samtune.config.load import read_config
+from samtune.config.sections import Config
+from samtune.selection import SELECTORS, Needs
+from samtune.tasks.table import TASKS
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config file, applies overrides and checks everything, by the tables of tasks and selectors.
+
+    Args:
+        path: a YAML file; a relative path is tried in the working folder, then in the project root, then in
+            `configs/` of both.
+        overrides: `section.key=value` each, with the value as YAML; later ones win. `select={name: linear}`
+            replaces a whole block.
+
+    Returns:
+        The checked config with all defaults filled in, of the class that its `task` names.
+
+    Raises:
+        ConfigError: no such file, or all problems of file and overrides in one message: place, key, value,
+            expectation and nearest valid key.
+    """
+    return read_config(path, overrides, tasks=TASKS, selectors=SELECTORS)
+
+
+def needs_of(config: Config) -> Needs | None:
+    """Returns the scoring pass that the config's selector needs, with the loss that the config asks for."""
+    if config.select.file is not None:
+        return None
+    needs = SELECTORS[config.select.name].needs(**config.select.options)
+    kind = config.score.kind
+    return needs if needs is None or kind is None else replace(needs, loss=kind)

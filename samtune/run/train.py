@@ -1,0 +1,89 @@
+"""The training of a job: attach the selection, fit, log."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from samtune import console
+from samtune.base.machine import forget_peak, peak_mib
+from samtune.base.tracking import RunLog
+from samtune.config.sections import Train
+from samtune.metrics.report import AnyReport
+from samtune.run.fit import Event, FitResult, Optimisation, fit
+from samtune.run.prepare import Job
+from samtune.selection import Selection
+from samtune.tuning import attach
+from samtune.tuning.start import Penalty, start_penalty
+
+logger = logging.getLogger(__name__)
+
+
+def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
+    """Attaches the selection and trains it."""
+    trainable = attach_selection(job, selection)
+    network = network_of(job, selection)
+    options = optimisation_of(job.config.train)
+    loaded = forget_peak(job.model.device)
+    with console.progress("train", options.total_steps(len(job.loaders.train))) as advance:
+        shown: dict[str, float | str] = {}
+
+        def on_event(event: Event) -> None:
+            log.event(event)
+            if event["split"] == "val":
+                name = job.task.words.choice
+                shown[f"val_{name}"] = f"{event[name]:.4f}"
+                return
+            shown.update(loss=event["loss"], lr=event["lr"], images_per_s=event["images_per_s"])
+            advance(1, epoch=str(event["epoch"]), **shown)
+
+        def validate() -> AnyReport:
+            return job.task.evaluate(network, job.loaders, split="val", full=False, autocast=job.autocast)
+
+        result = fit(
+            network,
+            trainable,
+            job.loaders,
+            fabric=job.fabric,
+            loss=job.task.training_loss(),
+            optimisation=options,
+            validate=None if job.loaders.val is None else validate,
+            on_event=on_event,
+            penalty=penalty_of(job, trainable),
+            mix=job.task.mixing(job.loaders),
+        )
+    memory = peak_mib(job.model.device) - loaded
+    log.event({"split": "fit", "step": result.steps, "seconds": result.seconds, "memory_mib": memory})
+    chosen = "the last epoch is kept" if job.loaders.val is None else f"best epoch {result.best_epoch}"
+    value = "" if math.isnan(result.best_value) else f", val {result.best_value:.4f}"
+    logger.info("%d steps in %.0f s; %s%s", result.steps, result.seconds, chosen, value)
+    return result
+
+
+def attach_selection(job: Job, selection: Selection) -> dict[str, nn.Parameter]:
+    """Attaches a selection as the config says."""
+    base_dtype = torch.bfloat16 if job.config.tune.base == "bf16" else None
+    return attach(job.model, selection, seed=job.config.run.seed, base_dtype=base_dtype)
+
+
+def network_of(job: Job, selection: Selection) -> nn.Module:
+    """Returns what is trained: the attached model, or what the task puts around it."""
+    return job.task.network(job.model, selection, base_hash=job.base_hash, autocast=job.autocast)
+
+
+def penalty_of(job: Job, trainable: Mapping[str, nn.Parameter]) -> Penalty | None:
+    """Returns the pull to the start point if the config asks for it, else None."""
+    start = job.config.tune.start
+    if start.weight == 0:
+        return None
+    return start_penalty(job.model, trainable, weight=start.weight, norm=start.norm, blocks=start.blocks)
+
+
+def optimisation_of(train: Train) -> Optimisation:
+    """Returns the `train` section as what `fit` takes."""
+    names = Optimisation.__dataclass_fields__
+    return Optimisation(**{name: value for name, value in train.model_dump().items() if name in names})

@@ -1,0 +1,71 @@
+"""What a merged file of classification says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from samtune.base.tensors import read_metadata
+from samtune.errors import CheckpointError
+from samtune.files.description import Description, task_of
+from samtune.tasks.classes.views import MARGIN
+from samtune.types import Interpolation, Resize
+
+
+class ClassDescription(Description):
+    """What a merged file of classification says about itself.
+
+    Attributes:
+        classes: names of the outputs, in order; at least one.
+        resize: how an image becomes the square input: "squash" scales each side, "crop" cuts the middle.
+        interpolation: of that scaling.
+    """
+
+    task: ClassVar[str] = "classification"
+    classes: tuple[str, ...] = Field(min_length=1)
+    resize: Resize
+    interpolation: Interpolation
+
+    def input_text(self) -> str:
+        """Returns how the model wants its images, for the stock code that loads it."""
+        side = self.image_size
+        resize = {
+            "squash": f"scaled to {side} x {side} px",
+            "crop": f"scaled to {round(side * MARGIN)} px on the shorter side and cut to the {side} x {side} in the "
+            "middle",
+        }[self.resize]
+        mean, std = (tuple(round(v / 255, 6) for v in values) for values in (self.pixel_mean, self.pixel_std))
+        return (
+            f"it takes RGB images {resize} ({self.interpolation}, antialiased), "
+            f"as (value - mean) / std of values in 0 to 1, mean {mean}, std {std}"
+        )
+
+
+def check_classes(path: Path, classes: Sequence[str]) -> None:
+    """Refuses the head of a merged classifier whose classes are others, or in another order.
+
+    Args:
+        path: a checkpoint file; any other than a classifier's merged file says nothing of its classes and passes.
+        classes: names of the outputs that are wanted, in order.
+
+    Raises:
+        CheckpointError: the names or their order differ; a missing, or a damaged safetensors file.
+    """
+    metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
+    if not metadata.get("format", "").startswith("samtune-") or task_of(metadata, path) != ClassDescription.task:
+        return
+    own = ClassDescription.from_metadata(metadata, path).classes
+    for place, (found, wanted) in enumerate(zip_longest(own, classes)):
+        if found != wanted:
+            raise CheckpointError(
+                f"the head of {path} is for {len(own)} other classes: output {place} is {_quoted(found)}, "
+                f"where the data has {_quoted(wanted)}. Use model.head=new, or the classes of that run."
+            )
+
+
+def _quoted(name: str | None) -> str:
+    return "none" if name is None else repr(name)
