@@ -23,6 +23,7 @@ from samtune.base.paths import find_path
 from samtune.config import sections as shared
 from samtune.data.loaders import EpochSampler, Loaders
 from samtune.data.pictures import read_image
+from samtune.data.splits import Splits
 from samtune.data.verify import VerifyReport
 from samtune.errors import DataError
 from samtune.files.description import Description
@@ -93,19 +94,6 @@ class Picture:
     @property
     def share(self) -> float:
         return float(self.name.rpartition("_")[2])
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Train, val and test."""
-
-    train: list[Picture]
-    val: list[Picture]
-    test: list[Picture]
-    notes: list[str] = field(default_factory=list)
-
-    def digest(self) -> str:
-        return ",".join(picture.name for picture in (*self.train, *self.val, *self.test))
 
 
 class Pictures(Dataset[Picture]):
@@ -197,15 +185,20 @@ class ShareService(Service):
 
     fields = ()
     media_types = ("application/json",)
+    page = Path(__file__).with_name("toy_page.html")
 
     def __init__(self, model: Backbone) -> None:
         self.model = model
+
+    @classmethod
+    def from_file(cls, path: Path, *, device: str) -> ShareService:
+        return cls(load_merged(path, ShareDescription, device=pick_device(device))[0])
 
     def about(self) -> dict[str, Any]:
         return {"task": "shares", "model": self.model.name}
 
     def answer(self, image_hwc_uint8: ImageArray, values: Mapping[str, Any], warnings: list[str]) -> Answer:
-        return Answer(json.dumps({"share": answer_of(self.model, image_hwc_uint8)}).encode(), "application/json")
+        return Answer.of_json({"share": answer_of(self.model, image_hwc_uint8)})
 
 
 def answer_of(model: Backbone, image: ImageArray) -> float:
@@ -231,11 +224,12 @@ class ShareTask(Task[ShareConfig]):
     measures_before = True
     contrast_draws = False
     description = ShareDescription
+    service = ShareService
 
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config = self.config
         model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=SIDE)
-        parts = Parts(*(pictures_of(find_path(config.data.dir) / part) for part in ("train", "val", "test")))
+        parts = Splits(*(pictures_of(find_path(config.data.dir) / part) for part in ("train", "val", "test")))
 
         def loader(pictures: list[Picture], batch: int, **options: Any) -> DataLoader[Any]:
             return DataLoader(Pictures(pictures), batch_size=batch, collate_fn=to_batch, **options)
@@ -279,7 +273,7 @@ class ShareTask(Task[ShareConfig]):
         return ShareDescription.of(model, base_hash=base_hash, additions=additions)
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
-        return Pages({"Model": model.name}, (), "")
+        return Pages({"Model": model.name}, ())
 
     @classmethod
     def load_report(cls, folder: Path) -> ShareReport:
@@ -302,10 +296,6 @@ class ShareTask(Task[ShareConfig]):
         request.out.mkdir(parents=True, exist_ok=True)
         (request.out / "shares.json").write_text(json.dumps(answers))
         return f"{len(answers)} shares in {request.out}"
-
-    @classmethod
-    def service(cls, checkpoint: Path, *, device: str) -> ShareService:
-        return ShareService(load_merged(checkpoint, cls.description, device=pick_device(device))[0])
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:

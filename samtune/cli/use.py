@@ -90,7 +90,7 @@ def serve(
         bool, typer.Option("--insecure", help="Listen beyond this machine without an API key (SAMTUNE_API_KEY).")
     ] = False,
 ) -> None:
-    """Answer HTTP requests: POST an image, get its mask."""
+    """Answer HTTP requests: POST an image, get its mask or class."""
     _check_device(device)
     from samtune.serve import run_server
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from samtune.base.disk import disk_errors
 from samtune.base.download import file_sha256
-from samtune.data.pictures import PARTS
+from samtune.data.splits import PARTS
 from samtune.errors import ConfigError, DataError, unknown_name
 
 _log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ half-grey array.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from samtune.errors import DataError
 from samtune.types import ImageArray
 
-PARTS = ("train", "val", "test")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 40_000_000
@@ -29,11 +28,6 @@ _UNREADABLE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-
-
-def list_problems(title: str, problems: Sequence[str]) -> str:
-    """Words one message for many problems: a title with the count, then a line each."""
-    return f"{title}: {len(problems)} problem(s)\n" + "\n".join(f"  - {line}" for line in problems)
 
 
 def read_image(path: str | Path) -> ImageArray:

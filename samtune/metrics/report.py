@@ -49,6 +49,11 @@ class AnyReport(ABC):
         """Every number of the report."""
 
     @property
+    def images(self) -> list[str]:
+        """Name of the image of each row."""
+        return [row.name for row in self.rows]
+
+    @property
     @abstractmethod
     def n_images(self) -> int:
         """Number of images."""

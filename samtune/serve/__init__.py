@@ -1,4 +1,4 @@
-"""Masks over HTTP: a small API around one `Predictor`, and a page to try it.
+"""Answers over HTTP: a small API around one `Service`, whatever its task, and a page to try it.
 
 `create_app` is the application, `run_server` the process.
 """

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import logging
-import re
 import threading
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from functools import cache, partial
-from importlib.resources import files
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,32 +17,17 @@ from starlette.exceptions import HTTPException
 from samtune.serve.answer import answer
 from samtune.serve.errors import RETRY, ApiError
 from samtune.serve.gate import LOOPBACK_HOSTS, Gate
-from samtune.serve.upload import FORMATS, Limits, read_upload
+from samtune.serve.shell import render_page
+from samtune.serve.upload import Limits, read_upload
 from samtune.serve.worker import Worker
-from samtune.tasks.masks.predict import Predictor
+from samtune.tasks.service import FieldError, Service
 
 logger = logging.getLogger(__name__)
 
-_FORM = {
-    "type": "object",
-    "required": ["image"],
-    "additionalProperties": False,
-    "properties": {
-        "image": {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, BMP or TIFF."},
-        "box": {"type": "string", "description": "JSON [x0, y0, x1, y1] in pixels of the image."},
-        "points": {"type": "string", "description": "JSON [[x, y], ...] in pixels of the image."},
-        "labels": {"type": "string", "description": "JSON [1, 0, ...]: 1 on the object, 0 off it."},
-        "format": {"type": "string", "enum": list(FORMATS), "default": "png"},
-    },
-}
-_PREDICT_API: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}},
-    "responses": {"200": {"description": "The mask", "content": {"image/png": {}, "application/json": {}}}},
-}
-
 
 def create_app(
-    source: Predictor | Callable[[], Predictor],
+    kind: type[Service],
+    source: Service | Callable[[], Service],
     *,
     api_key: str | None = None,
     hosts: Collection[str] | None = LOOPBACK_HOSTS,
@@ -55,7 +36,8 @@ def create_app(
     """Builds the application.
 
     Args:
-        source: the model, or what loads it; it is loaded in the background while `/readyz` says 503.
+        kind: the class of the service, which has the form and the page: both are there before the model is.
+        source: the service, or what loads it; it is loaded in the background while `/readyz` says 503.
         api_key: clients must send it as `Authorization: Bearer KEY`; None for no key.
         hosts: names that the Host header may have; None for any.
         limits: of requests.
@@ -76,11 +58,12 @@ def create_app(
     app = FastAPI(title="samtune", docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
     app.add_exception_handler(HTTPException, _routing_error)
     app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(FieldError, _field_error)
+    html, policy = render_page(kind.page)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> Response:
-        text, policy = _page()
-        return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+        return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
     @app.get("/livez")
     async def livez() -> dict[str, str]:
@@ -93,18 +76,18 @@ def create_app(
 
     @app.get("/v1/model")
     async def about() -> dict[str, Any]:
-        return _about(model.get())
+        return model.get().about()
 
-    @app.post("/v1/predict", response_class=Response, openapi_extra=_PREDICT_API)
+    @app.post("/v1/predict", response_class=Response, openapi_extra=_described(kind))
     async def predict(request: Request) -> Response:
-        predictor = model.get()
+        service = model.get()
         with worker.place():
             try:
                 async with asyncio.timeout(limits.seconds):
-                    upload = await read_upload(request, limits)
+                    upload = await read_upload(request, kind.fields, limits)
             except TimeoutError as err:
                 raise ApiError(408, "slow_upload", f"No whole request in {limits.seconds:g} seconds.") from err
-            return await worker.run(partial(answer, predictor, upload, max_pixels=limits.pixels))
+            return await worker.run(partial(answer, service, upload, max_pixels=limits.pixels))
 
     paths = frozenset(path for route in app.routes if isinstance(path := getattr(route, "path", None), str))
     app.add_middleware(Gate, hosts=hosts, api_key=api_key, paths=paths)
@@ -112,20 +95,20 @@ def create_app(
 
 
 class _Model:
-    """A predictor that may still be loading."""
+    """A service that may still be loading."""
 
-    def __init__(self, source: Predictor | Callable[[], Predictor]) -> None:
-        self._predictor = source if isinstance(source, Predictor) else None
-        self._load = None if isinstance(source, Predictor) else source
+    def __init__(self, source: Service | Callable[[], Service]) -> None:
+        self._service = source if isinstance(source, Service) else None
+        self._load = None if isinstance(source, Service) else source
         self._failed = False
 
     def start(self) -> None:
         if self._load is not None:
             threading.Thread(target=self._run, daemon=True, name="samtune-load").start()
 
-    def get(self) -> Predictor:
-        if self._predictor is not None:
-            return self._predictor
+    def get(self) -> Service:
+        if self._service is not None:
+            return self._service
         if self._failed:
             raise ApiError(503, "load_failed", "The model can't be loaded. The server's log says why.")
         raise ApiError(503, "loading", "The model is being loaded. Try again.", headers=RETRY)
@@ -133,42 +116,36 @@ class _Model:
     def _run(self) -> None:
         assert self._load is not None
         try:
-            self._predictor = self._load()
+            self._service = self._load()
         except Exception as err:
             self._failed = True
             logger.error("the model can't be loaded: %s", err)
 
 
-def _about(predictor: Predictor) -> dict[str, Any]:
-    info = predictor.info
-    return {
-        "model": info.model,
-        "image_size": info.image_size,
-        "prompt": info.prompt,
-        "threshold": info.threshold,
-        "base_hash": info.base_hash,
-        "parameters": sum(p.numel() for p in predictor.model.parameters()),
+def _described(kind: type[Service]) -> dict[str, Any]:
+    """Returns what OpenAPI says of a prediction beside its address."""
+    image = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, BMP or TIFF."}
+    form = {
+        "type": "object",
+        "required": ["image"],
+        "additionalProperties": False,
+        "properties": {"image": image} | {field.name: dict(field.schema) for field in kind.fields},
     }
-
-
-@cache
-def _page() -> tuple[str, str]:
-    """Returns the page and a policy that lets exactly its own script and style run."""
-    text = (files("samtune.serve") / "page" / "page.html").read_text(encoding="utf-8")
-    hashes = {}
-    for tag in ("script", "style"):
-        (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
-        hashes[tag] = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'; "
-        "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return text, policy
+    answers: dict[str, Any] = {media_type: {} for media_type in kind.media_types}
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        "responses": {"200": {"description": "The answer", "content": answers}},
+    }
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return error.response(request.state.request_id)
+
+
+async def _field_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FieldError)
+    return ApiError(422, error.code, str(error), field=error.field).response(request.state.request_id)
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 import time
 import uuid
 from collections.abc import Collection
@@ -94,6 +95,6 @@ class Gate:
 
 
 def _name(host: str) -> str:
-    """Returns a Host header without its port, in lower case."""
-    end = host.find("]") + 1 if host.startswith("[") else host.find(":")
-    return (host[:end] if end > 0 else host).lower()
+    """Returns a Host header without its port, in lower case; "" when it is none."""
+    found = re.fullmatch(r"(\[[^\]]+\]|[^:\[\]]+)(?::[0-9]*)?", host)
+    return found[1].lower() if found else ""

@@ -86,7 +86,7 @@ def _warnings(picture: Image.Image) -> list[str]:
     if picture.mode == "RGB" and "transparency" in picture.info:
         warnings.append(_MODE_WARNINGS["RGBA"])
     if picture.getexif().get(ORIENTATION, 1) != 1:
-        warnings.append("the EXIF orientation was applied; mask and coordinates are those of the upright image")
+        warnings.append("the EXIF orientation was applied; answer and coordinates are those of the upright image")
     return warnings
 
 

@@ -13,10 +13,10 @@ import uvicorn
 
 from samtune.base.machine import pick_device
 from samtune.errors import ConfigError
-from samtune.files.description import read_description
 from samtune.serve.app import create_app
 from samtune.serve.gate import LOOPBACK_HOSTS
-from samtune.tasks.masks.predict import Predictor
+from samtune.tasks.service import Service
+from samtune.tasks.table import describe_file, task_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def run_server(
     device: str = "auto",
     insecure: bool = False,
 ) -> None:
-    """Serves a merged file until SIGTERM or Ctrl-C; requests that were accepted are answered first.
+    """Serves a merged file of any task until SIGTERM or Ctrl-C; requests that were accepted are answered first.
 
     With `SAMTUNE_API_KEY` set, clients must send that key.
 
@@ -40,28 +40,29 @@ def run_server(
         checkpoint: the `merged.safetensors` of a run.
         host: address to listen on.
         port: 0 takes a free one; the log says which.
-        device: as in `Predictor.from_file`.
+        device: auto, cpu, cuda or mps.
         insecure: lets other machines in without a key.
 
     Raises:
         CheckpointError: the file is missing, damaged or no merged file.
-        ConfigError: an unknown device, an address that can't be used, or that others reach without a key.
+        ConfigError: an unknown device, a key that no client can send, an address that can't be used, or that others
+            reach without a key.
     """
     path = Path(checkpoint)
-    key = os.environ.get(KEY_VARIABLE) or None
+    key = _api_key()
     local = _is_loopback(host)
     if not (local or key or insecure):
         raise ConfigError(
             f"host {host} lets other machines in. Set {KEY_VARIABLE} to a long random key, "
             "or allow anyone with --insecure."
         )
-    info = read_description(path)  # wrong files fail here, before anything listens
+    task, info = task_of_file(path), describe_file(path)  # wrong files fail here, before anything listens
     pick_device(device)
     failures: list[Exception] = []
 
-    def load() -> Predictor:
+    def load() -> Service:
         try:
-            return Predictor.from_file(path, device=device)
+            return task.service.from_file(path, device=device)
         except Exception as err:
             failures.append(err)
             server.should_exit = True
@@ -69,7 +70,7 @@ def run_server(
 
     warnings.filterwarnings("ignore", module="PIL")  # Pillow quotes what is in a client's file
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    app = create_app(load, api_key=key, hosts={*LOOPBACK_HOSTS, host} if local else None)
+    app = create_app(task.service, load, api_key=key, hosts={*LOOPBACK_HOSTS, host} if local else None)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -82,20 +83,34 @@ def run_server(
     server = uvicorn.Server(config)
     with _listen(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
-        logger.info("serving %s on http://%s:%d", info.model, shown, listener.getsockname()[1])
+        logger.info("serving %s (%s) on http://%s:%d", info.model, task.name, shown, listener.getsockname()[1])
         server.run(sockets=[listener])
     if failures:
         raise failures[0]
 
 
+def _api_key() -> str | None:
+    key = os.environ.get(KEY_VARIABLE)
+    if not key:
+        return None
+    if not (key.isascii() and key.isprintable() and key == key.strip()):
+        raise ConfigError(
+            f"{KEY_VARIABLE} begins or ends with a space, or holds a character that an HTTP header can't carry. "
+            "Use letters, digits and signs of ASCII."
+        )
+    return key
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except OSError as err:
         raise ConfigError(
             f"can't listen on {host} port {port}: {err.strerror}. Choose another --port or --host."
         ) from err
+    # asyncio sends small answers at once (TCP_NODELAY) only on sockets that name their protocol
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listener.detach())
 
 
 def _is_loopback(host: str) -> bool:

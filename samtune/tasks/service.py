@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, Self
 
 from samtune.errors import SamtuneError
 from samtune.types import ImageArray
@@ -54,23 +57,39 @@ class Answer:
     media_type: str
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any]) -> Answer:
+        """Returns an answer in JSON, without spaces; NaN and infinity are refused."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return cls(text.encode(), "application/json")
+
 
 class Service(ABC):
     """A model that answers requests, one picture each; every call stands alone.
 
-    Attributes:
-        fields: what a request may have beside the image.
-        media_types: of its answers.
-        page: name of the template of the part of the page that asks for and shows its answers.
+    What a request may have and how the page looks belong to the class: both are there before the model is loaded.
     """
 
-    fields: tuple[FormField, ...]
-    media_types: tuple[str, ...]
-    page: str
+    fields: ClassVar[tuple[FormField, ...]]
+    """What a request may have beside the image."""
+    media_types: ClassVar[tuple[str, ...]]
+    """Of the answers."""
+    page: ClassVar[Traversable]
+    """The template that fills `shell.html` of the server: what asks for an answer and shows it."""
+
+    @classmethod
+    @abstractmethod
+    def from_file(cls, path: Path, *, device: str) -> Self:
+        """Loads a merged file or bundle of the service's task.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or of another task.
+            ConfigError: an unknown device, or one that this machine doesn't have.
+        """
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
-        """Returns what `/v1/model` says of the model, as JSON."""
+        """Returns what `/v1/model` says of the model, as JSON; at least task, model, image_size and parameters."""
 
     @abstractmethod
     def answer(self, image_hwc_uint8: ImageArray, values: Mapping[str, Any], warnings: list[str]) -> Answer:
@@ -82,6 +101,23 @@ class Service(ABC):
             warnings: what was done to the picture; the answer tells them, with its own.
 
         Raises:
-            FieldError: a field that does not fit the picture.
+            FieldError: a field that does not fit the picture, or a picture that does not fit the model.
             NonFiniteError: the model returns NaN or infinity.
         """
+
+
+def parse_json(text: str, *, field: str) -> Any:
+    """Returns the value of a field in JSON, strictly: without NaN and infinity, which are none.
+
+    Raises:
+        FieldError: `invalid_json`.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as err:
+        message = "This is no JSON. NaN and Infinity are no JSON either."
+        raise FieldError("invalid_json", message, field=field) from err
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise ValueError

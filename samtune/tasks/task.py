@@ -18,8 +18,8 @@ from torch import nn
 from samtune.base.paths import find_path
 from samtune.config.sections import Config
 from samtune.console import Table
-from samtune.data.items import Item
 from samtune.data.loaders import Loaders
+from samtune.data.splits import Item
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.files.description import Description
@@ -142,6 +142,8 @@ class Task(ABC, Generic[ConfigT]):
     """Whether the contrastive scoring loss draws by a seed of its own: a second pass then shows what the draw does."""
     description: ClassVar[type[Description]]
     """What a merged file of this task says about itself."""
+    service: ClassVar[type[Service]]
+    """What loads such a file to answer requests."""
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
@@ -267,11 +269,6 @@ class Task(ABC, Generic[ConfigT]):
             CheckpointError: a missing or damaged file.
             DataError: nothing to predict, or images that can't be read; the answers of the others are written.
         """
-
-    @classmethod
-    @abstractmethod
-    def service(cls, checkpoint: Path, *, device: str) -> Service:
-        """Loads a merged file to answer requests with."""
 
     @classmethod
     @abstractmethod

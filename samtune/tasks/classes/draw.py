@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MISTAKES_NOTE = "The images on which the model is wrong and most sure of itself, the surest first."
+
 _NUMBERED = 12  # classes up to which the cells hold numbers
 _LONGEST = 22  # characters of a class name in a picture
 _ACROSS = 4  # examples in a row

@@ -13,7 +13,8 @@ from PIL import Image
 from samtune import console
 from samtune.base.disk import disk_errors
 from samtune.base.machine import pick_device
-from samtune.data.pictures import list_problems, read_image
+from samtune.data.pictures import read_image
+from samtune.data.verify import list_problems
 from samtune.errors import DataError
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone

@@ -11,8 +11,9 @@ from torch import nn
 
 from samtune.base.paths import find_path
 from samtune.base.tensors import save_tensors
-from samtune.data.loaders import Loaders
+from samtune.data.loaders import LoaderOptions, Loaders
 from samtune.data.pictures import read_image
+from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.files.description import Description
@@ -23,8 +24,10 @@ from samtune.report.page import Picture, Section
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs
 from samtune.tasks.classes.config import ClassificationConfig
+from samtune.tasks.classes.dataset import build_class_data
 from samtune.tasks.classes.description import ClassDescription, check_classes
 from samtune.tasks.classes.draw import (
+    MISTAKES_NOTE,
     Example,
     confident_mistakes,
     save_examples,
@@ -33,21 +36,18 @@ from samtune.tasks.classes.draw import (
 from samtune.tasks.classes.evaluate import evaluate_classes, head_inputs
 from samtune.tasks.classes.evaluate_file import evaluate_classifier, evaluate_corruptions
 from samtune.tasks.classes.images import ClassSplits
-from samtune.tasks.classes.known import DATASETS
-from samtune.tasks.classes.labelled import resolve_classes
-from samtune.tasks.classes.loaders import build_class_data
+from samtune.tasks.classes.layouts.known import DATASETS
 from samtune.tasks.classes.losses import cross_entropy, head_cross_entropy, image_contrastive
 from samtune.tasks.classes.mixing import mixer
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
 from samtune.tasks.classes.report import TOP_K, ClassReport
 from samtune.tasks.classes.service import ClassService
+from samtune.tasks.classes.splits import resolve_classes
 from samtune.tasks.classes.verify import recognises, verify_folder
-from samtune.tasks.service import Service
 from samtune.tasks.task import Advance, Evaluation, Measured, Pages, Prediction, Task, Words
 from samtune.types import Mix, OutputLoss, Resize
 
 FEATURES = 2000  # at most this many images, spread over all, have their features kept, for maps of the feature space
-MISTAKES_NOTE = "The images on which the model is wrong and most sure of itself, the surest first."
 
 
 class ClassificationTask(Task[ClassificationConfig]):
@@ -66,15 +66,14 @@ class ClassificationTask(Task[ClassificationConfig]):
     measures_before = False
     contrast_draws = False  # the two views come with the images
     description: ClassVar[type[Description]] = ClassDescription
+    service = ClassService
 
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config, data, seed = self.config, self.config.data, self.config.run.seed
         splits = resolve_classes(
             find_path(data.dir),
             name=data.name,
-            train=data.train,
-            val=data.val,
-            test=data.test,
+            given=Given(data.train, data.val, data.test),
             retrain=data.retrain,
             shots=data.shots,
             shots_seed=seed,
@@ -94,16 +93,18 @@ class ClassificationTask(Task[ClassificationConfig]):
         )
         loaders = build_class_data(
             splits,
+            LoaderOptions(
+                batch=config.train.batch,
+                score_batch=config.score.batch,
+                score_images=config.score.images,
+                seed=seed,
+                workers=data.workers,
+                cache=data.cache,
+            ),
             image_size=model.image_size,
-            batch=config.train.batch,
             resize=self.resize(),
             augment=data.augment,
             interpolation=model.interpolation,
-            seed=seed,
-            workers=data.workers,
-            cache=data.cache,
-            score_images=config.score.images,
-            score_batch=config.score.batch,
             score_views=needs is not None and needs.loss == "contrastive",
         )
         return model, loaders
@@ -212,10 +213,6 @@ class ClassificationTask(Task[ClassificationConfig]):
         predictor = ClassPredictor.from_file(request.checkpoint, device=request.device)
         table = predict_class_files(predictor, request.paths, request.out)
         return f"{len(table)} classes in {request.out / 'predictions.csv'}"
-
-    @classmethod
-    def service(cls, checkpoint: Path, *, device: str) -> Service:
-        return ClassService(ClassPredictor.from_file(checkpoint, device=device))
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:

@@ -20,7 +20,8 @@ from samtune import console
 from samtune.base.disk import replacing
 from samtune.base.machine import pick_device
 from samtune.base.paths import find_path
-from samtune.data.pictures import SUFFIXES, list_problems, read_image
+from samtune.data.pictures import SUFFIXES, read_image
+from samtune.data.verify import list_problems
 from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone

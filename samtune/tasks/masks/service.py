@@ -3,11 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self
 
-from samtune.tasks.masks.predict import Predictor
-from samtune.tasks.service import Answer, FormField, Service
-from samtune.types import ImageArray
+import numpy as np
+from PIL import Image
+
+from samtune.tasks.masks.predict import Predictor, other_prompt
+from samtune.tasks.masks.prompts import PromptError, checked_boxes, clip_boxes
+from samtune.tasks.service import Answer, FieldError, FormField, Service, parse_json
+from samtune.types import ImageArray, MaskArray, Prediction
+
+FORMATS = ("png", "json")
+MAX_POINTS = 64
+_MAX_COORDINATE = 1e9
+
+
+def _row(value: Any, *, field: str, count: int | None = None, start: str = "") -> list[float]:
+    """Returns a list of numbers as it is; bool is no number here."""
+    good = isinstance(value, list) and all(
+        type(v) in (int, float) and -_MAX_COORDINATE < v < _MAX_COORDINATE for v in value
+    )
+    if not good or (count is not None and len(value) != count):
+        wanted = "a list of numbers" if count is None else f"a list of {count} numbers"
+        raise FieldError(f"invalid_{field}", f"{start}expected {wanted}, all finite.", field=field)
+    return list(value)
+
+
+def _numbers(text: str, *, field: str, count: int | None = None) -> list[float] | None:
+    value = parse_json(text, field=field)
+    return None if value is None else _row(value, field=field, count=count)
+
+
+def _points(text: str) -> list[list[float]] | None:
+    value = parse_json(text, field="points")
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value:
+        raise FieldError("invalid_points", "Expected [[x, y], ...].", field="points")
+    if len(value) > MAX_POINTS:
+        raise FieldError("too_many_points", f"At most {MAX_POINTS} points.", field="points")
+    return [_row(pair, field="points", count=2, start=f"point {index}: ") for index, pair in enumerate(value)]
+
+
+def _format(text: str) -> str:
+    if text and text not in FORMATS:
+        raise FieldError("unknown_format", f"Known: {', '.join(FORMATS)}.", field="format")
+    return text or FORMATS[0]
 
 
 class MaskService(Service):
@@ -17,15 +62,85 @@ class MaskService(Service):
         predictor: the model.
     """
 
-    fields: tuple[FormField, ...] = ()
+    fields = (
+        FormField(
+            "box",
+            partial(_numbers, field="box", count=4),
+            {"type": "string", "description": "JSON [x0, y0, x1, y1] in pixels of the image."},
+        ),
+        FormField("points", _points, {"type": "string", "description": "JSON [[x, y], ...] in pixels of the image."}),
+        FormField(
+            "labels",
+            partial(_numbers, field="labels"),
+            {"type": "string", "description": "JSON [1, 0, ...]: 1 on the object, 0 off it."},
+        ),
+        FormField("format", _format, {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]}),
+    )
     media_types = ("image/png", "application/json")
-    page = "masks.html"
+    page = files("samtune.tasks.masks") / "page.html"
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
 
+    @classmethod
+    def from_file(cls, path: Path, *, device: str) -> Self:
+        return cls(Predictor.from_file(path, device=device))
+
     def about(self) -> dict[str, Any]:
-        raise NotImplementedError
+        info = self.predictor.info
+        return {
+            "task": info.task,
+            "model": info.model,
+            "image_size": info.image_size,
+            "prompt": info.prompt,
+            "threshold": info.threshold,
+            "base_hash": info.base_hash,
+            "parameters": sum(p.numel() for p in self.predictor.model.parameters()),
+        }
 
     def answer(self, image_hwc_uint8: ImageArray, values: Mapping[str, Any], warnings: list[str]) -> Answer:
-        raise NotImplementedError
+        box, points = values.get("box"), values.get("points")
+        try:
+            prediction = self.predictor.predict(
+                image_hwc_uint8, boxes_xyxy=box, points_xy=points, labels=values.get("labels")
+            )
+        except PromptError as err:
+            raise FieldError(f"invalid_{err.field}", str(err), field=err.field) from err
+        boxes = checked_boxes(box)
+        if boxes is not None and (clip_boxes(boxes, image_hwc_uint8.shape[:2]) != boxes).any():
+            warnings = [*warnings, "the box was cut to the image"]
+        other = other_prompt(self.predictor.info, box=box is not None, points=points is not None)
+        warnings = [*warnings, other] if other else warnings
+        form = _json_answer if values.get("format") == "json" else _png_answer
+        return form(prediction, warnings)
+
+
+def encode_rle(mask: MaskArray) -> tuple[dict[str, Any], int, list[float]]:
+    """Encodes a mask as COCO does.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        `{"size": [H, W], "counts": str}`, the area in pixels, and the box x, y, width, height (all 0 for an
+        empty mask).
+    """
+    from pycocotools import mask as coco
+
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    counts = rle["counts"].decode("ascii")
+    return {"size": list(mask.shape), "counts": counts}, int(coco.area(rle)), coco.toBbox(rle).tolist()
+
+
+def _png_answer(prediction: Prediction, warnings: list[str]) -> Answer:
+    file = BytesIO()
+    Image.fromarray(prediction.mask.astype(np.uint8) * 255).save(file, format="PNG")
+    headers = {"X-Samtune-Score": f"{prediction.score:.6f}"}
+    if warnings:
+        headers["X-Samtune-Warnings"] = " | ".join(warnings)
+    return Answer(file.getvalue(), "image/png", headers)
+
+
+def _json_answer(prediction: Prediction, warnings: list[str]) -> Answer:
+    rle, area, bbox = encode_rle(prediction.mask)
+    return Answer.of_json({**rle, "score": prediction.score, "area": area, "bbox": bbox, "warnings": warnings})

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from samtune.base.paths import find_path
-from samtune.data.loaders import Loaders
+from samtune.data.loaders import LoaderOptions, Loaders
+from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.files.description import Description
@@ -20,20 +21,19 @@ from samtune.models.weights import RANDOM
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.masks.config import SegmentationConfig
-from samtune.tasks.masks.dataset import SegmentationDataset
+from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
 from samtune.tasks.masks.evaluate import DEFAULT_METRICS, evaluate
 from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
-from samtune.tasks.masks.loaders import build_data
 from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
 from samtune.tasks.masks.pairs import Pair, find_pairs
 from samtune.tasks.masks.predict import Predictor, predict_files
 from samtune.tasks.masks.report import Report
 from samtune.tasks.masks.service import MaskService
+from samtune.tasks.masks.splits import resolve_split
 from samtune.tasks.masks.verify import recognises, verify_folder
-from samtune.tasks.service import Service
 from samtune.tasks.task import Advance, Evaluation, Pages, Prediction, Task, Words
 from samtune.tuning import Counts
 from samtune.types import LogitLoss, OutputLoss
@@ -55,28 +55,28 @@ class SegmentationTask(Task[SegmentationConfig]):
     measures_before = True
     contrast_draws = True  # cells
     description: ClassVar[type[Description]] = MaskDescription
+    service = MaskService
 
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config = self.config
         model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=config.model.image_size)
         data = config.data
+        given = Given(data.train, data.val, data.test)
         loaders = build_data(
-            find_path(data.dir),
+            resolve_split(find_path(data.dir), split=data.split, seed=config.run.seed, given=given),
+            LoaderOptions(
+                batch=config.train.batch,
+                score_batch=config.score.batch,
+                score_images=config.score.images,
+                seed=config.run.seed,
+                workers=data.workers,
+                cache=data.cache,
+            ),
             image_size=model.image_size,
-            batch=config.train.batch,
-            split=data.split,
             prompt=data.prompt,
-            seed=config.run.seed,
-            workers=data.workers,
             augment=data.augment,
-            cache=data.cache,
-            score_images=config.score.images,
-            score_batch=config.score.batch,
             # contrast is between the whole foreground and the background; the task's loss wants the task's prompt
             score_prompt=data.prompt if needs is not None and needs.loss == "task" else "none",
-            train=data.train,
-            val=data.val,
-            test=data.test,
         )
         return model, loaders
 
@@ -188,10 +188,6 @@ class SegmentationTask(Task[SegmentationConfig]):
             points_xy=request.points_xy or None,
         )
         return f"{len(masks)} masks in {request.out}"
-
-    @classmethod
-    def service(cls, checkpoint: Path, *, device: str) -> Service:
-        return MaskService(Predictor.from_file(checkpoint, device=device))
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:

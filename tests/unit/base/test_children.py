@@ -23,7 +23,8 @@ def cells(folder: Path, names: str) -> list[Cell]:
     """Planned by hand, as planning needs torch."""
     nothing: Any = None
     return [
-        Cell(n, "", n, n, folder / n, (folder / f"{n}.log"), Path(n), (), (), nothing, False, {}, False) for n in names
+        Cell(n, "", n, n, folder / n, folder / f"{n}.log", Path(n), (), (), nothing, False, {}, False, 0.0)
+        for n in names
     ]
 
 
@@ -61,7 +62,7 @@ def test_a_killed_parent_takes_its_children_with_it(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from samtune.children import Children
+from samtune.base.children import Children
 sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 with Children() as children:
     children.run([sys.executable, "-S", "-c", "pass"], Path(sys.argv[1]), 1)

@@ -1,4 +1,4 @@
-"""A tiny model behind the API."""
+"""Tiny models behind the API, one of each task."""
 
 from __future__ import annotations
 
@@ -9,32 +9,94 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from httpx import Response
-from serve_helpers import URL, Post
+from serve_helpers import COLOURS, URL, Post, app_of
 
-from samtune.files.merged import MergedInfo
-from samtune.models.table import build_model
-from samtune.serve import Limits, create_app
+from samtune.serve import Limits
+from samtune.tasks.classes.description import ClassDescription
+from samtune.tasks.classes.predict import ClassPredictor
+from samtune.tasks.classes.service import ClassService
+from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.predict import Predictor
+from samtune.tasks.masks.service import MaskService
+from samtune.tasks.service import Service
+
+NAMES = ("ant", "bee", "cow", "dog", "eel", "<b>fox</b>")
 
 
 @pytest.fixture(scope="session")
 def predictor() -> Predictor:
     torch.manual_seed(0)
-    info = MergedInfo(model="sam_tiny", image_size=64, prompt="none", base_hash="ab" * 32)
-    return Predictor(build_model("sam_tiny", checkpoint="random", image_size=64), info)
+    info = MaskDescription(model="sam_tiny", image_size=64, prompt="none", base_hash="ab" * 32, **COLOURS)
+    return Predictor(info.build().eval(), info)
 
 
 @pytest.fixture(scope="session")
-def client(predictor: Predictor) -> Iterator[TestClient]:
-    with TestClient(create_app(predictor, limits=Limits(body_bytes=3_000_000)), base_url=URL) as client:
+def classifier() -> ClassPredictor:
+    torch.manual_seed(0)
+    info = ClassDescription(
+        model="vit_mini",
+        image_size=64,
+        classes=NAMES,
+        resize="squash",
+        interpolation="bilinear",
+        base_hash="cd" * 32,
+        **COLOURS,
+    )
+    return ClassPredictor(info.build().eval(), info)
+
+
+@pytest.fixture(scope="session")
+def masks(predictor: Predictor) -> MaskService:
+    return MaskService(predictor)
+
+
+@pytest.fixture(scope="session")
+def classes(classifier: ClassPredictor) -> ClassService:
+    return ClassService(classifier)
+
+
+@pytest.fixture(scope="session", params=["masks", "classes"])
+def service(request: pytest.FixtureRequest, masks: MaskService, classes: ClassService) -> Service:
+    """The service of each task, for what holds for all of them."""
+    return {"masks": masks, "classes": classes}[request.param]
+
+
+def _client(service: Service) -> Iterator[TestClient]:
+    with TestClient(app_of(service, limits=Limits(body_bytes=3_000_000)), base_url=URL) as client:
         yield client
 
 
-@pytest.fixture
-def post(client: TestClient) -> Post:
-    """Sends a picture, with further form fields."""
+@pytest.fixture(scope="session")
+def client(masks: MaskService) -> Iterator[TestClient]:
+    yield from _client(masks)
 
+
+@pytest.fixture(scope="session")
+def any_client(service: Service) -> Iterator[TestClient]:
+    yield from _client(service)
+
+
+def _post(client: TestClient) -> Post:
     def send(data: bytes, *, name: str = "a.png", **fields: Any) -> Response:
         return client.post("/v1/predict", files={"image": (name, data)}, data=fields)
 
     return send
+
+
+@pytest.fixture
+def post(client: TestClient) -> Post:
+    """Sends a picture for its mask, with further form fields."""
+    return _post(client)
+
+
+@pytest.fixture
+def post_any(any_client: TestClient) -> Post:
+    """Sends a picture to each task."""
+    return _post(any_client)
+
+
+@pytest.fixture
+def classify(classes: ClassService) -> Iterator[Post]:
+    """Sends a picture for its class."""
+    for client in _client(classes):
+        yield _post(client)

@@ -7,11 +7,20 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from fastapi import FastAPI
 from httpx import Response
 from PIL import Image
 
+from samtune.serve import create_app
+from samtune.tasks.service import Service
+
 URL = "http://127.0.0.1"
 Post = Callable[..., Response]
+COLOURS: dict[str, Any] = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
+
+
+def app_of(service: Service, **options: Any) -> FastAPI:
+    return create_app(type(service), service, **options)
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (80, 50), seed: int = 0) -> Image.Image:

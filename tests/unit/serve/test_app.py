@@ -18,39 +18,39 @@ import pytest
 import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from serve_helpers import URL, Post, encoded, error_of, picture
+from serve_helpers import URL, Post, app_of, encoded, error_of, picture
 
 from samtune.errors import NonFiniteError
-from samtune.files.merged import MergedInfo
 from samtune.serve import Limits, create_app
 from samtune.serve.gate import SECURITY_HEADERS
-from samtune.tasks.masks.predict import Predictor
-from samtune.types import Prediction
+from samtune.tasks.classes.service import ClassService
+from samtune.tasks.masks.service import MaskService
+from samtune.tasks.service import Answer, Service
 
 KEY = "correct horse"
 
 
-class Slow(Predictor):
-    """Waits to be released before it predicts."""
+class Slow(MaskService):
+    """Waits to be released before it answers."""
 
-    def __init__(self, predictor: Predictor) -> None:
-        super().__init__(predictor.model, predictor.info)
+    def __init__(self, service: MaskService) -> None:
+        super().__init__(service.predictor)
         self.release, self.running, self.most = threading.Event(), 0, 0
 
-    def predict(self, *args: Any, **options: Any) -> Prediction:
+    def answer(self, *args: Any) -> Answer:
         self.running += 1
         self.most = max(self.most, self.running)
         assert self.release.wait(10)
         self.running -= 1
-        return super().predict(*args, **options)
+        return super().answer(*args)
 
 
-def failing(predictor: Predictor, error: Exception) -> Predictor:
-    class Failing(Predictor):
-        def predict(self, *_: Any, **__: Any) -> Prediction:
+def failing(service: MaskService, error: Exception) -> Service:
+    class Failing(MaskService):
+        def answer(self, *_: Any) -> Answer:
             raise error
 
-    return Failing(predictor.model, predictor.info)
+    return Failing(service.predictor)
 
 
 def send(app: FastAPI, count: int = 1) -> list[httpx.Response]:
@@ -65,18 +65,10 @@ def send(app: FastAPI, count: int = 1) -> list[httpx.Response]:
     return asyncio.run(run())
 
 
-def test_probes_and_model(client: TestClient, predictor: Predictor) -> None:
-    assert client.get("/livez").json() == {"status": "alive"}
-    assert client.get("/readyz").json() == {"status": "ready"}
-    about = client.get("/v1/model").json()
-    assert about == {
-        "model": "sam_tiny",
-        "image_size": 64,
-        "prompt": "none",
-        "threshold": 0.5,
-        "base_hash": "ab" * 32,
-        "parameters": sum(p.numel() for p in predictor.model.parameters()),
-    }
+def test_probes_and_model(any_client: TestClient, service: Service) -> None:
+    assert any_client.get("/livez").json() == {"status": "alive"}
+    assert any_client.get("/readyz").json() == {"status": "ready"}
+    assert any_client.get("/v1/model").json() == service.about()
 
 
 @pytest.mark.parametrize(
@@ -107,10 +99,21 @@ def test_security_headers_are_everywhere(client: TestClient, path: str) -> None:
     assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-Id"])
 
 
-def test_the_api_description_has_the_form(client: TestClient) -> None:
-    api = client.get("/openapi.json").json()
-    form = api["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(form["properties"]) == {"image", "box", "points", "labels", "format"}
+@pytest.mark.parametrize(
+    ("task", "fields", "answers"),
+    [
+        ("masks", {"image", "box", "points", "labels", "format"}, {"image/png", "application/json"}),
+        ("classes", {"image"}, {"application/json"}),
+    ],
+)
+def test_the_api_description_has_the_form(
+    request: pytest.FixtureRequest, task: str, fields: set[str], answers: set[str]
+) -> None:
+    client = TestClient(app_of(request.getfixturevalue(task)), base_url=URL)
+    described = client.get("/openapi.json").json()["paths"]["/v1/predict"]["post"]
+    form = described["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert set(form["properties"]) == fields and form["required"] == ["image"]
+    assert set(described["responses"]["200"]["content"]) == answers
 
 
 @pytest.mark.parametrize(
@@ -123,6 +126,8 @@ def test_the_api_description_has_the_form(client: TestClient) -> None:
         ("127.0.0.1.evil.test", 400),
         ("", 400),
         ("[::1", 400),
+        ("[::1]evil.test", 400),
+        ("localhost:evil", 400),
     ],
 )
 def test_only_own_names_are_answered(client: TestClient, host: str, status: int) -> None:
@@ -132,8 +137,8 @@ def test_only_own_names_are_answered(client: TestClient, host: str, status: int)
         assert error_of(response)["code"] == "unknown_host"
 
 
-def test_any_name_where_it_is_meant(predictor: Predictor) -> None:
-    client = TestClient(create_app(predictor, hosts=None), base_url="http://any.test")
+def test_any_name_where_it_is_meant(masks: MaskService) -> None:
+    client = TestClient(app_of(masks, hosts=None), base_url="http://any.test")
     assert client.get("/v1/model").status_code == 200
 
 
@@ -149,8 +154,8 @@ def test_any_name_where_it_is_meant(predictor: Predictor) -> None:
         (None, 401),
     ],
 )
-def test_the_key(predictor: Predictor, header: str | None, status: int) -> None:
-    client = TestClient(create_app(predictor, api_key=KEY), base_url=URL)
+def test_the_key(masks: MaskService, header: str | None, status: int) -> None:
+    client = TestClient(app_of(masks, api_key=KEY), base_url=URL)
     headers = {"Authorization": header.encode("latin-1")} if header else {}
     response = client.post("/v1/predict", files={"image": ("a", encoded())}, headers=headers)
     assert response.status_code == status
@@ -164,8 +169,8 @@ def test_the_key(predictor: Predictor, header: str | None, status: int) -> None:
 @pytest.mark.parametrize(
     ("headers", "status"), [({}, 401), ({"Host": "evil.test"}, 400), ({"Content-Length": "99999999"}, 413)]
 )
-def test_a_refused_body_is_not_read(predictor: Predictor, headers: dict[str, str], status: int) -> None:
-    app = create_app(predictor, api_key=KEY)
+def test_a_refused_body_is_not_read(masks: MaskService, headers: dict[str, str], status: int) -> None:
+    app = app_of(masks, api_key=KEY)
     given = {"Host": "localhost", "Content-Type": "multipart/form-data; boundary=a"} | headers
     if status == 413:
         given["Authorization"] = f"Bearer {KEY}"
@@ -188,15 +193,16 @@ def test_a_refused_body_is_not_read(predictor: Predictor, headers: dict[str, str
     assert sent[0]["status"] == status
 
 
-def test_loading_is_said_until_it_is_done(predictor: Predictor) -> None:
+def test_loading_is_said_until_it_is_done(masks: MaskService) -> None:
     release = threading.Event()
 
-    def load() -> Predictor:
+    def load() -> MaskService:
         assert release.wait(10)
-        return predictor
+        return masks
 
-    with TestClient(create_app(load), base_url=URL) as client:
-        assert client.get("/livez").status_code == client.get("/").status_code == 200
+    with TestClient(create_app(MaskService, load), base_url=URL) as client:
+        for path in ("/livez", "/", "/openapi.json"):
+            assert client.get(path).status_code == 200
         for response in (client.get("/readyz"), client.get("/v1/model"), client.post("/v1/predict")):
             assert (response.status_code, error_of(response)["code"]) == (503, "loading")
             assert int(response.headers["Retry-After"]) > 0
@@ -206,19 +212,19 @@ def test_loading_is_said_until_it_is_done(predictor: Predictor) -> None:
 
 
 def test_a_failed_load_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    def load() -> Predictor:
+    def load() -> MaskService:
         raise ValueError("no such weights")
 
-    with TestClient(create_app(load), base_url=URL) as client:
+    with TestClient(create_app(MaskService, load), base_url=URL) as client:
         wait_for(lambda: "load_failed" in client.get("/readyz").text)
         assert "weights" not in client.get("/readyz").text
     assert "no such weights" in caplog.text
 
 
-def test_one_at_a_time_and_the_rest_is_told_to_come_back(predictor: Predictor) -> None:
-    slow = Slow(predictor)
+def test_one_at_a_time_and_the_rest_is_told_to_come_back(masks: MaskService) -> None:
+    slow = Slow(masks)
     threading.Timer(0.3, slow.release.set).start()
-    responses = send(create_app(slow, limits=Limits(waiting=3)), count=64)
+    responses = send(app_of(slow, limits=Limits(waiting=3)), count=64)
     good = [r for r in responses if r.status_code == 200]
     busy = [r for r in responses if r.status_code == 503]
     assert (len(good), len(busy), slow.most) == (4, 60, 1)
@@ -245,9 +251,9 @@ def test_places_are_given_back(post: Post, client: TestClient) -> None:
     assert post(encoded()).status_code == 200
 
 
-def test_a_timeout_does_not_start_a_second_computation(predictor: Predictor) -> None:
-    slow = Slow(predictor)
-    app = create_app(slow, limits=Limits(seconds=0.2))
+def test_a_timeout_does_not_start_a_second_computation(masks: MaskService) -> None:
+    slow = Slow(masks)
+    app = app_of(slow, limits=Limits(seconds=0.2))
     try:
         responses = send(app, count=3)
         assert [error_of(r)["code"] for r in responses] == ["timeout"] * 3
@@ -256,13 +262,13 @@ def test_a_timeout_does_not_start_a_second_computation(predictor: Predictor) -> 
         slow.release.set()
 
 
-def test_a_slow_upload_is_ended(predictor: Predictor) -> None:
+def test_a_slow_upload_is_ended(masks: MaskService) -> None:
     async def body() -> Any:
         yield b"--a\r\n"
         await asyncio.sleep(5)
 
     async def run() -> httpx.Response:
-        app = create_app(predictor, limits=Limits(seconds=0.1))
+        app = app_of(masks, limits=Limits(seconds=0.1))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=URL) as client:
             headers = {"Content-Type": "multipart/form-data; boundary=a"}
             return await client.post("/v1/predict", content=body(), headers=headers)
@@ -283,14 +289,14 @@ def test_a_slow_upload_is_ended(predictor: Predictor) -> None:
         (NonFiniteError("secret detail"), 500, "internal_error"),
     ],
 )
-def test_failures_of_the_server(predictor: Predictor, error: Exception, status: int, code: str) -> None:
-    (response,) = send(create_app(failing(predictor, error)))
+def test_failures_of_the_server(masks: MaskService, error: Exception, status: int, code: str) -> None:
+    (response,) = send(app_of(failing(masks, error)))
     assert (response.status_code, error_of(response)["code"]) == (status, code)
     assert ("Retry-After" in response.headers) == (status == 503)
     assert "secret" not in response.text and "X-Frame-Options" in response.headers
 
 
-def test_a_client_that_leaves_is_no_failure(predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_leaves_is_no_failure(masks: MaskService, caplog: pytest.LogCaptureFixture) -> None:
     headers = [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=a")]
     scope = {"type": "http", "method": "POST", "path": "/v1/predict", "query_string": b"", "headers": headers}
     messages: Iterator[Any] = iter(
@@ -304,7 +310,7 @@ def test_a_client_that_leaves_is_no_failure(predictor: Predictor, caplog: pytest
         raise AssertionError("nobody is there")
 
     with caplog.at_level(logging.INFO):
-        asyncio.run(create_app(predictor)(scope, receive, send_nothing))
+        asyncio.run(app_of(masks)(scope, receive, send_nothing))
     assert " 499 " in caplog.text and "Traceback" not in caplog.text
 
 
@@ -318,14 +324,8 @@ def test_the_log_has_no_text_of_the_client(client: TestClient, caplog: pytest.Lo
     assert "anna" not in " ".join(lines)
 
 
-def test_a_model_tuned_with_boxes_says_so_when_it_gets_none(predictor: Predictor) -> None:
-    info = MergedInfo(model="sam_tiny", image_size=64, prompt="box", base_hash="00")
-    (response,) = send(create_app(Predictor(predictor.model, info)))
-    assert "tuned with prompt 'box'" in response.headers["X-Samtune-Warnings"]
-
-
-def test_the_page_runs_only_its_own_code(client: TestClient) -> None:
-    response = client.get("/")
+def test_the_page_runs_only_its_own_code(any_client: TestClient) -> None:
+    response = any_client.get("/")
     assert response.headers["content-type"].startswith("text/html")
     policy = response.headers["Content-Security-Policy"]
     for tag in ("script", "style"):
@@ -333,7 +333,16 @@ def test_the_page_runs_only_its_own_code(client: TestClient) -> None:
         digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
         assert f"{tag}-src 'sha256-{digest}'" in policy
     assert "unsafe" not in policy
-    assert not re.findall(r"https?://|\sstyle=|\son\w+=|<link[^>]*stylesheet", response.text)
+    assert not re.findall(r"https?://|\sstyle=|\son\w+=|<link[^>]*stylesheet|{%|{{", response.text)
+
+
+def test_each_task_brings_its_part_of_the_page(masks: MaskService, classes: ClassService) -> None:
+    pages = [TestClient(app_of(service), base_url=URL).get("/").text for service in (masks, classes)]
+    assert [('id="opacity"' in text, 'id="ranking"' in text) for text in pages] == [(True, False), (False, True)]
+    ids = [re.findall(r'\sid="(\w+)"', text) for text in pages]
+    assert all(len(set(names)) == len(names) for names in ids)
+    for text, names in zip(pages, ids, strict=True):
+        assert set(re.findall(r'\$\("(\w+)"\)', text)) <= set(names)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from serve_helpers import Post, encoded, error_of, picture
 
+from samtune.tasks.classes.predict import ClassPredictor
 from samtune.tasks.masks.predict import Predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of damaged files
@@ -124,8 +125,8 @@ def bad_images() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("data", "status", "code"), bad_images())
-def test_bad_images(post: Post, data: bytes, status: int, code: str) -> None:
-    response = post(data)
+def test_bad_images(post_any: Post, data: bytes, status: int, code: str) -> None:
+    response = post_any(data)
     error = error_of(response)
     assert (response.status_code, error["code"], error["field"]) == (status, code, "image")
 
@@ -205,14 +206,46 @@ def test_messages_name_the_index_or_the_near_name(post: Post) -> None:
     assert "<b>" not in post(encoded(), **{"<b>": "1"}).text
 
 
+@pytest.mark.parametrize("field", ["box", "points", "labels", "format", "class"])
+def test_a_classifier_has_no_prompts(classify: Post, field: str) -> None:
+    response = classify(encoded(), **{field: "[1, 2, 3, 4]"})
+    error = error_of(response)
+    assert (response.status_code, error["code"]) == (422, "unknown_field") and "Known: image." in error["message"]
+
+
+def test_classes_are_those_of_the_predictor(classify: Post, classifier: ClassPredictor) -> None:
+    wanted = classifier.predict(np.asarray(picture()))
+    response = classify(encoded())
+    assert response.status_code == 200 and response.headers["content-type"] == "application/json"
+    content = response.json()
+    assert (content["class"], content["probability"]) == wanted.ranking[0]
+    assert [(entry["class"], entry["probability"]) for entry in content["ranking"]] == list(wanted.ranking)
+    assert len(content["ranking"]) == 5 and content["warnings"] == []
+
+
+def test_what_was_done_to_a_picture_is_said_with_its_class(classify: Post) -> None:
+    content = classify(oriented()).json()
+    assert set(content) == {"class", "probability", "ranking", "warnings"}
+    assert "EXIF" in " ".join(content["warnings"])
+
+
+def test_a_picture_too_long_for_a_classifier(classify: Post, post: Post) -> None:
+    long = encoded(picture(size=(900, 8)))
+    response = classify(long)
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["field"]) == (422, "image_size", "image")
+    assert "900 x 8 pixels, one side more than 100 times the other" in error["message"]
+    assert post(long).status_code == 200
+
+
 @pytest.mark.parametrize("text", ["http://127.0.0.1:9/a.png", "../../etc/passwd", "a" * 1000])
-def test_an_address_or_path_is_not_fetched(client: TestClient, text: str) -> None:
-    response = client.post("/v1/predict", data={"image": text}, files={"format": (None, "png")})
+def test_an_address_or_path_is_not_fetched(any_client: TestClient, text: str) -> None:
+    response = any_client.post("/v1/predict", files={"image": (None, text)})
     assert (response.status_code, error_of(response)["code"]) == (422, "image_is_no_file")
 
 
-def test_the_file_name_is_ignored(post: Post) -> None:
-    assert post(encoded(), name="../../etc/passwd").content == post(encoded()).content
+def test_the_file_name_is_ignored(post_any: Post) -> None:
+    assert post_any(encoded(), name="../../etc/passwd").content == post_any(encoded()).content
 
 
 def test_forms_that_are_none(client: TestClient) -> None:
@@ -227,6 +260,10 @@ def test_forms_that_are_none(client: TestClient) -> None:
     assert send(content=b"x", headers={"Content-Type": form}) == (400, "no_boundary")
     broken = {"Content-Type": f"{form}; boundary=a"}
     assert send(content=b"no form at all", headers=broken) == (400, "bad_form")
+    for charset in ("undefined", "punycode", "idna", "utf-16", "no such charset"):
+        whole = b'--a\r\nContent-Disposition: form-data; name="\xff"\r\n\r\n1\r\n--a--\r\n'
+        status, _ = send(content=whole, headers={"Content-Type": f"{form}; boundary=a; charset={charset}"})
+        assert status in (400, 422)
     assert send(content=b"--a\r\nX: y\r\n\r\nz\r\n--a--\r\n", headers=broken)[0] == 400
     assert send(content=b"", headers=broken)[0] in (400, 422)
     assert send(files={"format": (None, "png")}) == (422, "missing_image")
@@ -236,9 +273,9 @@ def test_forms_that_are_none(client: TestClient) -> None:
     assert send(files={"image": ("a", encoded()), "box": (None, "1" * 300_000)}) == (400, "part_too_large")
 
 
-def test_a_cut_off_form_is_refused(client: TestClient) -> None:
+def test_a_cut_off_form_is_refused(any_client: TestClient) -> None:
     head = b'--a\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
-    response = client.post(
+    response = any_client.post(
         "/v1/predict",
         content=head + encoded()[:500],
         headers={"Content-Type": "multipart/form-data; boundary=a"},
@@ -247,7 +284,7 @@ def test_a_cut_off_form_is_refused(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_large_bodies_are_refused(client: TestClient, chunked: bool) -> None:
+def test_large_bodies_are_refused(any_client: TestClient, chunked: bool) -> None:
     sent = 0
 
     def stream() -> Iterator[bytes]:
@@ -259,7 +296,7 @@ def test_large_bodies_are_refused(client: TestClient, chunked: bool) -> None:
 
     headers = {"Content-Type": "multipart/form-data; boundary=a"}
     content: Any = stream() if chunked else b"0" * 3_000_001
-    response = client.post("/v1/predict", content=content, headers=headers)
+    response = any_client.post("/v1/predict", content=content, headers=headers)
     assert (response.status_code, error_of(response)["code"]) == (413, "body_too_large")
 
 
@@ -274,8 +311,8 @@ def damaged(count: int, formats: tuple[str, ...]) -> Iterator[bytes]:
         yield bytes(data)
 
 
-def test_damaged_files_are_never_a_server_error(post: Post) -> None:
-    answers = [post(data) for data in damaged(150, ("PNG", "JPEG", "WEBP", "BMP", "TIFF"))]
+def test_damaged_files_are_never_a_server_error(post_any: Post) -> None:
+    answers = [post_any(data) for data in damaged(150, ("PNG", "JPEG", "WEBP", "BMP", "TIFF"))]
     statuses = {response.status_code for response in answers}
     assert statuses <= {200, 413, 415, 422} and {200, 422} <= statuses
     assert all(error_of(response) for response in answers if response.status_code != 200)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import re
 import signal
@@ -9,9 +11,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from serve_helpers import encoded, picture
@@ -19,6 +25,8 @@ from serve_helpers import encoded, picture
 from samtune.errors import CheckpointError, ConfigError
 from samtune.files.merged import save_merged
 from samtune.serve import run_server
+from samtune.serve.server import _listen
+from samtune.tasks.classes.predict import ClassPredictor
 from samtune.tasks.masks import predict
 from samtune.tasks.masks.predict import Predictor
 
@@ -32,6 +40,50 @@ def merged(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
+@pytest.fixture(scope="module")
+def merged_classifier(classifier: ClassPredictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "merged.safetensors"
+    save_merged(path, classifier.model, classifier.info)
+    return path
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., httpx.Client]]:
+    """Starts real servers in threads of this process, and ends them; returns a client of each, once it is ready."""
+    servers: list[uvicorn.Server] = []
+    opened: list[tuple[threading.Thread, httpx.Client]] = []
+
+    class Kept(uvicorn.Server):
+        def __init__(self, config: uvicorn.Config) -> None:
+            super().__init__(config)
+            servers.append(self)
+
+    monkeypatch.setattr(uvicorn, "Server", Kept)
+
+    def start(checkpoint: Path, **options: Any) -> httpx.Client:
+        thread = threading.Thread(
+            target=run_server, args=(checkpoint,), kwargs={"port": 0, "device": "cpu"} | options, daemon=True
+        )
+        thread.start()
+        end = time.monotonic() + 30
+        while len(servers) == len(opened) or not servers[-1].started:
+            assert thread.is_alive() and time.monotonic() < end
+            time.sleep(0.02)
+        port = servers[-1].servers[0].sockets[0].getsockname()[1]
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}")
+        opened.append((thread, client))
+        while client.get("/readyz").status_code == 503:
+            assert time.monotonic() < end
+        return client
+
+    yield start
+    for server, (thread, client) in zip(servers, opened, strict=True):
+        client.close()
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
 def test_other_machines_need_a_key(merged: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.delenv("SAMTUNE_API_KEY", raising=False)
@@ -39,16 +91,62 @@ def test_other_machines_need_a_key(merged: Path, monkeypatch: pytest.MonkeyPatch
         run_server(merged, host=host, port=0)
 
 
-@pytest.mark.parametrize(("key", "insecure"), [("k" * 20, False), (None, True)])
+@pytest.mark.parametrize("key", ["k" * 20, None])
 def test_a_key_or_insecure_opens_the_door(
-    merged: Path, monkeypatch: pytest.MonkeyPatch, key: str | None, insecure: bool
+    serve: Callable[..., httpx.Client], merged: Path, monkeypatch: pytest.MonkeyPatch, key: str | None
 ) -> None:
-    started: list[uvicorn.Server] = []
-    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: started.append(self))
+    monkeypatch.delenv("SAMTUNE_API_KEY", raising=False)
     if key:
         monkeypatch.setenv("SAMTUNE_API_KEY", key)
-    run_server(merged, host="0.0.0.0", port=0, device="cpu", insecure=insecure)
-    assert len(started) == 1
+    client = serve(merged, host="0.0.0.0", insecure=key is None)
+    headers = {"Host": "any.test"}  # whatever others call this machine
+    assert client.get("/v1/model", headers=headers).status_code == (401 if key else 200)
+    if key:
+        assert client.get("/v1/model", headers=headers | {"Authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_on_this_machine_only_its_own_names_are_answered(serve: Callable[..., httpx.Client], merged: Path) -> None:
+    client = serve(merged)
+    assert client.get("/v1/model").status_code == 200
+    rebound = client.get("/v1/model", headers={"Host": "evil.test"})
+    assert (rebound.status_code, rebound.json()["error"]["code"]) == (400, "unknown_host")
+
+
+def test_a_classifier_is_served_too(
+    serve: Callable[..., httpx.Client], merged_classifier: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="samtune"):
+        client = serve(merged_classifier)
+    assert "serving vit_mini (classification) on http://127.0.0.1:" in caplog.text
+    assert 'id="ranking"' in client.get("/").text
+    wanted = ClassPredictor.from_file(merged_classifier, device="cpu").predict(np.asarray(picture()))
+    found = client.post("/v1/predict", files={"image": ("a.png", encoded())}).json()
+    assert (found["class"], found["probability"]) == wanted.ranking[0]
+
+
+@pytest.mark.parametrize("key", [" leading", "trailing ", "schlüssel", "a\tb"])
+def test_a_key_that_no_client_can_send(merged: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("SAMTUNE_API_KEY", key)
+    with pytest.raises(ConfigError, match="SAMTUNE_API_KEY begins or ends with a space") as caught:
+        run_server(merged, port=0)
+    assert key not in str(caught.value)
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    async def accepted_without_delay() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with _listen("127.0.0.1", 0) as listener:
+            async with await asyncio.start_server(accept, sock=listener):
+                _, writer = await asyncio.open_connection(*listener.getsockname())
+                writer.close()
+                return await found
+
+    assert asyncio.run(accepted_without_delay())
 
 
 def test_wrong_files_and_addresses_fail_before_it_listens(merged: Path, tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ def test_the_grid_never_opens_what_is_reported(tmp_path: Path) -> None:
 
 
 def test_grid_and_cells_train_on_the_same_images(tmp_path: Path) -> None:
+    from samtune.data.splits import Given
     from samtune.tasks.masks.splits import resolve_split
 
     data = tmp_path / "data"
@@ -220,7 +221,7 @@ def test_grid_and_cells_train_on_the_same_images(tmp_path: Path) -> None:
     parts = []
     for cell in (plan(sweep)[0], plan(sweep, at(1e-3))[0]):
         config = cell.config.data
-        parts.append(resolve_split(config.dir, split="ratio", val=config.val, test=config.test))
+        parts.append(resolve_split(config.dir, split="ratio", given=Given(val=config.val, test=config.test)))
     assert [len(part.train) for part in parts] == [9, 9]
     assert [pair.name for pair in parts[0].train] == [pair.name for pair in parts[1].train]
     assert [pair.image.parents[1].name for pair in parts[1].test] == ["val", "val"]

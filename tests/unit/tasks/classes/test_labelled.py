@@ -20,16 +20,12 @@ from class_trees import (
 )
 from PIL import Image
 
+from samtune.data.splits import Given
 from samtune.errors import ConfigError, DataError
 from samtune.tasks.classes import verify as class_verify
-from samtune.tasks.classes.images import sort_classes
-from samtune.tasks.classes.labelled import (
-    ClassSplits,
-    LabelledImage,
-    corruption_parts,
-    evaluation_images,
-    resolve_classes,
-)
+from samtune.tasks.classes.images import ClassSplits, LabelledImage
+from samtune.tasks.classes.layouts.folders import sort_classes
+from samtune.tasks.classes.splits import corruption_parts, evaluation_images, resolve_classes
 
 
 def sizes(splits: ClassSplits) -> list[int]:
@@ -146,12 +142,12 @@ def test_lists_and_folders_instead_of_parts(tmp_path: Path) -> None:
     (folder / "few.txt").write_text(
         "train/class_0/000.png class_0\ntrain/class_1/000.png\tclass_1\n\ntrain/class_2/000.png class_2\n"
     )
-    splits = resolve_classes(folder, val="few.txt")
+    splits = resolve_classes(folder, given=Given(val="few.txt"))
     assert sizes(splits) == [9, 3, 6] and labels(splits.val) == [1, 1, 1]  # what is chosen by is not trained on
     other = write_class_folders(tmp_path / "other", train=0, val=0, test=3)
     for number, path in enumerate(sorted(other.rglob("*.png"))):  # the same pictures would be refused
         class_picture(0, 1000 + number).save(path)
-    splits = resolve_classes(folder, test=other / "test")
+    splits = resolve_classes(folder, given=Given(test=other / "test"))
     assert sizes(splits) == [12, 6, 9] and splits.test[0].name == "../other/test/class_0/000.png"
 
 
@@ -159,11 +155,12 @@ def test_only_lists(tmp_path: Path) -> None:
     folder = write_class_folders(tmp_path) / "train"
     (tmp_path / "a.txt").write_text("".join(f"class_{i % 3}/00{i // 3}.png {9 + i % 3}\n" for i in range(9)))
     (tmp_path / "b.txt").write_text("".join(f"class_{i}/003.png {9 + i}\n" for i in range(3)))
-    splits = resolve_classes(folder, train=tmp_path / "a.txt", test=tmp_path / "b.txt", retrain=True)
+    lists = Given(train=tmp_path / "a.txt", test=tmp_path / "b.txt")
+    splits = resolve_classes(folder, given=lists, retrain=True)
     assert splits.classes == ("9", "10", "11") and sizes(splits) == [9, 0, 3]
     (tmp_path / "b.txt").write_text("class_0/003.png 12\n")
     with pytest.raises(DataError, match=r"test: class '12' of .* is not among the 3 classes of train"):
-        resolve_classes(folder, train=tmp_path / "a.txt", test=tmp_path / "b.txt")
+        resolve_classes(folder, given=lists)
 
 
 def test_faults_are_listed_at_once(tmp_path: Path) -> None:
@@ -172,7 +169,7 @@ def test_faults_are_listed_at_once(tmp_path: Path) -> None:
     (folder / "test" / "class_9").mkdir()
     shutil.copy(folder / "val" / "class_0" / "004.png", folder / "test" / "class_9" / "a.png")
     with pytest.raises(DataError) as error:
-        resolve_classes(folder, val="gone.txt")
+        resolve_classes(folder, given=Given(val="gone.txt"))
     text = str(error.value)
     assert "can't be used: 3 problem(s)" in text and "000.png: empty file" in text
     assert "data.val: gone.txt is neither a folder of classes nor a list" in text
@@ -205,17 +202,17 @@ def test_what_the_user_names_must_not_be_another_part(
     write_vtab(tmp_path, "kitti")
     monkeypatch.setattr(class_verify, "COMPARED", compared)  # beyond that number only paths tell
     if compared == 0 and "train" in given:
-        assert sizes(resolve_classes(tmp_path, name="vtab/kitti", **given)) == [9, 3, 6]
+        assert sizes(resolve_classes(tmp_path, name="vtab/kitti", given=Given(**given))) == [9, 3, 6]
         return
     with pytest.raises(DataError, match=line):
-        resolve_classes(tmp_path, name="vtab/kitti", **given)
+        resolve_classes(tmp_path, name="vtab/kitti", given=Given(**given))
 
 
 def test_overlaps_of_the_published_parts_stay_notes(tmp_path: Path) -> None:
     images = write_vtab(tmp_path, "kitti") / "kitti" / "images"
     shutil.copy(images / "train800" / "000000.jpg", images / "test" / "000000.jpg")
     (tmp_path / "kitti" / "few.txt").write_text("images/val200/000001.jpg 1\n")
-    splits = resolve_classes(tmp_path, name="vtab/kitti", val="few.txt")
+    splits = resolve_classes(tmp_path, name="vtab/kitti", given=Given(val="few.txt"))
     assert sizes(splits) == [6, 1, 6] and "1 image(s) of this published split are in two" in splits.notes[0]
 
 
@@ -224,7 +221,7 @@ def test_val_is_what_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write_imagenet(tmp_path, train=12)
     monkeypatch.chdir(tmp_path.parent)
     for given, cut in (("val", "test"), ("test", "val")):
-        splits = resolve_classes(tmp_path, name=name, **{given: "val"})
+        splits = resolve_classes(tmp_path, name=name, given=Given(**{given: "val"}))
         held = getattr(splits, given)
         assert len(held) == 6 and {item.name.split("/")[0] for item in held} == {"val"}
         assert {item.name.split("/")[0] for item in getattr(splits, cut)} == {"train"}
@@ -246,7 +243,7 @@ def test_classes_of_lists_are_the_names_of_folders(tmp_path: Path) -> None:
     for place in sorted(tmp_path.glob("*/class_*")):
         place.rename(place.with_name(place.name.replace("class_", "00")))
     (tmp_path / "held.txt").write_text("val/002/005.png 002\n")
-    splits = resolve_classes(tmp_path, val="held.txt")
+    splits = resolve_classes(tmp_path, given=Given(val="held.txt"))
     assert splits.classes == ("000", "001", "002") and [item.label for item in splits.val] == [2]
     file = write_vtab(tmp_path / "vtab") / "cifar" / "val200.txt"
     file.write_text("images/val200/000001.jpg 001\n")  # VTAB-1k's classes are numbers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from samtune.tasks.masks.components import box_of, components, point_in
+from samtune.tasks.masks.prompts import box_of, components, point_in
 
 
 def scene(*rectangles: tuple[int, int, int, int]) -> np.ndarray:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from samtune.data.pictures import PARTS, SUFFIXES
-from samtune.tasks.classes.images import Named, NamedParts
+from samtune.data.pictures import SUFFIXES
+from samtune.data.splits import PARTS
+
+Named = tuple[Path, str]
+"""An image file and the name of its class."""
+
+NamedParts = dict[str, list[Named]]
+"""Part ("train", "val", "test") to its images; a part that the folder doesn't have is absent."""
 
 VAL_IS_TEST = "no test/ here: val/ is what is reported, and opened once"
 FOREIGN = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".ppm", ".pgm")  # pictures that are not read
@@ -83,6 +89,14 @@ def scan_classes(folder: Path, problems: list[str], notes: list[str]) -> list[Na
     if +left:
         notes.append(f"{folder}: pictures left out: {', '.join(f'{count} {what}' for what, count in (+left).items())}")
     return images
+
+
+def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the distinct names of classes in order: as numbers if all are, else as text."""
+    distinct = set(names)
+    if all(name.isdecimal() for name in distinct):
+        return tuple(sorted(distinct, key=lambda name: (int(name), name)))
+    return tuple(sorted(distinct))
 
 
 def found_names(folder: Path) -> str:

@@ -6,9 +6,8 @@ import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from samtune.data.pictures import PARTS
-from samtune.tasks.classes.folders import found_names
-from samtune.tasks.classes.images import Named, NamedParts
+from samtune.data.splits import PARTS
+from samtune.tasks.classes.layouts.folders import Named, NamedParts, found_names
 
 VTAB_LISTS = {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"}
 VTAB_BOTH = "train800val200.txt"

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from samtune.data.pictures import PARTS, list_problems
+from samtune.data.splits import NONE_GIVEN, PARTS, Given, read_given, without_given
+from samtune.data.verify import list_problems
 from samtune.errors import ConfigError, DataError, unknown_name
-from samtune.tasks.classes.cut import cut_parts, few_shots
-from samtune.tasks.classes.folders import VAL_IS_TEST, scan_classes
-from samtune.tasks.classes.images import ClassSplits, LabelledImage, Named, label_images, sort_classes
-from samtune.tasks.classes.known import DATASETS, Layout, find_dataset, read_layout
-from samtune.tasks.classes.lists import read_list
+from samtune.tasks.classes.images import ClassSplits, LabelledImage, cut_parts, few_shots, label_images
+from samtune.tasks.classes.layouts.folders import VAL_IS_TEST, Named, scan_classes, sort_classes
+from samtune.tasks.classes.layouts.known import DATASETS, Layout, find_dataset, read_layout
+from samtune.tasks.classes.layouts.lists import read_list
 from samtune.tasks.classes.verify import check_classes, class_problems
-
-__all__ = ["ClassSplits", "LabelledImage", "corruption_parts", "evaluation_images", "resolve_classes"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,9 +28,7 @@ def resolve_classes(
     *,
     name: str | None = None,
     seed: int = 0,
-    train: str | Path | None = None,
-    val: str | Path | None = None,
-    test: str | Path | None = None,
+    given: Given = NONE_GIVEN,
     retrain: bool = False,
     shots: int | None = None,
     shots_seed: int = 0,
@@ -46,11 +42,9 @@ def resolve_classes(
             `name` says.
         name: a key of `DATASETS`.
         seed: of the cuts. A run leaves it alone, so that runs of several seeds report on the same images.
-        train: a folder of class folders, or a text file of lines "path class" (relative to the data folder), for
-            this part; relative to the working folder or to `folder`. It must not share an image with another part,
-            by path or content, except that train of the folder is without the images of given val and test.
-        val: as `train`.
-        test: as `train`.
+        given: parts elsewhere: a folder of class folders, or a text file of lines "path class" (relative to the data
+            folder). Such a part must not share an image with another one, by path or content, except that train of
+            the folder is without the images of given val and test.
         retrain: train on train and val together, val is empty; VTAB-1k's common list.
         shots: draw so many training images of each class; None takes all.
         shots_seed: of that draw.
@@ -66,20 +60,20 @@ def resolve_classes(
         raise DataError(
             f"{DATASETS[name].title} is for evaluation only, nothing is trained on it; use samtune evaluate"
         )
-    given = {part: value for part, value in zip(PARTS, (train, val, test), strict=True) if value is not None}
-    wanted = [part for part in PARTS if part not in given] + (["all"] if train is None else [])
+    named = given.parts()
+    wanted = [part for part in PARTS if part not in named] + (["all"] if "train" not in named else [])
     layout = read_layout(folder, name, wanted=wanted, retrain=retrain)
     parts, problems, notes = layout.parts, layout.problems, layout.notes
     if "all" in parts:
         parts["train"] = parts.pop("all")
-    for part, value in given.items():
-        parts[part] = _override(layout.root, part, value, problems, notes)
-    _settle_shared(layout, given)
+    for part, value in named.items():
+        parts[part] = _given_part(layout, part, value)
+    _settle_shared(layout, named)
     if not parts.get("train") and not problems:
         problems.append(f"no training image (parts found: {', '.join(parts) or 'none'}); add train/ or data.train")
     classes = layout.classes or sort_classes(label for _, label in parts.get("train", ()))
     problems += class_problems(parts, classes)
-    published = [part for part in PARTS if name is not None and part not in given]
+    published = [part for part in PARTS if name is not None and part not in named]
     notes += check_classes(layout.root, parts, problems, published=published)
     labelled = {part: label_images(named, classes, layout.root) for part, named in parts.items()}
     missing = [part for part in ("val", "test") if part not in parts]
@@ -93,7 +87,7 @@ def resolve_classes(
     if shots is not None:
         labelled["train"] = few_shots(labelled["train"], shots, classes=classes, seed=shots_seed)
         notes.append(f"{shots} training image(s) per class, drawn with seed {shots_seed}")
-    return ClassSplits(classes, labelled["train"], labelled["val"], labelled["test"], notes)
+    return ClassSplits(labelled["train"], labelled["val"], labelled["test"], notes, classes=classes)
 
 
 def evaluation_images(
@@ -159,19 +153,22 @@ def corruption_parts(
     return found
 
 
-def _override(root: Path, part: str, value: str | Path, problems: list[str], notes: list[str]) -> list[Named]:
-    for path in (Path(value), root / value):
-        if path.is_dir():
-            return scan_classes(path, problems, notes)
-        if path.is_file():
-            return read_list(path, root, problems)
-    problems.append(
-        f"data.{part}: {value} is neither a folder of classes nor a list (tried {value} and {root / value})"
+def _given_part(layout: Layout, part: str, value: str | Path) -> list[Named]:
+    root, problems = layout.root, layout.problems
+    found = read_given(
+        root,
+        value,
+        folder=lambda path: scan_classes(path, problems, layout.notes),
+        file=lambda path: read_list(path, root, problems),
     )
-    return []
+    if found is None:
+        problems.append(
+            f"data.{part}: {value} is neither a folder of classes nor a list (tried {value} and {root / value})"
+        )
+    return found or []
 
 
-def _settle_shared(layout: Layout, given: Collection[str]) -> None:
+def _settle_shared(layout: Layout, given: Mapping[str, object]) -> None:
     """Decides what an image is for that a given part names and the folder has in another part.
 
     Train goes without the images of given val and test. A `val/` that is the only folder to measure on is either val
@@ -179,9 +176,8 @@ def _settle_shared(layout: Layout, given: Collection[str]) -> None:
     """
     parts, root = layout.parts, layout.root
     places = {part: {os.path.abspath(path) for path, _ in parts.get(part, ())} for part in PARTS}
-    if "train" in parts and "train" not in given:
-        taken = set().union(*(places[part] for part in given))
-        parts["train"] = [named for named in parts["train"] if os.path.abspath(named[0]) not in taken]
+    if (train := without_given(parts, given, lambda named: named[0])) is not None:
+        parts["train"] = train
     by_folders = (root / "val").is_dir() and not (root / "test").is_dir()
     if by_folders and places["val"] == places["test"] and len({"val", "test"} & set(given)) == 1:
         parts.pop("test" if "val" in given else "val", None)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from samtune.data.pictures import PARTS
+from samtune.data.splits import PARTS
 from samtune.errors import ConfigError, DataError, unknown_name
-from samtune.tasks.classes.folders import read_class_folders, read_corruptions
-from samtune.tasks.classes.images import NamedParts, sort_classes
-from samtune.tasks.classes.lists import VTAB_BOTH, VTAB_LISTS, read_fgvc, read_vtab
+from samtune.tasks.classes.layouts.folders import NamedParts, read_class_folders, read_corruptions, sort_classes
+from samtune.tasks.classes.layouts.lists import VTAB_BOTH, VTAB_LISTS, read_fgvc, read_vtab
 from samtune.types import Resize
 
 
