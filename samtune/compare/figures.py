@@ -87,7 +87,7 @@ def draw_costs(methods: Sequence[Method]) -> Any:
 
 
 def draw_shots(methods: Sequence[Method]) -> Any:
-    """Returns accuracy against `data.shots`, a line per method, with ± one standard deviation over the seeds.
+    """Returns the result against `data.shots`, a line per method, with ± one standard deviation over the seeds.
 
     None where the tasks do not differ in their number of shots.
     """
@@ -105,7 +105,7 @@ def draw_shots(methods: Sequence[Method]) -> Any:
         axis.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
     axis.set_xscale("log", base=2)
     axis.set_xticks(shots, [str(shot) for shot in shots])
-    axis.set(xlabel="training images per class", ylabel="top-1 accuracy, %")
+    axis.set(xlabel="training images per class", ylabel=methods[0].runs[0].words.axis)
     axis.grid()
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -136,7 +136,7 @@ def draw_features(methods: Sequence[Method]) -> Any:
         axis.spines[:].set(visible=True, color="#cccccc")
         axis.scatter(*places.T, c=np.searchsorted(shown, labels), cmap="tab10", vmin=0, vmax=9, s=5, linewidths=0)
         axis.set_title(title)
-    names = getattr(runs[0][1].report, "classes", ())
+    names = runs[0][1].report.classes
     handles = [
         Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=_name(names, c))
         for c, colour in zip(shown, _colours(10)[: len(shown)], strict=True)

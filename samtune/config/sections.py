@@ -1,6 +1,6 @@
-"""The sections that the configs of both tasks share: every key with its type, bounds, default and meaning.
+"""The sections that the settings of every task have: each key with its type, bounds, default and meaning.
 
-`config_segmentation` and `config_classification` add what only they have; `samtune.config.load` reads them.
+What only one task has stands beside that task. Defaults stand here and there, and nowhere else.
 """
 
 from __future__ import annotations

@@ -24,11 +24,13 @@ class AnyReport(ABC):
     Attributes:
         task: name of the task that it is of.
         rows: one per image or object, each with a `name`.
+        classes: names of the labels of a row; () where rows have none.
         split: which part of the data was evaluated.
         definition: a sentence for each reported number.
     """
 
     task: ClassVar[str]
+    classes: tuple[str, ...] = ()
     rows: tuple[Any, ...]
     split: str
     definition: dict[str, str]
