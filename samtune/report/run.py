@@ -161,7 +161,7 @@ def _curve_chart(label: str, points: Sequence[Point], *, form: str, best: int | 
 
 
 def curve(points: Sequence[Point], *, form: str, ringed: Point | None = None) -> Figure:
-    """Draws a curve with the value of its end.
+    """Draws a curve with the value of its end beside it.
 
     Args:
         points: two or more (epoch, value), by rising epoch; values are finite.
@@ -181,10 +181,9 @@ def curve(points: Sequence[Point], *, form: str, ringed: Point | None = None) ->
     axes.plot(xs[-1:], ys[-1:], color=ACCENT, marker="o", markersize=5)
     if ringed is not None:
         axes.plot(*ringed, color=ACCENT, marker="o", markersize=11, fillstyle="none", markeredgewidth=1.5)
-    above = ys[-1] < ys[-2] or ys[-1] < min(ys) + (max(ys) - min(ys)) / 8
     axes.annotate(
-        form.format(ys[-1]), (xs[-1], ys[-1]), xytext=(0, 9 if above else -9), textcoords="offset points",
-        ha="right", va="bottom" if above else "top", color=INK, fontsize=9.5, fontweight="bold",
+        form.format(ys[-1]), (xs[-1], ys[-1]), xytext=(9, 0), textcoords="offset points",
+        ha="left", va="center", color=INK, fontsize=9.5, fontweight="bold",
     )  # fmt: skip
     return figure
 
