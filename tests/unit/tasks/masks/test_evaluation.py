@@ -264,3 +264,15 @@ def test_compare_reports_pairs_by_name() -> None:
     assert compare_reports(a, b)["mIoU"][0] > 0
     with pytest.raises(DataError, match=r"1 are in one report only, such as 'y'"):
         compare_reports(a, replace(b, rows=b.rows[1:]))
+
+
+def test_logits_are_resized_before_the_threshold() -> None:
+    """+6 beside -2: the line of 0 lies at 3/4 of the way, not in the middle, as of masks that are enlarged."""
+    logits = torch.full((SIDE // 4, SIDE // 4), -2.0)
+    logits[:, :8] = 6.0
+    batch = make_batch(["wide"], [(64, 64)], [(256, 256)])
+    (prediction,) = predict_batch(FakeModel({"wide": logits}), batch, sizes_original=[(256, 256)])
+    assert set(prediction.mask.sum(axis=1).tolist()) == {132}  # centres of the cells: 120 and 136
+    assert prediction.mask[:, :132].all()
+    edge = prediction.probability[0, 128:136]
+    assert np.all(np.diff(edge) < 0) and edge[3] > 0.5 > edge[4]
