@@ -90,9 +90,6 @@ def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
             as it is.
         url: another address of the same archive, such as a mirror.
 
-    Returns:
-        The folder, ready for `data.dir`.
-
     Raises:
         ConfigError: unknown name.
         DataError: no network (says which file to put where), a damaged or unsafe archive, a folder that holds other
