@@ -20,7 +20,12 @@ from samtune.run.settings import load_config
 
 def test_a_model_from_outside_runs_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "theirs", ENTRY)
-    settings = [f"data.dir={write_data(tmp_path / 'data')}", "model.name=theirs", "model.image_size=64", "train.steps=2"]
+    settings = [
+        f"data.dir={write_data(tmp_path / 'data')}",
+        "model.name=theirs",
+        "model.image_size=64",
+        "train.steps=2",
+    ]
     settings += ["run.device=cpu", "train.precision=fp32", "track.mlflow=false", "eval.overlays=0", "score.cells=8"]
     result = finetune(load_config("polyp.yaml", settings), run_dir=tmp_path / "run")
     model, info = load_masks(tmp_path / "run" / "merged.safetensors")
