@@ -17,7 +17,7 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image
 
-from samtune.base.disk import disk_errors
+from samtune.base.disk import disk_errors, write_text
 from samtune.base.download import download
 from samtune.data.importing import ARCHIVES, IMPORTERS, write_class_images
 from samtune.data.pictures import SUFFIXES
@@ -144,7 +144,7 @@ def _place(name: str, target: Path, write: Callable[[Path], object]) -> None:
         write(part)
         entries = sorted(path.name for path in part.iterdir())
         _refuse_used(target, entries)
-        _record(name, target).write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
+        write_text(_record(name, target), "".join(f"{entry}\n" for entry in entries))
         for entry in entries:
             (part / entry).rename(target / entry)
         part.rmdir()
