@@ -39,9 +39,8 @@ from torch import Tensor, nn
 
 from samtune.base.tensors import save_tensors
 from samtune.errors import SamtuneError, unknown_name
-from samtune.models.backbone import TunableModel
-from samtune.models.sam.model import upsample_logits
-from samtune.models.table import build_model
+from samtune.models.backbone import Backbone
+from samtune.models.sam.model import build_sam, upsample_logits
 from samtune.models.timm.model import build_classifier
 from samtune.models.weights import RANDOM
 from samtune.scoring.score import score
@@ -71,7 +70,7 @@ class Method:
 class Task:
     """A plain model, something to train it on, and the two losses: of the logits, and of the scoring pass."""
 
-    model: TunableModel
+    model: Backbone
     batch: Any
     loss: Callable[[Tensor], Tensor]
     score_loss: Callable[[Any, Any], Tensor]
@@ -183,7 +182,7 @@ def classifier_task(name: str, size: int, batch: int) -> Task:
 
 def sam_task(name: str, size: int, batch: int) -> Task:
     """A Segment Anything without prompts; a target covers the middle of its picture."""
-    model = build_model(name, checkpoint=RANDOM, image_size=size)
+    model = build_sam(name, checkpoint=RANDOM, image_size=size)
     masks = torch.zeros(batch, 1, size, size, dtype=torch.bool)
     masks[:, :, size // 4 : -size // 4, size // 4 : -size // 4] = True
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
@@ -215,7 +214,7 @@ def select_all(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, An
     task = build_task(args, batch=min(args.batch, SCORED_IMAGES))
     model = task.model.to(args.device)
     scores = score(model, [task.batch], task.score_loss, squares="spt" in wanted)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.net.named_parameters()}
     for name, options in wanted.items():
         try:
             selection = select(model, scores, **options)
@@ -288,7 +287,7 @@ def run_method(connection: Connection, args: argparse.Namespace, name: str, path
     load_lazy_parts(args, device)
     task = build_task(args)
     model, batch = task.model.to(device).train(), task.batch.to(device)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.net.named_parameters()}
     map_from(2**20)
     base = start_memory(device)
     selection = None if path is None else load_selection(path)
@@ -348,7 +347,7 @@ def load_lazy_parts(args: argparse.Namespace, device: torch.device) -> None:
     small = argparse.Namespace(model=MODELS[args.model].small, size=64, batch=1)
     task = build_task(small)
     model = task.model.to(device)
-    tuned = dict(model.named_parameters()), lambda: None
+    tuned = dict(model.net.named_parameters()), lambda: None
     make_step(model, task.batch.to(device), task.loss, tuned, bf16=args.precision == "bf16")()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection import Selection
 from samtune.tuning import attach
 
@@ -18,27 +18,27 @@ Tuned = tuple[dict[str, nn.Parameter], Callable[[], None]]
 """(what trains, what runs between backward pass and optimizer step)"""
 
 
-def attached(model: TunableModel, selection: Selection, base_dtype: torch.dtype | None) -> Tuned:
+def attached(model: Backbone, selection: Selection, base_dtype: torch.dtype | None) -> Tuned:
     """Attaches a selection, as `samtune finetune` does."""
     return attach(model, selection, base_dtype=base_dtype), _nothing
 
 
-def floor(model: TunableModel, selection: Selection | None, base_dtype: torch.dtype | None) -> Tuned:
+def floor(model: Backbone, selection: Selection | None, base_dtype: torch.dtype | None) -> Tuned:
     """Trains nothing: one backward pass to the output of the patch embedding, no gradient of a weight."""
     model.requires_grad_(False)
     _cast_frozen(model, base_dtype)
-    embedding = next(module for name, module in model.named_modules() if name.endswith("patch_embed"))
+    embedding = next(module for name, module in model.net.named_modules() if name.endswith("patch_embed"))
     embedding.register_forward_hook(lambda module, inputs, output: output.detach().requires_grad_())
     return {}, _nothing
 
 
-def masked_dense(model: TunableModel, selection: Selection, base_dtype: torch.dtype | None) -> Tuned:
+def masked_dense(model: Backbone, selection: Selection, base_dtype: torch.dtype | None) -> Tuned:
     """Trains a selection the way GPS was released: dense gradients times dense fp32 masks, dense Adam states.
 
     All weights train as far as the optimizer knows, so there is no frozen base that `base_dtype` could apply to.
     """
     model.requires_grad_(True)
-    trainable = dict(model.named_parameters())
+    trainable = dict(model.net.named_parameters())
     masks: dict[str, Tensor] = {}
     for name, parameter in trainable.items():
         masks[name] = torch.full_like(parameter, float(name in selection.whole), requires_grad=False)
@@ -53,17 +53,17 @@ def masked_dense(model: TunableModel, selection: Selection, base_dtype: torch.dt
     return trainable, mask_gradients
 
 
-def peft_lora(model: TunableModel, selection: Selection | None, base_dtype: torch.dtype | None) -> Tuned:
+def peft_lora(model: Backbone, selection: Selection | None, base_dtype: torch.dtype | None) -> Tuned:
     """LoRA of rank 8 by HF peft on every linear layer of the blocks: the layers that GPS selects in."""
     return _peft_lora(model, ("qkv", "proj", "fc1", "fc2"), base_dtype)
 
 
-def peft_lora_qkv(model: TunableModel, selection: Selection | None, base_dtype: torch.dtype | None) -> Tuned:
+def peft_lora_qkv(model: Backbone, selection: Selection | None, base_dtype: torch.dtype | None) -> Tuned:
     """LoRA of rank 8 by HF peft on the fused qkv alone."""
     return _peft_lora(model, ("qkv",), base_dtype)
 
 
-def peft_shira(model: TunableModel, selection: Selection | None, base_dtype: torch.dtype | None) -> Tuned:
+def peft_shira(model: Backbone, selection: Selection | None, base_dtype: torch.dtype | None) -> Tuned:
     """SHiRA by HF peft: inputs + outputs many random entries of every linear layer of the blocks."""
     from peft import ShiraConfig
 
@@ -71,38 +71,38 @@ def peft_shira(model: TunableModel, selection: Selection | None, base_dtype: tor
     return _inject(model, config, base_dtype)
 
 
-def _peft_lora(model: TunableModel, targets: tuple[str, ...], base_dtype: torch.dtype | None) -> Tuned:
+def _peft_lora(model: Backbone, targets: tuple[str, ...], base_dtype: torch.dtype | None) -> Tuned:
     from peft import LoraConfig
 
     config = LoraConfig(r=8, lora_alpha=8, lora_dropout=0.0, target_modules=_targets(model, targets))
     return _inject(model, config, base_dtype)
 
 
-def _targets(model: TunableModel, targets: tuple[str, ...]) -> list[str]:
+def _targets(model: Backbone, targets: tuple[str, ...]) -> list[str]:
     return [name for target in targets for name in model.linears()[target]]
 
 
-def _inject(model: TunableModel, config: object, base_dtype: torch.dtype | None) -> Tuned:
+def _inject(model: Backbone, config: object, base_dtype: torch.dtype | None) -> Tuned:
     """Adds peft's layers; they train in fp32, with the head or the decoder whole."""
     from peft import inject_adapter_in_model
 
-    whole = [model.get_parameter(name) for name, role in model.roles().items() if role in ("head", "decoder")]
+    whole = [model.net.get_parameter(name) for name, role in model.roles().items() if role in ("head", "decoder")]
     _cast_frozen(model, base_dtype)
-    inject_adapter_in_model(config, model)  # also freezes everything else
+    inject_adapter_in_model(config, model.net)  # also freezes everything else
     for parameter in whole:
         parameter.requires_grad_(True)
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trainable = {name: p for name, p in model.net.named_parameters() if p.requires_grad}
     for parameter in trainable.values():
         parameter.data = parameter.data.float()  # peft makes them in the dtype of the base
     return trainable, _nothing
 
 
-def _cast_frozen(model: TunableModel, base_dtype: torch.dtype | None) -> None:
+def _cast_frozen(model: Backbone, base_dtype: torch.dtype | None) -> None:
     """Stores the linear and conv weights outside of head and decoder in a lower precision."""
     if base_dtype is not None:
         for name, role in model.roles().items():
             if role in ("linear", "conv"):
-                parameter = model.get_parameter(name)
+                parameter = model.net.get_parameter(name)
                 parameter.data = parameter.data.to(base_dtype)
 
 

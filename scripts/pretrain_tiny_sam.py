@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from tiny_scenes import HELD_OUT_SEED, Scenes, generate_scenes, load_photos
 from torch import Tensor, nn
 
-from samtune.models.sam.model import SamModel, upsample_logits
+from samtune.models.sam.model import SamModel, build_sam, upsample_logits
+from samtune.models.weights import RANDOM
 from samtune.scoring.contrastive import supervised_contrastive
 from samtune.types import Prompts
 
@@ -217,11 +218,11 @@ class Masters:
 
 def initialise(model: SamModel) -> None:
     """Truncated normal weights of deviation 0.02 in the encoder, as ViTs are trained from scratch."""
-    for module in model.image_encoder.modules():
+    for module in model.net.image_encoder.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
-    nn.init.trunc_normal_(model.image_encoder.pos_embed, std=0.02)
+    nn.init.trunc_normal_(model.net.image_encoder.pos_embed, std=0.02)
 
 
 def training_loss(model: SamModel, heads: DenseHeads, scenes: Scenes, generator: torch.Generator) -> dict[str, Tensor]:
@@ -238,7 +239,7 @@ def training_loss(model: SamModel, heads: DenseHeads, scenes: Scenes, generator:
 def pixels_of(model: SamModel, images: Tensor) -> Tensor:
     """Normalises (B, 3, S, S) uint8 pictures without padding, in the encoder's dtype."""
     valid = torch.ones((1, 1, *images.shape[-2:]), dtype=torch.bool, device=images.device)
-    return model.normalise(images, valid).to(model.image_encoder.patch_embed.proj.weight.dtype)
+    return model.normalise(images, valid).to(model.net.image_encoder.patch_embed.proj.weight.dtype)
 
 
 @torch.no_grad()
@@ -314,16 +315,16 @@ def pretrain(args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    master = SamModel("sam_tiny")
+    master = build_sam("sam_tiny", checkpoint=RANDOM)
     initialise(master)
-    heads = DenseHeads(master.mask_decoder.transformer_dim)
+    heads = DenseHeads(master.net.mask_decoder.transformer_dim)
     working = nn.ModuleDict({"model": copy.deepcopy(master), "heads": heads}).to(device)
     if args.resume:
-        working["model"].load_state_dict(load_file(args.resume))
+        working["model"].net.load_state_dict(load_file(args.resume))
     masters = Masters(working, lr=args.lr, decay=0.998)
     model = working["model"]
-    model.image_encoder.bfloat16()
-    model.mask_decoder.bfloat16()
+    model.net.image_encoder.bfloat16()
+    model.net.mask_decoder.bfloat16()
     heads.bfloat16()
     generator = torch.Generator().manual_seed(args.seed + 1)
     pool, size_now, seen, last_save = None, 0, 0, time.monotonic()
@@ -365,16 +366,16 @@ def overfit_dice(model: SamModel, pool: Pool, generator: torch.Generator) -> flo
 def resize_model(model: SamModel, size: int) -> None:
     """Makes the prompt encoder and the model work in another input frame; no parameter changes."""
     model.image_size = size
-    model.prompt_encoder.input_image_size = (size, size)
-    model.prompt_encoder.image_embedding_size = (size // 16, size // 16)
+    model.net.prompt_encoder.input_image_size = (size, size)
+    model.net.prompt_encoder.image_embedding_size = (size // 16, size // 16)
 
 
 def save(out: Path, model: SamModel, masters: Masters, *, held_out: bool, final: bool = False) -> None:
     """Writes the mean weights in fp32 and, unless overfitting, measures them on the held-out scenes."""
     masters.publish(masters.mean)
-    names = [f"model.{name}" for name, _ in model.named_parameters()]
+    names = [f"model.{name}" for name, _ in model.net.named_parameters()]
     state = {name.removeprefix("model."): value for name, value in zip(names, masters.mean, strict=False)}
-    state |= {name: value.float() for name, value in model.named_buffers() if name in model.state_dict()}
+    state |= {name: value.float() for name, value in model.net.named_buffers() if name in model.net.state_dict()}
     save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, out / "weights.safetensors")
     if held_out:
         write(out, step=masters.steps, held_out=held_out_dice(model, model.image_size, model.device), final=final)
@@ -394,8 +395,8 @@ def export(out: Path, target: Path) -> None:
     """Rounds the trained weights to fp16, writes `target`, and measures exactly those weights at 256 px."""
     state = {name: value.half() for name, value in load_file(out / "weights.safetensors").items()}
     save_file(state, target, metadata={"model": "sam_tiny", "made_by": "scripts/pretrain_tiny_sam.py"})
-    model = SamModel("sam_tiny").eval()
-    model.load_state_dict({name: value.float() for name, value in state.items()})
+    model = build_sam("sam_tiny", checkpoint=RANDOM)
+    model.net.load_state_dict({name: value.float() for name, value in state.items()})
     write(out, exported=str(target.name), held_out=held_out_dice(model, 256, torch.device("cpu")))
 
 

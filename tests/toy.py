@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from unittest.mock import patch
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from samtune.models.sam.model import SPECS, SamModel, SamSpec
+from samtune.models.sam.model import SamModel, SamSpec
+from samtune.models.weights import RANDOM, load_weights
 from samtune.types import Batch, Prompts, Size
 
 SIZE = 64
@@ -18,16 +19,23 @@ SPEC = SamSpec(32, 2, 2, (1,), image_size=SIZE, window=3, prompt_dim=32, decoder
 def toy_model(*, seed: int = 0, image_size: int | None = None, dtype: torch.dtype = torch.float32) -> SamModel:
     """Returns the model with noise on every parameter: segment-anything starts position tables and biases at 0."""
     generator = torch.Generator().manual_seed(seed)
-    with patch.dict(SPECS, {"toy": SPEC}):
-        model = SamModel("toy", image_size).eval()
-    model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.normal_(generator=generator)
+    model = SamModel("toy", SPEC, image_size).eval()
+    model.net.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.normal_(generator=generator)
     with torch.no_grad():
         for parameter in model.parameters():
             start = torch.ones(()) if parameter.ndim == 1 and bool((parameter == 1).all()) else torch.zeros(())
             fan_in = max(parameter[0].numel(), 4)
             parameter.copy_(start + torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
     model.to(dtype)
-    model.prompt_encoder.pe_layer.float()  # segment-anything computes its random features in float32
+    model.net.prompt_encoder.pe_layer.float()  # segment-anything computes its random features in float32
+    return model
+
+
+def build_toy(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> SamModel:
+    """Builds it as a row of the table of models does."""
+    model = toy_model(image_size=image_size)
+    if checkpoint not in (None, RANDOM):
+        load_weights(model, Path(checkpoint))
     return model
 
 

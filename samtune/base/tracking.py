@@ -55,10 +55,7 @@ class RunLog(_Tracked):
 
     Args:
         folder: the run folder; gets `history.jsonl`.
-        mlflow: also log to MLflow.
-        experiment: MLflow experiment.
         run_name: name of the MLflow run.
-        params: the resolved configuration, nested.
         parent: id of the MLflow run that this one belongs to.
     """
 
@@ -119,9 +116,7 @@ class SweepLog(_Tracked):
     Its id is kept in `mlflow_run.txt`, so that a sweep that goes on does so under the same run.
 
     Args:
-        folder: of the sweep.
         mlflow: whether there is such a run at all.
-        experiment: MLflow experiment.
         name: of the sweep and the run.
         params: the settings of the sweep, nested.
     """
@@ -163,8 +158,6 @@ class _MlflowRun:
 
     Args:
         experiment: its experiment, made if there is none.
-        run_name: its name.
-        params: its parameters.
         parent: id of the run that it belongs to.
         known: id of an earlier run to go on with, if the server still has it.
     """

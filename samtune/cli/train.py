@@ -17,8 +17,7 @@ train_app = typer.Typer()
 
 ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="YAML file; also looked up in configs/.")]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Changes to the config, such as train.lr=1e-4."),
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the config, such as train.lr=1e-4.")
 ]
 RunDir = Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder itself, instead of runs/NAME/TIME.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Empty the run folder if it was used before.")]
@@ -77,8 +76,15 @@ def select(
 
 
 def _command_line() -> str:
+    """Returns what was typed, without the run folder: it is used now, and repeating `--overwrite` would empty it."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py":  # python -m samtune
         program = Path("samtune")
     start = ["python", f"scripts/{program.name}"] if program.suffix == ".py" else [program.name]
-    return shlex.join([*start, *sys.argv[1:]])
+    kept, arguments = [], iter(sys.argv[1:])
+    for argument in arguments:
+        if argument == "--run-dir":
+            next(arguments, None)
+        elif argument != "--overwrite" and not argument.startswith("--run-dir="):
+            kept.append(argument)
+    return shlex.join([*start, *kept])

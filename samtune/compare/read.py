@@ -80,19 +80,20 @@ class Row:
         return statistics.fmean(means), statistics.stdev(means) if len(means) > 1 else None
 
     def per_image(self, metric: str) -> dict[str, float]:
-        """Returns image name -> mean over the seeds, NaN where no seed defines it."""
+        """Returns name of the image or object -> mean over the seeds, NaN where no seed defines it."""
         value = self.runs[0].metrics[metric]
         tables = [{row.name: value(row) for row in run.report.rows} for run in self.runs]
         return {name: _mean([table[name] for table in tables]) for name in tables[0]}
 
     def ci95(self, metric: str) -> tuple[float, float]:
         """Returns the 95 % interval over the images of each image's mean over the seeds."""
-        return bootstrap_ci(list(self.per_image(metric).values()))
+        return bootstrap_ci(list(self.per_image(metric).values()), images=self.runs[0].report.images)
 
     def minus(self, other: Row, metric: str) -> tuple[float, float, float]:
         """Returns (difference, low, high), paired by image."""
         mine, theirs = self.per_image(metric), other.per_image(metric)
-        return paired_bootstrap(list(theirs.values()), [mine[name] for name in theirs])
+        images = other.runs[0].report.images
+        return paired_bootstrap(list(theirs.values()), [mine[name] for name in theirs], images=images)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from PIL import Image
 from samtune.base.disk import disk_errors
 from samtune.base.download import download
 from samtune.data.importing import ARCHIVES, IMPORTERS, write_class_images
-from samtune.data.pictures import PARTS, SUFFIXES
+from samtune.data.pictures import SUFFIXES
+from samtune.data.splits import PARTS
 from samtune.errors import ConfigError, DataError, unknown_name
-from samtune.tasks.masks.pairs import find_pairs
 
 _log = logging.getLogger(__name__)
 
@@ -90,9 +90,6 @@ def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
             as it is.
         url: another address of the same archive, such as a mirror.
 
-    Returns:
-        The folder, ready for `data.dir`.
-
     Raises:
         ConfigError: unknown name.
         DataError: no network (says which file to put where), a damaged or unsafe archive, a folder that holds other
@@ -124,7 +121,18 @@ def _get(name: str, target: Path, url: str | None) -> None:
     else:
         _place(name, target, partial(_unpack, archive, _pair_places if source.unpack == "pairs" else _folder_places))
     if source.unpack == "pairs":
-        _log.info("%s: %d pairs in %s", name, len(find_pairs(target)), target)
+        _log.info("%s: %d pairs in %s", name, _count_pairs(target), target)
+
+
+def _count_pairs(target: Path) -> int:
+    """Returns the number of images, each of which must have a mask of its name."""
+    images, masks = ({path.stem for path in (target / sub).glob("*")} for sub in ("images", "masks"))
+    if alone := sorted(images ^ masks):
+        raise DataError(
+            f"{target}: {len(alone)} file(s) of images/ and masks/ have no partner, such as {alone[0]}; "
+            f"see all of them with samtune data verify {target}"
+        )
+    return len(images)
 
 
 def _place(name: str, target: Path, write: Callable[[Path], object]) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from samtune.base.disk import disk_errors
 from samtune.base.download import file_sha256
-from samtune.data.pictures import PARTS
+from samtune.data.splits import PARTS
 from samtune.errors import ConfigError, DataError, unknown_name
 
 _log = logging.getLogger(__name__)
@@ -29,12 +29,8 @@ def import_data(name: str, source: str | Path, target: str | Path) -> Path:
     """Converts a downloaded data set.
 
     Args:
-        name: one of `IMPORTERS`.
         source: its archive, or the folder it was unpacked to.
         target: a new or empty folder, gets class folders.
-
-    Returns:
-        The folder, ready for `data.dir`.
 
     Raises:
         ConfigError: unknown name.

@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Generic, TypeVar
 
+import cv2
 import numpy as np
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from samtune.tasks.classes.images import ClassSplits
-from samtune.tasks.masks.splits import Splits
+from samtune.data.splits import Splits
 
-_log = logging.getLogger(__name__)
+T = TypeVar("T")
+ItemT = TypeVar("ItemT")
+LoadedT = TypeVar("LoadedT")
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How a run reads its images.
+
+    Attributes:
+        batch: items per batch of train, val and test; the last batch may be smaller, none is dropped.
+        score_batch: items per batch of `score`.
+        score_images: number of training images for scoring; None = all.
+        seed: start of all randomness: order, augmentation, choice of score images.
+        workers: processes that decode; batches don't depend on it.
+        cache: keep the decoded images of train and val, which are read every epoch, in memory.
+    """
+
+    batch: int
+    score_batch: int
+    score_images: int | None = None
+    seed: int = 0
+    workers: int = 0
+    cache: bool = False
+
+    def scored(self, train: Sequence[T]) -> list[T]:
+        """Returns the training images that parameters are scored on, in the drawn order."""
+        order = np.random.default_rng((self.seed, 1)).permutation(len(train))
+        return [train[index] for index in order[: self.score_images]]
 
 
 @dataclass(frozen=True)
 class Loaders:
-    """Loaders of `Batch`es or `LabelledBatch`es, and where their images come from.
+    """Loaders of batches, and where their images come from.
 
     Attributes:
         score: training images only, fixed order: what parameters are scored on.
         train: a new permutation and new augmentations per epoch.
-        val: in order of the split; None where it has no validation images, which a segmentation split always has.
+        val: in order of the split; None where there is nothing to choose by.
         test: in order of the split; for the reported evaluation only, never for a choice.
         splits: the images of each part, with notes for the user.
     """
@@ -32,7 +61,7 @@ class Loaders:
     train: DataLoader[Any]
     val: DataLoader[Any] | None
     test: DataLoader[Any]
-    splits: Splits | ClassSplits
+    splits: Splits[Any]
 
     def skipped(self, name: str) -> int:
         """Returns the number of images of a part that have no item, as they show nothing to prompt for."""
@@ -51,16 +80,56 @@ class Loaders:
             part.set_epoch(epoch)  # type: ignore[union-attr]
 
 
+class EpochDataset(Dataset[ItemT], Generic[ItemT, LoadedT]):
+    """Items of a list of files, whose randomness comes from (seed, epoch, index): workers change nothing."""
+
+    def __init__(self, files: int, *, seed: int, cache: bool) -> None:
+        """Stores the values; files are read on first use.
+
+        Args:
+            cache: keep what is loaded in memory; later epochs decode nothing.
+        """
+        self.files = files
+        self.seed = seed
+        self.epoch = 0
+        self._cache: dict[int, LoadedT] | None = {} if cache else None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Returns the number of items."""
+
+    @property
+    def skipped(self) -> int:
+        """Number of files without an item."""
+        return 0
+
+    @abstractmethod
+    def decode(self, which: int) -> LoadedT:
+        """Reads one file, up to what every epoch shares."""
+
+    def load(self, which: int) -> LoadedT:
+        """Returns `decode` of a file, from memory if that is kept."""
+        if self._cache is None:
+            return self.decode(which)
+        if which not in self._cache:
+            self._cache[which] = self.decode(which)
+        return self._cache[which]
+
+    def fill_cache(self) -> None:
+        """Decodes all files now, so that worker processes started later share the arrays."""
+        for which in range(self.files):
+            self.load(which)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Selects the randomness of an epoch; call it before the loader is iterated."""
+        self.epoch = epoch
+
+
 class EpochSampler(Sampler[int]):
     """A permutation of the items that depends on (seed, epoch) only."""
 
     def __init__(self, size: int, *, seed: int) -> None:
-        """Stores the values.
-
-        Args:
-            size: number of items.
-            seed: start of all randomness.
-        """
+        """Stores the values."""
         self.size = size
         self.seed = seed
         self.epoch = 0
@@ -74,3 +143,43 @@ class EpochSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Selects the permutation."""
         self.epoch = epoch
+
+
+@dataclass(frozen=True)
+class Datasets(Generic[ItemT]):
+    """The items of each loader; `val` is None where there is nothing to choose by."""
+
+    score: EpochDataset[ItemT, Any]
+    train: EpochDataset[ItemT, Any]
+    val: EpochDataset[ItemT, Any] | None
+    test: EpochDataset[ItemT, Any]
+
+
+def build_loaders(
+    datasets: Datasets[ItemT], splits: Splits[Any], options: LoaderOptions, collate: Callable[[list[ItemT]], Any]
+) -> Loaders:
+    """Makes loaders of datasets.
+
+    Args:
+        splits: where their images come from.
+        collate: makes a batch of items.
+    """
+    train, val = datasets.train, datasets.val
+    if options.cache and options.workers:
+        for dataset in (train, val):
+            if dataset is not None:
+                dataset.fill_cache()  # before the workers fork: they share it
+    # Workers end with each epoch: ones that stay would keep a copy of the dataset, and its epoch.
+    loader_of = partial(DataLoader, num_workers=options.workers, collate_fn=collate, worker_init_fn=_one_thread)
+    return Loaders(
+        score=loader_of(datasets.score, batch_size=options.score_batch),
+        train=loader_of(train, batch_size=options.batch, sampler=EpochSampler(len(train), seed=options.seed)),
+        val=None if val is None else loader_of(val, batch_size=options.batch),
+        test=loader_of(datasets.test, batch_size=options.batch),
+        splits=splits,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    """Keeps OpenCV's thread pool out of forked workers, where it can hang."""
+    cv2.setNumThreads(0)

@@ -4,7 +4,7 @@ half-grey array.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,26 +14,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from samtune.errors import DataError
 from samtune.types import ImageArray
 
-PARTS = ("train", "val", "test")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 40_000_000
 ORIENTATION = 0x0112  # EXIF tag; 1 = upright
 
 # What Pillow raises for damaged, foreign, oversized or unreadable files.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-
-
-def list_problems(title: str, problems: Sequence[str]) -> str:
-    """Words one message for many problems: a title with the count, then a line each."""
-    return f"{title}: {len(problems)} problem(s)\n" + "\n".join(f"  - {line}" for line in problems)
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def read_image(path: str | Path) -> ImageArray:
@@ -75,9 +62,6 @@ def to_rgb(picture: Image.Image) -> ImageArray:
 
     16-bit grey is scaled by value / 257, so that 65535 becomes 255; Pillow itself reduces 16-bit colour to 8
     bits. Grey is repeated, alpha is dropped.
-
-    Args:
-        picture: a decoded Pillow picture.
 
     Returns:
         (H, W, 3) uint8, EXIF orientation applied.

@@ -9,42 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from samtune.base.disk import write_text
 from samtune.data.cache import file_hashes
-from samtune.data.pictures import PARTS
-from samtune.tasks.classes.labelled import ClassSplits
-from samtune.tasks.masks.splits import Splits
+from samtune.data.splits import PARTS, Item, Splits
 
 FOLDER = "splits"
 HASHED = 5_000  # val and test images; whether one was trained on, the list of train says
 
 
-class NamedImage(Protocol):
-    """An item of any data set: a pair of image and mask, or an image with a class."""
-
-    @property
-    def name(self) -> str:
-        """The name, unique in its data set."""
-
-    @property
-    def image(self) -> Path:
-        """The image file."""
-
-
-def save_splits(folder: Path, splits: Splits | ClassSplits) -> None:
+def save_splits(folder: Path, splits: Splits[Any]) -> None:
     """Writes the lists of a run.
 
     Args:
-        folder: the run folder.
         splits: what it trained, chose and reported on.
 
     Raises:
         DiskError: the folder can't be written.
     """
     for part in PARTS:
-        items: Sequence[NamedImage] = getattr(splits, part)
+        items: Sequence[Item] = getattr(splits, part)
         paths = [item.image for item in items]
         short = part != "train" and len(items) > HASHED
         marks = [str(path.stat().st_size) for path in paths] if short else file_hashes(paths)
@@ -52,12 +37,11 @@ def save_splits(folder: Path, splits: Splits | ClassSplits) -> None:
         write_text(folder / FOLDER / f"{part}.txt", "".join(lines))
 
 
-def trained_on(checkpoint: Path, pairs: Sequence[NamedImage]) -> int:
-    """Counts the pairs whose image files the run of a checkpoint trained on.
+def trained_on(checkpoint: Path, items: Sequence[Item]) -> int:
+    """Counts the items whose image files the run of a checkpoint trained on.
 
     Args:
         checkpoint: a file in a run folder.
-        pairs: of any data folder.
 
     Returns:
         Their number; 0 when the file's folder has no list.
@@ -67,4 +51,4 @@ def trained_on(checkpoint: Path, pairs: Sequence[NamedImage]) -> int:
         return 0
     lines = path.read_text(encoding="utf-8").splitlines()
     trained = {line.rpartition("\t")[2] for line in lines}
-    return sum(content in trained for content in file_hashes([pair.image for pair in pairs]))
+    return sum(content in trained for content in file_hashes([item.image for item in items]))

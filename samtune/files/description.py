@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from samtune.base.tensors import read_metadata
 from samtune.config.problems import describe
 from samtune.errors import CheckpointError, ConfigError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
 from samtune.selection.selection import Addition, additions_from_json, additions_to_json
@@ -83,7 +83,7 @@ class Description(BaseModel):
         return json.loads(additions_to_json(value))
 
     @classmethod
-    def of(cls, model: TunableModel, *, base_hash: str, additions: tuple[Addition, ...], **own: Any) -> Self:
+    def of(cls, model: Backbone, *, base_hash: str, additions: tuple[Addition, ...], **own: Any) -> Self:
         """Describes a tuned model.
 
         Args:
@@ -124,9 +124,6 @@ class Description(BaseModel):
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> Self:
         """Reads what `to_metadata` wrote, in this version or an older one.
 
-        Args:
-            metadata: of the safetensors file.
-            path: the file, for messages.
 
         Raises:
             CheckpointError: no model file, one of another task, or one with missing or impossible values.
@@ -145,11 +142,10 @@ class Description(BaseModel):
         except ValidationError as err:
             raise CheckpointError(f"{path} {_problem(dict(err.errors()[0]))}. {REMEDY}") from err
 
-    def build(self, *, checkpoint: str | Path | None = RANDOM, **options: Any) -> TunableModel:
+    def build(self, *, checkpoint: str | Path | None = RANDOM, **options: Any) -> Backbone:
         """Builds the stock model that the file is of.
 
         Args:
-            checkpoint: as of `build_model`.
             **options: of its builder, beside those of the file.
 
         Raises:

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import torch
 
-from samtune.base.tensors import save_tensors
+from samtune.base.tensors import in_fp32, save_tensors
 from samtune.errors import CheckpointError
 from samtune.files.description import Description, model_metadata
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.weights import load_weights
 from samtune.selection.selection import Selection
 from samtune.tuning import attach
@@ -23,25 +23,21 @@ from samtune.tuning import attach
 Kind = TypeVar("Kind", bound=Description)
 
 
-def save_merged(path: Path, model: TunableModel, description: Description) -> None:
+def save_merged(path: Path, model: Backbone, description: Description) -> None:
     """Writes a merged file, atomically.
 
     Args:
         path: `.../merged.safetensors`; an older file is replaced.
         model: merged; it is written in fp32, with what could not be merged.
-        description: goes into the metadata.
     """
-    state = {name: tensor.float() for name, tensor in model.state_dict().items()}
-    save_tensors(path, state, description.to_metadata())
+    save_tensors(path, in_fp32(model.net.state_dict()), description.to_metadata())
 
 
-def load_merged(path: Path, kind: type[Kind], *, device: torch.device | str = "cpu") -> tuple[TunableModel, Kind]:
+def load_merged(path: Path, kind: type[Kind], *, device: torch.device | str = "cpu") -> tuple[Backbone, Kind]:
     """Loads a merged file strictly.
 
     Args:
-        path: a file of `save_merged`.
         kind: the class of its description.
-        device: where the model goes.
 
     Returns:
         The model in eval mode, in fp32, and what the file says.

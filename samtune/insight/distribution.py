@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition, Selection, check_selection
 from samtune.tuning.added import build_added
 
@@ -73,7 +73,7 @@ class Distribution:
         return amount.trained / total if (total := self.total.trained) else 0.0
 
 
-def distribution(model: TunableModel, selection: Selection) -> Distribution:
+def distribution(model: Backbone, selection: Selection) -> Distribution:
     """Counts chosen entries and added parameters per part of the network and per operation.
 
     Operations are q, k, v, proj, fc1, fc2 (linear layers of the blocks; qkv is three), conv, and other. An addition
@@ -81,12 +81,11 @@ def distribution(model: TunableModel, selection: Selection) -> Distribution:
 
     Args:
         model: plain; its weights are not read.
-        selection: of this model.
 
     Raises:
         CheckpointError: the selection is another model's.
     """
-    check_selection(selection, model, model.roles())
+    check_selection(selection, model)
     parts, labels = model.parts(), _operations(model)
     weights = weights_of(model, selection)
     cells: dict[tuple[str, str], Amount] = {}
@@ -101,7 +100,7 @@ def distribution(model: TunableModel, selection: Selection) -> Distribution:
         key = _part_of(addition, parts), _operation_of(addition, model, labels)
         size = sum(parameter.numel() for parameter in build_added(model, addition).parameters())
         cells[key] = cells.get(key, Amount()) + Amount(added=size)
-    return Distribution(cells, sum(model.get_parameter(name).numel() for name in selection.whole))
+    return Distribution(cells, sum(model.net.get_parameter(name).numel() for name in selection.whole))
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class Overlap:
         return sum(self.parts.values(), Shared())
 
 
-def overlap(model: TunableModel, first: Selection, second: Selection) -> Overlap:
+def overlap(model: Backbone, first: Selection, second: Selection) -> Overlap:
     """Compares the chosen entries of two selections by position, without tensors that train whole in either.
 
     Two random selections with a_r and b_r entries in a row of d inputs share a_r * b_r / d of them on average (the
@@ -160,14 +159,12 @@ def overlap(model: TunableModel, first: Selection, second: Selection) -> Overlap
 
     Args:
         model: plain; its weights are not read.
-        first: of this model.
-        second: of this model.
 
     Raises:
         CheckpointError: a selection is another model's.
     """
     for selection in (first, second):
-        check_selection(selection, model, model.roles())
+        check_selection(selection, model)
     whole = {*first.whole, *second.whole}
     labels = model.parts()
     parts: dict[str, Shared] = {}
@@ -181,14 +178,14 @@ def overlap(model: TunableModel, first: Selection, second: Selection) -> Overlap
     return Overlap(parts, tuple(left_out))
 
 
-def weights_of(model: TunableModel, *selections: Selection) -> dict[str, Tensor]:
+def weights_of(model: Backbone, *selections: Selection) -> dict[str, Tensor]:
     """Returns the tensors that can be chosen from, or are, in the model's order."""
     chosen = {name for selection in selections for name in selection.entries}
     roles = model.roles()
-    return {n: p for n, p in model.named_parameters() if roles[n] in ("linear", "conv") or n in chosen}
+    return {n: p for n, p in model.net.named_parameters() if roles[n] in ("linear", "conv") or n in chosen}
 
 
-def _operations(model: TunableModel) -> dict[str, tuple[str, ...]]:
+def _operations(model: Backbone) -> dict[str, tuple[str, ...]]:
     """Returns weight -> the operations of its equal groups of rows."""
     found: dict[str, tuple[str, ...]] = {name: ("conv",) for name, role in model.roles().items() if role == "conv"}
     found |= {f"{module}.weight": (target,) for target, modules in model.linears().items() for module in modules}
@@ -208,7 +205,7 @@ def _part_of(addition: Addition, parts: Mapping[str, str]) -> str:
     return next(label for name, label in parts.items() if name.startswith(addition.module + "."))
 
 
-def _operation_of(addition: Addition, model: TunableModel, labels: Mapping[str, tuple[str, ...]]) -> str:
+def _operation_of(addition: Addition, model: Backbone, labels: Mapping[str, tuple[str, ...]]) -> str:
     for kind, modules in model.sublayers().items():
         if addition.module in modules:
             return kind
@@ -217,7 +214,7 @@ def _operation_of(addition: Addition, model: TunableModel, labels: Mapping[str, 
         return operations[0]
     if addition.rows is None:
         return "qkv"
-    rows = len(model.get_submodule(addition.module).weight)  # type: ignore[arg-type]
+    rows = len(model.net.get_submodule(addition.module).weight)  # type: ignore[arg-type]
     return operations[addition.rows[0] * len(operations) // rows]
 
 

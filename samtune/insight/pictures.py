@@ -1,4 +1,4 @@
-"""Pictures of a selection, as PNG bytes: bars over blocks and operations, a heat map, overlap and noise by part.
+"""Charts of a selection: bars over blocks and operations, a heat map, overlap and noise by part.
 
 Two series are told apart by the blue and the orange of Okabe and Ito, amounts by cividis: both can be read by
 colour-blind people and in grey.
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from samtune.base.figures import GRID, INK, new_figure, to_png
+from samtune.base.figures import ACCENT, GRID, INK, new_axes
 from samtune.insight.distribution import Amount, Distribution, Overlap
 from samtune.insight.stability import Noise
 
@@ -18,36 +18,38 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MAIN, _FIRST, _SECOND, _BOTH, _REFERENCE = "#0a6f63", "#0072B2", "#E69F00", "#3f444d", "#6d7481"
+_FIRST, _SECOND, _BOTH, _REFERENCE = "#0072B2", "#E69F00", "#7b8291", "#6d7481"
 _WIDTH, _HEIGHT = 5.0, 2.8  # inches; shown at half of a page that is 1000 px wide
 _MOST_LABELS = 16
 
 
-def by_part(found: Distribution) -> bytes:
+def by_part(found: Distribution) -> Figure:
     """Draws the share of the selection in each part of the network."""
     return _shares(found, found.by("part"), axis="part of the network (numbers: blocks)")
 
 
-def by_operation(found: Distribution) -> bytes:
+def by_operation(found: Distribution) -> Figure:
     """Draws the share of the selection in each kind of operation."""
     return _shares(found, found.by("operation"), axis="operation")
 
 
-def heat_map(found: Distribution) -> bytes:
+def heat_map(found: Distribution) -> Figure:
     """Draws the share of the selection in each operation of each part; grey where a part lacks the operation."""
     parts, operations = list(found.by("part")), list(found.by("operation"))
     values = [
         [100 * found.share(found.cells[part, op]) if (part, op) in found.cells else math.nan for part in parts]
         for op in operations
     ]
-    figure, axes = _axes(width=2 * _WIDTH, height=0.9 + 0.34 * len(operations))
+    figure, axes = new_axes(2 * _WIDTH, 0.9 + 0.34 * len(operations))
     axes.set_facecolor(GRID)
     axes.grid(visible=False)
-    image = axes.imshow(values, aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
+    columns, lines = ([index - 0.5 for index in range(len(labels) + 1)] for labels in (parts, operations))
+    mesh = axes.pcolormesh(columns, lines, values, cmap="cividis", vmin=0)
+    axes.invert_yaxis()
     axes.set_yticks(range(len(operations)), operations)
     _part_ticks(axes, parts)
     axes.set_xlabel("part of the network (numbers: blocks)")
-    bar = figure.colorbar(image, ax=axes, pad=0.015, fraction=0.03)
+    bar = figure.colorbar(mesh, ax=axes, pad=0.015, fraction=0.03)
     bar.set_label("share of the selection (%)", color=INK, fontsize=9.5)
     bar.ax.tick_params(length=0, labelcolor=INK, labelsize=9)
     bar.outline.set_visible(False)
@@ -58,13 +60,13 @@ def heat_map(found: Distribution) -> bytes:
                 if not math.isnan(value):
                     ink = "#000000" if value > 0.55 * top else "#ffffff"
                     axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=8.5, color=ink)
-    return to_png(figure)
+    return figure
 
 
-def overlap_bars(found: Overlap, *, names: tuple[str, str]) -> bytes:
+def overlap_bars(found: Overlap, *, names: tuple[str, str]) -> Figure:
     """Draws, for each part, which share of the entries chosen by either selection is chosen by one or by both."""
     shown = {part: pair for part, pair in found.parts.items() if pair.first or pair.second}
-    figure, axes = _axes(width=2 * _WIDTH)
+    figure, axes = new_axes(2 * _WIDTH, _HEIGHT)
     either = [pair.first + pair.second - pair.both for pair in shown.values()]
     amounts = (
         (f"only {names[0]}", _FIRST, [pair.first - pair.both for pair in shown.values()]),
@@ -81,12 +83,12 @@ def overlap_bars(found: Overlap, *, names: tuple[str, str]) -> bytes:
     axes.set_xlabel("part of the network (numbers: blocks)")
     _part_ticks(axes, list(shown))
     _legend(axes)
-    return to_png(figure)
+    return figure
 
 
-def noise_bars(found: Noise) -> bytes:
+def noise_bars(found: Noise) -> Figure:
     """Draws, for each part, the share of entries whose summed gradient is no larger than its standard error."""
-    figure, axes = _axes(width=2 * _WIDTH)
+    figure, axes = new_axes(2 * _WIDTH, _HEIGHT)
     parts = list(found.parts)
     for offset, label, colour, values in (
         (-0.2, "chosen entries", _FIRST, [counts.chosen_share for counts in found.parts.values()]),
@@ -100,34 +102,20 @@ def noise_bars(found: Noise) -> bytes:
     axes.set_xlabel("part of the network (numbers: blocks)")
     _part_ticks(axes, parts)
     _legend(axes)
-    return to_png(figure)
+    return figure
 
 
-def _shares(found: Distribution, amounts: Mapping[str, Amount], *, axis: str) -> bytes:
-    figure, axes = _axes()
+def _shares(found: Distribution, amounts: Mapping[str, Amount], *, axis: str) -> Figure:
+    figure, axes = new_axes(_WIDTH, _HEIGHT)
     values = [100 * found.share(amount) for amount in amounts.values()]
-    bars = axes.bar(range(len(values)), values, color=_MAIN, width=0.78)
+    bars = axes.bar(range(len(values)), values, color=ACCENT, width=0.78)
     if len(values) <= 10:
         axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=2, fontsize=9, color=INK)
         axes.margins(y=0.14)
     axes.set_ylabel("share of the selection (%)")
     axes.set_xlabel(axis)
     _part_ticks(axes, list(amounts))
-    return to_png(figure)
-
-
-def _axes(*, width: float = _WIDTH, height: float = _HEIGHT) -> tuple[Figure, Axes]:
-    """Returns an empty picture in the look of the report."""
-    figure = new_figure(width, height, dpi=160)
-    axes = figure.subplots()
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-    axes.tick_params(length=0, labelcolor=INK, labelsize=9.5)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=INK, fontsize=9.5)
-    return figure, axes
+    return figure
 
 
 def _part_ticks(axes: Axes, parts: Sequence[str]) -> None:

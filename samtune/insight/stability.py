@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samtune.errors import ConfigError, DataError
 from samtune.insight.distribution import Overlap, overlap, ratio, weights_of
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.scoring.score import ScoreLoss, score
 from samtune.selection.selection import Selection, check_selection
 from samtune.types import Granularity, Scores
@@ -74,7 +74,7 @@ class Noise:
         return float(2 * stdtr(self.gradients - 1, 1.0) - 1)
 
 
-def noise(model: TunableModel, scores: Scores, selection: Selection) -> Noise:
+def noise(model: Backbone, scores: Scores, selection: Selection) -> Noise:
     """Counts the entries whose summed gradient is no larger than its standard error (see `standard_error`).
 
     An entry without any gradient (sum and error 0) counts as noise. Chosen entries were picked for large sums, so
@@ -83,14 +83,12 @@ def noise(model: TunableModel, scores: Scores, selection: Selection) -> Noise:
 
     Args:
         model: plain; its weights are not read.
-        scores: with squares.
-        selection: of this model.
 
     Raises:
         CheckpointError: the selection is another model's.
         ConfigError: scores without squares, or of a single gradient.
     """
-    check_selection(selection, model, model.roles())
+    check_selection(selection, model)
     if scores.squares is None:
         raise ConfigError("the noise of a selection needs scores with squared gradients; score with squares=True.")
     labels = model.parts()
@@ -157,9 +155,6 @@ class Half:
 def split_halves(batches: Loader, *, seed: int) -> tuple[Half, Half]:
     """Splits batches at random into two halves without a common one; of an odd number, the second has one more.
 
-    Args:
-        batches: the scoring batches.
-        seed: of the split.
 
     Raises:
         DataError: fewer than two batches.
@@ -189,7 +184,7 @@ class Stability:
 
 
 def stability(
-    model: TunableModel,
+    model: Backbone,
     batches: Loader,
     *,
     loss_of: Callable[[int], ScoreLoss],
@@ -208,8 +203,6 @@ def stability(
         choose: scores -> selection.
         seeds: one or more, of the losses and of the splits into halves.
         first: the scores of all images by the first seed.
-        per: as in `samtune.scoring.score.score`.
-        squares: whether `choose` needs them.
 
     Raises:
         DataError: fewer than two batches, or none that can be scored.

@@ -1,7 +1,8 @@
 """How far a mean over images can be trusted: percentile bootstrap intervals (Efron 1979), seeded.
 
-The images are drawn with replacement, as often as there are images; the interval holds the middle `level` of
-the means. It speaks about the choice of test images, not about the luck of the training run.
+The images are drawn with replacement, as often as there are images, each with all its values: objects of one image are
+not independent. The interval holds the middle `level` of the means. It speaks about the choice of test images, not
+about the luck of the training run.
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ _CHUNK = 4_000_000  # indices drawn at once: 32 MB, whatever the size of the tes
 
 
 def bootstrap_ci(
-    values: Sequence[float], *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+    values: Sequence[float],
+    *,
+    images: Sequence[str] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[float, float]:
     """Returns the bootstrap interval (low, high) of the mean of `values`.
 
     Args:
-        values: one number per image; NaN (undefined) is left out.
+        values: one number per image or object; NaN (undefined) is left out.
+        images: of each value its image, by name; None: each has its own.
         resamples: number of drawn means.
         seed: of the drawing; the same seed and values give the same interval.
         level: share of the means inside the interval, in (0, 1).
@@ -30,16 +37,18 @@ def bootstrap_ci(
     Returns:
         (low, high); (NaN, NaN) when every value is NaN or there is none.
     """
-    defined = np.asarray(values, dtype=np.float64)
-    defined = defined[~np.isnan(defined)]
-    if defined.size == 0:
+    names = range(len(values)) if images is None else images
+    pairs = [(name, value) for name, value in zip(names, values, strict=True) if not math.isnan(value)]
+    if not pairs:
         return math.nan, math.nan
+    places = {name: place for place, name in enumerate(dict.fromkeys(name for name, _ in pairs))}
+    place = np.array([places[name] for name, _ in pairs])
+    sums, counts = np.bincount(place, weights=[value for _, value in pairs]), np.bincount(place)  # (images,)
     rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // defined.size)
-    means = [
-        defined[rng.integers(defined.size, size=(min(rows, resamples - start), defined.size))].mean(axis=1)
-        for start in range(0, resamples, rows)
-    ]
+    rows, means = max(1, _CHUNK // sums.size), []
+    for start in range(0, resamples, rows):
+        drawn = rng.integers(sums.size, size=(min(rows, resamples - start), sums.size))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -48,6 +57,7 @@ def paired_bootstrap(
     a: Sequence[float],
     b: Sequence[float],
     *,
+    images: Sequence[str] | None = None,
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -55,9 +65,9 @@ def paired_bootstrap(
     """Compares two models on the same images: does `b` beat `a` by more than the choice of images explains?
 
     Args:
-        a: one number per image of the first model.
-        b: one number per image of the second, in the same order; pairs with a NaN are left out.
-        resamples, seed, level: as in `bootstrap_ci`.
+        a: one number per image or object of the first model.
+        b: one number of the second for each of them, in the same order; pairs with a NaN are left out.
+        images, resamples, seed, level: as in `bootstrap_ci`.
 
     Returns:
         (mean of b - a, low, high). An interval without 0 speaks for a real difference.
@@ -68,6 +78,6 @@ def paired_bootstrap(
     if len(a) != len(b):
         raise DataError(f"paired values must come from the same images, got {len(a)} and {len(b)} values.")
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
-    differences = differences[~np.isnan(differences)]
-    mean = float(differences.mean()) if differences.size else math.nan
-    return mean, *bootstrap_ci(differences.tolist(), resamples=resamples, seed=seed, level=level)
+    defined = differences[~np.isnan(differences)]
+    mean = float(defined.mean()) if defined.size else math.nan
+    return mean, *bootstrap_ci(differences.tolist(), images=images, resamples=resamples, seed=seed, level=level)

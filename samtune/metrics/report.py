@@ -49,6 +49,11 @@ class AnyReport(ABC):
         """Every number of the report."""
 
     @property
+    def images(self) -> list[str]:
+        """Name of the image of each row."""
+        return [row.name for row in self.rows]
+
+    @property
     @abstractmethod
     def n_images(self) -> int:
         """Number of images."""
@@ -60,6 +65,10 @@ class AnyReport(ABC):
     @abstractmethod
     def table(self) -> tuple[Sequence[str], list[Sequence[object]]]:
         """Returns the columns and rows of `per_image.csv`."""
+
+    def label_name(self, label: int) -> str:
+        """Returns what a label of a row means; the number itself where labels have no names."""
+        return str(label)
 
     @property
     def choice(self) -> float:
@@ -116,10 +125,7 @@ class AnyReport(ABC):
         folder = Path(folder)
         write_json(folder / "metrics.json", self.to_json(before, trainable))
         columns, rows = self.table()
-        with (
-            replacing(folder / "per_image.csv") as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
-        ):
+        with replacing(folder / "per_image.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *rows])
 
 

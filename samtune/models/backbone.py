@@ -1,15 +1,15 @@
-"""What selectors and tuners ask of a model: the one place where a network's parameters get their meaning.
+"""A stock network with what samtune knows about it: the one place where a network's parameters get their meaning.
 
-A model file states where its blocks are, which role each parameter has, and which weights are several matrices in
-one; everything else is derived here. Nothing outside of `samtune.models` tests substrings of names.
+A family of models states where the blocks are, which role each parameter has, and which weights are several matrices
+in one; everything else is derived here. Nothing outside of `samtune.models` tests substrings of names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,44 +19,100 @@ from samtune.types import Interpolation, Role
 _TARGETS = {"lin1": "fc1", "lin2": "fc2"}  # segment-anything's names of what everybody else calls fc1 and fc2
 
 
-class TunableModel(nn.Module):
-    """Base class of the models: a plain pretrained module that can say what its parameters are.
+class Backbone(nn.Module):
+    """A pretrained network of another library, unchanged, behind one interface.
+
+    Every name that the methods speak of is a name of `net`, and the keys of a file are those of `net.state_dict()`.
+    A family implements `forward`, `features`, `block_modules` and `role`; the other methods have defaults.
+
+    Args:
+        name: of the model in the table.
+        image_size: side in pixels of the square input.
+        mean: per channel, subtracted from RGB values of 0 to 255.
+        std: per channel, what the difference is divided by.
+        interpolation: how the weights saw images resized.
+        options: of the library's own builder, as the user gave them.
+        head_seed: what a classification head's initial values were drawn from; None where they came with the weights.
 
     Attributes:
-        name: name of the architecture.
-        image_size: side in pixels of the square input.
-        checkpointing: whether blocks are recomputed in the backward pass: less memory, more time.
+        pixel_mean: (3, 1, 1), the mean.
+        pixel_std: (3, 1, 1), the std.
+        checkpointing: whether training recomputes the blocks' activations: less memory, more time.
     """
 
-    name: str
-    image_size: int
-    checkpointing: bool
-    options: dict[str, Any] = {}  # noqa: RUF012
-    head_seed: int | None = None
-    interpolation: Interpolation = "bilinear"
     pixel_mean: Tensor
     pixel_std: Tensor
+    checkpointing: bool
 
-    def features(self, batch: Any) -> Tensor:
-        raise NotImplementedError
-
-    def stock_notes(self, file: Path) -> list[str]:
-        raise NotImplementedError
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        name: str,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        interpolation: Interpolation = "bilinear",
+        options: Mapping[str, Any] | None = None,
+        head_seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.name = name
+        self.image_size = image_size
+        self.interpolation = interpolation
+        self.options = dict(options or {})
+        self.head_seed = head_seed
+        self.checkpointing = False
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
         return next(self.parameters()).device
 
+    forward: Callable[..., Tensor]
+    """Maps a batch to logits: (B, 1, h, w) of masks, at any fraction of the input frame, or (B, classes)."""
+
+    def features(self, batch: Any) -> Tensor:
+        """Returns what the contrastive losses compare.
+
+
+        Returns:
+            (B, C, h, w) image embeddings, cell by cell of the input frame, or (B, C) features before the head.
+        """
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode; layers with running statistics stay in evaluation mode.
+
+        A selection names what may change, and statistics are never in it.
+        """
+        super().train(mode)
+        for module in self.modules():
+            if any(name.startswith("running_") and kept is not None for name, kept in module._buffers.items()):
+                module.training = False
+        return self
+
     def roles(self) -> dict[str, Role]:
         """Returns parameter name -> role, complete."""
+        found: dict[str, Role] = {}
+        for owner_name, owner in self.net.named_modules():
+            for short, _ in owner.named_parameters(recurse=False):
+                name = f"{owner_name}.{short}" if owner_name else short
+                found[name] = self.role(name, owner)
+        return found
+
+    def role(self, name: str, owner: nn.Module) -> Role:
+        """Returns the role of the parameter `name` of the module `owner`."""
         raise NotImplementedError
 
     def parts(self) -> dict[str, str]:
         """Returns parameter name -> label of the part of the network that it belongs to: `block 0`, `neck`, ..."""
         labels = {module: f"block {index}" for index, module in enumerate(self.block_modules())}
         found = {}
-        for name, _ in self.named_parameters():
+        for name, _ in self.net.named_parameters():
             owner = next((label for module, label in labels.items() if name.startswith(module + ".")), None)
             found[name] = owner or self.part(name)
         return found
@@ -72,7 +128,7 @@ class TunableModel(nn.Module):
     def stem_part(self) -> str:
         """Returns the label of the part that embeds patches: the owner of the first convolution."""
         roles, parts = self.roles(), self.parts()
-        return next(parts[name] for name, _ in self.named_parameters() if roles[name] == "conv")
+        return next(parts[name] for name, _ in self.net.named_parameters() if roles[name] == "conv")
 
     def token_blocks(self) -> list[str]:
         """Returns the blocks of a plain ViT, which map (B, N, C) tokens and attend over all N; else nothing."""
@@ -82,6 +138,10 @@ class TunableModel(nn.Module):
         """Returns the name of the classification head, an `nn.Linear`; None where there is none."""
         return None
 
+    def idle(self) -> list[str]:
+        """Returns the names of decoder parameters that the output does not depend on, so that they get no gradient."""
+        return []
+
     def fused(self) -> dict[str, int]:
         """Returns weight name -> number of equal matrices stacked in its rows: 3 for a fused qkv."""
         return {f"{module}.weight": 3 for module in self.linears().get("qkv", [])}
@@ -90,7 +150,7 @@ class TunableModel(nn.Module):
         """Returns target (`qkv`, `proj`, `fc1`, `fc2`) -> names of the linear layers of the blocks, in order."""
         found: dict[str, list[str]] = {}
         for block in self.block_modules():
-            for name, module in self.get_submodule(block).named_modules():
+            for name, module in self.net.get_submodule(block).named_modules():
                 if isinstance(module, nn.Linear):
                     short = name.rpartition(".")[2]
                     found.setdefault(_TARGETS.get(short, short), []).append(f"{block}.{name}")
@@ -105,9 +165,17 @@ class TunableModel(nn.Module):
                 module = f"{block}.{short}"
                 ends = [name for name in linears.get(last, ()) if name.startswith(module + ".")]
                 if ends:
-                    width: int = self.get_submodule(ends[0]).out_features  # type: ignore[assignment]
+                    width: int = self.net.get_submodule(ends[0]).out_features  # type: ignore[assignment]
                     found.setdefault(kind, {})[module] = width
         return found
+
+    def stock_notes(self, file: Path) -> list[str]:
+        """Returns sentences on how the model's own library loads a `.pth` of `net.state_dict()`."""
+        return []
+
+    def looks_like(self, state: Mapping[str, Tensor]) -> str:
+        """Says in a sentence which model of the family a state dict that does not fit looks like."""
+        return f"It is not of {self.name}."
 
 
 @contextmanager

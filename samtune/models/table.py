@@ -1,25 +1,36 @@
-"""The models by name."""
+"""The models by name. It imports no library of models: a builder is imported when its name is asked for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from samtune.models.backbone import TunableModel
+from samtune.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from samtune.models.backbone import Backbone
+
+Gives = Literal["masks", "classes"]
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A row of `MODELS`."""
+    """A row of `MODELS`.
+
+    Attributes:
+        build: "module:function", the function of which takes what `build_model` does and returns a `Backbone`.
+        gives: what the model's output is: logits of a mask, or of classes.
+    """
 
     build: str
-    gives: Literal["masks", "classes"]
+    gives: Gives
 
 
 _SAM = ModelEntry("samtune.models.sam.model:build_sam", "masks")
 OTHERS = ModelEntry("samtune.models.timm.model:build_classifier", "classes")
+"""Of every other name: timm knows whether it has such a model."""
 MODELS: dict[str, ModelEntry] = {
     "sam_tiny": _SAM,
     "sam_vit_b": _SAM,
@@ -30,12 +41,39 @@ MODELS: dict[str, ModelEntry] = {
 }
 
 
+def entry_of(name: str) -> ModelEntry:
+    """Returns the row of a model, `OTHERS` for a name that the table does not have."""
+    return MODELS.get(name, OTHERS)
+
+
+def names_that_give(gives: Gives) -> list[str]:
+    """Returns the names in the table of models with this output, in its order."""
+    return [name for name, entry in MODELS.items() if entry.gives == gives]
+
+
 def build_model(
     name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None, **options: Any
-) -> TunableModel:
-    """Builds a pretrained model in eval mode."""
-    module, _, function = MODELS.get(name, OTHERS).build.partition(":")
-    built: TunableModel = getattr(import_module(module), function)(
+) -> Backbone:
+    """Builds a pretrained model in eval mode.
+
+    Args:
+        name: key of `MODELS`, or a model of timm.
+        checkpoint: a file; None for the model's own weights (inside the package, or downloaded once); "random" for
+            the initialisation of its library.
+        image_size: side of the square input in pixels; None for the model's own.
+        **options: what else the builder takes; a classifier needs `classes`, the number of outputs.
+
+    Raises:
+        ConfigError: unknown name, or a size or option that the model does not have.
+        CheckpointError: weights that can't be had, are damaged or belong to another model.
+    """
+    entry = entry_of(name)
+    if entry.gives == "classes" and "classes" not in options:
+        if name in MODELS:
+            raise ConfigError(f"{name} is a classifier: give classes=N, the number of its outputs.")
+        raise ConfigError(f"{unknown_name('model', name, MODELS)} A model of timm needs classes=N.")
+    module, _, function = entry.build.partition(":")
+    model: Backbone = getattr(import_module(module), function)(
         name, checkpoint=checkpoint, image_size=image_size, **options
     )
-    return built
+    return model

@@ -1,4 +1,4 @@
-"""Weights: strict, explained loading, official downloads, hashes, and merged files.
+"""Weights: strict, explained loading of checkpoint files.
 
 Everything of ours is safetensors; a user's `.pth` is read with `weights_only=True`, so nothing in it is executed.
 """
@@ -10,16 +10,15 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from samtune.base.disk import cache_folder
-from samtune.base.download import download, file_sha256
+from samtune.base.download import file_sha256
 from samtune.errors import CheckpointError
+from samtune.models.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
@@ -29,26 +28,6 @@ Guess = Callable[[Mapping[str, Tensor]], str]
 RANDOM = "random"  # stands where a checkpoint's path does: the architecture's own initialisation
 
 
-@dataclass(frozen=True)
-class Official:
-    """A published file: where it is and what its bytes hash to."""
-
-    url: str
-    sha256: str
-
-
-_BASE = "https://dl.fbaipublicfiles.com/segment_anything"
-OFFICIAL: dict[str, Official] = {
-    "sam_vit_b": Official(
-        f"{_BASE}/sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
-    ),
-    "sam_vit_l": Official(
-        f"{_BASE}/sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
-    ),
-    "sam_vit_h": Official(
-        f"{_BASE}/sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
-    ),
-}
 # What trainers wrap weights in: the key that holds them, and the prefix of their names.
 _WRAPPERS = ("model_state", "state_dict", "model", "model_state_dict")
 _PREFIXES = ("module.sam.", "module.", "sam.", "model.")
@@ -72,48 +51,23 @@ class LoadReport:
         return f"loaded {self.loaded}/{self.loaded} tensors from {self.source}, sha256 {self.sha256}"
 
 
-def load_weights(model: nn.Module, path: Path, *, guess: Guess | None = None) -> LoadReport:
+def load_weights(model: Backbone, path: Path) -> LoadReport:
     """Loads a checkpoint strictly: the same names and shapes, nothing missing, nothing over, all finite.
 
     Official, MedSAM and micro-sam files all fit: known wrappings (`model_state`, `module.`, `sam.`) are taken off.
 
     Args:
-        model: receives the weights, as its own dtype.
-        path: `.safetensors`, `.pth` or `.pt`.
-        guess: says which model a state dict that does not fit looks like; None where a SAM is expected.
-
-    Returns:
-        The account of what was loaded.
+        model: its `net` receives the weights, as its own dtype.
 
     Raises:
         CheckpointError: a missing or damaged file, another model's weights, missing or extra keys, NaN.
     """
     state = read_state(path)
-    check_state(model.state_dict(), state, path, guess or looks_like_sam)
-    model.load_state_dict(state)
+    check_state(model.net.state_dict(), state, path, model.looks_like)
+    model.net.load_state_dict(state)
     report = LoadReport(len(state), path, file_sha256(path))
     logger.info("%s", report)
     return report
-
-
-def load_packaged(model: nn.Module, name: str) -> LoadReport:
-    """Loads the weights that come inside the package (fp16 on disk, the model's dtype in memory)."""
-    with as_file(files("samtune.models.sam") / f"{name}.safetensors") as path:
-        return load_weights(model, path)
-
-
-def official_checkpoint(name: str) -> Path:
-    """Returns the official file of a model from the cache, downloading it when absent; its hash is checked always.
-
-    The cache is `$XDG_CACHE_HOME/samtune` (by default `~/.cache/samtune`).
-
-    Raises:
-        CheckpointError: no network (the message says which file to put where), or a wrong SHA-256, also of a
-            file that was put there by hand.
-    """
-    official = OFFICIAL[name]
-    path = cache_folder() / official.url.rsplit("/", 1)[1]
-    return download(official.url, path, sha256=official.sha256, error=CheckpointError)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -141,27 +95,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _unwrap(content, path)
 
 
-def looks_like_sam(state: Mapping[str, Tensor]) -> str:
-    """Says which SAM a state dict looks like, by the width of its position table."""
-    table = state.get("image_encoder.pos_embed")
-    widths = {224: "sam_tiny", 768: "sam_vit_b", 1024: "sam_vit_l", 1280: "sam_vit_h"}
-    if table is None or table.shape[-1] not in widths:
-        return "It does not look like a Segment Anything checkpoint."
-    return f"It looks like {widths[table.shape[-1]]}: set model.name to that."
-
-
-def check_state(
-    expected: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-    path: Path,
-    guess: Guess = looks_like_sam,
-) -> None:
+def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path, guess: Guess) -> None:
     """Refuses a state dict that does not fit exactly.
 
     Args:
-        expected: of the model.
-        state: of the file.
-        path: the file, for messages.
         guess: says which model a state dict looks like.
 
     Raises:

@@ -79,6 +79,21 @@ class Optimisation:
 
 
 @dataclass(frozen=True)
+class Objective:
+    """What training minimises.
+
+    Attributes:
+        loss: of the model's output and its batch.
+        penalty: of `start_penalty`, added to the loss of every update, or None.
+        mix: changes a training batch, given the number of forward passes so far: mixup, cutmix; or None.
+    """
+
+    loss: OutputLoss
+    penalty: Penalty | None = None
+    mix: Mix | None = None
+
+
+@dataclass(frozen=True)
 class FitResult:
     """What `fit` did.
 
@@ -103,26 +118,22 @@ def fit(
     loaders: Loaders,
     *,
     fabric: Fabric,
-    loss: OutputLoss,
+    objective: Objective,
     optimisation: Optimisation,
     validate: Callable[[], AnyReport] | None,
     on_event: Callable[[Event], None],
-    penalty: Penalty | None = None,
-    mix: Mix | None = None,
 ) -> FitResult:
     """Trains, validates after epochs, and leaves the model with the best epoch's weights.
 
     Args:
-        model: attached, on Fabric's device; maps a batch to what `loss` takes.
+        model: attached, on Fabric's device; maps a batch to what the loss takes.
         trainable: what `attach` returned.
         loaders: gives the training batches.
         fabric: device and precision.
-        loss: of the model's output and its batch.
+        objective: what is minimised.
         optimisation: schedule and optimizer.
         validate: returns the validation report of the model as it is; None keeps the last epoch.
         on_event: told of every step and every validation.
-        penalty: of `start_penalty`, added to the loss of every update, or None.
-        mix: changes a training batch, given the number of forward passes so far: mixup, cutmix; or None.
 
     Raises:
         NonFiniteError: three updates in a row without a finite loss and gradient; the model has the best epoch's
@@ -130,7 +141,7 @@ def fit(
     """
     parameters = list(trainable.values())
     total = optimisation.total_steps(len(loaders.train))
-    updates = _Updates(fabric, model, parameters, loss=loss, plan=optimisation, total=total, penalty=penalty, mix=mix)
+    updates = _Updates(fabric, model, parameters, objective, plan=optimisation, total=total)
     start, best = time.monotonic(), _Best(parameters)
     try:
         for epoch in itertools.count(1):
@@ -166,14 +177,12 @@ class _Updates:
         fabric: Fabric,
         model: nn.Module,
         parameters: list[nn.Parameter],
+        objective: Objective,
         *,
-        loss: OutputLoss,
         plan: Optimisation,
         total: int,
-        penalty: Penalty | None,
-        mix: Mix | None,
     ) -> None:
-        self.fabric, self.model, self.loss, self.penalty, self.mix = fabric, model, loss, penalty, mix
+        self.fabric, self.model, self.objective = fabric, model, objective
         self.plan, self.total = plan, total
         self.optimizer = _optimizer(fabric, parameters, plan)
         self.ema = None if plan.ema is None else Ema(parameters, decay=plan.ema)
@@ -182,11 +191,11 @@ class _Updates:
     def make(self, batches: list[AnyBatch]) -> tuple[float, float]:
         """Makes one step of these batches; returns their loss and the learning rate."""
         lr = self.plan.rate(self.step, self.total)
-        mixed = batches
-        if self.mix is not None:
-            mixed = [self.mix(batch, self.passes + number) for number, batch in enumerate(batches)]
+        mixed, mix = batches, self.objective.mix
+        if mix is not None:
+            mixed = [mix(batch, self.passes + number) for number, batch in enumerate(batches)]
         self.passes += len(batches)
-        value = _accumulate(self.fabric, self.model, mixed, self.loss, self.penalty)
+        value = _accumulate(self.fabric, self.model, mixed, self.objective)
         updated = _update(self.optimizer, value, batches, lr=lr, clip=self.plan.clip)
         self.in_a_row = 0 if updated else self.in_a_row + 1
         self.skipped += not updated
@@ -253,22 +262,20 @@ def _update(optimizer: Any, value: float, batches: list[AnyBatch], *, lr: float,
     return finite
 
 
-def _accumulate(
-    fabric: Fabric, model: nn.Module, batches: list[AnyBatch], loss: OutputLoss, penalty: Penalty | None
-) -> float:
+def _accumulate(fabric: Fabric, model: nn.Module, batches: list[AnyBatch], objective: Objective) -> float:
     """Runs forward and backward over the batches of one update; returns their loss per image, with the penalty."""
     total, images = 0.0, sum(len(batch) for batch in batches)
     for batch in batches:
         batch = batch.to(fabric.device)
         with fabric.autocast():  # not through Fabric's wrapper, which rounds prompt coordinates to bf16
             output = model(batch)
-        value = loss(output, batch) * (len(batch) / images)
+        value = objective.loss(output, batch) * (len(batch) / images)
         if not bool(value.isfinite()):
             return math.nan  # nothing to learn from; the caller says which images
         fabric.backward(value)
         total += float(value.detach())
-    if penalty is not None:
-        value = penalty()
+    if objective.penalty is not None:
+        value = objective.penalty()
         fabric.backward(value)
         total += float(value.detach())
     return total

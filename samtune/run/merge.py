@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from samtune.base.tensors import in_fp32
 from samtune.errors import CheckpointError
 from samtune.files.audit import audit
 from samtune.files.delta import delta_restores, save_delta
@@ -35,7 +36,7 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     with torch.no_grad():
         tuned = job.model.eval()(batch)
     merge(job.model)
-    state = {name: tensor.detach().cpu().float() for name, tensor in job.model.state_dict().items()}
+    state = in_fp32(job.model.net.state_dict())
     added = tuple(addition for addition in selection.additions if not addition.merges)
     about = job.task.describe(job.model, job.loaders, base_hash=job.base_hash, additions=added)
     merged_file, delta_file = folder / about.file_name, folder / "delta.safetensors"
@@ -47,7 +48,7 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
         worst = float((tuned - merged(batch)).abs().max())
     folded = any(addition.merges for addition in selection.additions)
     tolerance = MERGED_TOLERANCE * max(1.0, float(tuned.abs().max())) if folded else 0.0
-    audited = audit(job.base, {n: t.cpu() for n, t in merged.state_dict().items()}, selection)
+    audited = audit(job.base, {n: t.cpu() for n, t in merged.net.state_dict().items()}, selection)
     problems = [] if worst <= tolerance else [f"merged logits differ from tuned logits by up to {worst:.3g}"]
     problems += [] if audited.ok else list(audited.lines)
     problems += [] if delta_restores(job.base, delta_file) else ["base + delta is not the merged model"]

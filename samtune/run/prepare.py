@@ -14,7 +14,7 @@ from samtune.base.machine import pick_device, use_bf16
 from samtune.base.tensors import state_hash
 from samtune.config.sections import Config
 from samtune.data.loaders import Loaders
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.run.settings import needs_of
 from samtune.selection import Needs, check_select
 from samtune.tasks.table import task_of
@@ -44,7 +44,7 @@ class Job:
     config: Config
     task: Task[Any]
     fabric: Fabric
-    model: TunableModel
+    model: Backbone
     base: dict[str, Tensor]
     base_hash: str
     loaders: Loaders
@@ -77,5 +77,5 @@ def prepare(config: Config) -> Job:
         if skipped := loaders.skipped(part):
             logger.warning("%d %s images have no object to prompt for and are left out", skipped, part)
     model.to(fabric.device)
-    base = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    base = {name: tensor.detach().cpu().clone() for name, tensor in model.net.state_dict().items()}
     return Job(config, task, fabric, model, base, state_hash(base), loaders, needs, torch.bfloat16 if bf16 else None)

@@ -10,7 +10,7 @@ from samtune import console
 from samtune.base.machine import forget_peak, peak_mib
 from samtune.base.tracking import RunLog
 from samtune.metrics.report import AnyReport
-from samtune.report.page import save_report
+from samtune.report.run import Run, save_report
 from samtune.run.prepare import Job
 from samtune.selection import Selection
 
@@ -36,23 +36,24 @@ def evaluate_model(job: Job, title: str, *, keep: Path | None = None) -> tuple[A
     return report, cost
 
 
-def save_pages(job: Job, selection: Selection, report: AnyReport, log: RunLog, *, folder: Path, command: str) -> None:
+def save_pages(
+    job: Job, selection: Selection, report: AnyReport, log: RunLog, *, best_epoch: int, folder: Path, command: str
+) -> None:
     """Draws the pictures of the run and writes `report.html`."""
     pages = job.task.draw(job.model, job.loaders, report, folder)
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    save_report(
-        folder / "report.html",
+    run = Run(
         title=job.config.run.name,
-        metrics=metrics,
+        facts={**pages.facts, "Method": method_of(selection)},
+        metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
+        headlines=job.task.words.headlines,
+        choice=job.task.words.choice,
         history=log.history,
-        counts=metrics["trainable"],
-        overlays=pages.pictures,
+        best_epoch=best_epoch,
+        sections=pages.sections,
         command=command or f"samtune finetune --config {folder / 'config.yaml'}",
         config_yaml=(folder / "config.yaml").read_text(encoding="utf-8"),
-        facts={**pages.facts, "Method": method_of(selection)},
-        pictures_note=pages.note,
-        extra_sections=pages.sections,
     )
+    save_report(folder / "report.html", run)
 
 
 def method_of(selection: Selection) -> str:

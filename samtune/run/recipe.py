@@ -22,7 +22,7 @@ from samtune.run.merge import merge_and_audit
 from samtune.run.prepare import Job, prepare
 from samtune.run.publish import evaluate_model, save_pages
 from samtune.run.select import announce, report_selection, select_parameters, shapes_of
-from samtune.run.train import attach_selection, network_of, optimisation_of, penalty_of, train
+from samtune.run.train import attach_selection, network_of, objective_of, optimisation_of, train
 from samtune.selection import load_selection, save_selection
 from samtune.tuning import Counts, count
 
@@ -83,7 +83,7 @@ def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = F
         report, cost = evaluate_model(job, config.eval.split, keep=folder)
         log.event({"split": report_name(config), "step": result.steps, **report.values, **cost})
         report.save(folder, before=before, trainable=counts.to_json())
-        save_pages(job, selection, report, log, folder=folder, command=command)
+        save_pages(job, selection, report, log, best_epoch=result.best_epoch, folder=folder, command=command)
         log.artifacts(sorted(p for p in folder.iterdir() if p.suffix != ".jsonl"))
     return RunResult(folder, report, before, counts, result)
 
@@ -161,12 +161,10 @@ def dry_run(config: Config) -> DryRun:
         trainable,
         job.loaders,
         fabric=job.fabric,
-        loss=job.task.training_loss(),
+        objective=objective_of(job, trainable),
         optimisation=replace(options, epochs=2, steps=2),
         validate=None,
         on_event=on_event,
-        penalty=penalty_of(job, trainable),
-        mix=job.task.mixing(job.loaders),
     )
     steps = options.total_steps(len(job.loaders.train))
     step_seconds = config.train.batch * config.train.accumulate / images_per_s[-1]

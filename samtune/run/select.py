@@ -19,7 +19,7 @@ from samtune.errors import CheckpointError, DataError
 from samtune.insight.distribution import distribution, overlap
 from samtune.insight.page import save_selection_report
 from samtune.insight.stability import Stability, noise, stability
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.run.prepare import Job
 from samtune.scoring.file import check_scores_file, load_scores, save_scores
 from samtune.scoring.score import hash_batches, mean_loss, score
@@ -54,7 +54,7 @@ def _selection_of_file(job: Job, file: Path) -> Selection:
             f"{file} was selected on another base (hash {str(base)[:12]}) than {job.model.name} as configured "
             f"({job.base_hash[:12]}). Set model.checkpoint to that base, or leave select.file empty to select anew."
         )
-    check_selection(selection, job.model, job.model.roles())
+    check_selection(selection, job.model)
     logger.info("%s: selected by %s, nothing is scored", file, selection.provenance.get("method", "hand"))
     return selection
 
@@ -105,7 +105,7 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
         CheckpointError: `against` does not fit the model.
     """
     if against is not None:
-        check_selection(against, job.model, job.model.roles())
+        check_selection(against, job.model)
     needs = job.needs
     if needs is None:
         scores = steady = None
@@ -166,12 +166,7 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None =
         scores = load_scores(file)
         images_hash = hash_batches(source)
         check_scores_file(
-            scores,
-            base_hash=job.base_hash,
-            loss=said,
-            per=needs.per,
-            squares=needs.squares,
-            images_hash=images_hash,
+            scores, base_hash=job.base_hash, loss=said, per=needs.per, squares=needs.squares, images_hash=images_hash
         )
         logger.info("scores of %d passes read from %s", scores.batches, file)
         return scores
@@ -179,13 +174,7 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None =
         with disk_errors(file.parent):  # now, not after the pass
             file.parent.mkdir(parents=True, exist_ok=True)
     with console.progress("score", len(source)) as advance:
-        found = score(
-            job.model,
-            _counted(source, advance),
-            loss,
-            per=needs.per,
-            squares=needs.squares,
-        )
+        found = score(job.model, _counted(source, advance), loss, per=needs.per, squares=needs.squares)
     scores = replace(found, loss=said, base_hash=job.base_hash)
     if file is not None:
         save_scores(scores, file)
@@ -213,13 +202,13 @@ def announce(job: Job, selection: Selection) -> Counts:
     return counts
 
 
-def shapes_of(model: TunableModel) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: Backbone) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each tensor by name."""
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in model.net.state_dict().items()}
 
 
 def _smallest_subset(job: Job, needs: Needs) -> Any:
-    """Returns the loader of all scoring images, or of the random n-th of the smallest loss (GRFT, section 3.3)."""
+    """Returns the loader of all scoring images, or of the random n-th of the smallest loss (GRFT, section 4.4.6)."""
     loader, parts = job.loaders.score, job.config.score.subsets
     if parts == 1:
         return loader

@@ -1,6 +1,6 @@
 """Scores: the gradient of a loss at the pretrained weights, summed over training images.
 
-GPS takes the absolute value of this signed sum as a weight's importance (Zhang et al., CVPR 2024, section 3.2).
+GPS takes the absolute value of this signed sum as a weight's importance (Zhang et al., CVPR 2024, section 3.1).
 Scoring runs in fp32 and eval mode and sees the training split only.
 """
 
@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from samtune.errors import DataError, NonFiniteError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone, evaluation_mode
 from samtune.types import Batches, Granularity, Scores
 
 logger = logging.getLogger(__name__)
@@ -26,12 +27,7 @@ ScoreLoss = Callable[[Any, Any], Tensor | None]
 
 
 def score(
-    model: TunableModel,
-    batches: Batches,
-    loss: ScoreLoss,
-    *,
-    per: Granularity = "batch",
-    squares: bool = False,
+    model: Backbone, batches: Batches, loss: ScoreLoss, *, per: Granularity = "batch", squares: bool = False
 ) -> Scores:
     """Accumulates gradients of `loss` over `batches`; the model is left as it was.
 
@@ -49,13 +45,9 @@ def score(
         DataError: no batch counted.
         NonFiniteError: a loss that is NaN or infinite.
     """
-    training = model.training
-    required = {name: p.requires_grad for name, p in model.named_parameters()}
-    model.eval().requires_grad_(True)
-    model.zero_grad(set_to_none=True)
     seen, counted, skipped = hashlib.sha256(), 0, 0
     total = _Totals(model, squares)
-    try:
+    with evaluation_mode(model), _every_gradient(model):
         for batch in batches:
             seen.update(batch.content())
             for part in batch.singles() if per == "sample" else [batch]:
@@ -69,11 +61,6 @@ def score(
                 total.take()
                 counted += 1
         sums = total.sums()
-    finally:
-        model.zero_grad(set_to_none=True)
-        model.train(training)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(required[name])
     if not counted:
         raise DataError(
             f"no image can be scored: no {per} has two cells or images of one class, which a contrastive loss needs. "
@@ -87,11 +74,25 @@ def score(
     return Scores(sums, counted, skipped, seen.hexdigest(), total.squares, per)
 
 
+@contextmanager
+def _every_gradient(model: Backbone) -> Iterator[None]:
+    """Lets every parameter gather its gradient inside the block; afterwards none has one, and each is as it was."""
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(True)
+    model.zero_grad(set_to_none=True)
+    try:
+        yield
+    finally:
+        model.zero_grad(set_to_none=True)
+        for parameter, before in required:
+            parameter.requires_grad_(before)
+
+
 class _Totals:
     """Sums of gradients; without squares, autograd's own accumulation is the sum, which saves a copy."""
 
-    def __init__(self, model: nn.Module, squares: bool) -> None:
-        self.parameters = dict(model.named_parameters())
+    def __init__(self, model: Backbone, squares: bool) -> None:
+        self.parameters = dict(model.net.named_parameters())
         self.squares = {n: torch.zeros_like(p) for n, p in self.parameters.items()} if squares else None
         self.kept: dict[str, Tensor] = {}
 
@@ -122,14 +123,9 @@ def hash_batches(batches: Batches) -> str:
     return seen.hexdigest()
 
 
-def mean_loss(model: TunableModel, batches: Batches, loss: ScoreLoss) -> float:
+def mean_loss(model: Backbone, batches: Batches, loss: ScoreLoss) -> float:
     """Returns the mean of a scoring loss over batches where it is defined, NaN where it is nowhere; no gradients."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            found = [loss(model, batch.to(model.device)) for batch in batches]
-    finally:
-        model.train(training)
+    with evaluation_mode(model), torch.no_grad():
+        found = [loss(model, batch.to(model.device)) for batch in batches]
     values = [float(value) for value in found if value is not None]
     return sum(values) / len(values) if values else math.nan

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from samtune.config.sections import Names
 from samtune.errors import ConfigError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition, Selection
 from samtune.types import Scores
 
@@ -18,28 +18,20 @@ Value = TypeVar("Value")
 
 
 def lora(
-    model: TunableModel,
-    scores: Scores | None,
-    *,
-    rank: int = 8,
-    alpha: Positive | None = None,
-    targets: Names = ("qkv",),
+    model: Backbone, scores: Scores | None, *, rank: int = 8, alpha: Positive | None = None, targets: Names = ("qkv",)
 ) -> Selection:
     """Adds low-rank updates to linear layers of the blocks (Hu et al., arXiv:2106.09685).
 
     A fused qkv gets one update for all three, as in Hugging Face's peft.
 
     Args:
-        model: tells its linear layers.
-        scores: not read.
-        rank: r.
         alpha: the update is scaled by alpha / rank; None for a scale of 1.
         targets: keys of `model.linears()`.
 
     Raises:
         ConfigError: no or unknown targets, or a rank above the size of a matrix.
     """
-    shapes = {name: p.shape for name, p in model.named_parameters()}
+    shapes = {name: p.shape for name, p in model.net.named_parameters()}
     found = []
     for module in [m for modules in _chosen(model, "targets", targets, model.linears()) for m in modules]:
         check_rank(rank, f"{module}.weight", shapes[f"{module}.weight"])
@@ -47,13 +39,10 @@ def lora(
     return _adding(found)
 
 
-def adapter(model: TunableModel, scores: Scores | None, *, width: int = 8, places: Names = ("mlp",)) -> Selection:
+def adapter(model: Backbone, scores: Scores | None, *, width: int = 8, places: Names = ("mlp",)) -> Selection:
     """Adds bottlenecks after the attention or the MLP of each block (Houlsby et al., arXiv:1902.00751).
 
     Args:
-        model: tells its sublayers.
-        scores: not read.
-        width: of the bottleneck.
         places: `attention`, `mlp`, or both, as far as the model has them.
 
     Raises:
@@ -63,7 +52,7 @@ def adapter(model: TunableModel, scores: Scores | None, *, width: int = 8, place
     return _adding(adapter_addition(m, width, dim) for modules in hosts for m, dim in modules.items())
 
 
-def adaptformer(model: TunableModel, scores: Scores | None, *, width: int = 64, scale: Positive = 0.1) -> Selection:
+def adaptformer(model: Backbone, scores: Scores | None, *, width: int = 64, scale: Positive = 0.1) -> Selection:
     """Adds scaled bottlenecks parallel to the MLP of each block (Chen et al., arXiv:2205.13535)."""
     modules = model.sublayers()["mlp"]
     return _adding(
@@ -72,7 +61,7 @@ def adaptformer(model: TunableModel, scores: Scores | None, *, width: int = 64, 
     )
 
 
-def ssf(model: TunableModel, scores: Scores | None) -> Selection:
+def ssf(model: Backbone, scores: Scores | None) -> Selection:
     """Adds a scale, and a shift where the layer has a bias, after each operation (Lian et al., arXiv:2210.08823).
 
     Without the shift where there is no bias, all of it folds into the layer's own tensors. Norms without parameters
@@ -81,13 +70,13 @@ def ssf(model: TunableModel, scores: Scores | None) -> Selection:
     roles = model.roles()
     return _adding(
         Addition("ssf", module, options={"dim": len(parameter), "shift": int(f"{module}.bias" in roles)})
-        for name, parameter in model.named_parameters()
+        for name, parameter in model.net.named_parameters()
         for module, _, short in [name.rpartition(".")]
         if short == "weight" and roles[name] in ("linear", "conv", "norm")
     )
 
 
-def vpt_shallow(model: TunableModel, scores: Scores | None, *, prompts: int = 10) -> Selection:
+def vpt_shallow(model: Backbone, scores: Scores | None, *, prompts: int = 10) -> Selection:
     """Adds learned tokens before the first block, which stay up to the last (Jia et al., arXiv:2203.12119).
 
     Raises:
@@ -97,7 +86,7 @@ def vpt_shallow(model: TunableModel, scores: Scores | None, *, prompts: int = 10
     return _adding([_prompt(model, blocks[0], blocks[-1], prompts)])
 
 
-def vpt_deep(model: TunableModel, scores: Scores | None, *, prompts: int = 10) -> Selection:
+def vpt_deep(model: Backbone, scores: Scores | None, *, prompts: int = 10) -> Selection:
     """Adds learned tokens to each block, which replace those of the block before (Jia et al., arXiv:2203.12119).
 
     Raises:
@@ -106,7 +95,7 @@ def vpt_deep(model: TunableModel, scores: Scores | None, *, prompts: int = 10) -
     return _adding(_prompt(model, block, block, prompts) for block in _token_blocks(model, "vpt_deep"))
 
 
-def mlp(model: TunableModel, scores: Scores | None, *, layers: int = 2) -> Selection:
+def mlp(model: Backbone, scores: Scores | None, *, layers: int = 2) -> Selection:
     """Adds layers of linear and GELU before the head ("MLP-k").
 
     Raises:
@@ -118,7 +107,7 @@ def mlp(model: TunableModel, scores: Scores | None, *, layers: int = 2) -> Selec
             f"select.name=mlp puts layers before a classification head, which {model.name} does not have; "
             "to train the mask decoder only: select.name=linear."
         )
-    width = dict(model.named_parameters())[f"{head}.weight"].shape[1]
+    width = dict(model.net.named_parameters())[f"{head}.weight"].shape[1]
     return _adding([Addition("mlp", head, options={"layers": layers, "dim": width})])
 
 
@@ -136,8 +125,6 @@ def check_rank(rank: int, name: str, shape: Sequence[int]) -> None:
     """Refuses a rank that a matrix can't have.
 
     Args:
-        rank: r.
-        name: of the weight.
         shape: (out, in) of the matrix.
 
     Raises:
@@ -150,11 +137,11 @@ def check_rank(rank: int, name: str, shape: Sequence[int]) -> None:
         )
 
 
-def added_size(model: TunableModel, addition: Addition) -> int:
+def added_size(model: Backbone, addition: Addition) -> int:
     """Returns the number of parameters that an addition brings."""
     size = {key: int(value) for key, value in addition.options.items() if key != "until"}
     if addition.kind == "lora":
-        rows, columns = dict(model.named_parameters())[f"{addition.module}.weight"].shape
+        rows, columns = dict(model.net.named_parameters())[f"{addition.module}.weight"].shape
         if addition.rows is not None:
             rows = addition.rows[1] - addition.rows[0]
         return size["rank"] * (rows + columns)
@@ -171,7 +158,7 @@ def _adding(additions: Iterable[Addition]) -> Selection:
     return Selection({}, additions=tuple(additions))
 
 
-def _chosen(model: TunableModel, option: str, wanted: Sequence[str], known: Mapping[str, Value]) -> list[Value]:
+def _chosen(model: Backbone, option: str, wanted: Sequence[str], known: Mapping[str, Value]) -> list[Value]:
     """Returns the values of the wanted keys, each once."""
     wrong = [name for name in wanted if name not in known]
     if wrong or not wanted:
@@ -180,7 +167,7 @@ def _chosen(model: TunableModel, option: str, wanted: Sequence[str], known: Mapp
     return [known[name] for name in dict.fromkeys(wanted)]
 
 
-def _token_blocks(model: TunableModel, name: str) -> list[str]:
+def _token_blocks(model: Backbone, name: str) -> list[str]:
     blocks = model.token_blocks()
     if not blocks:
         raise ConfigError(
@@ -190,6 +177,6 @@ def _token_blocks(model: TunableModel, name: str) -> list[str]:
     return blocks
 
 
-def _prompt(model: TunableModel, first: str, last: str, count: int) -> Addition:
+def _prompt(model: Backbone, first: str, last: str, count: int) -> Addition:
     width = next(iter(model.sublayers()["mlp"].values()))  # the same in all blocks of a plain ViT
     return Addition("prompt", first, options={"count": count, "dim": width, "until": last})

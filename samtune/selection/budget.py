@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from decimal import ROUND_CEILING, Context, Decimal
 
 from samtune.errors import ConfigError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection.additions import added_size
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Selector
@@ -52,16 +52,10 @@ def parse_budget(budget: int | str, total: int) -> int:
 
 
 def solve(
-    model: TunableModel, table: Mapping[str, Selector], name: str, options: dict[str, object], limit: int
+    model: Backbone, table: Mapping[str, Selector], name: str, options: dict[str, object], limit: int
 ) -> dict[str, object]:
     """Finds the largest value of a selector's knob within a budget.
 
-    Args:
-        model: whose sizes count.
-        table: `SELECTORS`.
-        name: the selector.
-        options: its other options.
-        limit: the budget in parameters.
 
     Returns:
         The options, with the knob's value where there is a knob.
@@ -94,7 +88,7 @@ def solve(
 
 
 def select_within(
-    model: TunableModel, scores: Scores | None, row: Selector, options: dict[str, object], limit: int
+    model: Backbone, scores: Scores | None, row: Selector, options: dict[str, object], limit: int
 ) -> Selection:
     """Selects, with a smaller knob again and again while more than the budget is picked.
 
@@ -116,10 +110,10 @@ def select_within(
     return selection
 
 
-def picked(model: TunableModel, selection: Selection) -> int:
+def picked(model: Backbone, selection: Selection) -> int:
     """Counts chosen entries, whole weights and position tables, and added parameters."""
     roles = model.roles()
-    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    sizes = {name: p.numel() for name, p in model.net.named_parameters()}
     whole = sum(sizes[name] for name in selection.whole if roles[name] in ("linear", "conv", "position"))
     entries = sum(len(indices) for indices in selection.entries.values())
     return whole + entries + sum(added_size(model, addition) for addition in selection.additions)
@@ -136,7 +130,7 @@ def _largest(fits: Callable[[int], bool]) -> int:
     return low
 
 
-def _passes(model: TunableModel, row: Selector, options: dict[str, object]) -> bool:
+def _passes(model: Backbone, row: Selector, options: dict[str, object]) -> bool:
     try:
         row.check(model, **options)
     except ConfigError:
@@ -144,6 +138,6 @@ def _passes(model: TunableModel, row: Selector, options: dict[str, object]) -> b
     return True
 
 
-def _smallest_fits(model: TunableModel, row: Selector, limit: int) -> bool:
+def _smallest_fits(model: Backbone, row: Selector, limit: int) -> bool:
     options: dict[str, object] = {} if row.knob is None else {row.knob: 1}
     return _passes(model, row, options) and row.size(model, **options) <= limit

@@ -1,4 +1,7 @@
-"""GPS: gradient-based parameter selection (Zhang et al., CVPR 2024, eq. 3 and 4), with the variants of its Tab. 6."""
+"""GPS: gradient-based parameter selection (Zhang et al., CVPR 2024, section 3.1), with the variants of its Tab. 6.
+
+Only chosen entries are updated, eq. 5 and 6: that is `samtune.tuning`'s business.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from samtune.errors import ConfigError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection.matrices import top_overall, top_per_row, weight_matrices
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Needs
@@ -20,7 +23,7 @@ Criterion = Literal["gradient", "magnitude", "random"]
 
 
 def gps(
-    model: TunableModel,
+    model: Backbone,
     scores: Scores | None,
     *,
     per_neuron: int = 1,
@@ -35,16 +38,11 @@ def gps(
     Args:
         model: tells which parameters are linear and conv weights.
         scores: signed gradient sums; None for the criteria that read none.
-        per_neuron: K >= 1.
+        per_neuron: K >= 1, one that passes `check_gps`.
         level: where entries compete: within a neuron (the method), a layer or the whole net. The number of entries
             is the same, K times the number of neurons.
         criterion: the gradient (the method), |weight|, or a random number.
-        seed: of the random numbers.
-
-    Raises:
-        ConfigError: as `check_gps`.
     """
-    check_gps(model, per_neuron=per_neuron, level=level)
     importance = _importance(model, scores, criterion, seed)
     if level == "neuron":
         return Selection({name: top_per_row(table, per_neuron) for name, table in importance.items()})
@@ -57,16 +55,16 @@ def gps(
 
 
 def gps_needs(*, criterion: Criterion = "gradient", **_: object) -> Needs | None:
-    """Returns the scoring pass: contrastive, as no random head may take part (section 3.2)."""
+    """Returns the scoring pass: contrastive, as no random head may take part (section 3.1)."""
     return Needs("contrastive") if criterion == "gradient" else None
 
 
-def gps_size(model: TunableModel, *, per_neuron: int = 1, **_: object) -> int:
+def gps_size(model: Backbone, *, per_neuron: int = 1, **_: object) -> int:
     """Returns K times the number of neurons."""
     return per_neuron * sum(len(matrix) for matrix in weight_matrices(model).values())
 
 
-def check_gps(model: TunableModel, *, per_neuron: int = 1, level: Level = "neuron", **_: object) -> None:
+def check_gps(model: Backbone, *, per_neuron: int = 1, level: Level = "neuron", **_: object) -> None:
     """Refuses a K that does not fit the model; known before a scoring pass is spent on it.
 
     Raises:
@@ -84,7 +82,7 @@ def check_gps(model: TunableModel, *, per_neuron: int = 1, level: Level = "neuro
         raise ConfigError(f"select.per_neuron is {per_neuron}, but {where}: that is the largest K.")
 
 
-def _importance(model: TunableModel, scores: Scores | None, criterion: Criterion, seed: int) -> dict[str, Tensor]:
+def _importance(model: Backbone, scores: Scores | None, criterion: Criterion, seed: int) -> dict[str, Tensor]:
     """Returns name -> (out, in), no entry negative."""
     matrices = weight_matrices(model)
     if criterion == "magnitude":

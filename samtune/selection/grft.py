@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from samtune.errors import ConfigError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection.gps import gps, gps_size
 from samtune.selection.matrices import weight_matrices
 from samtune.selection.selection import Selection
@@ -18,21 +18,16 @@ from samtune.types import Scores
 Pattern = Literal["rows", "columns", "sparse"]
 
 
-def grft(model: TunableModel, scores: Scores, *, pattern: Pattern = "rows", k: int = 1) -> Selection:
+def grft(model: Backbone, scores: Scores, *, pattern: Pattern = "rows", k: int = 1) -> Selection:
     """Selects in every weight matrix the k rows with the largest S_i = sum over j of h_ij^2 (eq. 4).
 
     H is the signed sum of the gradients. Convolutions count as (out, in/groups * kh * kw), a fused qkv as one matrix.
 
     Args:
         model: tells which parameters are linear and conv weights.
-        scores: signed gradient sums.
         pattern: rows, columns, or single entries as in GPS (the paper's ablation, Tab. 4).
-        k: rows or columns per matrix; entries per row for `sparse`.
-
-    Raises:
-        ConfigError: as `check_grft`.
+        k: rows or columns per matrix, entries per row for `sparse`; one that passes `check_grft`.
     """
-    check_grft(model, pattern=pattern, k=k)
     if pattern == "sparse":
         return gps(model, scores, per_neuron=k)
     axis = _axis(pattern)
@@ -44,14 +39,14 @@ def grft_needs(**_: object) -> Needs:
     return Needs("contrastive")
 
 
-def grft_size(model: TunableModel, *, pattern: Pattern = "rows", k: int = 1) -> int:
+def grft_size(model: Backbone, *, pattern: Pattern = "rows", k: int = 1) -> int:
     """Returns k times the length of a row (or column), summed over the matrices."""
     if pattern == "sparse":
         return gps_size(model, per_neuron=k)
     return k * sum(matrix.shape[1 - _axis(pattern)] for matrix in weight_matrices(model).values())
 
 
-def check_grft(model: TunableModel, *, pattern: Pattern = "rows", k: int = 1) -> None:
+def check_grft(model: Backbone, *, pattern: Pattern = "rows", k: int = 1) -> None:
     """Refuses a k that does not fit the model.
 
     Raises:

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 
 
-def weight_matrices(model: TunableModel) -> dict[str, Tensor]:
+def weight_matrices(model: Backbone) -> dict[str, Tensor]:
     """Returns name -> (out, in) of every linear and conv weight of the backbone.
 
     Convolutions are (out, in/groups * kh * kw); a fused qkv is one matrix of 3 d rows.
     """
     roles = model.roles()
-    return {n: p.detach().flatten(1) for n, p in model.named_parameters() if roles[n] in ("linear", "conv")}
+    return {n: p.detach().flatten(1) for n, p in model.net.named_parameters() if roles[n] in ("linear", "conv")}
 
 
 def top_per_row(importance: Tensor, count: int) -> Tensor:

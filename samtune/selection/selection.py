@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from samtune.base.tensors import load_tensors, read_metadata, save_tensors
 from samtune.errors import CheckpointError
-from samtune.types import Role
+from samtune.models.backbone import Backbone
 
 FORMAT = "samtune-selection-2"
 OLD_FORMAT = "samtune-selection-1"
@@ -103,19 +103,20 @@ class Selection:
         return replace(self, entries={n: i for n, i in self.entries.items() if n not in whole}, whole=whole)
 
 
-def check_selection(selection: Selection, model: nn.Module, roles: Mapping[str, Role]) -> None:
+def check_selection(selection: Selection, model: Backbone) -> None:
     """Refuses a selection that does not fit a model.
 
     Raises:
         CheckpointError: naming the unknown tensor, the index out of range, or the tensor that must stay fixed.
     """
-    shapes = {name: p.numel() for name, p in model.named_parameters()}
+    roles = model.roles()
+    shapes = {name: p.numel() for name, p in model.net.named_parameters()}
     for name in selection.names():
         if name not in shapes:
             raise CheckpointError(f"the selection tunes {name!r}, which this model does not have: another model's?")
         if roles[name] == "fixed":
             raise CheckpointError(f"the selection tunes {name!r}, which is fixed in this model.")
-    modules = {name for name, _ in model.named_modules()}
+    modules = {name for name, _ in model.net.named_modules()}
     for addition in selection.additions:
         if addition.module not in modules:
             raise CheckpointError(
@@ -130,7 +131,6 @@ def save_selection(selection: Selection, path: Path, shapes: Mapping[str, tuple[
     """Writes a selection file.
 
     Args:
-        selection: what to write.
         path: the file, `selection.safetensors` in a run folder.
         shapes: shape of every tensor in `selection.entries`.
     """

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samtune.base.tensors import state_hash
 from samtune.errors import ConfigError, NonFiniteError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection.selection import Selection
 from samtune.types import Granularity, Scores
 
@@ -55,14 +55,13 @@ class Selector:
     merges: bool = True
 
 
-def check_scores(scores: Scores, needs: Needs, model: TunableModel) -> None:
+def check_scores(scores: Scores, needs: Needs, model: Backbone) -> None:
     """Refuses scores of another kind, of another model, or that are not finite.
 
     The loss is not compared: GPS with the task's loss, for one, is an ablation of its paper (Tab. 6 c).
 
     Args:
         scores: what a selector is to read.
-        needs: what it asks for.
         model: whose parameters are scored. Its weights are compared where the scores have a `base_hash`.
 
     Raises:
@@ -81,7 +80,7 @@ def check_scores(scores: Scores, needs: Needs, model: TunableModel) -> None:
     if scores.base_hash:
         _check_base(scores.base_hash, model)
     for kind, table in tables.items():
-        for name, _ in model.named_parameters():
+        for name, _ in model.net.named_parameters():
             if not bool(table[name].isfinite().all()):
                 raise NonFiniteError(
                     f"the scores of {name!r} hold NaN or infinity (the {kind}s of its gradients); "
@@ -89,8 +88,8 @@ def check_scores(scores: Scores, needs: Needs, model: TunableModel) -> None:
                 )
 
 
-def _check_shapes(table: Mapping[str, Tensor], model: TunableModel) -> None:
-    for name, parameter in model.named_parameters():
+def _check_shapes(table: Mapping[str, Tensor], model: Backbone) -> None:
+    for name, parameter in model.net.named_parameters():
         if name not in table:
             raise ConfigError(f"the scores have no {name!r}, which {model.name} has: scores of another model?")
         if table[name].shape != parameter.shape:
@@ -100,8 +99,8 @@ def _check_shapes(table: Mapping[str, Tensor], model: TunableModel) -> None:
             )
 
 
-def _check_base(base_hash: str, model: TunableModel) -> None:
-    found = state_hash(dict(model.state_dict()))
+def _check_base(base_hash: str, model: Backbone) -> None:
+    found = state_hash(dict(model.net.state_dict()))
     if found != base_hash:
         raise ConfigError(
             f"the scores are of another checkpoint of {model.name} (weights {base_hash[:12]}, here {found[:12]}); "

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from samtune.errors import ConfigError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection.selection import Selection
 from samtune.types import Scores
 
 
-def linear(model: TunableModel, scores: Scores | None) -> Selection:
+def linear(model: Backbone, scores: Scores | None) -> Selection:
     """Selects nothing of the backbone: only the decoder or head trains ("linear probing")."""
     return Selection({})
 
 
-def full(model: TunableModel, scores: Scores | None) -> Selection:
+def full(model: Backbone, scores: Scores | None) -> Selection:
     """Selects every weight, norm and position table of the backbone; biases and decoder are added as for any method."""
     wanted = ("linear", "conv", "norm", "position")
     return _whole(name for name, role in model.roles().items() if role in wanted)
 
 
-def bias(model: TunableModel, scores: Scores | None) -> Selection:
+def bias(model: Backbone, scores: Scores | None) -> Selection:
     """Selects all biases of the backbone, with the shifts of its norms (BitFit, arXiv:2106.10199).
 
     Layer scales count as biases, see the model's roles.
@@ -30,7 +30,7 @@ def bias(model: TunableModel, scores: Scores | None) -> Selection:
     return _whole(n for n, role in roles if role == "bias" or (role == "norm" and n.endswith(".bias")))
 
 
-def partial(model: TunableModel, scores: Scores | None, *, blocks: int = 1) -> Selection:
+def partial(model: Backbone, scores: Scores | None, *, blocks: int = 1) -> Selection:
     """Selects the last blocks whole ("Partial-k"); what follows them, such as the final norm or a neck, stays frozen.
 
     Raises:
@@ -42,7 +42,7 @@ def partial(model: TunableModel, scores: Scores | None, *, blocks: int = 1) -> S
             f"select.blocks is {blocks}, but {model.name} has {len(modules)} blocks: that is the largest."
         )
     prefixes = tuple(f"{module}." for module in modules[-blocks:])
-    return _whole(name for name, _ in model.named_parameters() if name.startswith(prefixes))
+    return _whole(name for name, _ in model.net.named_parameters() if name.startswith(prefixes))
 
 
 def _whole(names: Iterable[str]) -> Selection:

@@ -26,12 +26,7 @@ _DRAIN_SECONDS = 30
 
 
 def run_server(
-    checkpoint: str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    device: str = "auto",
-    insecure: bool = False,
+    checkpoint: str | Path, *, host: str = "127.0.0.1", port: int = 8000, device: str = "auto", insecure: bool = False
 ) -> None:
     """Serves a merged file of any task until SIGTERM or Ctrl-C; requests that were accepted are answered first.
 

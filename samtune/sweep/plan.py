@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from samtune.base.paths import find_path
-from samtune.config.sections import Config
+from samtune.config.sections import Config, Train
 from samtune.errors import ConfigError
 from samtune.run.settings import load_config
 from samtune.selection import SELECTORS
@@ -39,6 +39,7 @@ class Cell:
         in_grid: it serves the choice of values, and no table shows it.
         values: of the grid's keys; {} without a grid.
         edge: a value is the lowest or the highest of the grid, so the best one may lie beyond.
+        warmup: `train.warmup` of the table's runs; a run of the grid, which is shorter, has as many steps of it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Cell:
     in_grid: bool
     values: Point
     edge: bool
+    warmup: float
 
 
 def plan(sweep: Sweep, chosen: Mapping[Place, Point] | None = None) -> list[Cell]:
@@ -114,6 +116,11 @@ def _cell(sweep: Sweep, place: Place, seed: int, values: Point, shared: list[str
     name = f"{task}/{'grid_' if in_grid else ''}{own}".lstrip("/")
     overrides = [*shared, f"run.seed={seed}", *(f"{key}={json.dumps(value)}" for key, value in values.items())]
     config = load_config(sweep.config, overrides)
+    warmup = config.train.warmup
+    if in_grid:
+        shorter = _shortened(sweep, config.train, values)
+        overrides += [f"train.{key}={json.dumps(value)}" for key, value in shorter.items()]
+        config = config.model_copy(update={"train": config.train.model_copy(update=shorter)})
     key = score_key(config)
     if key is not None and config.score.file is None:
         file = sweep.folder.resolve() / "scores" / f"{key}.safetensors"
@@ -133,6 +140,7 @@ def _cell(sweep: Sweep, place: Place, seed: int, values: Point, shared: list[str
         in_grid=in_grid,
         values=values,
         edge=any(_at_edge(values[key], choices) for key, choices in sweep.choices(row).items()),
+        warmup=warmup,
     )
 
 
@@ -147,18 +155,44 @@ def _overrides(sweep: Sweep, place: Place, *, in_grid: bool) -> list[str]:
         *sweep.cells[row].overrides,
     ]
     config = load_config(sweep.config, overrides)
-    share = sweep.grid_share if in_grid else 1.0
-    steps = sweep.steps or config.train.steps
-    if steps is not None:
-        overrides.append(f"train.steps={max(1, int(steps * share))}")
-    if sweep.steps is None and in_grid:
-        overrides.append(f"train.epochs={max(1, int(config.train.epochs * share))}")
+    if sweep.steps is not None:
+        overrides.append(f"train.steps={sweep.steps}")
     overrides[1:1] = TASKS[config.task].load().quiet(in_grid=in_grid)
     if in_grid:
         overrides.append("eval.split=val")  # no choice ever opens what is reported
     elif sweep.protocol == "retrain":
         overrides.append("data.retrain=true")
     return overrides
+
+
+def _shortened(sweep: Sweep, train: Train, values: Point) -> dict[str, float]:
+    """Returns the changes of `train` that make a run of the table one of the grid: the same warm-up, fewer steps.
+
+    With less warm-up than the table's runs a high rate diverges, and the choice would be of other runs than those.
+
+    Args:
+        sweep: gives the share of the steps.
+        train: of a run of the table; without `steps`, its epochs are counted.
+        values: of the point; a length that the grid itself chooses is kept.
+
+    Raises:
+        ConfigError: fewer steps than the warm-up has.
+    """
+    shorter: dict[str, float] = {}
+    if train.steps is not None:
+        shorter["steps"] = max(1, int(train.steps * sweep.grid_share))
+    if sweep.steps is None:
+        shorter["epochs"] = max(1, int(train.epochs * sweep.grid_share))
+    shorter = {key: value for key, value in shorter.items() if f"train.{key}" not in values}
+    unit, whole = ("epochs", train.epochs) if train.steps is None else ("steps", train.steps)
+    length = shorter.get(unit, whole)
+    rising = train.warmup * whole if train.steps is None else round(train.warmup * whole)
+    if rising > length:
+        raise ConfigError(
+            f"grid_share: {sweep.grid_share:g} leaves the grid {length} {unit}, fewer than the {rising:g} in which the "
+            f"rate rises in the table's runs. Raise grid_share, or lower train.warmup = {train.warmup:g}."
+        )
+    return shorter | {"warmup": rising / length}
 
 
 def _parts(sweep: Sweep) -> list[str]:

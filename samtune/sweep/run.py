@@ -14,20 +14,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-
 from samtune import console
 from samtune.base.disk import disk_errors, write_text
 from samtune.base.tracking import SweepLog
+from samtune.data.splits import choose_part
 from samtune.errors import ConfigError, DataError, RunFolderError, unknown_name
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.run.settings import load_config
 from samtune.selection import check_select
 from samtune.sweep.local import RunAll, local_engine
 from samtune.sweep.plan import Cell, Place, Point, choice_list, data_folder, first_values, plan
 from samtune.sweep.ray import ray_engine
 from samtune.sweep.settings import Sweep
-from samtune.sweep.trial import TrialResult, is_finished, read_result, result_file
+from samtune.sweep.trial import TrialResult, had_less_warmup, is_finished, read_result, result_file
 from samtune.tasks.table import TASKS, task_of
 
 logger = logging.getLogger(__name__)
@@ -81,8 +80,12 @@ def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None
     grid = plan(sweep)
     table = plan(sweep, first_values(sweep))
     check_rows(table)  # every mistake shows now: of the configs, and of what they select
-    for cell in grid:
-        is_finished(cell)  # refuses other settings, before anything here changes
+    finished = [cell for cell in grid if is_finished(cell)]  # refuses other settings, before anything here changes
+    old = sum(map(had_less_warmup, finished))
+    if old:
+        logger.warning(
+            "%d finished runs of the grid had less warm-up than the table's; another --out chooses anew", old
+        )
     with disk_errors(folder):
         for sub in ("grid", "cells", "logs", "scores"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
@@ -127,7 +130,7 @@ def check_rows(cells: list[Cell]) -> None:
         ConfigError: the problems of every row, at once.
     """
     problems: dict[str, str] = {}
-    models: dict[str, TunableModel] = {}
+    models: dict[str, Backbone] = {}
     checked = set()
     for cell in cells:
         config, choice = cell.config, cell.config.select
@@ -155,12 +158,12 @@ def save_choice(sweep: Sweep, share: float) -> None:
         DataError: no train/ or val/ with pairs in the data folder, or too few pairs to take a part of.
     """
     task, data = TASKS[load_config(sweep.config, sweep.overrides).task].load(), data_folder(sweep)
-    names = [item.name for item in task.items(data / "train")]
+    pairs = task.items(data / "train")
     task.items(data / "val")
-    chosen = sorted(np.random.default_rng(CHOICE_SEED).permutation(names)[: int(len(names) * share)])
+    chosen = choose_part(pairs, share, CHOICE_SEED)
     if not chosen:
         raise DataError(
-            f"{data / 'train'} has {len(names)} pairs, and choose_on: {share:g} takes none of them. Raise choose_on."
+            f"{data / 'train'} has {len(pairs)} pairs, and choose_on: {share:g} takes none of them. Raise choose_on."
         )
     write_text(choice_list(sweep), "\n".join([*chosen, ""]))
 

@@ -70,7 +70,9 @@ class Sweep(Section):
     )
     steps: int | None = Field(None, ge=1, description="train.steps of the table's runs; empty: the config's epochs")
     grid: dict[str, Values] | None = Field(None, description="keys of the config and the values to choose from")
-    grid_share: float = Field(0.25, gt=0, le=1, description="part of the steps that a run of the grid takes")
+    grid_share: float = Field(
+        0.25, gt=0, le=1, description="part of the steps that a run of the grid takes, warm-up apart"
+    )
     choose_on: float | None = Field(
         None,
         gt=0,

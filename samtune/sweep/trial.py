@@ -75,6 +75,8 @@ def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
 def is_finished(cell: Cell) -> bool:
     """Tells whether a cell was run.
 
+    A run of the grid may also have less warm-up: see `had_less_warmup`.
+
     Raises:
         RunFolderError: it was run with other settings, and is no result of this sweep.
     """
@@ -82,6 +84,8 @@ def is_finished(cell: Cell) -> bool:
         return False
     found = read_result(cell)["settings"]
     wanted = _settings(cell.config)
+    if found.get("train.warmup") == str(cell.warmup):
+        wanted["train.warmup"] = str(cell.warmup)
     # a key that only one of them has came with another version, but for options of timm
     both = wanted.keys() & found.keys() | {key for key in wanted | found if key.startswith("model.options.")}
     other = [
@@ -92,6 +96,12 @@ def is_finished(cell: Cell) -> bool:
     if other:
         raise RunFolderError(f"{cell.folder} was run with {'; '.join(other)}. Choose another --out, or delete it.")
     return True
+
+
+def had_less_warmup(cell: Cell) -> bool:
+    """Tells whether a finished run of the grid has the table's share of warm-up, and so fewer steps: an older one."""
+    wanted = str(cell.config.train.warmup)
+    return bool(read_result(cell)["settings"].get("train.warmup", wanted) != wanted)
 
 
 def result_file(cell: Cell) -> Path:

@@ -18,14 +18,15 @@ from torch import nn
 from samtune.base.paths import find_path
 from samtune.config.sections import Config
 from samtune.console import Table
-from samtune.data.items import Item
 from samtune.data.loaders import Loaders
+from samtune.data.splits import Item
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.files.description import Description
 from samtune.metrics.report import AnyReport
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.weights import RANDOM
+from samtune.report.page import Section
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.service import Service
@@ -63,15 +64,11 @@ class Pages:
 
     Attributes:
         facts: a few words each about model and data, shown below the title.
-        pictures: (caption, PNG file) in the order to show.
-        note: what the pictures show, one sentence.
-        sections: further sections, HTML.
+        sections: pictures and tables, in order.
     """
 
     facts: Mapping[str, str]
-    pictures: Sequence[tuple[str, Path]]
-    note: str
-    sections: Sequence[str] = ()
+    sections: Sequence[Section]
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ class Task(ABC, Generic[ConfigT]):
         self.config = config
 
     @abstractmethod
-    def build(self, needs: Needs | None) -> tuple[TunableModel, Loaders]:
+    def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         """Builds model and data, checked; everything that can be wrong with them shows here.
 
         Args:
@@ -160,7 +157,7 @@ class Task(ABC, Generic[ConfigT]):
         """
 
     @abstractmethod
-    def skeleton(self) -> TunableModel:
+    def skeleton(self) -> Backbone:
         """Returns the model of the config without values (meta tensors), to check a selection by its shapes."""
 
     @abstractmethod
@@ -176,7 +173,7 @@ class Task(ABC, Generic[ConfigT]):
         """Returns the loss of a scoring pass and its text: all that scores depend on beside model and images."""
 
     def network(
-        self, model: TunableModel, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
+        self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
         """Returns what is trained: the attached model, or something around it.
 
@@ -214,7 +211,7 @@ class Task(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def describe(
-        self, model: TunableModel, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
+        self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> Description:
         """Returns what the merged file says about itself.
 
@@ -225,12 +222,12 @@ class Task(ABC, Generic[ConfigT]):
             additions: modules that could not be merged.
         """
 
-    def notes(self, counts: Counts, model: TunableModel) -> list[str]:
+    def notes(self, counts: Counts, model: Backbone) -> list[str]:
         """Returns what a user should know of what trains."""
         return []
 
     @abstractmethod
-    def draw(self, model: TunableModel, loaders: Loaders, report: Any, folder: Path) -> Pages:
+    def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         """Draws the pictures of a report into the run folder."""
 
     def checkpoint(self) -> str | None:

@@ -12,143 +12,85 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from samtune.errors import CheckpointError, unknown_name
+from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition
-
-
-def build_added(model: nn.Module, addition: Addition) -> Added:
-    """Returns an addition's module on the meta device: it has sizes, but no values yet.
-
-    Args:
-        model: has the host.
-        addition: of a selection that fits the model.
-
-    Raises:
-        CheckpointError: an unknown kind, or a host of the wrong class or size.
-    """
-    if addition.kind not in KINDS:
-        raise CheckpointError(unknown_name("kind of addition", addition.kind, KINDS))
-    with torch.device("meta"):
-        return KINDS[addition.kind](model.get_submodule(addition.module), addition)
-
-
-class Added(nn.Module):
-    """Base of the kinds.
-
-    Args:
-        host: where it goes; says its sizes.
-        addition: the options.
-
-    Attributes:
-        identity: whether a new one leaves the model's output as it is.
-        merges: whether it folds into its host's tensors.
-        before: whether it maps the host's input; else it maps the host's output, knowing the input.
-        handles: its hooks.
-    """
-
-    identity: ClassVar[bool] = True
-    merges: ClassVar[bool] = False
-    before: ClassVar[bool] = False
-
-    def __init__(self, host: nn.Module, addition: Addition) -> None:
-        super().__init__()
-        if isinstance(host, nn.Sequential):
-            raise CheckpointError(_misfit(addition, host, "it would run the addition as one more of its layers"))
-        self.handles: list[RemovableHandle] = []
-
-    def start(self, generator: torch.Generator) -> None:
-        """Sets the values to start from."""
-        raise NotImplementedError
-
-
-class Folding(Added):
-    """Base of the kinds that fold into their host's tensors."""
-
-    merges = True
-
-    def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns new values of the host's tensors that do what host and addition do together.
-
-        Args:
-            tensors: the host's `weight`, and `bias` if it has one.
-
-        Returns:
-            the tensors that change, computed in float64 and rounded once to their dtype.
-        """
-        raise NotImplementedError
-
-    def clear(self) -> None:
-        """Makes it the identity."""
-        raise NotImplementedError
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Saves nothing: the host's tensors carry the values."""
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        _, strict, _, unexpected_keys, _ = rest
-        if strict:
-            unexpected_keys.extend(key for key in state_dict if key.startswith(prefix))
+from samtune.tuning.kind import Added, Folding, misfit
 
 
 class LoRA(Folding):
-    """y += alpha / rank * up(down(x)), on all rows or some (Hu et al., arXiv:2106.09685, eq. 3)."""
+    """y += alpha / rank * up(down(x)), on all rows or some (Hu et al., arXiv:2106.09685, eq. 3).
+
+    Attributes:
+        down: (rank, in) fp32 or better.
+        up: (rows, rank), rows being those of the host's outputs that it acts on.
+    """
 
     def __init__(self, host: nn.Module, addition: Addition) -> None:
         super().__init__(host, addition)
         if not isinstance(host, nn.Linear):
-            raise CheckpointError(_misfit(addition, host, "lora needs an nn.Linear"))
+            raise CheckpointError(misfit(addition, host, "lora needs an nn.Linear"))
         self.rows = addition.rows or (0, host.out_features)
         if not 0 <= self.rows[0] < self.rows[1] <= host.out_features:
-            raise CheckpointError(_misfit(addition, host, f"it has {host.out_features} rows, not {self.rows}"))
+            raise CheckpointError(misfit(addition, host, f"it has {host.out_features} rows, not {self.rows}"))
         rank = int(addition.options["rank"])
         self.scale = float(addition.options["alpha"]) / rank
         self.down = nn.Parameter(torch.empty(rank, host.in_features))
         self.up = nn.Parameter(torch.empty(self.rows[1] - self.rows[0], rank))
 
     def start(self, generator: torch.Generator) -> None:
+        """Draws `down` uniformly from +-1 / sqrt(in), and sets `up` to zero."""
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5), generator=generator)
         self.clear()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Maps (..., in) and (..., out) to (..., out)."""
         low = F.linear(x, self.down.to(x.dtype))
         return _add_rows(y, F.linear(low, self.up.to(low.dtype)) * self.scale, self.rows)
 
     def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the (out, in) weight with alpha / rank * up @ down added to its rows."""
         weight, rows = tensors["weight"].detach().clone(), slice(*self.rows)
         change = self.scale * (_double(self.up) @ _double(self.down))
         weight[rows] = (_double(weight[rows]) + change).to(weight)
         return {"weight": weight}
 
     def clear(self) -> None:
+        """Sets `up` to zero."""
         nn.init.zeros_(self.up)
 
 
 class ScaleShift(Folding):
-    """y = y * scale + shift, per channel (SSF; Lian et al., arXiv:2210.08823, eq. 3)."""
+    """y = y * scale + shift, per channel (SSF; Lian et al., arXiv:2210.08823, eq. 3).
+
+    Attributes:
+        scale: (C,) fp32 or better, 1 at the start.
+        shift: (C,), 0 at the start; None where the host has no bias to fold it into.
+    """
 
     def __init__(self, host: nn.Module, addition: Addition) -> None:
         super().__init__(host, addition)
         dim, weight = int(addition.options["dim"]), host._parameters.get("weight")
         if weight is None or len(weight) != dim or isinstance(host, nn.modules.conv._ConvTransposeNd):
-            raise CheckpointError(_misfit(addition, host, f"ssf needs a linear, conv or norm with {dim} channels"))
+            raise CheckpointError(misfit(addition, host, f"ssf needs a linear, conv or norm with {dim} channels"))
         if addition.options["shift"] and host._parameters.get("bias") is None:
-            raise CheckpointError(_misfit(addition, host, "it has no bias to fold the shift into"))
+            raise CheckpointError(misfit(addition, host, "it has no bias to fold the shift into"))
         # torch, timm and segment-anything call what has its channels on axis 1 a something-2d
         self.on_axis_1 = any(cls.__name__.endswith("2d") for cls in type(host).__mro__)
         self.scale = nn.Parameter(torch.empty(dim))
         self.shift = nn.Parameter(torch.empty(dim)) if addition.options["shift"] else None
 
     def start(self, generator: torch.Generator) -> None:
+        """Starts as the identity; draws nothing."""
         self.clear()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Maps y of (..., C), or (B, C, h, w) of a host that has its channels there, to the same; x is not read."""
         shape = (-1, 1, 1) if self.on_axis_1 else (-1,)
         scaled = y * self.scale.view(shape)  # in fp32 also for y in bf16, which has no number between 1 and 1.008
         if self.shift is not None:
@@ -156,6 +98,7 @@ class ScaleShift(Folding):
         return scaled.to(y.dtype)
 
     def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the weight with output channel c times scale[c], and the (C,) bias times scale plus shift."""
         weight, scale = tensors["weight"].detach(), _double(self.scale)
         folded = {"weight": (_double(weight) * scale.view(-1, *[1] * (weight.ndim - 1))).to(weight)}
         if "bias" in tensors:
@@ -164,13 +107,19 @@ class ScaleShift(Folding):
         return folded
 
     def clear(self) -> None:
+        """Sets scales to one and shifts to zero."""
         nn.init.ones_(self.scale)
         if self.shift is not None:
             nn.init.zeros_(self.shift)
 
 
 class Adapter(Added):
-    """y += up(relu(down(y))), on all rows or some (Houlsby et al., arXiv:1902.00751, sec. 2.1)."""
+    """y += up(relu(down(y))), on all rows or some (Houlsby et al., arXiv:1902.00751, sec. 2.1).
+
+    Attributes:
+        down: linear layer from the rows to the width of the bottleneck.
+        up: linear layer back.
+    """
 
     def __init__(self, host: nn.Module, addition: Addition) -> None:
         super().__init__(host, addition)
@@ -179,11 +128,13 @@ class Adapter(Added):
         self.down, self.up = nn.Linear(dim, width), nn.Linear(width, dim)
 
     def start(self, generator: torch.Generator) -> None:
+        """Draws the weight of `down` uniformly from +-1 / sqrt(C); its bias and all of `up` are zero."""
         _start_linear(self.down, generator)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Maps y of (..., C) to the same; x is not read."""
         low = _linear(self.down, y[..., slice(*self.rows)])
         return _add_rows(y, _linear(self.up, low.relu()), self.rows)
 
@@ -196,12 +147,17 @@ class AdaptFormer(Adapter):
         self.scale = float(addition.options["scale"])
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Maps x and y, both (..., C), to (..., C)."""
         low = _linear(self.down, x)
         return y + (_linear(self.up, low.relu()) * self.scale).to(y.dtype)
 
 
 class Prompt(Added):
-    """Learned tokens behind the others, from the host block to the block `until` (Jia et al., arXiv:2203.12119)."""
+    """Learned tokens behind the others, from the host block to the block `until` (Jia et al., arXiv:2203.12119).
+
+    Attributes:
+        tokens: (n, C) fp32 or better.
+    """
 
     identity, before = False, True
 
@@ -211,15 +167,21 @@ class Prompt(Added):
         self.tokens = nn.Parameter(torch.empty(int(addition.options["count"]), int(addition.options["dim"])))
 
     def start(self, generator: torch.Generator) -> None:
+        """Draws the tokens uniformly, with variance 1 / C."""
         bound = math.sqrt(3 / self.tokens.shape[1])
         nn.init.uniform_(self.tokens, -bound, bound, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x, self.tokens.to(x.dtype).expand(len(x), -1, -1)], dim=1)  # (B, N + n, C)
+        """Maps (B, N, C) to (B, N + n, C)."""
+        return torch.cat([x, self.tokens.to(x.dtype).expand(len(x), -1, -1)], dim=1)
 
 
 class HeadLayers(Added):
-    """Layers of a linear map and GELU before the head (MLP-k)."""
+    """Layers of a linear map and GELU before the head (MLP-k).
+
+    Attributes:
+        layers: k linear layers from C to C channels.
+    """
 
     identity, before = False, True
 
@@ -229,10 +191,12 @@ class HeadLayers(Added):
         self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(int(addition.options["layers"])))
 
     def start(self, generator: torch.Generator) -> None:
+        """Draws the weights uniformly from +-1 / sqrt(C); the biases are zero."""
         for layer in self._linears():
             _start_linear(layer, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., C) features to the same."""
         for layer in self._linears():
             x = F.gelu(_linear(layer, x))
         return x
@@ -249,6 +213,21 @@ KINDS: dict[str, type[Added]] = {
     "prompt": Prompt,
     "mlp": HeadLayers,
 }
+
+
+def build_added(model: Backbone, addition: Addition) -> Added:
+    """Returns an addition's module on the meta device: it has sizes, but no values yet.
+
+    Args:
+        addition: of a selection that fits the model.
+
+    Raises:
+        CheckpointError: an unknown kind, or a host of the wrong class or size.
+    """
+    if addition.kind not in KINDS:
+        raise CheckpointError(unknown_name("kind of addition", addition.kind, KINDS))
+    with torch.device("meta"):
+        return KINDS[addition.kind](model.net.get_submodule(addition.module), addition)
 
 
 def _add_rows(y: Tensor, change: Tensor, rows: tuple[int, int]) -> Tensor:
@@ -271,10 +250,3 @@ def _double(tensor: Tensor) -> Tensor:
     """Returns the values in float64; MPS has no such type."""
     device = torch.device("cpu") if tensor.device.type == "mps" else tensor.device
     return tensor.detach().to(device, torch.float64)
-
-
-def _misfit(addition: Addition, host: nn.Module, reason: str) -> str:
-    return (
-        f"the selection puts {addition.kind} on {addition.module}, a {type(host).__name__}: {reason}. "
-        "Is it another model's selection?"
-    )

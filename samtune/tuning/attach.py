@@ -1,66 +1,33 @@
-"""Attach a selection to a model, merge it back, and count what trains."""
+"""Attach a selection to a model, and merge it back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from samtune.errors import CheckpointError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition, Selection, check_selection
-from samtune.tuning.added import Added, build_added
+from samtune.tuning.added import build_added
 from samtune.tuning.compact import CompactModule, release_entries, tune_entries
 from samtune.tuning.hooks import added_modules, fold_all, install
+from samtune.tuning.kind import Added
 from samtune.tuning.precision import is_lowered, lower_base, restore_base
-from samtune.types import Role
 
-
-@dataclass(frozen=True)
-class Counts:
-    """Trainable parameters, each counted on one line.
-
-    Attributes:
-        selected: chosen entries, and whole linear, conv or position tensors, of the encoder.
-        bias: biases of the encoder's linear and conv layers, and the shifts of the neck's norms.
-        norm: other norm parameters.
-        decoder: mask decoder and no-mask embedding.
-        head: a classification head.
-        added: parameters the base does not have.
-        total: the sum.
-        percent: total, of all parameters of the base.
-    """
-
-    selected: int
-    bias: int
-    norm: int
-    decoder: int
-    head: int
-    added: int
-    total: int
-    percent: float
-
-    def to_json(self) -> dict[str, float]:
-        """Returns the counts by name, as in `metrics.json`."""
-        return asdict(self)
-
-
-_LINES: dict[Role, str] = {"bias": "bias", "norm": "norm", "decoder": "decoder", "head": "head"}
-_Model = TypeVar("_Model", bound=TunableModel)
+_Model = TypeVar("_Model", bound=Backbone)
 
 
 def attach(
-    model: TunableModel, selection: Selection, *, seed: int = 0, base_dtype: torch.dtype | None = None
+    model: Backbone, selection: Selection, *, seed: int = 0, base_dtype: torch.dtype | None = None
 ) -> dict[str, nn.Parameter]:
     """Freezes the model except for what the selection names, and puts its additions in.
 
     Args:
         model: plain; afterwards its state dict still has the stock keys, with current values, and the parameters of
             additions that do not merge.
-        selection: of this model.
         seed: of the initial values of additions.
         base_dtype: of frozen linear and conv weights, torch.bfloat16 or torch.float16; the model then runs under
             autocast to it only. None leaves them as they are.
@@ -78,14 +45,14 @@ def attach(
     added = [(addition, build_added(model, addition)) for addition in selection.additions]
     generator = torch.Generator().manual_seed(seed)
     for addition, module in added:
-        _start(module, model.get_submodule(addition.module), generator)
+        _start(module, model.net.get_submodule(addition.module), generator)
     model.requires_grad_(False)
     trainable: dict[str, nn.Parameter] = {}
     for name, indices in selection.entries.items():
         owner, _, short = name.rpartition(".")
-        trainable[name] = tune_entries(model.get_submodule(owner), short, indices)
+        trainable[name] = tune_entries(model.net.get_submodule(owner), short, indices)
     for name in selection.whole:
-        trainable[name] = model.get_parameter(name)
+        trainable[name] = model.net.get_parameter(name)
         trainable[name].requires_grad_(True)
     for addition, module in added:
         install(model, addition, module)
@@ -101,9 +68,6 @@ def merge(model: _Model, *, base: Mapping[str, Tensor] | None = None) -> _Model:
     Args:
         model: attached or plain. Additions that do not merge stay in it and work, frozen; else it is plain again.
         base: the base's tensors in fp32; needed, and used, where `attach` lowered them.
-
-    Returns:
-        the same model.
 
     Raises:
         CheckpointError: the base was lowered, and is not given.
@@ -122,50 +86,14 @@ def merge(model: _Model, *, base: Mapping[str, Tensor] | None = None) -> _Model:
     return model.requires_grad_(False)
 
 
-def count(model: TunableModel, selection: Selection) -> Counts:
-    """Counts what a selection trains, by kind.
-
-    Args:
-        model: plain or attached.
-        selection: of this model.
-    """
-    sizes = {name: parameter.numel() for name, parameter in _base_parameters(model).items()}
-    lines = dict.fromkeys(("selected", "bias", "norm", "decoder", "head"), 0)
-    roles = model.roles()
-    for name in selection.names():
-        amount = len(selection.entries[name]) if name in selection.entries else sizes[name]
-        lines[_LINES.get(roles[name], "selected")] += amount
-    added = sum(_size(model, addition) for addition in selection.additions)
-    total = sum(lines.values()) + added
-    return Counts(**lines, added=added, total=total, percent=100 * total / sum(sizes.values()))
-
-
-def count_by_block(model: TunableModel, selection: Selection) -> list[tuple[str, str, int]]:
-    """Counts what trains per block and kind: rows of (block, role or `added`, parameters), in the model's order."""
-    parameters = _base_parameters(model)
-    roles, blocks = model.roles(), model.parts()
-    totals: dict[tuple[str, str], int] = {}
-    for name in (n for n in parameters if n in selection.entries or n in selection.whole):
-        amount = len(selection.entries[name]) if name in selection.entries else parameters[name].numel()
-        key: tuple[str, str] = (blocks[name], roles[name])
-        totals[key] = totals.get(key, 0) + amount
-    for addition in selection.additions:
-        of_host = next(name for name in parameters if name.startswith(addition.module + "."))
-        key = (blocks[of_host], "added")
-        totals[key] = totals.get(key, 0) + _size(model, addition)
-    order = list(dict.fromkeys(blocks[name] for name in parameters))
-    rows = [(block, role, amount) for (block, role), amount in totals.items()]
-    return sorted(rows, key=lambda row: order.index(row[0]))
-
-
-def _check(model: TunableModel, selection: Selection) -> None:
+def _check(model: Backbone, selection: Selection) -> None:
     """Refuses a model that is not plain, and a selection that does not fit it or itself."""
     if any(isinstance(module, CompactModule) for module in model.modules()):
         raise CheckpointError("the model has a selection attached already; merge it first.")
     present = [name for name, _ in added_modules(model)]
     if present:
         raise CheckpointError(f"the model has an addition already, {present[0]}; attach to a fresh model.")
-    check_selection(selection, model, model.roles())
+    check_selection(selection, model)
     owners = [name.rpartition(".")[0] for name in selection.entries]
     doubled = sorted({owner for owner in owners if owners.count(owner) > 1})
     if doubled:
@@ -175,13 +103,13 @@ def _check(model: TunableModel, selection: Selection) -> None:
     _check_additions(model, selection.additions)
 
 
-def _check_additions(model: TunableModel, additions: tuple[Addition, ...]) -> None:
+def _check_additions(model: Backbone, additions: tuple[Addition, ...]) -> None:
     """Refuses additions that do not go together, or not to the model; hosts are checked where they are built for."""
     names = [addition.name for addition in additions]
     kinds: dict[str, set[str]] = {}
     for addition in additions:
         kinds.setdefault(addition.module, set()).add(addition.kind)
-        if names.count(addition.name) > 1 or hasattr(model.get_submodule(addition.module), addition.short):
+        if names.count(addition.name) > 1 or hasattr(model.net.get_submodule(addition.module), addition.short):
             raise CheckpointError(
                 f"the selection adds {addition.name} twice, or the model has a part of that name; one host takes one "
                 "addition of a kind for the same rows."
@@ -196,7 +124,7 @@ def _check_additions(model: TunableModel, additions: tuple[Addition, ...]) -> No
             )
 
 
-def _check_prompt(model: TunableModel, addition: Addition) -> None:
+def _check_prompt(model: Backbone, addition: Addition) -> None:
     blocks = model.token_blocks()
     for name in (addition.module, addition.options["until"]):
         if name not in blocks:
@@ -210,14 +138,3 @@ def _start(added: Added, host: nn.Module, generator: torch.Generator) -> None:
     added.start(generator)
     like = next(host.parameters())
     added.to(like.device, torch.promote_types(like.dtype, torch.float32))
-
-
-def _size(model: nn.Module, addition: Addition) -> int:
-    return sum(parameter.numel() for parameter in build_added(model, addition).parameters())
-
-
-def _base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Returns the base's parameters by name, each once, without what tuning put beside them."""
-    beside = {id(p) for _, added in added_modules(model) for p in added.parameters()}
-    beside |= {id(module.values()) for module in model.modules() if isinstance(module, CompactModule)}
-    return {name: p for name, p in model.named_parameters() if id(p) not in beside}

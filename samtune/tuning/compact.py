@@ -35,7 +35,6 @@ def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
     """Makes entries of `module.<name>` trainable and freezes the rest of that tensor.
 
     Args:
-        module: owner of the tensor.
         name: of a parameter of the module itself, such as "weight".
         indices: (n,) sorted unique int64 indices into the flattened tensor.
 
@@ -137,6 +136,7 @@ class CompactLinear(CompactModule, nn.Linear):
     # one in `write_values`, lets all blocks share their compiled code.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:
+        """Maps (..., inputs) to (..., outputs), in autocast's dtype where that is on."""
         device = input.device.type
         if torch.is_autocast_enabled(device):
             input = input.to(torch.get_autocast_dtype(device))
@@ -201,6 +201,21 @@ class _SelectedLinear(torch.autograd.Function):
         columns: Tensor | None,
         places: Tensor,
     ) -> Tensor:
+        """Maps x.
+
+        Args:
+            ctx: keeps what the backward pass needs.
+            x: (..., inputs).
+            weight: (outputs, inputs), with the current values in it; of any float dtype.
+            bias: (outputs,), or None.
+            values: (n,) trained values, which get the gradient.
+            rows: R of the outputs, or None for all.
+            columns: U of the inputs, or None for all.
+            places: (n,) where each value lies in the flattened product of `_selected_product`.
+
+        Returns:
+            (..., outputs) in the dtype of x.
+        """
         kept = x.reshape(-1, x.shape[-1])  # (T, inputs)
         ctx.bias_in_product = ctx.needs_input_grad[2] and rows is None and columns is not None
         if columns is not None:
@@ -214,6 +229,7 @@ class _SelectedLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns the gradients of x (..., inputs), bias (outputs,) and values (n,); `grad` is (..., outputs)."""
         kept, weight, rows, columns, places = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
         grad_x = grad_bias = grad_values = None
@@ -234,6 +250,7 @@ class _WriteThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, dense: Tensor, values: Tensor, indices: Tensor) -> Tensor:
+        """Returns a view of `dense`, of any shape; (n,) `values` lie at the flat (n,) `indices` of it."""
         ctx.save_for_backward(indices)
         ctx.values_dtype = values.dtype  # type: ignore[attr-defined]
         return dense.view_as(dense)
@@ -241,6 +258,7 @@ class _WriteThrough(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns the (n,) gradient of the values; `grad` has the shape of the dense tensor."""
         (indices,) = ctx.saved_tensors
         return None, grad.flatten()[indices].to(ctx.values_dtype), None
 

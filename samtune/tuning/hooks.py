@@ -12,20 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition
-from samtune.tuning.added import Added, Folding, Prompt
+from samtune.tuning.added import Prompt
 from samtune.tuning.compact import CompactModule
+from samtune.tuning.kind import Added, Folding
 
 
-def install(model: nn.Module, addition: Addition, added: Added) -> None:
+def install(model: Backbone, addition: Addition, added: Added) -> None:
     """Registers a module on its host, with the hooks that call it.
 
     Args:
         model: has the host; its state dict keeps the stock keys, plus `name.param` where the addition does not merge.
-        addition: says where.
         added: with values, on the host's device.
     """
-    host, short = model.get_submodule(addition.module), addition.short
+    host, short = model.net.get_submodule(addition.module), addition.short
     host.add_module(short, added)
     added.train(host.training)
     if added.before:
@@ -33,33 +34,33 @@ def install(model: nn.Module, addition: Addition, added: Added) -> None:
     else:
         added.handles.append(host.register_forward_hook(partial(_map_output, short)))
     if isinstance(added, Prompt):
-        last = model.get_submodule(added.until)
+        last = model.net.get_submodule(added.until)
         added.handles.append(last.register_forward_hook(partial(_drop_tokens, len(added.tokens))))
     if isinstance(added, Folding):
         added.handles.append(host.register_state_dict_post_hook(partial(_save_folded, short)))  # type: ignore[no-untyped-call]
         added.handles.append(host.register_load_state_dict_pre_hook(partial(_fold_before_loading, short)))  # type: ignore[no-untyped-call]
 
 
-def fold_all(model: nn.Module) -> None:
+def fold_all(model: Backbone) -> None:
     """Folds what merges into its hosts and takes it off; the rest stays and works."""
     for name, added in list(added_modules(model)):
         if isinstance(added, Folding):
             owner, _, short = name.rpartition(".")
-            host = model.get_submodule(owner)
+            host = model.net.get_submodule(owner)
             _fold_into(host, added)
             for handle in added.handles:
                 handle.remove()
             delattr(host, short)
 
 
-def added_modules(model: nn.Module) -> Iterator[tuple[str, Added]]:
+def added_modules(model: Backbone) -> Iterator[tuple[str, Added]]:
     """Yields the additions that a model has, with their names."""
-    for name, module in model.named_modules():
+    for name, module in model.net.named_modules():
         if isinstance(module, Added):
             yield name, module
 
 
-def added_state(model: nn.Module) -> dict[str, Tensor]:
+def added_state(model: Backbone) -> dict[str, Tensor]:
     """Returns the values of what does not merge, by the names of the state dict, for a bundle."""
     return {
         f"{name}.{short}": parameter.detach()

@@ -33,10 +33,12 @@ class _Refusal(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        """Returns the gradient, of any shape, as it is."""
         return gradient.view_as(gradient)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Refuses."""
         raise RuntimeError(
             "a layer with tuned entries is once_differentiable: it has no second derivatives. "
             "Compute them on the merged model."

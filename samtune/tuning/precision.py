@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from samtune.errors import CheckpointError, ConfigError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.tuning.compact import CompactModule
 
 LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def lower_base(model: TunableModel, dtype: torch.dtype, keep: Collection[str] = ()) -> None:
+def lower_base(model: Backbone, dtype: torch.dtype, keep: Collection[str] = ()) -> None:
     """Stores the frozen weights of linear and conv layers in a low precision, in place.
 
     Until `restore_base`, the model runs under autocast to the same dtype only (stock layers refuse fp32 inputs
@@ -40,12 +40,12 @@ def lower_base(model: TunableModel, dtype: torch.dtype, keep: Collection[str] = 
             weight.data = weight.data.to(dtype)
 
 
-def is_lowered(model: TunableModel) -> bool:
+def is_lowered(model: Backbone) -> bool:
     """Whether some weight of a linear or conv layer is stored in a low precision."""
     return any(weight.dtype in LOW.values() for _, weight in _weights(model))
 
 
-def restore_base(model: TunableModel, base: Mapping[str, Tensor]) -> None:
+def restore_base(model: Backbone, base: Mapping[str, Tensor]) -> None:
     """Undoes `lower_base`: frozen entries are the base's again, bit for bit, and tuned ones their fp32 values.
 
     Args:
@@ -70,9 +70,9 @@ def restore_base(model: TunableModel, base: Mapping[str, Tensor]) -> None:
             module.written_version = -1  # the base has none of the tuned values
 
 
-def _weights(model: TunableModel) -> Iterator[tuple[str, nn.Parameter]]:
+def _weights(model: Backbone) -> Iterator[tuple[str, nn.Parameter]]:
     """Yields the weights of linear and conv layers outside of decoder and head."""
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.net.named_parameters())
     for name, role in model.roles().items():
         if role in ("linear", "conv") and name.endswith(".weight"):  # not the values of a compact module
             yield name, parameters[name]

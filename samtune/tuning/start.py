@@ -1,4 +1,4 @@
-"""The pull to the start point: GRFT's regulariser (GRFT, eq. 7; L1 is the ablation of its Tab. 5)."""
+"""The pull to the start point: GRFT's regulariser (GRFT, eq. 8; L1 is the ablation of its Tab. 5)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from samtune.errors import ConfigError
-from samtune.models.backbone import TunableModel
-from samtune.tuning import added_modules
+from samtune.models.backbone import Backbone
+from samtune.tuning.hooks import added_modules
 
 Penalty = Callable[[], Tensor]
 
 
 def start_penalty(
-    model: TunableModel,
+    model: Backbone,
     trainable: Mapping[str, nn.Parameter],
     *,
     weight: float,
@@ -32,7 +32,6 @@ def start_penalty(
         model: attached; tells which layers a parameter belongs to.
         trainable: what `attach` returned, with the values to be pulled to.
         weight: lambda >= 0.
-        norm: squares or absolute values.
         blocks: R is the last L blocks, the patch embedding and the head or decoder; None: everything.
 
     Raises:
@@ -55,7 +54,7 @@ def start_penalty(
     return penalty
 
 
-def check_start(model: TunableModel, blocks: int | None) -> None:
+def check_start(model: Backbone, blocks: int | None) -> None:
     """Refuses an L that does not fit the model; known before anything is computed.
 
     Raises:
@@ -66,7 +65,7 @@ def check_start(model: TunableModel, blocks: int | None) -> None:
         raise ConfigError(f"tune.start.blocks is {blocks}, but {model.name} has {depth} blocks: that is the largest L.")
 
 
-def _region(model: TunableModel, blocks: int) -> set[str]:
+def _region(model: Backbone, blocks: int) -> set[str]:
     check_start(model, blocks)
     depth = len(model.block_modules())
     wanted = {model.stem_part(), *(f"block {index}" for index in range(depth - blocks, depth))}

@@ -32,7 +32,7 @@ def make_selection(case: str, model: SamModel) -> Selection:
         return scattered(model)
     options = {"name": case, **EXTRA.get(case, {})}
     generator = torch.Generator().manual_seed(0)
-    sums = {name: torch.randn(p.shape, generator=generator) for name, p in model.named_parameters()}
+    sums = {name: torch.randn(p.shape, generator=generator) for name, p in model.net.named_parameters()}
     squares = {name: value.square() for name, value in sums.items()}
     per = "sample" if options["name"] == "spt" else "batch"
     return select(model, Scores(sums, 1, 0, "hash", squares, per), **options)
@@ -54,7 +54,7 @@ def scattered(model: SamModel) -> Selection:
     for name, role in model.roles().items():
         short = name.rpartition(".")[2]
         if role != "fixed" and name.startswith("image_encoder.") and short in turn:
-            size = model.get_parameter(name).numel()
+            size = model.net.get_parameter(name).numel()
             entries[name] = torch.randperm(size, generator=generator)[: max(1, int(turn[short] * size))].sort().values
     block = "image_encoder.blocks.0.mlp"
     entries[f"{block}.lin1.weight"] = torch.arange(3 * 32, 5 * 32)  # two whole rows

@@ -18,9 +18,9 @@ from toy import prompts_of, toy_batch, toy_model
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
 from samtune.errors import ConfigError
-from samtune.files.artifacts import audit
+from samtune.files.audit import audit
 from samtune.files.delta import delta_restores, save_delta
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.scoring.score import score
 from samtune.selection import SELECTORS, Selection, load_selection, save_selection, select
 from samtune.tasks.classes.losses import head_cross_entropy
@@ -55,7 +55,7 @@ UNDEFINED = {
 DEFINED = [(case, model) for model in MODELS for case in CASES if (CASES[case]["name"], model) not in UNDEFINED]
 
 
-def model_of(family: str, *, dtype: torch.dtype = torch.float32) -> TunableModel:
+def model_of(family: str, *, dtype: torch.dtype = torch.float32) -> Backbone:
     return toy_model(dtype=dtype) if family == "sam" else toy_classifier(family, dtype=dtype)
 
 
@@ -65,14 +65,14 @@ def batches_of(family: str) -> list[AnyBatch]:
     return [labelled_batch(seed=seed) for seed in range(2)]
 
 
-def loss_of(model: TunableModel, batch: AnyBatch) -> Tensor:
+def loss_of(model: Backbone, batch: AnyBatch) -> Tensor:
     logits = model(batch)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # under autocast too
     target = torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits)
     return F.mse_loss(logits, target)
 
 
-def logits_of(model: TunableModel, family: str) -> list[Tensor]:
+def logits_of(model: Backbone, family: str) -> list[Tensor]:
     with torch.no_grad():
         return [model(batch) for batch in batches_of(family)]
 
@@ -96,7 +96,7 @@ def selection_of(case: str, family: str, **more: Any) -> Selection:
     return select(model_of(family), scores_of(case, family), **{**CASES[case], **more})
 
 
-def train(model: TunableModel, parameters: list[nn.Parameter], family: str, *, steps: int) -> None:
+def train(model: Backbone, parameters: list[nn.Parameter], family: str, *, steps: int) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
     for step in range(steps):
         optimizer.zero_grad()
@@ -106,7 +106,7 @@ def train(model: TunableModel, parameters: list[nn.Parameter], family: str, *, s
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
 
 
 defined = pytest.mark.parametrize(("case", "family"), DEFINED, ids=lambda value: str(value))
@@ -150,7 +150,7 @@ def test_gradients_reach_what_trains_and_nothing_else(case: str, family: str) ->
 
 @defined
 def test_merging_changes_no_logit_and_what_is_frozen_stays(case: str, family: str, tmp_path: Path) -> None:
-    model, base = model_of(family), model_of(family).state_dict()
+    model, base = model_of(family), model_of(family).net.state_dict()
     selection = selection_of(case, family)
     train(model, list(attach(model, selection).values()), family, steps=3)
     tuned = logits_of(model, family)
@@ -167,9 +167,9 @@ def test_merging_changes_no_logit_and_what_is_frozen_stays(case: str, family: st
     if selection.merges:
         assert list(state) == list(base)
         plain = model_of(family)
-        plain.load_state_dict(state)
+        plain.net.load_state_dict(state)
         assert all(torch.equal(a, b) for a, b in zip(merged, logits_of(plain, family), strict=True))
-    again = merge(model).state_dict()
+    again = merge(model).net.state_dict()
     assert list(again) == list(state) and all(torch.equal(again[name], state[name]) for name in state)
     delta = tmp_path / "delta.safetensors"
     save_delta(delta, base=base, merged=state, selection=selection, metadata={})
@@ -190,21 +190,21 @@ def test_a_bf16_base_merges_into_the_fp32_base(case: str, family: str) -> None:
     merge(model)
     worst = max(float((a - b).abs().max()) for a, b in zip(tuned, logits_of(model, family), strict=True))
     assert worst <= (1e-4 if any(addition.merges for addition in selection.additions) else 0.0)
-    assert audit(base, model.state_dict(), selection).ok
+    assert audit(base, model.net.state_dict(), selection).ok
 
 
 @defined
 def test_a_state_dict_carries_the_current_values(case: str, family: str) -> None:
-    model, stock = model_of(family), model_of(family).state_dict()
+    model, stock = model_of(family), model_of(family).net.state_dict()
     selection = selection_of(case, family)
     train(model, list(attach(model, selection).values()), family, steps=2)
-    state = model.state_dict()
+    state = model.net.state_dict()
     added = [name for name in state if name not in stock]
     assert [name for name in state if name in stock] == list(stock)
     assert bool(added) == (not selection.merges)
     twin = model_of(family)
     attach(twin, Selection({}, additions=tuple(a for a in selection.additions if not a.merges)))
-    twin.load_state_dict(state)
+    twin.net.load_state_dict(state)
     tolerance = 1e-4 if any(a.merges for a in selection.additions) else 0.0
     pairs = zip(logits_of(twin, family), logits_of(model, family), strict=True)
     assert max(float((a - b).abs().max()) for a, b in pairs) <= tolerance
@@ -223,7 +223,7 @@ def test_a_copy_is_independent(case: str, family: str) -> None:
 @defined
 def test_the_same_input_gives_the_same_selection_and_its_file_keeps_it(case: str, family: str, tmp_path: Path) -> None:
     model, first = model_of(family), selection_of(case, family)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in model.net.named_parameters()}
     save_selection(first, tmp_path / "s.safetensors", shapes)
     for other in (selection_of(case, family), load_selection(tmp_path / "s.safetensors")):
         assert other.whole == first.whole and other.additions == first.additions

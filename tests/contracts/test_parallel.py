@@ -35,7 +35,7 @@ def neurons(model: SamModel) -> Selection:
     generator = torch.Generator().manual_seed(0)
     entries, whole = {}, []
     for name, role in model.roles().items():
-        shape = model.get_parameter(name).shape
+        shape = model.net.get_parameter(name).shape
         if role in ("linear", "conv"):
             columns = shape[1:].numel()
             chosen = torch.randint(columns, (shape[0],), generator=generator)
@@ -90,7 +90,7 @@ def train(case: str, dtype: torch.dtype, rank: int = 0, ranks: int = 1) -> Run:
         if ranks > 1:
             dist.all_reduce(shown)
         losses.append(float(shown) / ranks)
-    return losses, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return losses, {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
 
 
 def work(rank: int, folder: str) -> None:
@@ -122,7 +122,7 @@ def parallel(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Run]]:
 @pytest.mark.parametrize("case", list(CASES))
 def test_two_processes_train_what_one_does(case: str, dtype: torch.dtype, parallel: list[dict[Any, Run]]) -> None:
     losses, state = train(case, dtype)
-    base = toy_model(dtype=dtype).state_dict()
+    base = toy_model(dtype=dtype).net.state_dict()
     assert any(not torch.equal(state[name], base[name]) for name in base)
     for runs in parallel:
         shared_losses, shared_state = runs[case, dtype]
@@ -135,7 +135,7 @@ def test_two_processes_train_what_one_does(case: str, dtype: torch.dtype, parall
 
 def test_unselected_entries_stay_bit_equal_in_both_processes(parallel: list[dict[Any, Run]]) -> None:
     for case, select in CASES.items():
-        base = toy_model().state_dict()
+        base = toy_model().net.state_dict()
         changes = select(toy_model()).changes(base)
         for name, tensor in parallel[1][case, torch.float32][1].items():
             frozen = torch.full(tensor.shape, changes.get(name, ...) is not None).flatten()
@@ -158,7 +158,7 @@ def tuned_vit(backend: str | None) -> tuple[list[Tensor], list[dict[str, Tensor]
     """Returns logits and gradients of three steps: entries of every linear and conv layer, and of the positions."""
     model = toy_classifier("vit")
     names = [n for n, role in model.roles().items() if role in ("linear", "conv")]
-    entries = {n: torch.arange(3, model.get_parameter(n).numel(), 10) for n in [*names, "pos_embed"]}
+    entries = {n: torch.arange(3, model.net.get_parameter(n).numel(), 10) for n in [*names, "pos_embed"]}
     trained = attach(model, Selection(entries, tuple(n for n, role in model.roles().items() if role == "bias")))
     assert sum(isinstance(module, CompactModule) for module in model.modules()) == len(entries)
     net: Callable[..., Tensor] = model if backend is None else torch.compile(model, backend=backend)

@@ -14,7 +14,7 @@ from toy import prompts_of, toy_batch, toy_model
 
 from samtune.base.tensors import read_metadata, save_tensors
 from samtune.errors import CheckpointError
-from samtune.files.artifacts import audit
+from samtune.files.audit import audit
 from samtune.files.delta import apply_delta, save_delta, undo_delta
 from samtune.models.sam.model import SamModel
 from samtune.models.weights import read_state
@@ -58,7 +58,7 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 
 def copied(model: SamModel) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def tuned(selection: Selection) -> SamModel:
 
 def test_selection_fits_repeats_and_survives_its_file(case: str, selection: Selection, tmp_path: Path) -> None:
     model = toy_model()
-    check_selection(selection, model, model.roles())
+    check_selection(selection, model)
     again = make_selection(case, toy_model())
-    shapes = {name: tuple(model.get_parameter(name).shape) for name in selection.entries}
+    shapes = {name: tuple(model.net.get_parameter(name).shape) for name in selection.entries}
     save_selection(selection, tmp_path / "s.safetensors", shapes)
     for other in (again, load_selection(tmp_path / "s.safetensors")):
         assert other.whole == selection.whole and other.entries.keys() == selection.entries.keys()
@@ -88,7 +88,7 @@ def test_selection_fits_repeats_and_survives_its_file(case: str, selection: Sele
 def test_making_a_selection_changes_no_model(case: str) -> None:
     model = toy_model()
     make_selection(case, model)
-    assert same(model.state_dict(), toy_model().state_dict())
+    assert same(model.net.state_dict(), toy_model().net.state_dict())
 
 
 # --- attach
@@ -98,7 +98,7 @@ def test_attached_model_is_the_plain_model_at_the_start(selection: Selection) ->
     plain, model = toy_model(), toy_model()
     attach(model, selection)
     assert all(torch.equal(a, b) for a, b in zip(logits_of(model), logits_of(plain), strict=True))
-    assert same(model.state_dict(), plain.state_dict())
+    assert same(model.net.state_dict(), plain.net.state_dict())
 
 
 def test_only_what_is_selected_gets_a_gradient_and_the_right_one(selection: Selection) -> None:
@@ -110,7 +110,7 @@ def test_only_what_is_selected_gets_a_gradient_and_the_right_one(selection: Sele
     loss_of(model).backward()
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
     for name, parameter in trained.items():
-        dense = plain.get_parameter(name).grad
+        dense = plain.net.get_parameter(name).grad
         if dense is None:  # of the decoder, what mask 0 does not need
             assert parameter.grad is None
             continue
@@ -127,7 +127,7 @@ def test_no_dense_gradient_outlives_its_layer(selection: Selection) -> None:
 
 
 def test_counts_are_what_trains_and_bound_what_changes(selection: Selection) -> None:
-    model, base = toy_model(), toy_model().state_dict()
+    model, base = toy_model(), toy_model().net.state_dict()
     before = count(model, selection)
     trained = attach(model, selection)
     assert before == count(model, selection)
@@ -135,14 +135,14 @@ def test_counts_are_what_trains_and_bound_what_changes(selection: Selection) -> 
     assert before.total == sum(amount for _, _, amount in count_by_block(model, selection))
     assert before.percent == pytest.approx(100 * before.total / sum(p.numel() for p in toy_model().parameters()))
     train(model, trained, steps=2)
-    changed = sum(int((tensor != base[name]).sum()) for name, tensor in model.state_dict().items())
+    changed = sum(int((tensor != base[name]).sum()) for name, tensor in model.net.state_dict().items())
     assert 0 < changed <= before.total
 
 
 def test_unselected_entries_stay_bit_equal_under_weight_decay(selection: Selection) -> None:
-    model, base = toy_model(), toy_model().state_dict()
+    model, base = toy_model(), toy_model().net.state_dict()
     train(model, attach(model, selection), steps=50)
-    state, masks = model.state_dict(), masks_of(selection, base)
+    state, masks = model.net.state_dict(), masks_of(selection, base)
     for name, mask in masks.items():
         assert torch.equal(state[name][~mask], base[name][~mask]), name
     moved = sum(int((state[name] != base[name])[mask].sum()) for name, mask in masks.items())
@@ -164,16 +164,16 @@ def test_steps_of_any_optimizer_reach_the_next_forward_pass(
     optimizer(trained.values(), lr=1e-2, **options).step()
     assert not any(torch.equal(a, b) for a, b in zip(before, logits_of(model), strict=True))
     for name, indices in make_selection("gps-encoder", toy_model()).entries.items():
-        assert torch.equal(model.state_dict()[name].flatten()[indices], trained[name].detach())
+        assert torch.equal(model.net.state_dict()[name].flatten()[indices], trained[name].detach())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["AdamW fp64", "SGD fp32"])
 def test_trajectory_equals_a_dense_masked_reference(selection: Selection, dtype: torch.dtype) -> None:
     """Reference: dense gradients times the mask; what the optimizer's decay moves outside of it is put back."""
     model, dense = toy_model(dtype=dtype), toy_model(dtype=dtype)
-    base, masks = copied(dense), masks_of(selection, dense.state_dict())
+    base, masks = copied(dense), masks_of(selection, dense.net.state_dict())
     compact = attach(model, selection).values()
-    reference = [p for n, p in dense.named_parameters() if n in selection.names()]
+    reference = [p for n, p in dense.net.named_parameters() if n in selection.names()]
     if dtype == torch.float64:
         optimizers = [torch.optim.AdamW(p, lr=1e-3, weight_decay=0.1) for p in (compact, reference)]
     else:  # under Adam, rounding becomes steps where the true gradient is zero (biases of keys)
@@ -182,14 +182,14 @@ def test_trajectory_equals_a_dense_masked_reference(selection: Selection, dtype:
         for which, optimizer in zip((model, dense), optimizers, strict=True):
             optimizer.zero_grad()
             loss_of(which, step).backward()
-            for name, parameter in dense.named_parameters():
+            for name, parameter in dense.net.named_parameters():
                 if parameter.grad is not None:
                     parameter.grad *= masks[name]
             optimizer.step()
         with torch.no_grad():
-            for name, parameter in dense.named_parameters():
+            for name, parameter in dense.net.named_parameters():
                 parameter.copy_(torch.where(masks[name], parameter, base[name]))
-    state, expected = model.state_dict(), dense.state_dict()
+    state, expected = model.net.state_dict(), dense.net.state_dict()
     assert any(not torch.equal(expected[name], base[name]) for name in expected)
     tolerance = 1e-9 if dtype == torch.float64 else 1e-6
     for name in expected:
@@ -205,8 +205,8 @@ def test_linear_and_convolution_layers_are_compact() -> None:
         assert len(compact) == len(selection.entries)
         assert any(isinstance(module, CompactLinear) for module in compact)
         assert any(isinstance(module, nn.Conv2d) for module in compact)
-        assert isinstance(model.image_encoder.blocks[0].attn.qkv, nn.Linear)
-    assert type(model.image_encoder).__name__ == "CompactImageEncoderViT"  # its position table, of "scattered"
+        assert isinstance(model.net.image_encoder.blocks[0].attn.qkv, nn.Linear)
+    assert type(model.net.image_encoder).__name__ == "CompactImageEncoderViT"  # its position table, of "scattered"
 
 
 def test_second_derivatives_are_refused_not_wrong() -> None:
@@ -222,48 +222,48 @@ def test_second_derivatives_are_refused_not_wrong() -> None:
 
 
 def test_state_dict_has_the_stock_keys_and_the_current_values(selection: Selection) -> None:
-    model, stock = toy_model(), toy_model().state_dict()
+    model, stock = toy_model(), toy_model().net.state_dict()
     trained = attach(model, selection)
     train(model, trained, steps=2)
-    state = model.state_dict()  # without a forward pass after the last step
+    state = model.net.state_dict()  # without a forward pass after the last step
     assert list(state) == list(stock)
     assert all(state[name].shape == stock[name].shape and state[name].dtype == stock[name].dtype for name in stock)
     for name, parameter in trained.items():
         current = state[name].flatten()[selection.entries[name]] if name in selection.entries else state[name]
         assert torch.equal(current, parameter.detach())
     plain = toy_model(seed=1)
-    plain.load_state_dict(state)
+    plain.net.load_state_dict(state)
     assert all(torch.equal(a, b) for a, b in zip(logits_of(plain), logits_of(model), strict=True))
 
 
 def test_load_state_dict_into_an_attached_model_takes_effect(selection: Selection, tuned: SamModel) -> None:
     other = toy_model(seed=5)
-    result = tuned.load_state_dict(other.state_dict())
+    result = tuned.net.load_state_dict(other.net.state_dict())
     assert not result.missing_keys and not result.unexpected_keys
-    assert same(tuned.state_dict(), other.state_dict())
+    assert same(tuned.net.state_dict(), other.net.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(logits_of(tuned), logits_of(other), strict=True))
-    assert same(merge(tuned).state_dict(), other.state_dict())
+    assert same(merge(tuned).net.state_dict(), other.net.state_dict())
 
 
 def test_load_state_dict_stays_strict(selection: Selection, tuned: SamModel) -> None:
     name = selection.names()[0]
-    incomplete = {key: tensor for key, tensor in toy_model().state_dict().items() if key != name}
+    incomplete = {key: tensor for key, tensor in toy_model().net.state_dict().items() if key != name}
     with pytest.raises(RuntimeError, match=rf'Missing key\(s\) in state_dict: "{name}"\. $'):
-        tuned.load_state_dict(incomplete)
+        tuned.net.load_state_dict(incomplete)
     with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "extra"'):
-        tuned.load_state_dict({**toy_model().state_dict(), "extra": torch.zeros(1)})
+        tuned.net.load_state_dict({**toy_model().net.state_dict(), "extra": torch.zeros(1)})
 
 
 def test_deepcopy_is_independent(selection: Selection, tuned: SamModel) -> None:
     before = copied(tuned)
     twin = deepcopy(tuned)
-    assert same(twin.state_dict(), before)
-    train(twin, {n: p for n, p in twin.named_parameters() if p.requires_grad}, steps=2)
-    assert same(tuned.state_dict(), before) and not same(twin.state_dict(), before)
+    assert same(twin.net.state_dict(), before)
+    train(twin, {n: p for n, p in twin.net.named_parameters() if p.requires_grad}, steps=2)
+    assert same(tuned.net.state_dict(), before) and not same(twin.net.state_dict(), before)
     after = copied(twin)
-    train(tuned, {n: p for n, p in tuned.named_parameters() if p.requires_grad}, steps=2)
-    assert same(twin.state_dict(), after)
-    assert same(tuned.state_dict(), after)  # same batches, fresh optimizers: the same steps
+    train(tuned, {n: p for n, p in tuned.net.named_parameters() if p.requires_grad}, steps=2)
+    assert same(twin.net.state_dict(), after)
+    assert same(tuned.net.state_dict(), after)  # same batches, fresh optimizers: the same steps
 
 
 @pytest.mark.parametrize("changes", [1, 2, 3, 4, 5, 6])
@@ -274,11 +274,11 @@ def test_every_change_of_a_copy_is_seen(changes: int) -> None:
     train(model, attach(model, Selection({name: torch.arange(40)})), steps=2)
     logits_of(model)
     twin = deepcopy(model)
-    values = dict(twin.named_parameters())[f"{name}_values"]
+    values = dict(twin.net.named_parameters())[f"{name}_values"]
     with torch.no_grad():
         for _ in range(changes):
             values.add_(1)
-    assert torch.equal(twin.state_dict()[name].flatten()[:40], values.detach())
+    assert torch.equal(twin.net.state_dict()[name].flatten()[:40], values.detach())
 
 
 # --- checkpointing and precision
@@ -300,8 +300,8 @@ def test_block_checkpointing_changes_no_gradient(selection: Selection) -> None:
 
 def test_bf16_autocast_computes_what_the_plain_model_does(selection: Selection, tuned: SamModel) -> None:
     plain = toy_model()
-    plain.load_state_dict(tuned.state_dict())
-    trained = {name: p for name, p in tuned.named_parameters() if p.requires_grad}
+    plain.net.load_state_dict(tuned.net.state_dict())
+    trained = {name: p for name, p in tuned.net.named_parameters() if p.requires_grad}
     tuned.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         logits, expected = tuned(BATCHES[0]), plain(BATCHES[0])
@@ -310,7 +310,7 @@ def test_bf16_autocast_computes_what_the_plain_model_does(selection: Selection, 
     expected.float().square().mean().backward()
     for name, parameter in trained.items():
         stock = name.removesuffix("_values")
-        dense = plain.get_parameter(stock).grad
+        dense = plain.net.get_parameter(stock).grad
         if parameter.grad is None:
             assert dense is None
             continue
@@ -339,26 +339,26 @@ def test_gradients_accumulate_over_batches(selection: Selection) -> None:
 def test_merged_model_is_plain_and_answers_bit_for_bit_as_the_tuned_one(tuned: SamModel) -> None:
     answers, state = logits_of(tuned), copied(tuned)
     merged = merge(tuned)
-    assert same(merged.state_dict(), state)
+    assert same(merged.net.state_dict(), state)
     assert all(torch.equal(a, b) for a, b in zip(logits_of(merged), answers, strict=True))
     plain = toy_model()
     assert [type(m) for m in merged.modules()] == [type(m) for m in plain.modules()]
-    assert [n for n, _ in merged.named_parameters()] == [n for n, _ in plain.named_parameters()]
-    assert [n for n, _ in merged.named_buffers()] == [n for n, _ in plain.named_buffers()]
+    assert [n for n, _ in merged.net.named_parameters()] == [n for n, _ in plain.net.named_parameters()]
+    assert [n for n, _ in merged.net.named_buffers()] == [n for n, _ in plain.net.named_buffers()]
     assert [vars(m).keys() for m in merged.modules()] == [vars(m).keys() for m in plain.modules()]
     assert not any(p.requires_grad for p in merged.parameters())
-    plain.load_state_dict(state)
+    plain.net.load_state_dict(state)
     assert all(torch.equal(a, b) for a, b in zip(logits_of(plain), answers, strict=True))
 
 
 def test_merging_twice_changes_nothing_and_tuning_can_go_on(selection: Selection, tuned: SamModel) -> None:
-    current = deepcopy(tuned).state_dict()  # of a copy: asking the model itself would write its values
+    current = deepcopy(tuned).net.state_dict()  # of a copy: asking the model itself would write its values
     state = copied(merge(tuned))
     assert same(state, current)
-    assert same(merge(tuned).state_dict(), state)
-    assert same(merge(toy_model()).state_dict(), toy_model().state_dict())
+    assert same(merge(tuned).net.state_dict(), state)
+    assert same(merge(toy_model()).net.state_dict(), toy_model().net.state_dict())
     train(tuned, attach(tuned, selection), steps=1)
-    assert not same(tuned.state_dict(), state)
+    assert not same(tuned.net.state_dict(), state)
 
 
 def test_delta_applies_and_undoes_exactly(selection: Selection, tuned: SamModel, tmp_path: Path) -> None:
@@ -382,8 +382,8 @@ def test_delta_of_another_base_or_run_is_refused(tmp_path: Path) -> None:
     model = toy_model()
     selection, base, out = make_selection("gps", model), copied(model), tmp_path / "out.safetensors"
     train(model, attach(model, selection), steps=1)
-    save_delta(tmp_path / "d.safetensors", base=base, merged=model.state_dict(), selection=selection, metadata={})
-    save_tensors(tmp_path / "other.safetensors", toy_model(seed=3).state_dict(), {})
+    save_delta(tmp_path / "d.safetensors", base=base, merged=model.net.state_dict(), selection=selection, metadata={})
+    save_tensors(tmp_path / "other.safetensors", toy_model(seed=3).net.state_dict(), {})
     with pytest.raises(CheckpointError, match=r"belongs to another base than .*other"):
         apply_delta(tmp_path / "other.safetensors", tmp_path / "d.safetensors", out)
     with pytest.raises(CheckpointError, match=r"belongs to another merged model than .*other"):
@@ -394,7 +394,7 @@ def test_delta_of_another_base_or_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_audit_notices_one_entry_that_moved(selection: Selection, tuned: SamModel) -> None:
-    base, merged = toy_model().state_dict(), copied(merge(tuned))
+    base, merged = toy_model().net.state_dict(), copied(merge(tuned))
     assert audit(base, merged, selection).ok
     masks = masks_of(selection, base)
     stray = next(name for name, mask in masks.items() if not bool(mask.all()))
@@ -411,12 +411,22 @@ def test_selection_of_another_model_is_refused() -> None:
     assert not any(isinstance(module, CompactModule) for module in model.modules())
 
 
-def test_attaching_twice_is_refused(selection: Selection, tuned: SamModel) -> None:
-    if not selection.entries:  # whole tensors stay plain parameters: there is nothing to merge first
-        assert set(attach(tuned, selection)) == set(selection.names())
-        return
+@pytest.mark.parametrize("case", [case for case in CASES if make_selection(case, toy_model()).entries])
+def test_attaching_entries_twice_is_refused(case: str) -> None:
+    model = toy_model()
+    selection = make_selection(case, model)
+    attach(model, selection)
     with pytest.raises(CheckpointError, match="merge it first"):
-        attach(tuned, selection)
+        attach(model, selection)
+    assert attach(merge(model), selection).keys() == {*selection.names()}
+
+
+def test_whole_tensors_are_plain_parameters_that_can_be_attached_again() -> None:
+    model = toy_model()
+    selection = make_selection("full", model)
+    first, again = attach(model, selection), attach(model, selection)
+    assert first.keys() == again.keys() == {*selection.names()}
+    assert all(first[name] is again[name] for name in first)
 
 
 def test_entries_in_two_tensors_of_one_module_are_refused() -> None:

@@ -90,7 +90,7 @@ def test_an_unknown_data_set(run: RunCommand, tmp_path: Path) -> None:
 
 def test_more_classes_than_the_head_of_the_checkpoint(run: RunCommand, data: Path, tmp_path: Path) -> None:
     small = build_classifier("vit_tiny_patch16_224", classes=2, checkpoint="random", image_size=32, **OPTIONS)
-    save_tensors(tmp_path / "two.safetensors", small.state_dict(), {})
+    save_tensors(tmp_path / "two.safetensors", small.net.state_dict(), {})
     code, err = finetune(run, data, f"model.checkpoint={tmp_path / 'two.safetensors'}", "model.head=checkpoint")
     assert code == 4
     assert "2 outputs" in err and "3 classes" in err and "model.head=new" in err
@@ -99,7 +99,7 @@ def test_more_classes_than_the_head_of_the_checkpoint(run: RunCommand, data: Pat
 def test_a_checkpoint_of_another_architecture(run: RunCommand, data: Path, tmp_path: Path) -> None:
     other = build_classifier("vit_tiny_patch16_224", classes=3, checkpoint="random", image_size=32,
                              **{**OPTIONS, "embed_dim": 48})  # fmt: skip
-    save_tensors(tmp_path / "wide.safetensors", other.state_dict(), {})
+    save_tensors(tmp_path / "wide.safetensors", other.net.state_dict(), {})
     code, err = finetune(run, data, f"model.checkpoint={tmp_path / 'wide.safetensors'}")
     assert code == 4
     assert "48" in err

@@ -20,7 +20,7 @@ SMALL = ("model.image_size=64", "train.steps=1", "train.precision=fp32", "track.
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(build_model("sam_tiny", checkpoint="random").state_dict(), path)
+    save_file(build_model("sam_tiny", checkpoint="random").net.state_dict(), path)
     return path
 
 
@@ -148,7 +148,7 @@ def test_plain_weights_are_no_merged_model(run: RunCommand, weights: Path, data:
     ("setting", "message"),
     [
         ("model.name=sam_vit_z", "model.name: \"sam_vit_z\", expected 'sam_tiny'"),
-        ("model.image_size=100", "model.image_size: 100, expected a multiple of 16."),
+        ("model.image_size=100", "model.image_size is 100, but SAM needs a multiple of 16; the nearest is 96."),
         ("select={name: grtf}", "unknown selector 'grtf'. Did you mean 'grft'? Known: "),
         ("train.epochs=0", "train.epochs: 0, expected a value >= 1."),
         ("train.batch=0", "train.batch: 0, expected a value >= 1."),

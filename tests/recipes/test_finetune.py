@@ -18,17 +18,18 @@ from typing import Any
 
 import pytest
 import torch
+from descriptions import load_masks
 from helpers import write_data
 from safetensors.torch import load_file
 
 from samtune.base.tensors import save_tensors, state_hash
-from samtune.config.load import Config, load_config
+from samtune.config.sections import Config
 from samtune.errors import CheckpointError, ConfigError
-from samtune.files.artifacts import audit_files
+from samtune.files.audit import audit_files
 from samtune.files.delta import apply_delta, undo_delta
-from samtune.files.merged import load_merged
 from samtune.models.table import build_model
 from samtune.run.recipe import RunResult, dry_run, finetune, select_only
+from samtune.run.settings import load_config
 from samtune.selection import load_selection
 from samtune.tasks.masks.dataset import Collate, SegmentationDataset
 from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
@@ -92,7 +93,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     data = write_data(home / "data")
     base = home / "base.safetensors"
     torch.manual_seed(0)
-    save_tensors(base, build_model("sam_tiny", checkpoint="random", image_size=64).state_dict(), {})
+    save_tensors(base, build_model("sam_tiny", checkpoint="random", image_size=64).net.state_dict(), {})
     kept, logger = Kept(), logging.getLogger("samtune")
     level = logger.level
     logger.addHandler(kept)
@@ -190,7 +191,7 @@ def test_it_learns(job: Job) -> None:
 
 
 def test_the_merged_model_loads_and_scores_as_the_report_says(job: Job) -> None:
-    model, info = load_merged(job.folder / "merged.safetensors")
+    model, info = load_masks(job.folder / "merged.safetensors")
     assert (model.name, info.image_size, info.prompt, info.threshold) == ("sam_tiny", 64, "none", 0.5)
     assert info.base_hash == state_hash(load_file(job.base))
     report = evaluate_checkpoint(job.folder / "merged.safetensors", job.data, split="test", device="cpu")
@@ -343,16 +344,16 @@ def test_a_dry_run_estimates_and_writes_nothing(job: Job, tmp_path: Path, monkey
 
 
 def test_a_moved_weight_fails_the_run(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from samtune.run import phases
+    from samtune.run import train
 
-    real = phases.fit
+    real = train.fit
 
     def fit(model: Any, *rest: Any, **options: Any) -> Any:
         result = real(model, *rest, **options)
-        model.get_parameter("image_encoder.pos_embed").data[0, 0, 0, 0] += 1
+        model.net.get_parameter("image_encoder.pos_embed").data[0, 0, 0, 0] += 1
         return result
 
-    monkeypatch.setattr(phases, "fit", fit)
+    monkeypatch.setattr(train, "fit", fit)
     with pytest.raises(CheckpointError, match=r"1 tensors moved.*pos_embed: 1 entries changed outside"):
         finetune(settings(job.data, job.base, "track.mlflow=false", "train.steps=1"), run_dir=tmp_path / "r")
     assert (tmp_path / "r" / "merged.safetensors").exists()  # for whoever looks into it

@@ -13,23 +13,25 @@ import pytest
 import timm
 import torch
 from class_trees import write_class_folders, write_vtab
+from descriptions import load_classes
 from helpers import RunCommand
 from safetensors.torch import load_file
 
 from samtune.base.tensors import save_tensors
-from samtune.config.load import Config, load_config
+from samtune.config.sections import Config
 from samtune.data.pictures import read_image
 from samtune.errors import CheckpointError
-from samtune.files import merged
-from samtune.files.artifacts import audit_files, export_checkpoint
-from samtune.files.classifier import load_classifier
+from samtune.files.audit import audit_files
 from samtune.files.delta import apply_delta, undo_delta
+from samtune.files.export.pth import export_pth
 from samtune.models.timm.model import build_classifier
 from samtune.run.prepare import prepare
 from samtune.run.recipe import RunResult, dry_run, finetune, select_only
+from samtune.run.settings import load_config
 from samtune.tasks.classes.evaluate_file import evaluate_classifier
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
 from samtune.tasks.classes.report import ClassReport
+from samtune.tasks.table import task_of_file
 from samtune.types import LabelledBatch
 
 ARCHITECTURE = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -72,7 +74,7 @@ def write_job(home: Path) -> tuple[Path, Path, Path]:
     backbone = build_classifier(
         "vit_tiny_patch16_224", classes=11, checkpoint="random", image_size=32, seed=3, **ARCHITECTURE
     )
-    save_tensors(base, backbone.state_dict(), {})
+    save_tensors(base, backbone.net.state_dict(), {})
     file.write_text(TEXT.replace("BASE", str(base)).replace("DATA", str(data)))
     return data, base, file
 
@@ -163,9 +165,9 @@ def test_the_merged_file_is_timms_own(job: Job, tmp_path: Path) -> None:
     state = load_file(job.folder / "merged.safetensors")
     stock = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3, **ARCHITECTURE)
     stock.load_state_dict(state, strict=True)
-    export_checkpoint(job.folder / "merged.safetensors", tmp_path / "vit.pth")
+    export_pth(job.folder / "merged.safetensors", tmp_path / "vit.pth")
     stock.load_state_dict(torch.load(tmp_path / "vit.pth", weights_only=True), strict=True)
-    ours, _ = load_classifier(job.folder / "merged.safetensors")
+    ours, _ = load_classes(job.folder / "merged.safetensors")
     batch = LabelledBatch(torch.arange(3 * 32 * 32).view(1, 3, 32, 32).to(torch.uint8), torch.zeros(1).long(), ("a",))
     assert torch.equal(stock.eval()(ours.normalise(batch.images)), ours(batch))
 
@@ -175,7 +177,7 @@ def test_base_and_delta_lead_to_the_merged_model_and_back(job: Job, tmp_path: Pa
     apply_delta(job.base, delta, tmp_path / "applied.safetensors")  # the backbone's file, of another head
     state = load_file(merged_file)
     assert all(torch.equal(t, state[n]) for n, t in load_file(tmp_path / "applied.safetensors").items())
-    model, info = load_classifier(tmp_path / "applied.safetensors")
+    model, info = load_classes(tmp_path / "applied.safetensors")
     assert (info.classes, model.num_classes) == (("class_0", "class_1", "class_2"), 3)
     undo_delta(merged_file, delta, tmp_path / "base.safetensors")
     apply_delta(tmp_path / "base.safetensors", delta, tmp_path / "twice.safetensors")
@@ -267,6 +269,31 @@ def test_mixing_smoothing_and_the_average_run(job: Job, tmp_path: Path) -> None:
     assert audit_files(job.base, tmp_path / "run" / "merged.safetensors", tmp_path / "run" / "selection.safetensors").ok
 
 
+def one_step(job: Job, folder: Path, *more: str) -> tuple[float, torch.Tensor]:
+    """Returns the loss of the first step, and the head after it."""
+    run = Job(job.file, job.base, job.data, finetune(job.settings("train.steps=1", *more), run_dir=folder))
+    return run.history("train")[0]["loss"], load_file(folder / "merged.safetensors")["head.weight"]
+
+
+@pytest.fixture(scope="module")
+def plain(job: Job, tmp_path_factory: pytest.TempPathFactory) -> tuple[float, torch.Tensor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(job.data.parent / "cache"))
+        return one_step(job, tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.mark.parametrize(
+    "more", ["train.mixup=0.8", "train.cutmix=1.0", "train.drop_path=0.9", "loss.label_smoothing=0.1", "train.ema=0.9"]
+)
+def test_each_of_them_alone_changes_the_run(
+    job: Job, plain: tuple[float, torch.Tensor], tmp_path: Path, more: str
+) -> None:
+    """All but the average change the first loss; the average changes what is kept."""
+    loss, head = one_step(job, tmp_path / "run", more)
+    assert (loss == plain[0]) == (more == "train.ema=0.9")
+    assert not torch.equal(head, plain[1])
+
+
 def test_a_vtab_task_by_the_protocol(job: Job, tmp_path: Path) -> None:
     write_vtab(tmp_path / "vtab", task="kitti")
     found = job.settings(f"data.dir={tmp_path / 'vtab'}", "data.name=vtab/kitti", "train.epochs=1", "eval.split=val")
@@ -307,7 +334,7 @@ def test_the_head_of_a_checkpoint_can_stay(job: Job, tmp_path: Path) -> None:
 
 def test_options_of_the_other_task_are_refused(job: Job, run: RunCommand, tmp_path: Path) -> None:
     file = job.folder / "merged.safetensors"
-    assert merged.read_task(file) == "classification"
+    assert task_of_file(file).name == "classification"
     code, err = run("predict", "--checkpoint", file, "--out", tmp_path / "out", "--overlay", job.data)
     assert code == 2
     assert "are for masks" in err

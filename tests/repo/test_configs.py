@@ -8,7 +8,8 @@ import pytest
 from class_trees import write_class_folders, write_fgvc, write_vtab
 from helpers import write_data
 
-from samtune.config.load import Config, load_config
+from samtune.config.sections import Config
+from samtune.run.settings import load_config
 from samtune.tasks.classes.config import ClassificationConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"

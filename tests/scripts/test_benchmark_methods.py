@@ -26,6 +26,7 @@ from benchmark_reference import floor, masked_dense, peft_lora, peft_lora_qkv, p
 from toyvit import labelled_batch, toy_classifier
 
 from samtune.selection import Selection, select
+from samtune.tuning import count
 
 CONTRACT = {"method", "step_ms", "step_ratio", "memory_mb", "memory_ratio", "trainable", "bytes"}
 
@@ -141,7 +142,7 @@ def test_the_floor_computes_no_gradient_of_a_weight() -> None:
     model, batch = toy_classifier("vit"), labelled_batch()
     outputs: list[torch.Tensor] = []
     tuned = floor(model, None, None)
-    model.patch_embed.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    model.net.patch_embed.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     make_step(model, batch, lambda logits: logits.sum(), tuned, bf16=False)()
     assert tuned[0] == {} and all(p.grad is None for p in model.parameters())
     assert outputs[0].is_leaf and outputs[0].grad is not None
@@ -151,12 +152,12 @@ def test_masked_dense_keeps_dense_gradients_of_selected_entries_only() -> None:
     model, batch = toy_classifier("vit"), labelled_batch()
     selection = Selection({"blocks.0.attn.qkv.weight": torch.tensor([1, 40])}, ("head.weight",))
     trainable, before_step = masked_dense(model, selection, None)
-    assert trainable.keys() == dict(model.named_parameters()).keys()
+    assert trainable.keys() == dict(model.net.named_parameters()).keys()
     model(batch).square().sum().backward()
     before_step()
     left = {name: p.grad.flatten().nonzero().flatten().tolist() for name, p in trainable.items() if p.grad is not None}
     assert left.pop("blocks.0.attn.qkv.weight") == [1, 40]
-    assert len(left.pop("head.weight")) == model.get_parameter("head.weight").numel()
+    assert len(left.pop("head.weight")) == model.net.get_parameter("head.weight").numel()
     assert all(places == [] for places in left.values())
 
 
@@ -168,7 +169,7 @@ def test_peft_trains_its_layers_and_the_head(reference: Any, layers: int, base_d
     own = {name.partition(".lora_")[0].partition(".shira_")[0] for name in tuned[0]} - {"head.weight", "head.bias"}
     assert len(own) == layers and {"head.weight", "head.bias"} < tuned[0].keys()
     assert {p.dtype for p in tuned[0].values()} == {torch.float32}
-    frozen = model.get_parameter("blocks.0.attn.qkv.base_layer.weight")
+    frozen = model.net.get_parameter("blocks.0.attn.qkv.base_layer.weight")
     assert frozen.dtype == (base_dtype or torch.float32) and not frozen.requires_grad
     before = {name: p.detach().clone() for name, p in tuned[0].items()}
     step = make_step(model, batch, lambda logits: logits.float().square().sum(), tuned, bf16=base_dtype is not None)
@@ -177,8 +178,29 @@ def test_peft_trains_its_layers_and_the_head(reference: Any, layers: int, base_d
     assert all(not torch.equal(p, before[name]) for name, p in tuned[0].items())
 
 
+LINES = {  # row -> the lines of the count that it has on a toy, beside the head
+    "full": {"selected", "bias", "norm"},
+    "masked_dense": {"selected", "bias"},
+    "gps": {"selected", "bias"},
+    "gps_k5": {"selected", "bias"},
+    "gps_k10": {"selected", "bias"},
+    "grft_rows": {"selected", "bias"},
+    "grft_columns": {"selected", "bias"},
+    "spt": {"selected"},
+    "lora": {"added"},
+    "adapter": {"added"},
+    "adaptformer": {"added"},
+    "ssf": {"added"},
+    "vpt_shallow": {"added"},
+    "vpt_deep": {"added"},
+    "bias": {"bias", "norm"},
+    "linear": set(),
+    "partial": {"selected", "bias", "norm"},
+}
+
+
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.select])
-def test_every_row_asks_for_a_selector_that_exists(name: str) -> None:
+def test_every_row_trains_what_its_name_says(name: str) -> None:
     from samtune.scoring.score import score
     from samtune.tasks.classes.losses import head_cross_entropy
 
@@ -187,14 +209,19 @@ def test_every_row_asks_for_a_selector_that_exists(name: str) -> None:
     options = dict(METHODS[name].select or {})
     if options["name"] == "partial":
         options["blocks"] = 1  # the toy has two
-    assert select(model, scores, **options).provenance is not None
+    found = count(model, select(model, scores, **options)).to_json()
+    assert {line for line, number in found.items() if number} == {*LINES[name], "head", "total", "percent"}
+    neurons, inputs = 32 + 2 * (96 + 32 + 128 + 32), 192 + 2 * (32 + 32 + 32 + 128)  # of all matrices
+    expected = {"masked_dense": neurons, "gps": neurons, "gps_k5": 5 * neurons, "gps_k10": 10 * neurons}
+    expected |= {"grft_rows": inputs, "grft_columns": neurons}
+    assert found["selected"] == expected.get(name, found["selected"])
 
 
 def test_tasks_are_the_same_on_every_call() -> None:
     args = argparse.Namespace(model="sam_tiny", size=64, batch=2)
     first, again = build_task(args), build_task(args)
     assert torch.equal(first.batch.images, again.batch.images) and len(first.batch) == 2
-    state, other = first.model.state_dict(), again.model.state_dict()
+    state, other = first.model.net.state_dict(), again.model.net.state_dict()
     assert all(torch.equal(state[name], other[name]) for name in state)
     loss = first.loss(first.model(first.batch))
     assert loss.ndim == 0 and loss.dtype == torch.float32 and bool(loss.isfinite())

@@ -1,30 +1,30 @@
 """Segment Anything, trainable: any image size, batched through encoder and decoder, gradients everywhere.
 
 Built from segment-anything's own modules (Kirillov et al., arXiv:2304.02643), with the state dict's keys and shapes
-unchanged: a file saved from here loads strictly there. Three things differ from `segment_anything.Sam`: attention is
+unchanged: a file saved from here loads strictly there. Three things differ from segment-anything: attention is
 computed by `attention.FusedAttention`, the position table is resampled in the forward pass when the image size is
 not the stock one, and the decoder takes a batch of images with one prompt set each.
-
-This module alone knows what SAM's parameters mean (`roles`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from samtune.errors import ConfigError, unknown_name
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.sam.attention import FusedAttention
-from samtune.models.weights import OFFICIAL, RANDOM, load_packaged, load_weights, official_checkpoint
+from samtune.models.sam.published import OFFICIAL, load_published, looks_like
+from samtune.models.weights import RANDOM, load_weights
 from samtune.types import Batch, Prompts, Role
 
 PATCH = 16
@@ -66,52 +66,26 @@ SPECS: dict[str, SamSpec] = {
 }
 
 
-class SamModel(TunableModel):
-    """A SAM with segment-anything's parameters and names.
+class SamModel(Backbone):
+    """A SAM: segment-anything's own network.
 
     Args:
-        name: key of `SPECS`.
         image_size: side of the input frame in pixels, a multiple of 16; None for the stock size.
 
     Raises:
-        ConfigError: unknown name, or a size that is no multiple of 16.
+        ConfigError: a size that is no multiple of 16.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    net: Sam
 
-    def __init__(self, name: str, image_size: int | None = None) -> None:
-        super().__init__()
-        if name not in SPECS:
-            raise ConfigError(unknown_name("model", name, SPECS))
-        spec = SPECS[name]
+    def __init__(self, name: str, spec: SamSpec, image_size: int | None = None) -> None:
         size = spec.image_size if image_size is None else image_size
         if size < PATCH or size % PATCH:
             nearest = max(round(size / PATCH), 1) * PATCH
             raise ConfigError(
                 f"model.image_size is {size}, but SAM needs a multiple of {PATCH}; the nearest is {nearest}."
             )
-        self.name = name
-        self.image_size = size
-        self.checkpointing = False
-        self.image_encoder = _image_encoder(spec)
-        self.prompt_encoder = PromptEncoder(
-            embed_dim=spec.prompt_dim,
-            image_embedding_size=(size // PATCH, size // PATCH),
-            input_image_size=(size, size),
-            mask_in_chans=16,
-        )
-        self.mask_decoder = MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=spec.prompt_dim, mlp_dim=spec.decoder_mlp, num_heads=8
-            ),
-            transformer_dim=spec.prompt_dim,
-            iou_head_depth=3,
-            iou_head_hidden_dim=spec.prompt_dim,
-        )
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+        super().__init__(_network(spec, size), name=name, image_size=size, mean=PIXEL_MEAN, std=PIXEL_STD)
 
     def forward(self, batch: Batch) -> Tensor:
         """Predicts one mask per item (mask token 0, SAM's `multimask_output=False`).
@@ -122,8 +96,11 @@ class SamModel(TunableModel):
         Returns:
             (B, 1, S/4, S/4) logits; foreground where > 0.
         """
-        embeddings = self.encode(self.normalise(batch.images, batch.valid()))
-        return self.decode(embeddings, batch.prompts)
+        return self.decode(self.features(batch), batch.prompts)
+
+    def features(self, batch: Batch) -> Tensor:
+        """Returns the (B, C, S/16, S/16) image embeddings, after the neck."""
+        return self.encode(self.normalise(batch.images, batch.valid()))
 
     def normalise(self, images: Tensor, valid: Tensor) -> Tensor:
         """Applies SAM's normalisation; the padding becomes 0 afterwards, as in segment-anything.
@@ -146,7 +123,7 @@ class SamModel(TunableModel):
         Returns:
             (B, C, S/16, S/16).
         """
-        encoder = self.image_encoder
+        encoder = self.net.image_encoder
         x = encoder.patch_embed(pixels)  # (B, h, w, D)
         x = x + _resample_positions(encoder.pos_embed, x.shape[1], x.shape[2])
         for block in encoder.blocks:
@@ -155,23 +132,6 @@ class SamModel(TunableModel):
             else:
                 x = block(x)
         return encoder.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
-
-    def features(self, batch: Batch) -> Tensor:
-        """Returns the (B, C, S/16, S/16) image embeddings, after the neck."""
-        return self.encode(self.normalise(batch.images, batch.valid()))
-
-    def idle_parameters(self) -> int:
-        """Counts the parameters that mask token 0 does not depend on: IoU head, other tokens' hypernetworks."""
-        decoder = self.mask_decoder
-        idle = [decoder.iou_prediction_head, *list(decoder.output_hypernetworks_mlps)[1:]]
-        return sum(p.numel() for module in idle for p in module.parameters())
-
-    def stock_notes(self, file: Path) -> list[str]:
-        """Returns how segment-anything loads a file of this model."""
-        notes = [f"segment-anything runs at 1024 px; this model was tuned at {self.image_size} px"]
-        if self.name not in OFFICIAL:
-            notes.append(f"segment-anything's registry has no {self.name}: it needs a model of that shape to load it")
-        return notes
 
     def decode(self, embeddings: Tensor, prompts: Prompts | None = None) -> Tensor:
         """Decodes one mask per item.
@@ -183,7 +143,7 @@ class SamModel(TunableModel):
         Returns:
             (B, 1, 4h, 4w) logits.
         """
-        decoder = self.mask_decoder
+        decoder = self.net.mask_decoder
         batch, channels, height, width = embeddings.shape
         # one dtype from here on: under autocast, sums of fp32 and bf16 tensors are slow and no more exact
         sparse, dense, positions = (t.to(embeddings.dtype) for t in self._embed_prompts(prompts, batch))
@@ -204,34 +164,76 @@ class SamModel(TunableModel):
                 points = (prompts.points_input, prompts.labels)
         # Random Fourier features multiply coordinates by 2 pi f: in bf16 that costs whole pixels of place at 1024 px.
         with torch.autocast(self.device.type, enabled=False):
-            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=None)
-            positions = self.prompt_encoder.get_dense_pe()
+            sparse, dense = self.net.prompt_encoder(points=points, boxes=boxes, masks=None)
+            positions = self.net.prompt_encoder.get_dense_pe()
         return sparse.expand(batch, -1, -1), dense.expand(batch, -1, -1, -1), positions
 
-    def roles(self) -> dict[str, Role]:
-        """Says what each parameter is, for selectors and counts.
+    def role(self, name: str, owner: nn.Module) -> Role:
+        """Says what a parameter is, for selectors and counts.
 
         Encoder weights are `linear` or `conv`; their biases are `bias`, and so are the shifts of the neck's two
         LayerNorm2d, which GPS's released code trains with the biases (a named exception). `decoder` is the mask
         decoder and the no-mask embedding; the rest of the prompt encoder is `fixed`.
-
-        Returns:
-            parameter name -> role, complete.
         """
-        roles: dict[str, Role] = {}
-        for owner_name, owner in self.named_modules():
-            for short, _ in owner.named_parameters(recurse=False):
-                name = f"{owner_name}.{short}"
-                roles[name] = _role(name, owner, short)
-        return roles
+        short = name.rpartition(".")[2]
+        if name.startswith(("mask_decoder.", "prompt_encoder.no_mask_embed.")):
+            return "decoder"
+        if name.startswith("prompt_encoder."):
+            return "fixed"
+        if isinstance(owner, nn.Linear | nn.Conv2d):
+            kind: Role = "linear" if isinstance(owner, nn.Linear) else "conv"
+            return "bias" if short == "bias" else kind
+        if isinstance(owner, nn.LayerNorm | LayerNorm2d):
+            return "bias" if short == "bias" and name.startswith("image_encoder.neck.") else "norm"
+        return "position"  # pos_embed, rel_pos_h, rel_pos_w
 
     def block_modules(self) -> list[str]:
-        return [f"image_encoder.blocks.{index}" for index in range(len(self.image_encoder.blocks))]
+        """Returns the blocks of the image encoder."""
+        return [f"image_encoder.blocks.{index}" for index in range(len(self.net.image_encoder.blocks))]
 
     def part(self, name: str) -> str:
         """Returns `patch_embed`, `pos_embed`, `neck` for the encoder, else `prompt_encoder` or `mask_decoder`."""
         parts = name.split(".")
         return parts[1] if parts[0] == "image_encoder" else parts[0]
+
+    def idle(self) -> list[str]:
+        """Returns what mask token 0 does not depend on: the IoU head and the other tokens' hypernetworks."""
+        others = (f"output_hypernetworks_mlps.{token}." for token in range(1, self.net.mask_decoder.num_mask_tokens))
+        prefixes = tuple(f"mask_decoder.{part}" for part in ("iou_prediction_head.", *others))
+        return [name for name, _ in self.net.named_parameters() if name.startswith(prefixes)]
+
+    def stock_notes(self, file: Path) -> list[str]:
+        """Returns at which size segment-anything runs, and whether its registry has the model."""
+        notes = [f"segment-anything runs at 1024 px; this model was tuned at {self.image_size} px"]
+        if self.name not in OFFICIAL:
+            notes += [f"segment-anything's registry has no {self.name}: it needs a model of that shape to load it"]
+        return notes
+
+    def looks_like(self, state: Mapping[str, Tensor]) -> str:
+        """Says which SAM a state dict looks like."""
+        return looks_like(state)
+
+
+def build_sam(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> SamModel:
+    """Builds a pretrained SAM in eval mode.
+
+    Args:
+        checkpoint: a file; None for the weights inside the package (`sam_tiny`) or the official ones, downloaded
+            once; "random" for segment-anything's own initialisation.
+        image_size: side of the input frame in pixels, a multiple of 16; None for the stock size.
+
+    Raises:
+        ConfigError: unknown name or impossible size.
+        CheckpointError: a file that is missing, damaged or belongs to another model.
+    """
+    if name not in SPECS:
+        raise ConfigError(unknown_name("model", name, SPECS))
+    model = SamModel(name, SPECS[name], image_size).eval()
+    if checkpoint is None:
+        load_published(model)
+    elif checkpoint != RANDOM:
+        load_weights(model, Path(checkpoint))
+    return model
 
 
 def upsample_logits(logits: Tensor, size: int) -> Tensor:
@@ -245,6 +247,25 @@ def upsample_logits(logits: Tensor, size: int) -> Tensor:
         (B, 1, size, size) float32, bilinear as in segment-anything.
     """
     return F.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)
+
+
+def _network(spec: SamSpec, size: int) -> Sam:
+    """Returns segment-anything's network for an input frame of `size` pixels."""
+    image_encoder = _image_encoder(spec)  # first: random values are drawn in the order of the parameters
+    prompt_encoder = PromptEncoder(
+        embed_dim=spec.prompt_dim,
+        image_embedding_size=(size // PATCH, size // PATCH),
+        input_image_size=(size, size),
+        mask_in_chans=16,
+    )
+    mask_decoder = MaskDecoder(
+        num_multimask_outputs=3,
+        transformer=TwoWayTransformer(depth=2, embedding_dim=spec.prompt_dim, mlp_dim=spec.decoder_mlp, num_heads=8),
+        transformer_dim=spec.prompt_dim,
+        iou_head_depth=3,
+        iou_head_hidden_dim=spec.prompt_dim,
+    )
+    return Sam(image_encoder, prompt_encoder, mask_decoder)
 
 
 def _image_encoder(spec: SamSpec) -> ImageEncoderViT:
@@ -273,30 +294,3 @@ def _resample_positions(table: Tensor, height: int, width: int) -> Tensor:
         return table
     resampled = F.interpolate(table.permute(0, 3, 1, 2), (height, width), mode="bicubic", align_corners=False)
     return resampled.permute(0, 2, 3, 1)
-
-
-def _role(name: str, owner: nn.Module, short: str) -> Role:
-    if name.startswith("mask_decoder.") or name.startswith("prompt_encoder.no_mask_embed."):
-        return "decoder"
-    if name.startswith("prompt_encoder."):
-        return "fixed"
-    if isinstance(owner, nn.Linear | nn.Conv2d):
-        kind: Role = "linear" if isinstance(owner, nn.Linear) else "conv"
-        return "bias" if short == "bias" else kind
-    if isinstance(owner, nn.LayerNorm | LayerNorm2d):
-        return "bias" if short == "bias" and name.startswith("image_encoder.neck.") else "norm"
-    return "position"  # pos_embed, rel_pos_h, rel_pos_w
-
-
-def build_sam(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> SamModel:
-    """Builds a Segment Anything."""
-    model = SamModel(name, image_size).eval()
-    if checkpoint == RANDOM:
-        return model
-    if checkpoint is not None:
-        load_weights(model, Path(checkpoint))
-    elif name == "sam_tiny":
-        load_packaged(model, name)
-    else:
-        load_weights(model, official_checkpoint(name))
-    return model

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from samtune.errors import ConfigError
+from samtune.models.table import MODELS
 
 Colour = tuple[float, float, float]
 
@@ -85,7 +86,7 @@ def published(stock: str) -> dict[str, Any]:
 
     architecture, _, tag = stock.partition(".")
     if not timm.is_model(architecture):
-        near = [*OWN, *timm.list_models()]
+        near = [*MODELS, *timm.list_models()]
         near = get_close_matches(architecture, near, n=5) or near[:5]
         raise ConfigError(f"timm has no model {architecture!r}. Similar names: {', '.join(near)}.")
     known = get_arch_pretrained_cfgs(architecture)
@@ -101,7 +102,7 @@ class Family(NamedTuple):
     Attributes:
         block: class of its blocks.
         plain_tokens: the blocks map (B, N, C) tokens and attend over all N, as those of a plain ViT.
-        from_official: (state dict of an official file, model) to timm's names and the model's position tables.
+        from_official: (state dict of an official file, network) to timm's names and the network's position tables.
     """
 
     block: type[nn.Module]
@@ -109,16 +110,28 @@ class Family(NamedTuple):
     from_official: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 
 
-def families() -> dict[type, Family]:
-    """Returns the classes of timm that samtune knows."""
+def family_of(net: nn.Module, name: str) -> Family:
+    """Returns what samtune knows about the class of a network.
+
+    Args:
+        name: of the model, for the message.
+
+    Raises:
+        ConfigError: a class that samtune does not know.
+    """
     from timm.models import convnext, swin_transformer, vision_transformer
 
     # DeiT-III's official files name layer scales differently; for other files the option changes nothing
     vit_weights = partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True)
-    return {
+    known = {
         vision_transformer.VisionTransformer: Family(vision_transformer.Block, True, vit_weights),
         swin_transformer.SwinTransformer: Family(
             swin_transformer.SwinTransformerBlock, False, swin_transformer.checkpoint_filter_fn
         ),
         convnext.ConvNeXt: Family(convnext.ConvNeXtBlock, False, convnext.checkpoint_filter_fn),
     }
+    for kind, family in known.items():
+        if isinstance(net, kind):
+            return family
+    names = ", ".join(kind.__name__ for kind in known)
+    raise ConfigError(f"{name} is a {type(net).__name__}, whose parameters samtune does not know. Known: {names}.")

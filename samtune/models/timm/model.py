@@ -1,12 +1,12 @@
 """Classification backbones by timm: plain ViT, Swin and ConvNeXt.
 
-The model is timm's own, with timm's parameter names, so a merged file loads strictly there. It gets two things on
+The network is timm's own, with timm's parameter names, so a merged file loads strictly there. It gets two things on
 top: it takes a batch of uint8 images (the normalisation is the checkpoint's), and it knows its parameters' roles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from samtune.errors import ConfigError
-from samtune.models.backbone import TunableModel
-from samtune.models.timm.families import OWN, families, timm_name
-from samtune.models.timm.weights import Head, load_classifier_weights, load_published
+from samtune.models.backbone import Backbone
+from samtune.models.timm.families import OWN, family_of, timm_name
+from samtune.models.timm.weights import Head, load_classifier_weights, load_published, looks_like
 from samtune.models.weights import RANDOM
-from samtune.types import Interpolation, LabelledBatch, Role
+from samtune.types import LabelledBatch, Role
 
 # Options that are timm's, but not the user's: the key to give instead. (A config refuses our own arguments.)
 _TAKEN = {
@@ -31,47 +31,29 @@ _TAKEN = {
 }
 
 
-class Classifier(TunableModel):
-    """What a timm model gains; mixed in before its class by `build_classifier`.
+class Classifier(Backbone):
+    """A network of timm of a class that samtune knows; arguments and errors as of `Backbone` and `family_of`."""
 
-    Attributes:
-        options: of timm's builder, as `build_classifier` was given them.
-        head_seed: what the head's initial values were drawn from; None where they came with the weights.
-        image_size: side of the input in pixels.
-        interpolation: how its weights saw images resized, "bicubic" or "bilinear".
-        pixel_mean: (3, 1, 1), subtracted from RGB of 0 to 255.
-        pixel_std: (3, 1, 1), what the difference is divided by.
-        block_class: of the blocks.
-        plain_tokens: the blocks are those of a plain ViT.
-        from_official: (state dict of an official file, model) to timm's names and this model's position tables.
-    """
+    net: Any  # of timm, whose classes share methods, but no base class that declares them
 
-    options: dict[str, Any]
-    head_seed: int | None
-    image_size: int
-    interpolation: Interpolation
-    pixel_mean: Tensor
-    pixel_std: Tensor
-    block_class: type[nn.Module]
-    plain_tokens: bool
-    from_official: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
-    _checkpointing = False
+    def __init__(self, net: nn.Module, *, name: str, **facts: Any) -> None:
+        family = family_of(net, name)
+        super().__init__(net, name=name, **facts)
+        self.family = family
 
     def forward(self, batch: LabelledBatch) -> Tensor:
         """Returns (B, classes) logits."""
-        timm_forward: Any = super().forward
-        return timm_forward(self.normalise(batch.images))  # type: ignore[no-any-return]
+        return self.net(self.normalise(batch.images))  # type: ignore[no-any-return]
 
     def features(self, batch: LabelledBatch) -> Tensor:
         """Returns the (B, C) features before the head."""
-        net: Any = self
-        return net.forward_head(net.forward_features(self.normalise(batch.images)), pre_logits=True)  # type: ignore[no-any-return]
+        cells = self.net.forward_features(self.normalise(batch.images))
+        return self.net.forward_head(cells, pre_logits=True)  # type: ignore[no-any-return]
 
     def stock_notes(self, file: Path) -> list[str]:
         """Returns how timm loads a file of this model."""
         name, options = timm_name(self.name, self.image_size)
-        net: Any = self
-        given = {"checkpoint_path": str(file), **options, **self.options, "num_classes": net.num_classes}
+        given = {"checkpoint_path": str(file), **options, **self.options, "num_classes": self.net.num_classes}
         return [f"timm.create_model({name!r}, {', '.join(f'{k}={v!r}' for k, v in given.items())}) loads it"]
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -85,33 +67,44 @@ class Classifier(TunableModel):
 
     @checkpointing.setter
     def checkpointing(self, on: bool) -> None:
-        net: Any = self
-        net.set_grad_checkpointing(on)
+        """Tells timm's network."""
+        self.net.set_grad_checkpointing(on)
         self._checkpointing = on
 
     def block_modules(self) -> list[str]:
-        return [name for name, module in self.named_modules() if isinstance(module, self.block_class)]
+        """Returns the modules of the family's block class."""
+        return [name for name, module in self.net.named_modules() if isinstance(module, self.family.block)]
 
     def token_blocks(self) -> list[str]:
-        return self.block_modules() if self.plain_tokens else []
+        """Returns all blocks where the family is that of a plain ViT."""
+        return self.block_modules() if self.family.plain_tokens else []
 
     def head_module(self) -> str | None:
-        head = self.get_classifier()  # type: ignore[operator]
-        return next((name for name, module in self.named_modules() if module is head), None)
+        """Returns the name of what timm calls the classifier."""
+        head = self.net.get_classifier()
+        return next((name for name, module in self.net.named_modules() if module is head), None)
 
-    def roles(self) -> dict[str, Role]:
-        """Says what each parameter is.
+    def role(self, name: str, owner: nn.Module) -> Role:
+        """Says what a parameter is.
 
         Layer scales count as `bias`: GPS trains ConvNeXt's with the biases. Class token, position embeddings and
         Swin's tables of relative positions are `position`.
         """
-        head = self.head_module()
-        roles: dict[str, Role] = {}
-        for owner_name, owner in self.named_modules():
-            for short, _ in owner.named_parameters(recurse=False):
-                name = f"{owner_name}.{short}" if owner_name else short
-                roles[name] = "head" if owner_name == head else _role(owner, short)
-        return roles
+        short = name.rpartition(".")[2]
+        if owner is self.net.get_classifier():
+            return "head"
+        if isinstance(owner, nn.Linear | nn.Conv2d):
+            kind: Role = "linear" if isinstance(owner, nn.Linear) else "conv"
+            return "bias" if short == "bias" else kind
+        if short == "gamma":
+            return "bias"
+        if isinstance(owner, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d):  # timm's LayerNorm2d is an nn.LayerNorm
+            return "norm"
+        return "position"
+
+    def looks_like(self, state: Mapping[str, Tensor]) -> str:
+        """Says which classifier a state dict looks like."""
+        return looks_like(state)
 
 
 def build_classifier(
@@ -129,7 +122,6 @@ def build_classifier(
 
     Args:
         name: a ViT, Swin or ConvNeXt of timm, such as `vit_base_patch16_224.augreg_in21k`, or a key of `OWN`.
-        classes: outputs of the head.
         checkpoint: a file; None for the model's own published weights (inside the package, or downloaded once from
             the Hugging Face hub); "random" for timm's own initialisation.
         image_size: side of the input in pixels; None for the size of the published weights.
@@ -149,12 +141,12 @@ def build_classifier(
         raise ConfigError("model.head=checkpoint needs weights, but model.checkpoint is random: use model.head=new.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _create(name, image_size, options | {"num_classes": classes, "drop_path_rate": drop_path})
+        model = _create(name, image_size, options, num_classes=classes, drop_path_rate=drop_path)
         torch.manual_seed(seed)  # again: the head depends on nothing but its shape
-        last: Any = model.get_submodule(model.head_module() or "")
+        last = model.net.get_classifier()
         nn.init.trunc_normal_(last.weight, std=0.02)
         nn.init.zeros_(last.bias)
-    model.options, model.head_seed = options, seed if head == "new" else None
+    model.head_seed = seed if head == "new" else None
     _check_output(model.eval(), classes)
     if checkpoint is None:
         load_published(model, head=head)
@@ -163,44 +155,42 @@ def build_classifier(
     return model
 
 
-def _create(name: str, image_size: int | None, options: dict[str, Any]) -> Classifier:
-    """Builds timm's model with timm's initialisation, and mixes `Classifier` in."""
+def _create(name: str, image_size: int | None, options: dict[str, Any], **ours: Any) -> Classifier:
+    """Builds timm's network with timm's initialisation; `ours` are options of timm that the user does not give."""
     import timm
 
     stock, own_options = timm_name(name, image_size)
     own = OWN.get(name)
     overlay = {"mean": own.mean, "std": own.std, "input_size": (3, own.image_size, own.image_size)} if own else None
+    given = own_options | options | ours
     try:
-        net: Any = timm.create_model(stock, pretrained_cfg_overlay=overlay, **own_options | options)
+        net: Any = timm.create_model(stock, pretrained_cfg_overlay=overlay, **given)
     except Exception as err:  # timm asserts, divides and indexes with what it is given
-        given = own_options | options
         raise ConfigError(f"timm can't build {name} of {given} ({err!r}). Check model.options and image_size.") from err
-    known = families()
-    family = next((family for kind, family in known.items() if isinstance(net, kind)), None)
-    if family is None:
-        names = ", ".join(kind.__name__ for kind in known)
-        raise ConfigError(f"{name} is a {type(net).__name__}, whose parameters samtune does not know. Known: {names}.")
-    net.__class__ = type(f"Tunable{type(net).__name__}", (Classifier, type(net)), {})
     config = net.pretrained_cfg
-    net.name, net.interpolation = name, config["interpolation"]
-    net.image_size = config["input_size"][-1] if image_size is None else image_size
-    net.block_class, net.plain_tokens, net.from_official = family
-    for key, values in (("pixel_mean", config["mean"]), ("pixel_std", config["std"])):
-        net.register_buffer(key, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
-    _check(net)
-    model: Classifier = net
+    mean, std = ((255 * torch.tensor(config[key], device="cpu")).tolist() for key in ("mean", "std"))
+    model = Classifier(
+        net,
+        name=name,
+        image_size=config["input_size"][-1] if image_size is None else image_size,
+        mean=mean,
+        std=std,
+        interpolation=config["interpolation"],
+        options=options,
+    )
+    _check(model)
     return model
 
 
 def _check(model: Classifier) -> None:
     """Refuses a model without blocks or a head that samtune knows, and sizes that cut patches."""
     head = model.head_module()
-    if head is None or not isinstance(model.get_submodule(head), nn.Linear) or not model.block_modules():
+    if head is None or not isinstance(model.net.get_submodule(head), nn.Linear) or not model.block_modules():
         raise ConfigError(
             f"{model.name} has no blocks or no single linear head that samtune knows. "
             "Check model.options, or use another model."
         )
-    side: int = getattr(getattr(model, "patch_embed", None), "patch_size", (1,))[0]
+    side: int = getattr(getattr(model.net, "patch_embed", None), "patch_size", (1,))[0]
     if model.image_size < side or model.image_size % side:
         nearest = max(round(model.image_size / side), 1) * side
         raise ConfigError(
@@ -225,14 +215,3 @@ def _check_output(model: Classifier, classes: int) -> None:
         raise ConfigError(f"{model.name} can't run on an image of {side} x {side} pixels ({err}). {advice}") from err
     if found != (1, classes):
         raise ConfigError(f"{model.name} returns {found} for one image, not {(1, classes)}. {advice}")
-
-
-def _role(owner: nn.Module, short: str) -> Role:
-    if isinstance(owner, nn.Linear | nn.Conv2d):
-        kind: Role = "linear" if isinstance(owner, nn.Linear) else "conv"
-        return "bias" if short == "bias" else kind
-    if short == "gamma":
-        return "bias"
-    if isinstance(owner, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d):  # timm's LayerNorm2d is an nn.LayerNorm
-        return "norm"
-    return "position"

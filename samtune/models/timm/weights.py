@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,11 +27,9 @@ from torch import Tensor
 
 from samtune.base.download import file_sha256
 from samtune.errors import CheckpointError
-from samtune.models.timm.families import OWN, published
+from samtune.models.backbone import Backbone
+from samtune.models.timm.families import OWN, family_of, published
 from samtune.models.weights import LoadReport, check_state, read_state
-
-if TYPE_CHECKING:
-    from samtune.models.timm.model import Classifier
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ HUB_SECONDS = 4.0  # for the hub to answer; without this question its client wou
 _PATCHES = "patch_embed.proj.weight"
 
 
-def load_classifier_weights(model: Classifier, path: Path, *, head: Head) -> LoadReport:
+def load_classifier_weights(model: Backbone, path: Path, *, head: Head) -> LoadReport:
     """Loads a checkpoint: everything but the head must fit, with nothing missing, nothing over, all finite.
 
     Args:
@@ -50,9 +48,6 @@ def load_classifier_weights(model: Classifier, path: Path, *, head: Head) -> Loa
             ours, or `.npz` of Google (ViT only).
         head: "new" leaves the model's head alone, whatever the file has; "checkpoint" takes the file's.
 
-    Returns:
-        The account of what was loaded.
-
     Raises:
         CheckpointError: a missing or damaged file, the weights of another model (saying what they look like), or
             a head of another number of classes.
@@ -60,20 +55,20 @@ def load_classifier_weights(model: Classifier, path: Path, *, head: Head) -> Loa
     raw = _read_npz(model, path) if path.suffix == ".npz" else read_state(path)
     state = _to_timm(model, raw, path)
     prefix = f"{model.head_module()}."
-    expected = dict(model.state_dict())
+    expected = dict(model.net.state_dict())
     if head == "checkpoint":
         _check_head(expected[f"{prefix}weight"], state.get(f"{prefix}weight"), path)
     own_head = {n: t for n, t in expected.items() if n.startswith(prefix)} if head == "new" else {}
     wanted = {n: t for n, t in expected.items() if n not in own_head}
     state = {n: t for n, t in state.items() if head == "checkpoint" or not n.startswith(prefix)}
     check_state(wanted, state, path, lambda _: looks_like(raw))
-    model.load_state_dict({**own_head, **state})
+    model.net.load_state_dict({**own_head, **state})
     report = LoadReport(len(state), path, file_sha256(path))
     logger.info("%s, head: %s", report, head)
     return report
 
 
-def load_published(model: Classifier, *, head: Head) -> None:
+def load_published(model: Backbone, *, head: Head) -> None:
     """Loads a model's own weights, from the package or the Hugging Face hub; raises as `load_classifier_weights`."""
     own = OWN.get(model.name)
     if own and own.packaged:
@@ -96,8 +91,6 @@ def hub_file(name: str, repo: str, filename: str = HUB_FILE) -> Path:
 
     Args:
         name: of the model, for messages.
-        repo: `owner/repository`, or `owner/repository@revision`.
-        filename: the file in it.
 
     Raises:
         CheckpointError: it is not in the cache, and there is no network, `HF_HUB_OFFLINE` is set, or the hub refuses.
@@ -148,7 +141,7 @@ def _check_head(own: Tensor, found: Tensor | None, path: Path) -> None:
         )
 
 
-def _to_timm(model: Classifier, raw: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _to_timm(model: Backbone, raw: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Gives the tensors of an official file timm's names, and position tables the model's size."""
     state = dict(raw)
     if any(name.startswith("base_encoder.") for name in state):
@@ -158,7 +151,7 @@ def _to_timm(model: Classifier, raw: Mapping[str, Tensor], path: Path) -> dict[s
     if any(name.startswith("decoder_") for name in state):
         state = {n: t for n, t in state.items() if not n.startswith("decoder_") and n != "mask_token"}
     try:
-        found: dict[str, Tensor] = model.from_official(dict(state), model)
+        found: dict[str, Tensor] = family_of(model.net, model.name).from_official(dict(state), model.net)
     except Exception as err:  # timm's conversion looks up names and shapes of the model in the file
         raise CheckpointError(f"{path} does not fit the model ({err!r}). {looks_like(raw)}") from err
     if _PATCHES in found and state[_PATCHES].ndim == 4:
@@ -169,13 +162,13 @@ def _to_timm(model: Classifier, raw: Mapping[str, Tensor], path: Path) -> dict[s
     return found
 
 
-def _read_npz(model: Classifier, path: Path) -> dict[str, Tensor]:
+def _read_npz(model: Backbone, path: Path) -> dict[str, Tensor]:
     """Reads Google's layout into timm's names: whatever timm's reader leaves untouched in a copy is missing."""
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist. Check model.checkpoint or --checkpoint.")
-    if not model.plain_tokens:
+    if not family_of(model.net, model.name).plain_tokens:
         raise CheckpointError(f"{path} is of a ViT, but {model.name} is none: set model.name to one.")
-    empty: Any = copy.deepcopy(model)
+    empty: Any = copy.deepcopy(model.net)
     with torch.no_grad():
         for parameter in empty.parameters():
             parameter.fill_(torch.nan)

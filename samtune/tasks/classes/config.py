@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from samtune.config import sections as shared
 from samtune.config.papers import hyperparameters
 from samtune.config.sections import PathText, SelectorFacts, impossible_pair
+from samtune.models.table import entry_of
 
 RecipeName = Literal["gps", "grft", "spt"]
 
@@ -23,14 +24,16 @@ class Model(shared.Model):
     options: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
 
     @model_validator(mode="after")
-    def _options_are_timms(self) -> Self:
+    def _name_and_options_fit(self) -> Self:
         ours = {"name": "model.name", "classes": "the data", "checkpoint": "model.checkpoint"}
         ours |= {"image_size": "model.image_size", "head": "model.head", "drop_path": "train.drop_path"}
         ours |= {"seed": "run.seed"}
         given = [key for key in self.options if key in ours]
         problems = [(f"options.{key}", f"is no option of timm: {ours[key]} sets it.") for key in given]
+        if entry_of(self.name).gives != "classes":
+            problems.append(("name", f'"{self.name}" gives masks, not classes. Set task: segmentation.'))
         if problems:
-            raise PydanticCustomError("options", "options do not fit", {"problems": problems})
+            raise PydanticCustomError("options", "name or options do not fit", {"problems": problems})
         return self
 
 

@@ -1,16 +1,19 @@
-"""Classification samples for training, scoring and evaluation, from a list of labelled images."""
+"""Classification samples for training, scoring and evaluation, from a list of labelled images, and a run's loaders."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from samtune.data.loaders import Datasets, EpochDataset, LoaderOptions, Loaders, build_loaders
 from samtune.data.pictures import read_image
-from samtune.tasks.classes.images import LabelledImage
+from samtune.errors import DataError
+from samtune.tasks.classes.images import ClassSplits, LabelledImage
 from samtune.tasks.classes.views import Augment, build_view, check_shape, seeded
 from samtune.types import Interpolation, LabelledBatch, Resize
 
@@ -18,14 +21,14 @@ ClassItem = tuple[str, Tensor, int]
 """Name, (V, 3, S, S) uint8 RGB with one picture per view, label."""
 
 
-class ClassDataset(Dataset[ClassItem]):
+_log = logging.getLogger(__name__)
+
+
+class ClassDataset(EpochDataset[ClassItem, Image.Image]):
     """Items of a list of labelled images.
 
     All randomness of an item comes from (seed, epoch, index, view), so any number of workers gives the same pictures.
     """
-
-    skipped = 0
-    """Images without an item; none, as every image has a label."""
 
     def __init__(
         self,
@@ -48,48 +51,32 @@ class ClassDataset(Dataset[ClassItem]):
             interpolation: as for `build_view`.
             augment: as for `build_view`.
             views: pictures of one image, at least 1; they differ where `augment` draws.
-            seed: start of all randomness.
-            cache: keep pictures in memory as far as every epoch shares them; later epochs decode nothing. An image
+            seed: as for `EpochDataset`.
+            cache: as for `EpochDataset`, of the pictures as far as every epoch shares them. An image
                 costs 3 bytes per pixel: S x S (at 224 px 147 KiB), with "crop" and "light" the scaled picture (at
                 224 px some 260 KiB), with "strong" and "contrastive" the original.
         """
+        super().__init__(len(images), seed=seed, cache=cache)
         self.images = list(images)
         self.views = views
-        self.seed = seed
-        self.epoch = 0
         self._view = build_view(augment, image_size=image_size, resize=resize, interpolation=interpolation)
-        self._cache: dict[int, Image.Image] | None = {} if cache else None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> ClassItem:
-        picture, shown = self._load(index), []
+        picture, shown = self.load(index), []
         for view in range(self.views):
             with seeded(self.seed, self.epoch, index, view):
                 shown.append(self._view.drawn(picture))
         return self.images[index].name, torch.stack(shown), self.images[index].label
 
-    def set_epoch(self, epoch: int) -> None:
-        """Selects the randomness of an epoch; call it before the loader is iterated."""
-        self.epoch = epoch
-
-    def fill_cache(self) -> None:
-        """Decodes all images now, so that worker processes started later share the pictures."""
-        for index in range(len(self)):
-            self._load(index)
-
-    def _load(self, index: int) -> Image.Image:
+    def decode(self, which: int) -> Image.Image:
         """Returns the picture after the part of the view that every epoch shares."""
-        if self._cache is not None and index in self._cache:
-            return self._cache[index]
-        path = self.images[index].image
+        path = self.images[which].image
         pixels = read_image(path)
         check_shape(pixels.shape[1], pixels.shape[0], path)
-        picture = self._view.fixed(Image.fromarray(pixels))
-        if self._cache is not None:
-            self._cache[index] = picture
-        return picture
+        return self._view.fixed(Image.fromarray(pixels))
 
 
 def collate_classes(items: Sequence[ClassItem]) -> LabelledBatch:
@@ -104,3 +91,46 @@ def collate_classes(items: Sequence[ClassItem]) -> LabelledBatch:
     images = torch.stack(pictures, dim=1).flatten(0, 1)  # (V, N, 3, S, S) -> (V * N, 3, S, S)
     shown = [f"{name}~{view + 1}" for view in range(views) for name in names] if views > 1 else names
     return LabelledBatch(images, torch.tensor(labels).repeat(views), tuple(shown))
+
+
+def build_class_data(
+    splits: ClassSplits,
+    options: LoaderOptions,
+    *,
+    image_size: int,
+    resize: Resize = "squash",
+    augment: Augment = "none",
+    interpolation: Interpolation = "bicubic",
+    score_views: bool = False,
+) -> Loaders:
+    """Builds the loaders of `LabelledBatch`es, and logs the notes on the split.
+
+    Args:
+        splits: the images of each part; val may be empty, and then has no loader.
+        options: batches, workers and order.
+        image_size: side S in pixels of the pictures.
+        resize: how pictures become squares, see `build_view`.
+        augment: of train, see `build_view`.
+        interpolation: filter of every scaling.
+        score_views: `score` shows two random views of each image, as the contrastive loss wants, so that batches have
+            2 * `score_batch` pictures; else the evaluation view.
+
+    Raises:
+        DataError: no training or no test image.
+    """
+    for part, images in (("train", splits.train), ("test", splits.test)):
+        if not images:
+            raise DataError(f"the {part} part has no image; classification needs train and test images")
+    for note in splits.notes:
+        _log.warning("%s", note)
+    dataset_of = partial(
+        ClassDataset, image_size=image_size, resize=resize, interpolation=interpolation, seed=options.seed
+    )
+    scored = options.scored(splits.train)  # as drawn: sorted by name, a batch of class folders would hold one class
+    datasets = Datasets(
+        score=dataset_of(scored, augment="contrastive", views=2) if score_views else dataset_of(scored),
+        train=dataset_of(splits.train, augment=augment, cache=options.cache),
+        val=dataset_of(splits.val, cache=options.cache) if splits.val else None,
+        test=dataset_of(splits.test),
+    )
+    return build_loaders(datasets, splits, options, collate_classes)

@@ -11,12 +11,15 @@ import numpy as np
 
 from samtune.base.figures import GRID, INK, new_figure, save_figure
 from samtune.errors import DataError
+from samtune.report.page import Kind, Picture, Section, Table, percent
 from samtune.tasks.classes.report import ClassReport, ClassRow
 from samtune.types import ImageArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+MISTAKES_NOTE = "The images on which the model is wrong and most sure of itself, the surest first."
 
 _NUMBERED = 12  # classes up to which the cells hold numbers
 _LONGEST = 22  # characters of a class name in a picture
@@ -40,6 +43,33 @@ class Example(NamedTuple):
     true: str
     predicted: str
     confidence: float
+
+
+def wrong_classes_section(report: ClassReport, confusion: Path) -> Section:
+    """Draws the confusion matrix, and returns the section that shows it below a table of the worst classes.
+
+    Args:
+        report: of two classes or more.
+        confusion: the PNG file that is written.
+
+    Raises:
+        DiskError: the file can't be written.
+    """
+    save_confusion(confusion, report)
+    rows = [(row.name, f"{row.images:,}", percent(row.accuracy), row.taken_for) for row in worst_classes_table(report)]
+    columns: dict[str, Kind] = {
+        "Class": "name",
+        "Images": "number",
+        "Accuracy": "number",
+        "Most often taken for": "words",
+    }
+    caption = "Confusion matrix: a row holds the images of one class, a column the answers."
+    return Section(
+        "Classes that go wrong",
+        "The classes with the lowest top-1 accuracy, in percent." if rows else "No class goes wrong.",
+        tables=[Table(columns, rows)] if rows else (),
+        pictures=[Picture(caption, confusion)],
+    )
 
 
 def save_confusion(path: Path, report: ClassReport, *, most: int = 40) -> None:

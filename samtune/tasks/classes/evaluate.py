@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from samtune.errors import ConfigError, DataError
-from samtune.models.backbone import TunableModel, evaluation_mode
+from samtune.models.backbone import Backbone, evaluation_mode
 from samtune.tasks.classes.report import CLASS_DEFINITIONS, TOP_K, ClassReport, ClassRow
 from samtune.tasks.evaluate import check_finite
 from samtune.types import LabelledBatch
@@ -118,7 +118,7 @@ def class_rows(names: Sequence[str], logits: Tensor, labels: Tensor) -> list[Cla
 
 
 @contextmanager
-def head_inputs(model: TunableModel, *, every: int) -> Iterator[Callable[[], Tensor]]:
+def head_inputs(model: Backbone, *, every: int) -> Iterator[Callable[[], Tensor]]:
     """Collects the features that reach the head while the block runs.
 
     Args:
@@ -143,7 +143,7 @@ def head_inputs(model: TunableModel, *, every: int) -> Iterator[Callable[[], Ten
             parts.append(inputs[0][-seen % every :: every].detach().to("cpu", torch.float16))
         seen += len(inputs[0])
 
-    handle = model.get_submodule(head).register_forward_pre_hook(collect)
+    handle = model.net.get_submodule(head).register_forward_pre_hook(collect)
     try:
         yield lambda: torch.cat(parts) if parts else torch.empty(0, 0, dtype=torch.float16)
     finally:

@@ -15,17 +15,18 @@ from samtune import console
 from samtune.base.disk import disk_errors, write_json
 from samtune.base.machine import pick_device
 from samtune.console import Table
-from samtune.data.pictures import PARTS
 from samtune.data.splitfile import trained_on
+from samtune.data.splits import PARTS
 from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
 from samtune.metrics.corruption import ALEXNET_ERRORS, SEVERITIES, mean_corruption_error
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.tasks.classes.dataset import ClassDataset, collate_classes
 from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.evaluate import evaluate_classes
-from samtune.tasks.classes.labelled import LabelledImage, corruption_parts, evaluation_images
+from samtune.tasks.classes.images import LabelledImage
 from samtune.tasks.classes.report import ClassReport
+from samtune.tasks.classes.splits import corruption_parts, evaluation_images
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def evaluate_classifier(
     Args:
         checkpoint: `merged.safetensors` or `bundle.safetensors`.
         data_dir: class folders, or a data set that `name` says; classes are matched by name.
-        name: a key of `samtune.tasks.classes.known.DATASETS`, or None. ImageNet-A and -R have 200 of ImageNet's
+        name: a key of `samtune.tasks.classes.layouts.known.DATASETS`, or None. ImageNet-A and -R have 200 of ImageNet's
             classes, and only these may be answered.
         out: folder for `metrics.json` and `per_image.csv`, or None.
         device: auto, cpu, cuda or mps.
@@ -149,7 +150,7 @@ def _save_corruptions(content: Mapping[str, Any], out: Path | None) -> None:
 
 
 def _report(
-    model: TunableModel,
+    model: Backbone,
     info: ClassDescription,
     images: Sequence[LabelledImage],
     *,
@@ -162,12 +163,7 @@ def _report(
     loader: DataLoader[Any] = DataLoader(dataset, batch_size=BATCH, collate_fn=collate_classes)
     with console.progress(f"evaluate {split}", len(loader)) as advance:
         return evaluate_classes(
-            model,
-            loader,
-            classes=info.classes,
-            split=split,
-            allowed=allowed,
-            on_batch=lambda *_: advance(),
+            model, loader, classes=info.classes, split=split, allowed=allowed, on_batch=lambda *_: advance()
         )
 
 

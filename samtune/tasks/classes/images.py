@@ -1,20 +1,22 @@
-"""Images with one class each, and how they are split: the values that the readers of class data share."""
+"""Images with one class each, and their cuts: missing parts, and a few images per class."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samtune.data.pictures import PARTS
+import numpy as np
 
-Named = tuple[Path, str]
-"""An image file and the name of its class."""
+from samtune.data.duplicates import ImageHashes, group_near, hash_images
+from samtune.data.splits import PARTS, Splits, cut_groups
+from samtune.errors import DataError
+from samtune.tasks.classes.layouts.folders import Named
 
-NamedParts = dict[str, list[Named]]
-"""Part ("train", "val", "test") to its images; a part that the folder doesn't have is absent."""
+RATIO = 0.1  # of the images of a class, for each part that is cut
+GROUPED = 100_000  # among more images, near-duplicates are not looked for
 
 
 @dataclass(frozen=True)
@@ -33,22 +35,14 @@ class LabelledImage:
 
 
 @dataclass(frozen=True)
-class ClassSplits:
-    """The parts of a data set of classes, disjoint.
+class ClassSplits(Splits[LabelledImage]):
+    """The parts of a data set of classes, disjoint; val is empty when train and val train together.
 
     Attributes:
         classes: name of each class; a label is an index into it.
-        train: images to score and train on.
-        val: images to choose by; empty when train and val train together.
-        test: images that are looked at once.
-        notes: what a user should know about how the parts came about.
     """
 
-    classes: tuple[str, ...]
-    train: list[LabelledImage]
-    val: list[LabelledImage]
-    test: list[LabelledImage]
-    notes: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] = field(kw_only=True)
 
     def digest(self) -> str:
         """Returns the SHA-256 of names and classes in each part, to tell whether two runs used the same split."""
@@ -57,14 +51,6 @@ class ClassSplits:
             for item in getattr(self, part):
                 digest.update(f"{part}/{item.name}\t{self.classes[item.label]}\n".encode())
         return digest.hexdigest()
-
-
-def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """Returns the distinct names of classes in order: as numbers if all are, else as text."""
-    distinct = set(names)
-    if all(name.isdecimal() for name in distinct):
-        return tuple(sorted(distinct, key=lambda name: (int(name), name)))
-    return tuple(sorted(distinct))
 
 
 def label_images(images: Sequence[Named], classes: Sequence[str], root: Path) -> list[LabelledImage]:
@@ -83,8 +69,107 @@ def label_images(images: Sequence[Named], classes: Sequence[str], root: Path) ->
     return sorted(items, key=lambda item: item.name)
 
 
+def cut_parts(
+    train: Sequence[LabelledImage], missing: Sequence[str], *, classes: Sequence[str], seed: int, notes: list[str]
+) -> dict[str, list[LabelledImage]]:
+    """Cuts parts from train: a tenth of every class each, near-duplicates of a class kept together.
+
+    A class whose images are nearly all alike (digits on black, say) has only identical ones kept together; one that
+    is too small to be cut stays in train. Both are noted.
+
+    Args:
+        train: sorted images.
+        missing: names of the parts, such as ("val", "test").
+        classes: names of the classes.
+        seed: of the cut.
+        notes: gets what the user should know.
+
+    Returns:
+        "train" and the missing parts, each sorted.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    members: dict[int, list[int]] = {}
+    for index, item in enumerate(train):
+        members.setdefault(item.label, []).append(index)
+    hashes = hash_images([item.image for item in train]) if len(train) <= GROUPED else None
+    chosen: dict[str, list[int]] = {"train": [], **{part: [] for part in missing}}
+    alike, small = [], []
+    for label, indices in sorted(members.items()):
+        groups, grouped = _groups(indices, hashes, len(missing) + 1)
+        if not grouped:
+            alike.append(classes[label])
+        if len(groups) <= len(missing):
+            small.append(classes[label])
+            chosen["train"] += indices
+            continue
+        counts = dict.fromkeys(missing, max(1, round(RATIO * len(indices))))
+        for part, taken in cut_groups(groups, counts, (seed, label)).items():
+            chosen[part] += taken
+    if not all(chosen.values()):
+        raise DataError(
+            f"{len(train)} images are too few to cut {' and '.join(missing)} from train; add images, or give the parts"
+        )
+    kept = "near-duplicates kept together" if hashes is not None else f"more than {GROUPED:,} images are not compared"
+    sizes = ", ".join(f"{len(chosen[part])} {part}" for part in chosen)
+    notes.append(f"{' and '.join(missing)} cut from train with seed {seed}, by class, {kept}: {sizes}")
+    if alike:
+        notes.append(f"only identical images kept together where all of a class are alike: {_some(alike)}")
+    if small:
+        notes.append(f"too few images to cut, all stay in train: {_some(small)}")
+    return {part: [train[i] for i in sorted(indices)] for part, indices in chosen.items()}
+
+
+def few_shots(train: Sequence[LabelledImage], shots: int, *, classes: Sequence[str], seed: int) -> list[LabelledImage]:
+    """Draws the same number of images of every class.
+
+    Args:
+        train: sorted images.
+        shots: images per class, at least 1.
+        classes: names of all classes.
+        seed: of the draw.
+
+    Returns:
+        The drawn images, sorted as before.
+
+    Raises:
+        DataError: classes with fewer images, all of them named.
+    """
+    if shots < 1:
+        raise DataError(f"data.shots is {shots}; at least 1 image per class is needed")
+    members: dict[int, list[int]] = {label: [] for label in range(len(classes))}
+    for index, item in enumerate(train):
+        members[item.label].append(index)
+    few = [f"{classes[label]} ({len(indices)})" for label, indices in members.items() if len(indices) < shots]
+    if few:
+        raise DataError(f"data.shots is {shots}, but these classes have fewer training images: {_some(few)}")
+    drawn = []
+    for label, indices in members.items():
+        drawn += np.random.default_rng((seed, label)).choice(indices, shots, replace=False).tolist()
+    return [train[index] for index in sorted(drawn)]
+
+
+def _groups(indices: list[int], hashes: ImageHashes | None, needed: int) -> tuple[list[list[int]], bool]:
+    """Groups the near-duplicates of a class; if these are fewer than needed, the identical images, and False."""
+    if hashes is None:
+        return [[index] for index in indices], True
+    near = [[indices[i] for i in group] for group in group_near(hashes.only(indices))]
+    if len(near) >= needed:
+        return near, True
+    identical: dict[str, list[int]] = {}
+    for index in indices:
+        identical.setdefault(hashes.content[index], []).append(index)
+    return list(identical.values()), False
+
+
 def _relative(path: Path, root: Path) -> str:
     try:
         return path.relative_to(root).as_posix()
     except ValueError:  # a list or an option names a file outside of the data folder
         return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _some(names: Sequence[str]) -> str:
+    """Returns up to ten names, and how many there are."""
+    return f"{len(names)} class(es): {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"

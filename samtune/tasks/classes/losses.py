@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.scoring.contrastive import supervised_contrastive
 from samtune.scoring.score import ScoreLoss
 from samtune.types import LabelledBatch
@@ -29,12 +29,12 @@ def cross_entropy(logits: Tensor, batch: LabelledBatch, *, label_smoothing: floa
 def image_contrastive(*, temperature: float = 0.07) -> ScoreLoss:
     """Returns the supervised contrastive loss on the features before the head: no random head takes part."""
 
-    def loss(model: TunableModel, batch: LabelledBatch) -> Tensor | None:
+    def loss(model: Backbone, batch: LabelledBatch) -> Tensor | None:
         return supervised_contrastive(model.features(batch), batch.labels, temperature=temperature)
 
     return loss
 
 
-def head_cross_entropy(model: TunableModel, batch: LabelledBatch) -> Tensor:
+def head_cross_entropy(model: Backbone, batch: LabelledBatch) -> Tensor:
     """Cross-entropy through a fresh head: SPT's loss, and "Head + CE" of GPS, Tab. 6 (c)."""
     return F.cross_entropy(model(batch).float(), batch.labels)

@@ -13,10 +13,11 @@ from PIL import Image
 from samtune import console
 from samtune.base.disk import disk_errors
 from samtune.base.machine import pick_device
-from samtune.data.pictures import list_problems, read_image
+from samtune.data.pictures import read_image
+from samtune.data.verify import list_problems
 from samtune.errors import DataError
 from samtune.files.merged import load_merged
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.evaluate import predict_classes
 from samtune.tasks.classes.views import build_view, check_shape
@@ -49,7 +50,7 @@ class ClassPredictor:
         info: what its file says about it.
     """
 
-    def __init__(self, model: TunableModel, info: ClassDescription) -> None:
+    def __init__(self, model: Backbone, info: ClassDescription) -> None:
         self.model = model
         self.info = info
         self._view = build_view(

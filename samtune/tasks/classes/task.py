@@ -11,37 +11,37 @@ from torch import nn
 
 from samtune.base.paths import find_path
 from samtune.base.tensors import save_tensors
-from samtune.data.loaders import Loaders
+from samtune.data.loaders import LoaderOptions, Loaders
 from samtune.data.pictures import read_image
+from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.files.description import Description
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
-from samtune.report.page import wrong_classes_section
+from samtune.report.page import Picture, Section
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs
 from samtune.tasks.classes.config import ClassificationConfig
+from samtune.tasks.classes.dataset import build_class_data
 from samtune.tasks.classes.description import ClassDescription, check_classes
-from samtune.tasks.classes.draw import Example, confident_mistakes, save_confusion, save_examples, worst_classes_table
+from samtune.tasks.classes.draw import MISTAKES_NOTE, Example, confident_mistakes, save_examples, wrong_classes_section
 from samtune.tasks.classes.evaluate import evaluate_classes, head_inputs
 from samtune.tasks.classes.evaluate_file import evaluate_classifier, evaluate_corruptions
 from samtune.tasks.classes.images import ClassSplits
-from samtune.tasks.classes.known import DATASETS
-from samtune.tasks.classes.labelled import resolve_classes
-from samtune.tasks.classes.loaders import build_class_data
+from samtune.tasks.classes.layouts.known import DATASETS
 from samtune.tasks.classes.losses import cross_entropy, head_cross_entropy, image_contrastive
 from samtune.tasks.classes.mixing import mixer
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
 from samtune.tasks.classes.report import TOP_K, ClassReport
 from samtune.tasks.classes.service import ClassService
+from samtune.tasks.classes.splits import resolve_classes
 from samtune.tasks.classes.verify import recognises, verify_folder
 from samtune.tasks.task import Advance, Evaluation, Measured, Pages, Prediction, Task, Words
 from samtune.types import Mix, OutputLoss, Resize
 
 FEATURES = 2000  # at most this many images, spread over all, have their features kept, for maps of the feature space
-MISTAKES_NOTE = "The images on which the model is wrong and most sure of itself, the surest first."
 
 
 class ClassificationTask(Task[ClassificationConfig]):
@@ -62,14 +62,12 @@ class ClassificationTask(Task[ClassificationConfig]):
     description: ClassVar[type[Description]] = ClassDescription
     service = ClassService
 
-    def build(self, needs: Needs | None) -> tuple[TunableModel, Loaders]:
+    def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config, data, seed = self.config, self.config.data, self.config.run.seed
         splits = resolve_classes(
             find_path(data.dir),
             name=data.name,
-            train=data.train,
-            val=data.val,
-            test=data.test,
+            given=Given(data.train, data.val, data.test),
             retrain=data.retrain,
             shots=data.shots,
             shots_seed=seed,
@@ -89,21 +87,23 @@ class ClassificationTask(Task[ClassificationConfig]):
         )
         loaders = build_class_data(
             splits,
+            LoaderOptions(
+                batch=config.train.batch,
+                score_batch=config.score.batch,
+                score_images=config.score.images,
+                seed=seed,
+                workers=data.workers,
+                cache=data.cache,
+            ),
             image_size=model.image_size,
-            batch=config.train.batch,
             resize=self.resize(),
             augment=data.augment,
             interpolation=model.interpolation,
-            seed=seed,
-            workers=data.workers,
-            cache=data.cache,
-            score_images=config.score.images,
-            score_batch=config.score.batch,
             score_views=needs is not None and needs.loss == "contrastive",
         )
         return model, loaders
 
-    def skeleton(self) -> TunableModel:
+    def skeleton(self) -> Backbone:
         model = self.config.model
         with torch.device("meta"):  # two classes do for a check: how many there are, the data says
             return build_model(
@@ -138,7 +138,7 @@ class ClassificationTask(Task[ClassificationConfig]):
     ) -> ClassReport:
         images = getattr(_splits(loaders), split)
         every = 0 if keep is None else math.ceil(len(images) / FEATURES)
-        assert isinstance(model, TunableModel)
+        assert isinstance(model, Backbone)
         with head_inputs(model, every=every) as features:
             report = evaluate_classes(
                 model,
@@ -154,7 +154,7 @@ class ClassificationTask(Task[ClassificationConfig]):
         return report
 
     def describe(
-        self, model: TunableModel, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
+        self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> Description:
         return ClassDescription.of(
             model,
@@ -165,18 +165,17 @@ class ClassificationTask(Task[ClassificationConfig]):
             interpolation=model.interpolation,
         )
 
-    def draw(self, model: TunableModel, loaders: Loaders, report: Any, folder: Path) -> Pages:
-        confusion = folder / "confusion.png"
-        save_confusion(confusion, report)
+    def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         return Pages(
             facts={
                 "Model": f"{model.name}, {model.image_size} px",
                 "Data": f"{self.config.data.name or 'class folders'}, {self.config.data.dir}",
                 "Classes": str(len(report.classes)),
             },
-            pictures=_mistakes(loaders, report, folder / "mistakes.png"),
-            note=MISTAKES_NOTE,
-            sections=[wrong_classes_section(worst_classes_table(report), confusion)],
+            sections=[
+                *_mistakes(loaders, report, folder / "mistakes.png"),
+                wrong_classes_section(report, folder / "confusion.png"),
+            ],
         )
 
     def resize(self) -> Resize:
@@ -222,8 +221,8 @@ class ClassificationTask(Task[ClassificationConfig]):
         return verify_folder(folder, name=name)
 
 
-def _mistakes(loaders: Loaders, report: ClassReport, file: Path) -> list[tuple[str, Path]]:
-    """Draws the images that the model is wrong and sure about; returns (caption, file), or nothing without any."""
+def _mistakes(loaders: Loaders, report: ClassReport, file: Path) -> list[Section]:
+    """Draws the images that the model is wrong and sure about; returns their section, or nothing without any."""
     images = {item.name: item.image for item in getattr(_splits(loaders), report.split)}
     names = report.classes
     examples = [
@@ -233,7 +232,8 @@ def _mistakes(loaders: Loaders, report: ClassReport, file: Path) -> list[tuple[s
     if not examples:
         return []
     save_examples(file, examples)
-    return [(f"{len(examples)} most confident mistakes", file)]
+    picture = Picture(f"{len(examples)} most confident mistakes", file)
+    return [Section("Pictures", MISTAKES_NOTE, pictures=[picture])]
 
 
 def _splits(loaders: Loaders) -> ClassSplits:

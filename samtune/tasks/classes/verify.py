@@ -1,22 +1,21 @@
 """Checks the images of a data set of classes before anything is trained on it.
 
-All problems are listed at once. The answer is remembered until a file changes.
+All problems are listed at once. What was seen in a file is remembered until it changes.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
-from samtune.data.cache import file_hashes, remember
-from samtune.data.pictures import PARTS, list_problems, read_image
-from samtune.data.verify import VerifyReport
+from samtune.data.cache import file_hashes
+from samtune.data.facts import image_facts
+from samtune.data.splits import LABEL_LISTS, PARTS, Repeat, repeated
+from samtune.data.verify import VerifyReport, list_problems
 from samtune.errors import DataError
-from samtune.tasks.classes.images import NamedParts
-from samtune.tasks.classes.known import DATASETS, read_layout
+from samtune.tasks.classes.layouts.folders import NamedParts
+from samtune.tasks.classes.layouts.known import DATASETS, read_layout
 from samtune.tasks.classes.views import check_shape
 
 DECODED = {"train": 100_000, "val": 100_000, "test": 5_000}
@@ -24,12 +23,28 @@ DECODED = {"train": 100_000, "val": 100_000, "test": 5_000}
 COMPARED = 100_000  # of more images than that, only the paths are compared between parts
 
 
+def recognises(folder: str | Path) -> bool:
+    """Returns whether a folder looks like one of classes, by names alone: lists with labels, or folders of classes.
+
+    Folders are classes where no images/ or masks/ is, as pairs have them.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return False
+    if any((folder / name).is_file() for name in LABEL_LISTS):
+        return True
+    places = [folder, *(folder / part for part in PARTS)]
+    if any((place / name).is_dir() for place in places for name in ("images", "masks")):
+        return False
+    return any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
+
+
 def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyReport:
-    """Checks the layout of a data folder of classes and decodes everything in it.
+    """Checks the layout of a data folder and decodes everything in it.
 
     Args:
-        folder: with a folder per class, or a data set that `name` says.
-        name: of a data set of `DATASETS`, which is one of classes.
+        folder: class folders, or a data set that `name` says.
+        name: a key of `DATASETS`.
 
     Returns:
         All errors and warnings.
@@ -44,7 +59,7 @@ def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyRepor
         both = read_layout(folder, name, retrain=True)
         parts = parts | {"train and val": both.parts["train"]}
         errors += [line for line in both.problems if line not in errors]
-    errors += _undecodable([path for part in parts.values() for path, _ in part])
+    errors += _unusable([path for part in parts.values() for path, _ in part])
     errors += class_problems(layout.parts, layout.classes) if {"train", "all"} & set(parts) else []
     (errors if name is None else warnings).extend(same_images(parts))
     return VerifyReport(tuple(errors), tuple(warnings))
@@ -74,11 +89,11 @@ def check_classes(
     found = list(problems)
     many = [part for part in parts if len(parts[part]) > DECODED[part]]
     paths = sorted({path for part in parts if part not in many for path, _ in parts[part]})
-    found += remember("decoded-2", paths, lambda: _undecodable(paths))
+    found += _unusable(paths)
     noted: list[str] = []
     refused: list[str] = []
-    for item in _repeats(parts):
-        (noted if item.part in published and item.other in published else refused).append(item.line)
+    for repeat in _repeats(parts):
+        (noted if {repeat.part, repeat.other} <= set(published) else refused).append(_told(repeat))
     if published and refused:  # these may be a whole list
         found.append(
             f"{len(refused)} image(s) are in two parts, such as {refused[0]}; change data.train, .val or .test"
@@ -128,31 +143,19 @@ def same_images(parts: NamedParts) -> list[str]:
     Returns:
         A line per file that repeats one of another part.
     """
-    return [item.line for item in _repeats(parts)]
+    return [_told(repeat) for repeat in _repeats(parts)]
 
 
-class _Repeat(NamedTuple):
-    """Two parts that share an image, and a line that says which."""
-
-    part: str
-    other: str
-    line: str
+def _told(repeat: Repeat[Path]) -> str:
+    return f"{repeat.item} ({repeat.part}) is the same image as {repeat.twin} ({repeat.other})"
 
 
-def _repeats(parts: NamedParts) -> list[_Repeat]:
+def _repeats(parts: NamedParts) -> list[Repeat[Path]]:
     where = [(part, path) for part in PARTS for path, _ in parts.get(part, ())]
     if len(where) > COMPARED:
-        keys = [os.path.abspath(path) for _, path in where]
-    else:
-        where = _of_equal_size(where)
-        keys = file_hashes([path for _, path in where])
-    first: dict[str, tuple[str, Path]] = {}
-    found = []
-    for (part, path), key in zip(where, keys, strict=True):
-        other, twin = first.setdefault(key, (part, path))
-        if other != part:
-            found.append(_Repeat(part, other, f"{path} ({part}) is the same image as {twin} ({other})"))
-    return found
+        return repeated(where, [os.path.abspath(path) for _, path in where])
+    where = _of_equal_size(where)
+    return repeated(where, file_hashes([path for _, path in where]))
 
 
 def _of_equal_size(where: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
@@ -164,21 +167,6 @@ def _of_equal_size(where: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
     return [item for item, size in zip(where, bytes_of, strict=True) if size > 0 and len(sizes[size]) > 1]
 
 
-def _undecodable(paths: Sequence[Path]) -> list[str]:
-    """Decodes pictures, several at a time; returns a line for each that can't be, or is too long."""
-
-    def problem(path: Path) -> str | None:
-        try:
-            pixels = read_image(path)
-            check_shape(pixels.shape[1], pixels.shape[0], path)
-        except DataError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        return [line for line in threads.map(problem, paths) if line is not None]
-
-
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -186,13 +174,14 @@ def _size(path: Path) -> int:
         return -1
 
 
-def recognises(folder: Path) -> bool:
-    """Tells classes from pairs: no images/ or masks/ where pairs have them, but folders, or lists with labels."""
-    if not folder.is_dir():
-        return False
-    if any((folder / name).is_file() for name in ("train.json", "train800.txt", "train800val200.txt")):
-        return True
-    places = [folder, *(folder / part for part in PARTS)]
-    if any((place / name).is_dir() for place in places for name in ("images", "masks")):
-        return False
-    return any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
+def _unusable(paths: Sequence[Path]) -> list[str]:
+    """Returns a line for each picture that can't be decoded or is too long; those that are new are decoded."""
+    problems = []
+    for path, facts in zip(paths, image_facts(paths), strict=True):
+        try:
+            if isinstance(facts, DataError):
+                raise facts
+            check_shape(facts.width, facts.height, path)
+        except DataError as error:
+            problems.append(str(error))
+    return problems

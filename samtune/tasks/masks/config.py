@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from samtune.config import sections as shared
 from samtune.config.sections import Names, PathText, impossible_pair
 from samtune.errors import unknown_name
+from samtune.models.table import names_that_give
 
 
 class Model(shared.Model):
-    """`model`: a Segment Anything model."""
+    """`model`: a model whose output is a mask."""
 
-    name: Literal["sam_tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"] = Field("sam_tiny", description="architecture")
+    name: str = Field("sam_tiny", description="architecture")
     image_size: int | None = Field(
-        None, ge=64, multiple_of=16, description="side of the square input in pixels; empty: the model's own"
+        None, ge=64, description="side of the square input in pixels; empty: the model's own"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _gives_masks(cls, name: str) -> str:
+        known = names_that_give("masks")
+        if name not in known:
+            *first, last = map(repr, known)
+            expected = f"{', '.join(first)} or {last}"
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+        return name
 
 
 class Data(shared.Data):

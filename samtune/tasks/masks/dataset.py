@@ -1,50 +1,40 @@
-"""Segmentation samples for training and evaluation, from pairs of image and mask.
+"""Segmentation samples for training and evaluation, from pairs of image and mask, and the loaders of a run.
 
 Decoding lives in `pairs`, prompts in `prompts`; here they become `Sample`s, and `Batch`es of the input frame.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from samtune.data.loaders import Datasets, EpochDataset, LoaderOptions, Loaders, build_loaders
 from samtune.data.pictures import read_image
+from samtune.data.splits import Splits
 from samtune.errors import DataError
 from samtune.tasks.masks.augment import reseed, train_augmentation
-from samtune.tasks.masks.components import box_of, components, point_in
-from samtune.tasks.masks.pairs import Pair, find_pairs, read_mask
+from samtune.tasks.masks.pairs import Pair, mask_facts, read_mask
+from samtune.tasks.masks.prompts import box_of, components, point_in
 from samtune.types import Batch, ImageArray, MaskArray, PromptMode, Prompts, Sample, Size
 
-__all__ = [
-    "Collate",
-    "Pair",
-    "SegmentationDataset",
-    "find_pairs",
-    "input_size",
-    "read_image",
-    "read_mask",
-    "resize_longest",
-]
+_log = logging.getLogger(__name__)
 
 
-class SegmentationDataset(Dataset[Sample]):
+class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
     """Samples of a list of pairs.
 
     Prompt "none": one item per image, its whole foreground is the target. "box" and "point": targets are
     connected components. With `augment`, an item is one image, and one component of it is drawn per epoch;
     without, every component is an item `stem#1`, `stem#2`, ... Images without any component are left out and
     counted.
-
-    All randomness of an item comes from (seed, epoch, index), so any number of workers gives the same
-    samples.
     """
 
     def __init__(
@@ -64,24 +54,22 @@ class SegmentationDataset(Dataset[Sample]):
             image_size: longer side in pixels of the input frame.
             prompt: which prompt, and with it which target, the samples carry.
             augment: random flips, turns, colours, box jitter and point positions.
-            seed: start of all randomness.
-            cache: keep decoded and scaled arrays in memory; later epochs decode nothing.
+            seed: as for `EpochDataset`.
+            cache: as for `EpochDataset`, of the scaled arrays.
         """
+        super().__init__(len(pairs), seed=seed, cache=cache)
         self.pairs = list(pairs)
         self.image_size = image_size
         self.prompt: PromptMode = prompt
         self.augment = augment
-        self.seed = seed
-        self.epoch = 0
         self._transform: Any = train_augmentation(image_size) if augment else None
-        self._cache: dict[int, tuple[ImageArray, MaskArray]] | None = {} if cache else None
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, index: int) -> Sample:
         which, component = self._items[index]
-        image, truth = self._load(which)
+        image, truth = self.load(which)
         name = self.pairs[which].name
         if not self.augment:
             if component is not None:
@@ -103,43 +91,34 @@ class SegmentationDataset(Dataset[Sample]):
             for which, component in self._items
         ]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Selects the randomness of an epoch; call it before the loader is iterated."""
-        self.epoch = epoch
-
     @property
     def skipped(self) -> int:
         """Number of images without a component, which have no item in prompt modes "box" and "point"."""
         return len(self.pairs) - len({which for which, _ in self._items})
 
-    def fill_cache(self) -> None:
-        """Decodes all images now, so that worker processes started later share the arrays."""
-        for which in range(len(self.pairs)):
-            self._load(which)
+    def decode(self, which: int) -> tuple[ImageArray, MaskArray]:
+        """Returns the image in the input frame, without padding, and the mask at the original size."""
+        pair = self.pairs[which]
+        image, mask = read_image(pair.image), read_mask(pair.mask)
+        if image.shape[:2] != mask.shape:
+            wanted, found = (f"{a.shape[1]} x {a.shape[0]}" for a in (image, mask))
+            raise DataError(f"{pair.mask}: mask of {found} pixels, image of {wanted}; both must be equal")
+        return cast(ImageArray, resize_longest(image, self.image_size)), mask
 
     @cached_property
     def _items(self) -> list[tuple[int, int | None]]:
         """(pair, component) per item; None = the whole mask, or a component drawn later."""
         if self.prompt == "none":
             return [(which, None) for which in range(len(self.pairs))]
-        counts = [len(components(self._load(which)[1])) for which in range(len(self.pairs))]
-        if self.augment:
-            return [(which, None) for which, count in enumerate(counts) if count]
-        return [(which, part) for which, count in enumerate(counts) for part in range(count)]
-
-    def _load(self, which: int) -> tuple[ImageArray, MaskArray]:
-        """Returns the image in the input frame, without padding, and the mask at the original size."""
-        if self._cache is not None and which in self._cache:
-            return self._cache[which]
-        pair = self.pairs[which]
-        image, mask = read_image(pair.image), read_mask(pair.mask)
-        if image.shape[:2] != mask.shape:
-            wanted, found = (f"{a.shape[1]} x {a.shape[0]}" for a in (image, mask))
-            raise DataError(f"{pair.mask}: mask of {found} pixels, image of {wanted}; both must be equal")
-        loaded = cast(ImageArray, resize_longest(image, self.image_size)), mask
-        if self._cache is not None:
-            self._cache[which] = loaded
-        return loaded
+        items: list[tuple[int, int | None]] = []
+        for which, facts in enumerate(mask_facts([pair.mask for pair in self.pairs])):
+            if isinstance(facts, DataError):
+                raise facts
+            if not self.augment:
+                items += [(which, part) for part in range(facts.components)]
+            elif facts.components:
+                items.append((which, None))
+        return items
 
     def _augmented(self, image: ImageArray, mask: MaskArray, rng: np.random.Generator) -> tuple[ImageArray, MaskArray]:
         reseed(self._transform, int(rng.integers(2**31)))
@@ -150,13 +129,7 @@ class SegmentationDataset(Dataset[Sample]):
         return changed["image"], moved
 
     def _sample(
-        self,
-        name: str,
-        image: ImageArray,
-        mask: MaskArray,
-        truth: MaskArray,
-        *,
-        rng: np.random.Generator | None,
+        self, name: str, image: ImageArray, mask: MaskArray, truth: MaskArray, *, rng: np.random.Generator | None
     ) -> Sample:
         box = torch.from_numpy(box_of(mask, rng=rng)) if self.prompt == "box" else None
         point = torch.from_numpy(point_in(mask, rng=rng))[None] if self.prompt == "point" else None
@@ -198,6 +171,46 @@ class Collate:
             truths=tuple(s.truth for s in samples),
             prompts=_prompts(samples),
         )
+
+
+def build_data(
+    splits: Splits[Pair],
+    options: LoaderOptions,
+    *,
+    image_size: int,
+    prompt: PromptMode = "none",
+    augment: bool = True,
+    score_prompt: PromptMode = "none",
+) -> Loaders:
+    """Builds the loaders of `Batch`es, and logs the notes on the split.
+
+    Args:
+        splits: of `resolve_split`.
+        options: batches, workers and order.
+        image_size: side S in pixels of the input frame.
+        prompt: prompt mode of train, val and test.
+        augment: whether training images are augmented.
+        score_prompt: prompt mode of `score`, which has its images in order of the split; the contrastive loss wants
+            the whole foreground ("none").
+
+    Raises:
+        DataError: no training image has an object to prompt for.
+    """
+    for note in splits.notes:
+        _log.warning("%s", note)
+    dataset_of = partial(SegmentationDataset, image_size=image_size, seed=options.seed)
+    datasets = Datasets(
+        score=dataset_of(sorted(options.scored(splits.train), key=lambda pair: pair.name), prompt=score_prompt),
+        train=dataset_of(splits.train, prompt=prompt, augment=augment, cache=options.cache),
+        val=dataset_of(splits.val, prompt=prompt, cache=options.cache),
+        test=dataset_of(splits.test, prompt=prompt),
+    )
+    if not len(datasets.score) or not len(datasets.train):
+        raise DataError(
+            f"no training image has a foreground to prompt for: all {len(splits.train)} masks are empty, such as "
+            f"{splits.train[0].mask}; add images with an object"
+        )
+    return build_loaders(datasets, splits, options, Collate(image_size))
 
 
 def input_size(size: Size, longest: int) -> Size:

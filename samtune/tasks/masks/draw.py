@@ -1,4 +1,5 @@
-"""Pictures that let a person judge masks: the image, both outlines, and a map of the errors, side by side.
+"""How is a person shown masks? The image, both outlines, and a map of the errors, side by side; in a report the
+best, median and worst of them.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart too.
 """
@@ -7,13 +8,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from samtune.base.disk import write_bytes
+from samtune.data.pictures import read_image
+from samtune.models.backbone import Backbone
+from samtune.report.page import Picture, Section
+from samtune.tasks.masks.dataset import Collate, SegmentationDataset
+from samtune.tasks.masks.evaluate import predict_batch
+from samtune.tasks.masks.pairs import Pair
 from samtune.tasks.masks.report import Report
 from samtune.types import ImageArray, MaskArray
 
@@ -31,6 +38,38 @@ _CAPTION_HEIGHT, _MIN_WIDTH, _GAP = 26, 150, 4
 
 Case = tuple[str, ImageArray, MaskArray | None, MaskArray]
 """(name, (H, W, 3) uint8 RGB image, truth or None, prediction); masks are (H, W) bool at the image's size."""
+
+
+OVERLAYS_NOTE = (
+    "Best, median and worst images by Dice. The last panel shows the errors: green is right, red is too much, blue "
+    "was missed."
+)
+
+
+def gallery_sections(
+    folder: Path, model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair], report: Report, *, each: int
+) -> Sequence[Section]:
+    """Draws the cases of a report that a person should see.
+
+    Args:
+        folder: gets one PNG per case.
+        model: what the report is of, in eval mode.
+        dataset: the items that were evaluated.
+        pairs: where their images are.
+        report: chooses the cases.
+        each: number of best, of median and of worst cases; 0 draws nothing.
+
+    Returns:
+        The section that shows them; none without a case.
+    """
+    cases = pick_cases(report, each=each) if each else []
+    files = save_overlays(folder, _cases(model, dataset, pairs, [name for _, name in cases]))
+    dice = {row.name: row.dice for row in report.rows}
+    pictures = [
+        Picture(f"{label}: {name}, Dice {dice[name]:.3f}", file)
+        for (label, name), file in zip(cases, files, strict=True)
+    ]
+    return [Section("Pictures", OVERLAYS_NOTE, pictures=pictures)] if pictures else []
 
 
 def pick_cases(report: Report, *, each: int = 3) -> list[tuple[str, str]]:
@@ -78,6 +117,18 @@ def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
         write_bytes(path, cv2.imencode(".png", panel[..., ::-1])[1].tobytes())
         paths.append(path)
     return paths
+
+
+def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair], names: list[str]) -> Iterator[Case]:
+    """Yields (name, image, truth, prediction) of items by name, by the one prediction path."""
+    numbers = {name: number for number, name in enumerate(dataset.names)}
+    images = {pair.name: pair.image for pair in pairs}
+    for name in names:
+        sample = dataset[numbers[name]]
+        batch = Collate(model.image_size)([sample]).to(model.device)
+        (prediction,) = predict_batch(model, batch, sizes_original=[sample.truth.shape])
+        image = read_image(images[name if name in images else name.rpartition("#")[0]])
+        yield name, image, sample.truth, prediction.mask
 
 
 def overlay_row(image: ImageArray, truth: MaskArray | None, prediction: MaskArray) -> ImageArray:

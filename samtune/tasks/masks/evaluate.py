@@ -87,11 +87,7 @@ def evaluate(
 
 
 def predict_batch(
-    model: nn.Module,
-    batch: Batch,
-    *,
-    sizes_original: Sequence[Size],
-    autocast_dtype: torch.dtype | None = None,
+    model: nn.Module, batch: Batch, *, sizes_original: Sequence[Size], autocast_dtype: torch.dtype | None = None
 ) -> list[Prediction]:
     """Predicts the masks of one batch at the original sizes: the single prediction path.
 
@@ -154,11 +150,15 @@ def measure(
 
 
 def _definition(metrics: Sequence[str], empty: str, unit: str) -> dict[str, str]:
-    """Returns a sentence per number; with a prompt the unit is the object, and objects count as independent."""
+    """Returns a sentence per number; with a prompt the unit is the object, and the bootstrap still draws images."""
     sizes = [f"{size}_{metric}" for size in SIZES for metric in ("images", "dice", "iou")]
     names = ["mDice", "mIoU", "ci95", *ROW_METRICS, *metrics, *sizes, "both_empty"]
     rule = "both masks empty is left out" if empty == "nan" else "both masks empty is 1"
-    return {
+    definition = {
         name: re.sub(r"\bimage", unit, DEFINITIONS[name]).replace("both masks empty is 1", rule)
         for name in dict.fromkeys(names)
     }
+    if unit == "object":
+        drawn = "1000 resamples of the images, each with all its objects"
+        definition["ci95"] = definition["ci95"].replace("1000 resamples", drawn)
+    return definition

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.sam.model import upsample_logits
 from samtune.scoring.contrastive import pixel_contrastive
 from samtune.scoring.score import ScoreLoss
@@ -46,7 +46,7 @@ def contrastive_loss(*, cells: int = 128, temperature: float = 0.1, seed: int = 
     """Returns the pixel-level supervised contrastive loss on image embeddings, its draw of cells seeded."""
     generator = torch.Generator().manual_seed(seed)
 
-    def loss(model: TunableModel, batch: Batch) -> Tensor | None:
+    def loss(model: Backbone, batch: Batch) -> Tensor | None:
         return pixel_contrastive(
             model.features(batch), batch, cells=cells, temperature=temperature, generator=generator
         )
@@ -57,7 +57,7 @@ def contrastive_loss(*, cells: int = 128, temperature: float = 0.1, seed: int = 
 def task_loss(loss: LogitLoss = dice_bce) -> ScoreLoss:
     """Returns the loss of the training, through the decoder: what GPS's release scores with, as SAM's is not random."""
 
-    def through_decoder(model: TunableModel, batch: Batch) -> Tensor:
+    def through_decoder(model: Backbone, batch: Batch) -> Tensor:
         return loss(upsample_logits(model(batch), batch.images.shape[-1]), batch)
 
     return through_decoder

@@ -1,4 +1,4 @@
-"""Pairs of image and mask on disk: finding them, and decoding a mask.
+"""Pairs of image and mask on disk: finding them, decoding a mask, and what that shows.
 
 A data folder has `images/` and `masks/`; a pair is the two files with the same stem.
 """
@@ -6,16 +6,19 @@ A data folder has `images/` and `masks/`; a pair is the two files with the same 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from samtune.data.pictures import SUFFIXES, list_problems, open_picture
+from samtune.data.cache import recall
+from samtune.data.pictures import ORIENTATION, SUFFIXES, open_picture
+from samtune.data.verify import list_problems
 from samtune.errors import DataError
+from samtune.tasks.masks.prompts import components
 from samtune.types import MaskArray
 
 
@@ -32,6 +35,24 @@ class Pair:
     name: str
     image: Path
     mask: Path
+
+
+class MaskFacts(NamedTuple):
+    """What a file of a mask shows.
+
+    Attributes:
+        width: in pixels, EXIF orientation applied.
+        height: as `width`.
+        orientation: EXIF tag, 1 = upright.
+        oddities: what a user may want to know, a line each.
+        components: number of `components`; 0 for a mask without foreground.
+    """
+
+    width: int
+    height: int
+    orientation: int
+    oddities: list[str]
+    components: int
 
 
 def find_pairs(folder: str | Path) -> list[Pair]:
@@ -99,6 +120,12 @@ def read_mask(path: str | Path) -> MaskArray:
         return to_mask(picture)
 
 
+def mask_facts(paths: Sequence[Path]) -> list[MaskFacts | DataError]:
+    """Returns the facts of mask files, remembered per file; where one can't be read, the error that says why."""
+    answers = recall("masks-1", paths, _look)
+    return [answer if isinstance(answer, DataError) else MaskFacts(*answer) for answer in answers]
+
+
 def to_mask(picture: Image.Image) -> MaskArray:
     """Converts a decoded picture to a binary mask.
 
@@ -148,6 +175,30 @@ def _grey_levels(picture: Image.Image) -> np.ndarray:
 
 def _is_grey(colours: np.ndarray) -> bool:
     return bool((colours[..., 0] == colours[..., 1]).all() and (colours[..., 0] == colours[..., 2]).all())
+
+
+def _look(path: Path) -> MaskFacts:
+    with open_picture(path) as picture:
+        mask = to_mask(picture)
+        orientation = int(picture.getexif().get(ORIENTATION, 1))
+        oddities = _oddities(picture, mask)
+    return MaskFacts(mask.shape[1], mask.shape[0], orientation, oddities, len(components(mask)))
+
+
+def _oddities(picture: Image.Image, mask: MaskArray) -> list[str]:
+    found = []
+    if picture.format in ("JPEG", "MPO"):
+        found.append("JPEG mask, foreground is > 127; PNG is exact")
+    elif picture.mode in ("P", "RGB", "RGBA"):
+        kind = {"P": "palette mask, read by grey colour or index"}.get(
+            picture.mode, f"{picture.mode} mask of equal channels"
+        )
+        found.append(f"{kind}; one grey channel is clearer")
+    if mask.all() or not mask.any():
+        found.append(f"mask is all {'foreground' if mask.all() else 'background'}")
+    elif mask.mean() > 0.5 and np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean() > 0.9:
+        found.append("mask looks inverted: foreground covers more than half the image and nearly all its border")
+    return found
 
 
 def _by_stem(folder: Path) -> tuple[dict[str, Path | None], list[str]]:

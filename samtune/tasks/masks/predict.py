@@ -20,10 +20,11 @@ from samtune import console
 from samtune.base.disk import replacing
 from samtune.base.machine import pick_device
 from samtune.base.paths import find_path
-from samtune.data.pictures import SUFFIXES, list_problems, read_image
+from samtune.data.pictures import SUFFIXES, read_image
+from samtune.data.verify import list_problems
 from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.tasks.masks.dataset import Collate, resize_longest
 from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.draw import save_overlays
@@ -42,7 +43,7 @@ class Predictor:
         info: what its file says about it.
     """
 
-    def __init__(self, model: TunableModel, info: MaskDescription) -> None:
+    def __init__(self, model: Backbone, info: MaskDescription) -> None:
         self.model = model
         self.info = info
 

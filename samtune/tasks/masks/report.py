@@ -57,16 +57,22 @@ class Report(AnyReport):
         return {"mDice": self.mDice, "mIoU": self.mIoU}
 
     @property
+    def images(self) -> list[str]:
+        """Name of the image of each row; with a prompt an image has a row `name#1`, `name#2`, ... per object."""
+        prompted = "object" in self.definition.get("mDice", "")
+        return [re.sub(r"#\d+$", "", row.name) if prompted else row.name for row in self.rows]
+
+    @property
     def n_images(self) -> int:
-        """Number of images; with a prompt an image has a row `name#1`, `name#2`, ... per object."""
-        return len({re.sub(r"#\d+$", "", row.name) for row in self.rows})
+        """Number of images."""
+        return len(set(self.images))
 
     @property
     def ci95(self) -> dict[str, tuple[float, float]]:
-        """95 % bootstrap intervals (low, high) of mDice and mIoU over the images."""
+        """95 % bootstrap intervals (low, high) of mDice and mIoU; images are drawn, with all their objects."""
         return {
-            "mDice": bootstrap_ci([row.dice for row in self.rows]),
-            "mIoU": bootstrap_ci([row.iou for row in self.rows]),
+            "mDice": bootstrap_ci([row.dice for row in self.rows], images=self.images),
+            "mIoU": bootstrap_ci([row.iou for row in self.rows], images=self.images),
         }
 
     @property
@@ -165,8 +171,12 @@ def compare_reports(a: Report, b: Report) -> dict[str, tuple[float, float, float
             f"{alone[0]!r}. Evaluate both models on the same split."
         )
     return {
-        "mDice": paired_bootstrap([r.dice for r in rows_a.values()], [rows_b[name].dice for name in rows_a]),
-        "mIoU": paired_bootstrap([r.iou for r in rows_a.values()], [rows_b[name].iou for name in rows_a]),
+        name: paired_bootstrap(
+            [getattr(row, column) for row in a.rows],
+            [getattr(rows_b[row.name], column) for row in a.rows],
+            images=a.images,
+        )
+        for name, column in (("mDice", "dice"), ("mIoU", "iou"))
     }
 
 

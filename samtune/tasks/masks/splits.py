@@ -1,48 +1,20 @@
-"""Which pair belongs to train, val and test.
-
-A published split (folders or lists of names) stays as it is. What is missing is cut from train: seeded, with
-near-duplicates kept together, so that no frame of a video is trained on and tested on.
-"""
+"""Which pair belongs to train, val and test: folders, lists of names, or a cut."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
-
 from samtune.data.duplicates import group_near, hash_images
-from samtune.data.pictures import PARTS, list_problems
+from samtune.data.splits import NONE_GIVEN, PARTS, Given, Splits, cut_groups, read_given, repeated, without_given
+from samtune.data.verify import list_problems
 from samtune.errors import DataError, unknown_name
 from samtune.tasks.masks.pairs import Pair, scan_folder
 from samtune.tasks.masks.verify import check_pairs, verify_pairs
 
 SplitMode = Literal["auto", "folders", "files", "ratio"]
 Parts = dict[str, list[Pair]]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The parts of a data set, disjoint.
-
-    Attributes:
-        train: pairs to score and train on.
-        val: pairs to choose by.
-        test: pairs that are looked at once.
-        notes: what a user should know about how the parts came about.
-    """
-
-    train: list[Pair]
-    val: list[Pair]
-    test: list[Pair]
-    notes: list[str] = field(default_factory=list)
-
-    def digest(self) -> str:
-        """Returns the SHA-256 of the names in each part, to tell whether two runs used the same split."""
-        text = "\n".join(f"{part}/{pair.name}" for part in PARTS for pair in getattr(self, part))
-        return hashlib.sha256(text.encode()).hexdigest()
+Ratios = tuple[float, float, float]
 
 
 def resolve_split(
@@ -50,12 +22,10 @@ def resolve_split(
     *,
     split: SplitMode = "auto",
     seed: int = 0,
-    ratios: tuple[float, float, float] = (0.8, 0.1, 0.1),
-    train: str | Path | None = None,
-    val: str | Path | None = None,
-    test: str | Path | None = None,
-) -> Splits:
-    """Splits a data folder.
+    ratios: Ratios = (0.8, 0.1, 0.1),
+    given: Given = NONE_GIVEN,
+) -> Splits[Pair]:
+    """Checks and splits a data folder.
 
     Args:
         folder: holds `train/`, `val/`, `test/` (each with `images/` and `masks/`), or `images/` and `masks/`
@@ -64,34 +34,24 @@ def resolve_split(
         seed: of the cuts that are made here.
         ratios: parts of train, val and test, summing to 1; val and test are also what a missing part takes of
             train.
-        train: a folder with `images/` and `masks/`, or a text file of names in `folder`, for this part;
-            relative to the working folder or to `folder`.
-        val: as `train`.
-        test: as `train`.
+        given: parts elsewhere: a folder with `images/` and `masks/`, or a text file of names in `folder`.
 
     Returns:
         The parts, each sorted by name.
 
     Raises:
-        DataError: the folder has none of these layouts, pairs are incomplete, a list names an absent file,
-            parts share an image, or there are too few images.
+        DataError: the folder has none of these layouts, pairs are incomplete, files are bad, a list names an absent
+            file, parts share an image, or there are too few images.
     """
-    folder = Path(folder)
-    if split not in get_args(SplitMode):
-        raise DataError(unknown_name("split", split, get_args(SplitMode)))
-    if len(ratios) != 3 or min(ratios) < 0 or ratios[0] <= 0 or abs(sum(ratios) - 1) > 1e-6:
-        raise DataError(f"split ratios {ratios} must be three numbers >= 0 that sum to 1, with a train part above 0")
-    if not folder.is_dir():
-        raise DataError(f"data folder {folder} does not exist; set data.dir, or see data/README.md to get one")
-    given = {part: value for part, value in zip(PARTS, (train, val, test), strict=True) if value is not None}
+    folder, named = Path(folder), given.parts()
+    _check_options(folder, split, ratios)
     problems: list[str] = []
     notes: list[str] = []
-    parts = _found_parts(folder, split, given, problems, notes)
-    for part, value in given.items():
-        parts[part] = _override(folder, part, value, problems)
-    if "train" in parts and "train" not in given:  # what is asked for elsewhere is not trained on
-        taken = {pair.image for part in given for pair in parts[part]}
-        parts["train"] = [pair for pair in parts["train"] if pair.image not in taken]
+    parts = _found_parts(folder, split, named, problems, notes)
+    for part, value in named.items():
+        parts[part] = _given_part(folder, part, value, problems)
+    if (train := without_given(parts, named, lambda pair: pair.image)) is not None:
+        parts["train"] = train
     if problems:
         known = [pair for pairs in parts.values() for pair in pairs]
         raise DataError(list_problems(f"{folder} can't be split", [*problems, *verify_pairs(known).errors]))
@@ -99,10 +59,19 @@ def resolve_split(
         raise DataError(
             f"{folder}: no training part (found: {', '.join(parts) or 'nothing'}); add train/ or data.train"
         )
-    check_pairs([pair for part in PARTS for pair in parts.get(part, [])])  # before the first bad file stops a hash
+    report = check_pairs([pair for part in PARTS for pair in parts.get(part, [])])  # before a bad file stops a hash
     cut = _cut_missing(folder, parts, seed, ratios, notes)
-    notes += _shared_images(folder, cut)
+    notes += [*_shared_images(folder, cut), *report.summary()]
     return Splits(cut["train"], cut["val"], cut["test"], notes)
+
+
+def _check_options(folder: Path, split: SplitMode, ratios: Ratios) -> None:
+    if split not in get_args(SplitMode):
+        raise DataError(unknown_name("split", split, get_args(SplitMode)))
+    if len(ratios) != 3 or min(ratios) < 0 or ratios[0] <= 0 or abs(sum(ratios) - 1) > 1e-6:
+        raise DataError(f"split ratios {ratios} must be three numbers >= 0 that sum to 1, with a train part above 0")
+    if not folder.is_dir():
+        raise DataError(f"data folder {folder} does not exist; set data.dir, or see data/README.md to get one")
 
 
 def _found_parts(
@@ -130,16 +99,18 @@ def _found_parts(
     return {} if "train" in given else {"train": _scan(folder, problems)}
 
 
-def _override(folder: Path, part: str, value: str | Path, problems: list[str]) -> list[Pair]:
-    for path in (Path(value), folder / value):
-        if path.is_dir():
-            return _scan(path, problems)
-        if path.is_file():
-            return _named(path, _scan(folder, problems), problems)
-    problems.append(
-        f"data.{part}: {value} is neither a folder nor a list of names (tried {value} and {folder / value})"
+def _given_part(folder: Path, part: str, value: str | Path, problems: list[str]) -> list[Pair]:
+    found = read_given(
+        folder,
+        value,
+        folder=lambda path: _scan(path, problems),
+        file=lambda path: _named(path, _scan(folder, problems), problems),
     )
-    return []
+    if found is None:
+        problems.append(
+            f"data.{part}: {value} is neither a folder nor a list of names (tried {value} and {folder / value})"
+        )
+    return found or []
 
 
 def _scan(folder: Path, problems: list[str]) -> list[Pair]:
@@ -160,57 +131,38 @@ def _named(path: Path, pairs: list[Pair], problems: list[str]) -> list[Pair]:
     return [chosen[name] for name in sorted(chosen)]
 
 
-def _cut_missing(folder: Path, parts: Parts, seed: int, ratios: tuple[float, float, float], notes: list[str]) -> Parts:
+def _cut_missing(folder: Path, parts: Parts, seed: int, ratios: Ratios, notes: list[str]) -> Parts:
     """Cuts missing parts from train; near-duplicates stay together."""
     missing = {part: ratio for part, ratio in zip(PARTS, ratios, strict=True) if part not in parts}
     if not missing:
         return parts
     pairs = parts["train"]
-    groups = group_near(hash_images(pairs))
-    order = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
-    cut = dict(parts)
-    for part, ratio in missing.items():
-        chosen = _take(order, round(len(pairs) * ratio), at_least_one=ratio > 0)
-        cut[part] = [pairs[i] for i in sorted(chosen)]
-    cut["train"] = [pairs[i] for i in sorted(i for group in order for i in group)]
+    groups = group_near(hash_images([pair.image for pair in pairs]))
+    counts = {part: max(1, round(len(pairs) * ratio)) if ratio > 0 else 0 for part, ratio in missing.items()}
+    chosen = cut_groups(groups, counts, seed)
+    cut = parts | {part: [pairs[i] for i in sorted(indices)] for part, indices in chosen.items()}
     if not cut["train"] or any(ratio > 0 and not cut[part] for part, ratio in missing.items()):
         raise DataError(
             f"{folder}: {len(pairs)} images in {len(groups)} group(s) of near-duplicates are too few to cut "
             f"{' and '.join(missing)} from train; add images or give the parts as folders"
         )
-    counts = ", ".join(f"{len(cut[part])} {part}" for part in PARTS)
-    notes.append(f"{' and '.join(missing)} cut from train with seed {seed}, near-duplicates kept together: {counts}")
+    sizes = ", ".join(f"{len(cut[part])} {part}" for part in PARTS)
+    notes.append(f"{' and '.join(missing)} cut from train with seed {seed}, near-duplicates kept together: {sizes}")
     return cut
-
-
-def _take(groups: list[list[int]], count: int, *, at_least_one: bool) -> list[int]:
-    """Moves groups out of `groups` until `count` images are taken; one that doesn't fit is passed over."""
-    taken: list[int] = []
-    for group in list(groups):
-        if len(taken) + len(group) <= count:
-            taken += group
-            groups.remove(group)
-    if not taken and at_least_one and groups:
-        smallest = min(groups, key=len)
-        groups.remove(smallest)
-        taken += smallest
-    return taken
 
 
 def _shared_images(folder: Path, parts: Parts) -> list[str]:
     """Refuses identical images in two parts; returns a note on near-duplicates between parts."""
     where = [(part, pair) for part in PARTS for pair in parts[part]]
-    hashes = hash_images([pair for _, pair in where])
-    same: list[str] = []
-    near: list[str] = []
+    hashes = hash_images([pair.image for _, pair in where])
+    if same := repeated(where, hashes.content):
+        lines = [f"{r.other}/{r.twin.image.name} and {r.part}/{r.item.image.name}" for r in same]
+        raise DataError(list_problems(f"{folder}: the same image is in two parts; take it out of one", lines))
+    near = []
     for i, (part, pair) in enumerate(where):
-        for j in (int(j) for j in hashes.near(i, start=i + 1)):
-            other, twin = where[j]
+        for other, twin in (where[j] for j in hashes.near(i, start=i + 1)):
             if other != part:
-                line = f"{part}/{pair.image.name} and {other}/{twin.image.name}"
-                (same if hashes.content[i] == hashes.content[j] else near).append(line)
-    if same:
-        raise DataError(list_problems(f"{folder}: the same image is in two parts; take it out of one", same))
+                near.append(f"{part}/{pair.image.name} and {other}/{twin.image.name}")
     if not near:
         return []
     return [f"{len(near)} near-duplicate pair(s) across parts of a published split: {'; '.join(near)}"]

@@ -9,38 +9,34 @@ import torch
 from torch import nn
 
 from samtune.base.paths import find_path
-from samtune.data.loaders import Loaders
+from samtune.data.loaders import LoaderOptions, Loaders
+from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.files.description import Description
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.masks.config import SegmentationConfig
-from samtune.tasks.masks.dataset import SegmentationDataset
+from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.description import MaskDescription
+from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
 from samtune.tasks.masks.evaluate import DEFAULT_METRICS, evaluate
 from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
-from samtune.tasks.masks.gallery import save_gallery
-from samtune.tasks.masks.loaders import build_data
 from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
 from samtune.tasks.masks.pairs import Pair, find_pairs
 from samtune.tasks.masks.predict import Predictor, predict_files
 from samtune.tasks.masks.report import Report
 from samtune.tasks.masks.service import MaskService
+from samtune.tasks.masks.splits import resolve_split
 from samtune.tasks.masks.verify import recognises, verify_folder
 from samtune.tasks.task import Advance, Evaluation, Pages, Prediction, Task, Words
 from samtune.tuning import Counts
 from samtune.types import LogitLoss, OutputLoss
-
-OVERLAYS_NOTE = (
-    "Best, median and worst images by Dice. The last panel shows the errors: green is right, red is too much, blue "
-    "was missed."
-)
 
 
 class SegmentationTask(Task[SegmentationConfig]):
@@ -52,7 +48,7 @@ class SegmentationTask(Task[SegmentationConfig]):
         choice="mDice",
         columns={"mDice": lambda row: row.dice, "mIoU": lambda row: row.iou},
         percent=False,
-        explained="of the foreground metric, from 0 to 1",
+        explained="the foreground metric, from 0 to 1",
         axis="mDice",
     )
     packages = ("segment-anything", "monai")
@@ -61,31 +57,30 @@ class SegmentationTask(Task[SegmentationConfig]):
     description: ClassVar[type[Description]] = MaskDescription
     service = MaskService
 
-    def build(self, needs: Needs | None) -> tuple[TunableModel, Loaders]:
+    def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config = self.config
         model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=config.model.image_size)
         data = config.data
+        given = Given(data.train, data.val, data.test)
         loaders = build_data(
-            find_path(data.dir),
+            resolve_split(find_path(data.dir), split=data.split, seed=config.run.seed, given=given),
+            LoaderOptions(
+                batch=config.train.batch,
+                score_batch=config.score.batch,
+                score_images=config.score.images,
+                seed=config.run.seed,
+                workers=data.workers,
+                cache=data.cache,
+            ),
             image_size=model.image_size,
-            batch=config.train.batch,
-            split=data.split,
             prompt=data.prompt,
-            seed=config.run.seed,
-            workers=data.workers,
             augment=data.augment,
-            cache=data.cache,
-            score_images=config.score.images,
-            score_batch=config.score.batch,
             # contrast is between the whole foreground and the background; the task's loss wants the task's prompt
             score_prompt=data.prompt if needs is not None and needs.loss == "task" else "none",
-            train=data.train,
-            val=data.val,
-            test=data.test,
         )
         return model, loaders
 
-    def skeleton(self) -> TunableModel:
+    def skeleton(self) -> Backbone:
         with torch.device("meta"):
             model = self.config.model
             return build_model(model.name, checkpoint=RANDOM, image_size=model.image_size)
@@ -103,12 +98,13 @@ class SegmentationTask(Task[SegmentationConfig]):
         return contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed), text
 
     def network(
-        self, model: TunableModel, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
+        self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
         folder = self.config.train.embeddings
         if folder is None:
             return model
-        assert isinstance(model, SamModel)
+        if not isinstance(model, SamModel):
+            raise ConfigError(f"train.embeddings is for Segment Anything, which {model.name} is not. Leave it empty.")
         check_embeddings(model, selection)
         return CachedEncoder(model, folder, base_hash=base_hash, autocast=autocast)
 
@@ -135,17 +131,17 @@ class SegmentationTask(Task[SegmentationConfig]):
         )
 
     def describe(
-        self, model: TunableModel, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
+        self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> Description:
         return MaskDescription.of(model, base_hash=base_hash, additions=additions, prompt=self.config.data.prompt)
 
-    def notes(self, counts: Counts, model: TunableModel) -> list[str]:
-        if not counts.decoder or not isinstance(model, SamModel):
+    def notes(self, counts: Counts, model: Backbone) -> list[str]:
+        if not counts.decoder:
             return []
-        count = model.idle_parameters()
+        count = sum(model.net.get_parameter(name).numel() for name in model.idle())
         return [f"of the decoder, {count:,} parameters serve other mask tokens than 0 and get no gradient"]
 
-    def draw(self, model: TunableModel, loaders: Loaders, report: Any, folder: Path) -> Pages:
+    def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         config = self.config
         dataset: Any = loaders.part(report.split).dataset
         assert isinstance(dataset, SegmentationDataset)
@@ -156,8 +152,7 @@ class SegmentationTask(Task[SegmentationConfig]):
                 "Data": str(config.data.dir),
                 "Prompt": config.data.prompt,
             },
-            pictures=save_gallery(folder / "overlays", model, dataset, pairs, report, each=config.eval.overlays),
-            note=OVERLAYS_NOTE,
+            sections=gallery_sections(folder / "overlays", model, dataset, pairs, report, each=config.eval.overlays),
         )
 
     def _logit_loss(self) -> LogitLoss:

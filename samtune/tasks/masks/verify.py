@@ -6,38 +6,27 @@ are accepted, by a stated rule, and that a user may want to know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
-from PIL import Image
-
-from samtune.data.cache import remember
-from samtune.data.pictures import ORIENTATION, PARTS, list_problems, open_picture, to_rgb
-from samtune.data.verify import VerifyReport
+from samtune.data.facts import ImageFacts, image_facts
+from samtune.data.splits import LABEL_LISTS, PARTS
+from samtune.data.verify import VerifyReport, list_problems
 from samtune.errors import ConfigError, DataError
-from samtune.tasks.masks.pairs import Pair, scan_folder, to_mask
-from samtune.types import ImageArray, MaskArray
+from samtune.tasks.masks.pairs import MaskFacts, Pair, mask_facts, scan_folder
 
 MIN_SIDE = 8  # pixels; nothing smaller can be segmented at a quarter of its size
 
-
-@dataclass(frozen=True)
-class _Seen:
-    """What one decoded file showed: width and height, EXIF orientation tag, what is odd, whether all is 0."""
-
-    size: tuple[int, int]
-    orientation: int
-    oddities: list[str]
-    empty: bool
+FactsT = TypeVar("FactsT", ImageFacts, MaskFacts)
 
 
-def recognises(folder: Path) -> bool:
-    """Tells by names whether a folder holds pairs, or parts with pairs."""
+def recognises(folder: str | Path) -> bool:
+    """Returns whether a folder looks like one of pairs, by names alone: images/ or masks/, and no list of classes."""
+    folder = Path(folder)
     places = [folder, *(folder / part for part in PARTS)]
-    return any((place / name).is_dir() for place in places for name in ("images", "masks"))
+    pairs = any((place / name).is_dir() for place in places for name in ("images", "masks"))
+    return pairs and not any((folder / name).is_file() for name in LABEL_LISTS)
 
 
 def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyReport:
@@ -45,16 +34,16 @@ def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyRepor
 
     Args:
         folder: holds `images/` and `masks/`, or `train/`, `val/`, `test/` with these.
-        name: of a known data set; there are none of pairs.
-
-    Raises:
-        ConfigError: a name.
+        name: of a known data set; there is none of pairs.
 
     Returns:
         All errors and warnings.
+
+    Raises:
+        ConfigError: a name.
     """
     if name is not None:
-        raise ConfigError(f"data set {name!r} is none of pairs of image and mask; leave --name out.")
+        raise ConfigError(f"{name!r} names a data set, and none of images and masks has a name; leave it out")
     folder = Path(folder)
     parts = [folder / part for part in PARTS if (folder / part).is_dir()] or [folder]
     scans = [scan_folder(part) for part in parts]
@@ -63,11 +52,11 @@ def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyRepor
     return VerifyReport((*problems, *report.errors), report.warnings)
 
 
-def check_pairs(pairs: Sequence[Pair]) -> VerifyReport:
-    """Checks pairs, once: the result is remembered as long as no file changes.
+def check_pairs(pairs: Iterable[Pair]) -> VerifyReport:
+    """Checks what a run is about to use.
 
     Args:
-        pairs: what a run is about to use.
+        pairs: in any order; the report is in order of the image files, whatever the split.
 
     Returns:
         A report without errors.
@@ -75,21 +64,14 @@ def check_pairs(pairs: Sequence[Pair]) -> VerifyReport:
     Raises:
         DataError: lists every bad file with its reason.
     """
-
-    pairs = sorted(pairs, key=lambda pair: str(pair.image))  # one answer, whatever the split
-
-    def lines() -> list[tuple[str, ...]]:
-        report = verify_pairs(pairs)
-        return [report.errors, report.warnings]
-
-    errors, warnings = remember("verify-1", [path for pair in pairs for path in (pair.image, pair.mask)], lines)
-    if errors:
-        raise DataError(list_problems("the data can't be used", errors))
-    return VerifyReport((), tuple(warnings))
+    report = verify_pairs(sorted(pairs, key=lambda pair: str(pair.image)))
+    if report.errors:
+        raise DataError(list_problems("the data can't be used", report.errors))
+    return report
 
 
 def verify_pairs(pairs: Iterable[Pair]) -> VerifyReport:
-    """Decodes and checks every pair.
+    """Checks every pair; files that are new or changed are decoded, once.
 
     Args:
         pairs: what to check.
@@ -97,16 +79,18 @@ def verify_pairs(pairs: Iterable[Pair]) -> VerifyReport:
     Returns:
         All errors and warnings.
     """
+    pairs = list(pairs)
     errors: list[str] = []
     warnings: list[str] = []
     empty: list[bool] = []
-    for pair in pairs:
-        image = _look(pair.image, to_rgb, _image_oddities, errors)
-        mask = _look(pair.mask, to_mask, _mask_oddities, errors)
-        for path, seen in ((pair.image, image), (pair.mask, mask)):
-            warnings += [f"{path}: {oddity}" for oddity in (seen.oddities if seen else ())]
+    images, masks = image_facts([pair.image for pair in pairs]), mask_facts([pair.mask for pair in pairs])
+    for pair, found_image, found_mask in zip(pairs, images, masks, strict=True):
+        image = _usable(pair.image, found_image, errors)
+        mask = _usable(pair.mask, found_mask, errors)
+        for path, facts in ((pair.image, image), (pair.mask, mask)):
+            warnings += [f"{path}: {oddity}" for oddity in (facts.oddities if facts else ())]
         if mask is not None:
-            empty.append(mask.empty)
+            empty.append(mask.components == 0)
         if image is not None and mask is not None:
             _compare(pair, image, mask, errors, warnings)
     if empty and all(empty):
@@ -116,62 +100,27 @@ def verify_pairs(pairs: Iterable[Pair]) -> VerifyReport:
     return VerifyReport(tuple(errors), tuple(warnings))
 
 
-def _look(
-    path: Path,
-    decode: Callable[[Image.Image], Any],
-    oddities: Callable[[Image.Image, Any], list[str]],
-    errors: list[str],
-) -> _Seen | None:
-    """Decodes one file; a failure goes to `errors` and gives None."""
-    try:
-        with open_picture(path) as picture:
-            pixels = decode(picture)
-            height, width = pixels.shape[:2]
-            if min(height, width) < MIN_SIDE:
-                raise DataError(f"{width} x {height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed")
-            odd = oddities(picture, pixels)
-            orientation = int(picture.getexif().get(ORIENTATION, 1))
-    except DataError as error:
-        errors.append(str(error))
+def _usable(path: Path, facts: FactsT | DataError, errors: list[str]) -> FactsT | None:
+    """Returns the facts of a file that can be used; else None, with the reason in `errors`."""
+    if isinstance(facts, DataError):
+        errors.append(str(facts))
         return None
-    return _Seen((width, height), orientation, odd, not pixels.any())
+    if min(facts.width, facts.height) < MIN_SIDE:
+        size = f"{facts.width} x {facts.height}"
+        errors.append(f"{path}: {size} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed")
+        return None
+    return facts
 
 
-def _image_oddities(picture: Image.Image, pixels: ImageArray) -> list[str]:
-    found = []
-    if picture.mode.startswith("I"):
-        found.append("16-bit image, scaled to 8 bits by value / 257")
-    if (pixels == pixels[0, 0]).all():
-        found.append("constant image, every pixel has the same colour")
-    return found
-
-
-def _mask_oddities(picture: Image.Image, mask: MaskArray) -> list[str]:
-    found = []
-    if picture.format in ("JPEG", "MPO"):
-        found.append("JPEG mask, foreground is > 127; PNG is exact")
-    elif picture.mode in ("P", "RGB", "RGBA"):
-        kind = {"P": "palette mask, read by grey colour or index"}.get(
-            picture.mode, f"{picture.mode} mask of equal channels"
-        )
-        found.append(f"{kind}; one grey channel is clearer")
-    if mask.all() or not mask.any():
-        found.append(f"mask is all {'foreground' if mask.all() else 'background'}")
-    elif mask.mean() > 0.5 and np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean() > 0.9:
-        found.append("mask looks inverted: foreground covers more than half the image and nearly all its border")
-    return found
-
-
-def _compare(pair: Pair, image: _Seen, mask: _Seen, errors: list[str], warnings: list[str]) -> None:
+def _compare(pair: Pair, image: ImageFacts, mask: MaskFacts, errors: list[str], warnings: list[str]) -> None:
     if image.orientation != mask.orientation:
         errors.append(
             f"{pair.image}: EXIF orientation {image.orientation}, but {mask.orientation} in its mask; "
             "save both files upright, without the tag"
         )
-    elif image.size != mask.size:
-        (width, height), (mask_width, mask_height) = image.size, mask.size
+    elif (image.width, image.height) != (mask.width, mask.height):
         errors.append(
-            f"{pair.mask}: size mismatch, mask {mask_width} x {mask_height}, image {width} x {height}; "
+            f"{pair.mask}: size mismatch, mask {mask.width} x {mask.height}, image {image.width} x {image.height}; "
             "export the mask again at the image's size"
         )
     elif image.orientation != 1:

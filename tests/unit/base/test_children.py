@@ -23,7 +23,8 @@ def cells(folder: Path, names: str) -> list[Cell]:
     """Planned by hand, as planning needs torch."""
     nothing: Any = None
     return [
-        Cell(n, "", n, n, folder / n, (folder / f"{n}.log"), Path(n), (), (), nothing, False, {}, False) for n in names
+        Cell(n, "", n, n, folder / n, folder / f"{n}.log", Path(n), (), (), nothing, False, {}, False, 0.0)
+        for n in names
     ]
 
 
@@ -61,7 +62,7 @@ def test_a_killed_parent_takes_its_children_with_it(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from samtune.children import Children
+from samtune.base.children import Children
 sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 with Children() as children:
     children.run([sys.executable, "-S", "-c", "pass"], Path(sys.argv[1]), 1)
@@ -97,10 +98,7 @@ def test_ctrl_c_ends_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(sweep_local, "run_trial", run_trial)
     start = time.monotonic()
-    with (
-        pytest.raises(KeyboardInterrupt),
-        sweep_local.local_engine(jobs=2, folder=tmp_path, address=None) as run_all,
-    ):
+    with pytest.raises(KeyboardInterrupt), sweep_local.local_engine(jobs=2, folder=tmp_path, address=None) as run_all:
         run_all(cells(tmp_path, "abcdef"), lambda result: None)
     assert time.monotonic() - start < 10
     assert codes and all(code == -signal.SIGTERM for code in codes)
@@ -117,7 +115,7 @@ from test_children import cells
 run = sweep_local.Children.run
 sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 sweep_local.Children.run = lambda self, command, log, threads: run(self, [sys.executable, "-c", sleep], log, threads)
-cli.signal.signal(cli.signal.SIGTERM, cli._exit_143)
+cli.signal.signal(cli.signal.SIGTERM, cli.exit_143)
 with sweep_local.local_engine(jobs=1, folder=Path(), address=None) as run_all:
     run_all(cells(Path(sys.argv[1]), "ab"), print)
 """

@@ -17,7 +17,10 @@ import pytest
 
 from samtune import errors
 from samtune.cli import main as cli
+from samtune.cli import train
+from samtune.data.verify import VerifyReport
 from samtune.tasks.masks.report import Report, Row
+from samtune.tasks.task import Evaluation, Prediction
 
 Run = Callable[..., tuple[int, str, str]]
 Stub = Callable[..., None]
@@ -56,9 +59,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
 
 
 @pytest.fixture
-def config(tmp_path: Path, stub: Stub) -> Path:
-    gps = SimpleNamespace(function=lambda model, scores, *, per_neuron=1: None)
-    stub("selection", SELECTORS={"gps": gps})
+def config(tmp_path: Path) -> Path:
     path = tmp_path / "job.yaml"
     path.write_text("data: {dir: pictures}\n")
     return path
@@ -122,7 +123,13 @@ def test_finetune_prints_before_after_and_last_the_folder(run: Run, stub: Stub, 
 )
 def test_the_command_to_repeat(monkeypatch: pytest.MonkeyPatch, program: str, shown: str) -> None:
     monkeypatch.setattr(sys, "argv", [program, "finetune", "--config", "my job.yaml"])
-    assert cli._command_line() == shown
+    assert train._command_line() == shown
+
+
+@pytest.mark.parametrize("given", [["--run-dir", "here", "--overwrite"], ["--run-dir=here"]])
+def test_the_command_to_repeat_does_not_name_the_used_folder(monkeypatch: pytest.MonkeyPatch, given: list[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["/env/bin/samtune", "finetune", "--config", "a.yaml", *given, "run.seed=3"])
+    assert train._command_line() == "samtune finetune --config a.yaml run.seed=3"
 
 
 def test_print_config_runs_nothing(run: Run, stub: Stub, config: Path) -> None:
@@ -142,12 +149,11 @@ def test_dry_run_and_select(run: Run, stub: Stub, config: Path) -> None:
 def test_evaluate(run: Run, stub: Stub, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
-    def evaluate_checkpoint(checkpoint: Path, data: Path, **options: Any) -> Report:
-        seen.update(options, checkpoint=checkpoint, data=data)
+    def evaluate_file(request: Evaluation) -> Report:
+        seen.update(vars(request))
         return report_of(0.5, 0.25)
 
-    stub("files.merged", read_task=lambda path: "segmentation")
-    stub("tasks.masks.evaluate_file", evaluate_checkpoint=evaluate_checkpoint)
+    stub("tasks.table", task_of_file=lambda path: SimpleNamespace(evaluate_file=evaluate_file))
     files = ("--checkpoint", tmp_path / "m.safetensors", "--data", tmp_path)
     code, out, _ = run("evaluate", *files, "--metrics", "hd95", "--metrics", "mae", "--out", "o", "--split", "val")
     assert code == 0
@@ -161,13 +167,11 @@ def test_evaluate(run: Run, stub: Stub, tmp_path: Path) -> None:
 def test_predict(run: Run, stub: Stub, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
-    def predict_files(predictor: str, paths: list[Path], out: Path, **options: Any) -> list[Path]:
-        seen.update(options, paths=paths)
-        return [out / "a.png", out / "b.png"]
+    def predict_files(request: Prediction) -> str:
+        seen.update(vars(request))
+        return "2 masks in o"
 
-    stub("files.merged", read_task=lambda path: "segmentation")
-    predictor = SimpleNamespace(from_file=lambda path, *, device: f"{path.name} on {device}")
-    stub("tasks.masks.predict", Predictor=predictor, predict_files=predict_files)
+    stub("tasks.table", task_of_file=lambda path: SimpleNamespace(predict_files=predict_files))
     command = ("predict", "--checkpoint", "m", tmp_path / "a", tmp_path / "b", "--out", "o")
     code, out, _ = run(*command, "--box", "1,2,3.5,4", "--point", "5,6", "--point", "7,8", "--overlay")
     assert (code, out) == (0, "2 masks in o\n")
@@ -175,7 +179,7 @@ def test_predict(run: Run, stub: Stub, tmp_path: Path) -> None:
     assert seen["points_xy"] == [(5, 6), (7, 8)]
     assert seen["paths"] == [tmp_path / "a", tmp_path / "b"]
     run(*command)
-    assert (seen["box_xyxy"], seen["points_xy"], seen["overlay"]) == (None, None, False)
+    assert (seen["box_xyxy"], seen["points_xy"], seen["overlay"]) == (None, [], False)
     for wrong in (("--box", "1,2,3"), ("--point", "x,y"), ("--device", "gpu")):
         code, _, err = run(*command, *wrong)
         assert code == 2
@@ -195,20 +199,22 @@ def test_the_file_commands(run: Run, stub: Stub) -> None:
     calls: list[tuple[Any, ...]] = []
     row = SimpleNamespace(name="neck.0.weight", changed=3, total=10, max_abs=0.5)
     stub("files.delta", apply_delta=lambda *a: calls.append(a), undo_delta=lambda *a: calls.append(a))
+    stub("files.export.pth", export_pth=lambda *a: calls.append(a))
+    stub("tasks.table", describe_file=lambda path: SimpleNamespace(input_text=lambda: "it takes RGB images"))
     stub(
-        "artifacts",
-        export_checkpoint=lambda *a, format: calls.append((*a, format)),
+        "files.inspect",
         inspect_file=lambda path: {"model": "sam_tiny", "tensors": 12},
         diff_files=lambda a, b: [row] if Path(b).name == "b" else [],
-        audit_files=lambda base, merged, selection: SimpleNamespace(ok=selection.name == "s", lines=["checked"]),
     )
+    checked = {"s": SimpleNamespace(ok=True, lines=["checked"]), "wrong": SimpleNamespace(ok=False, lines=["checked"])}
+    stub("files.audit", audit_files=lambda base, merged, selection: checked[selection.name])
     assert run("apply", "base", "--delta", "d", "--out", "o") == (0, "o\n", "")
     assert run("undo", "merged", "--delta", "d", "--out", "o") == (0, "o\n", "")
-    assert run("export", "merged", "--format", "pth", "--out", "o.pth") == (0, "o.pth\n", "")
+    assert run("export", "merged", "--format", "pth", "--out", "o.pth") == (0, "o.pth\n", "it takes RGB images\n")
     assert [[Path(x).name for x in call] for call in calls] == [
         ["base", "d", "o"],
         ["merged", "d", "o"],
-        ["merged", "o.pth", "pth"],
+        ["merged", "o.pth"],
     ]
     assert "--format 'onnx' is unknown" in run("export", "merged", "--format", "onnx", "--out", "o")[2]
     assert run("inspect", "f")[1].split() == ["key", "value", "model", "sam_tiny", "tensors", "12"]
@@ -224,11 +230,8 @@ def test_a_base_is_a_file_or_the_name_of_a_model(
     calls: list[tuple[Any, ...]] = []
     report = SimpleNamespace(ok=True, lines=())
     stub("files.delta", apply_delta=lambda *a: calls.append(a))
-    stub(
-        "artifacts",
-        diff_files=lambda *a: calls.append(a) or [],
-        audit_files=lambda *a: calls.append(a) or report,
-    )
+    stub("files.inspect", diff_files=lambda *a: calls.append(a) or [])
+    stub("files.audit", audit_files=lambda *a: calls.append(a) or report)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.pth").touch()
     for name, given in (("sam_tiny", "sam_tiny"), ("base.pth", tmp_path / "base.pth")):
@@ -242,10 +245,11 @@ def test_a_base_is_a_file_or_the_name_of_a_model(
 
 def test_data_verify_and_fetch(run: Run, stub: Stub) -> None:
     reports = {"good": ((), ("a.jpg: black",)), "bad": (("b.jpg: truncated", "c.jpg: no mask"), ())}
-    stub(
-        "data",
-        verify_data=lambda d, name: SimpleNamespace(**dict(zip(("errors", "warnings"), reports[d.name], strict=True))),
-    )
+
+    def verify(folder: Path, *, name: str | None) -> VerifyReport:
+        return VerifyReport(*reports[folder.name])
+
+    stub("tasks.table", task_of_data=lambda folder, name: SimpleNamespace(verify=verify))
     stub("data.fetch", fetch=lambda name, folder: folder)
     assert run("data", "verify", "good")[:2] == (0, "warning: a.jpg: black\ngood: no errors, 1 warning(s)\n")
     code, _, err = run("data", "verify", "bad")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from samtune.config.load import load_config
 from samtune.config.papers import GROUPS, RECIPES, datasets, hyperparameters, published
 from samtune.errors import ConfigError
+from samtune.run.settings import load_config
 
 SPT_KEYS = {"spt_lora", "spt_adapter", "noah"}  # methods here that are no `select.name`
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -42,21 +42,6 @@ WRONG_MEANS = {
     ("SPT", "Tab. 2 (MAE)", "Linear"): (32.1, 31.77),
     ("SPT", "Tab. 2 (MoCo v3)", "Full"): (69.6, 66.23),
     ("SPT", "Tab. 3", "SPT-LoRA"): (77.2, 76.97),
-}
-
-# GRFT's Tab. 6 and 7, as printed: learning rate, batch, subsets, lambda, L, k.
-GRFT_ROWS = {
-    "vtab/cifar": (2e-3, 32, 1, 1e-6, None, 1),
-    "vtab/oxford_iiit_pet": (3e-3, 32, 1, 1e-3, None, 2),
-    "vtab/sun397": (2.5e-3, 16, 1, 1e-6, 2, 1),
-    "vtab/patch_camelyon": (4e-3, 32, 1, 1e-7, None, 2),
-    "vtab/clevr_count": (3e-4, 16, 1, 0.0, 0, 3),
-    "vtab/dsprites_loc": (7e-3, 32, 1, 1e-4, 5, 3),
-    "vtab/smallnorb_ele": (3e-4, 32, 1, 1e-3, 2, 2),
-    "fgvc/cub": (5e-3, 32, 4, 1e-3, 2, 2),
-    "fgvc/nabirds": (1e-4, 32, 1, 1e-4, 7, 26),
-    "fgvc/stanford_dogs": (2e-4, 64, 2, 5e-5, 4, 5),
-    "fgvc/stanford_cars": (5e-4, 32, 7, 1e-4, None, 20),
 }
 
 
@@ -96,21 +81,12 @@ def test_facts_of_data_sets() -> None:
 
 
 def test_the_data_folders_are_read_as_the_papers_count_them() -> None:
-    from samtune.tasks.classes.known import DATASETS
+    from samtune.tasks.classes.layouts.known import DATASETS
 
     assert {name: DATASETS[name].classes for name in datasets()} == {n: f.classes for n, f in datasets().items()}
 
 
 # hyper-parameters
-
-
-@pytest.mark.parametrize("name", GRFT_ROWS)
-def test_grft_has_the_values_of_its_tables(name: str) -> None:
-    found = hyperparameters("grft", name)
-    start = found["tune"]["start"]
-    train = found["train"]
-    row = (train["lr"], train["batch"], found["score"]["subsets"], start["weight"], start["blocks"])
-    assert (*row, found["select"]["k"]) == GRFT_ROWS[name]
 
 
 def test_gps_takes_more_connections_on_five_data_sets() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from samtune.data.fetch import DIGITS_LICENCE, SOURCES, fetch
 from samtune.data.pictures import read_image
 from samtune.errors import ConfigError, DataError
-from samtune.tasks.classes.labelled import evaluation_images, resolve_classes
+from samtune.tasks.classes.splits import evaluation_images, resolve_classes
 
 
 def archive(*, extra: dict[str, bytes] | None = None, names: tuple[str, ...] = ("a", "b")) -> bytes:

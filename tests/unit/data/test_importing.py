@@ -16,7 +16,7 @@ import pytest
 from samtune.data.importing import import_data
 from samtune.data.pictures import read_image
 from samtune.errors import ConfigError, DataError
-from samtune.tasks.classes.labelled import resolve_classes
+from samtune.tasks.classes.splits import resolve_classes
 
 
 def write_cifar(folder: Path, **changes: Any) -> Path:

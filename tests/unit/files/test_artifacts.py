@@ -15,16 +15,18 @@ from typing import Any
 import pytest
 import timm
 import torch
+from descriptions import class_description, load_masks, mask_description
 from safetensors.torch import load_file
 from torch import Tensor
 from toyvit import FAMILIES
 
 from samtune.base.tensors import read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError, DiskError
-from samtune.files.artifacts import audit, audit_files, diff_files, export_checkpoint, inspect_file
-from samtune.files.classifier import ClassifierInfo
+from samtune.files.audit import audit, audit_files
 from samtune.files.delta import apply_delta, base_of, save_delta, undo_delta
-from samtune.files.merged import MergedInfo, load_merged, save_merged
+from samtune.files.export.pth import export_pth
+from samtune.files.inspect import diff_files, inspect_file
+from samtune.files.merged import save_merged
 from samtune.models.table import build_model
 from samtune.models.timm.model import Classifier, build_classifier
 from samtune.selection import Selection, save_selection
@@ -52,7 +54,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     model = build_model("sam_tiny", checkpoint="random", image_size=64)
-    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    base = {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in base.items()}
     rows, columns = shapes[COLUMNS]
     one_per_row = torch.arange(rows) * columns + torch.randint(columns, (rows,))
@@ -61,13 +63,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     )
     with torch.no_grad():
         for name, indices in chosen.entries.items():
-            model.get_parameter(name).view(-1)[indices] += torch.randn(len(indices))
-        model.get_parameter(WHOLE).mul_(1.5)
-    info = MergedInfo(model="sam_tiny", image_size=64, prompt="none", base_hash=state_hash(base))
+            model.net.get_parameter(name).view(-1)[indices] += torch.randn(len(indices))
+        model.net.get_parameter(WHOLE).mul_(1.5)
+    info = mask_description(model="sam_tiny", image_size=64, prompt="none", base_hash=state_hash(base))
     made = Files(*(folder / f"{name}.safetensors" for name in ("base", "merged", "delta", "selection")), chosen)
     save_tensors(made.base, base, {})
     save_merged(made.merged, model, info)
-    save_delta(made.delta, base=base, merged=model.state_dict(), selection=chosen, metadata=info.to_metadata())
+    save_delta(made.delta, base=base, merged=model.net.state_dict(), selection=chosen, metadata=info.to_metadata())
     save_selection(chosen, made.selection, shapes)
     return made
 
@@ -90,7 +92,7 @@ def test_apply_gives_the_merged_model_and_undo_the_base(files: Files, tmp_path: 
     assert read_metadata(tmp_path / "merged.safetensors") == read_metadata(files.merged)
     undo_delta(files.merged, files.delta, tmp_path / "base.safetensors")
     assert equal_bits(load_file(tmp_path / "base.safetensors"), load_file(files.base))
-    model, info = load_merged(tmp_path / "merged.safetensors")
+    model, info = load_masks(tmp_path / "merged.safetensors")
     assert (model.name, info.image_size, info.base_hash) == ("sam_tiny", 64, state_hash(load_file(files.base)))
 
 
@@ -195,7 +197,7 @@ def test_a_file_that_can_not_be_written_is_a_disk_error(files: Files, tmp_path: 
         with pytest.raises(DiskError, match=r"can't write .*out.safetensors .*name a file in a writable folder"):
             apply_delta(files.base, files.delta, folder / "out.safetensors")
         with pytest.raises(DiskError, match=r"can't write .*out.pth"):
-            export_checkpoint(files.merged, folder / "out.pth")
+            export_pth(files.merged, folder / "out.pth")
 
 
 def test_diff_counts_the_changed_entries(files: Files) -> None:
@@ -280,32 +282,32 @@ def test_inspect_tells_what_a_file_is(files: Files, tmp_path: Path) -> None:
     chosen = inspect_file(files.selection)
     assert (chosen["format"], chosen["method"], chosen["split"]) == ("samtune-selection-2", "gps", "train")
     assert chosen["types"] == "uint16, uint8"
-    export_checkpoint(files.merged, tmp_path / "m.pth")
+    export_pth(files.merged, tmp_path / "m.pth")
     assert inspect_file(tmp_path / "m.pth")["numbers"] == facts["numbers"]
 
 
 def test_export_writes_a_plain_state_dict(files: Files, tmp_path: Path) -> None:
     out = tmp_path / "m.pth"
     out.write_text("old")
-    export_checkpoint(files.merged, out)
+    export_pth(files.merged, out)
     assert equal_bits(torch.load(out, weights_only=True), load_file(files.merged))
     assert list(tmp_path.iterdir()) == [out]
     with pytest.raises(CheckpointError, match=r"unknown format 'onnx'. Known: pth."):
-        export_checkpoint(files.merged, out, format="onnx")
+        export_pth(files.merged, out, format="onnx")
 
 
 def test_export_says_what_stock_code_makes_of_it(
     files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, logger="samtune.files.artifacts"):
-        export_checkpoint(files.merged, tmp_path / "m.pth")
+    with caplog.at_level(logging.INFO, logger="samtune"):
+        export_pth(files.merged, tmp_path / "m.pth")
     tuned_at, no_model = caplog.records
     assert (tuned_at.levelname, no_model.levelname) == ("INFO", "WARNING")
     assert tuned_at.message == "segment-anything runs at 1024 px; this model was tuned at 64 px"
     assert "registry has no sam_tiny" in no_model.message
     assert (tmp_path / "m.pth").is_file()
     with pytest.raises(CheckpointError, match=r"base.safetensors is no merged model"):
-        export_checkpoint(files.base, tmp_path / "b.pth")
+        export_pth(files.base, tmp_path / "b.pth")
     assert not (tmp_path / "b.pth").exists()
 
 
@@ -316,14 +318,14 @@ def tuned_classifier(folder: Path, family: str, **changes: Any) -> Classifier:
     """Writes merged.safetensors and delta.safetensors of a model from random weights; returns it."""
     name, options = FAMILIES[family]
     model = build_classifier(name, classes=3, checkpoint="random", seed=5, **options | changes)
-    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    base = {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
     changed = next(name for name in base if name.endswith("norm.weight"))
     with torch.no_grad():
-        model.get_parameter(changed).mul_(1.5)
-    info = ClassifierInfo.of(model, classes=("cat", "dog", "eel"), resize="crop", base_hash=state_hash(base))
+        model.net.get_parameter(changed).mul_(1.5)
+    info = class_description(model, classes=("cat", "dog", "eel"), resize="crop", base_hash=state_hash(base))
     chosen, delta = Selection({}, (changed,)), folder / "delta.safetensors"
     save_merged(folder / "merged.safetensors", model, info)
-    save_delta(delta, base=base, merged=model.state_dict(), selection=chosen, metadata=info.to_metadata())
+    save_delta(delta, base=base, merged=model.net.state_dict(), selection=chosen, metadata=info.to_metadata())
     save_selection(chosen, folder / "selection.safetensors", {n: tuple(t.shape) for n, t in base.items()})
     return model
 
@@ -333,8 +335,8 @@ def test_the_printed_call_of_timm_loads_the_export(
     family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tuned_classifier(tmp_path, family, **{} if family == "convnext" else {"image_size": 64})
-    with caplog.at_level(logging.INFO, logger="samtune.files.artifacts"):
-        export_checkpoint(tmp_path / "merged.safetensors", tmp_path / "m.pth")
+    with caplog.at_level(logging.INFO, logger="samtune"):
+        export_pth(tmp_path / "merged.safetensors", tmp_path / "m.pth")
     call, pictures, outputs = (record.message for record in caplog.records)
     assert call.endswith(" loads it")
     stock = eval(call.removesuffix(" loads it"), {"timm": timm}).eval()  # as a reader of the message does
@@ -352,23 +354,23 @@ def test_the_printed_call_of_timm_loads_the_export(
 
 def test_the_call_of_a_model_of_ours_names_its_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = build_classifier("vit_mini", classes=2, checkpoint="random", image_size=96)
-    info = ClassifierInfo.of(model, classes=("a", "b"), resize="squash", base_hash="0")
+    info = class_description(model, classes=("a", "b"), resize="squash", base_hash="0")
     save_merged(tmp_path / "merged.safetensors", model, info)
-    with caplog.at_level(logging.INFO, logger="samtune.files.artifacts"):
-        export_checkpoint(tmp_path / "merged.safetensors", tmp_path / "m.pth")
+    with caplog.at_level(logging.INFO, logger="samtune"):
+        export_pth(tmp_path / "merged.safetensors", tmp_path / "m.pth")
     stock = eval(caplog.records[0].message.removesuffix(" loads it"), {"timm": timm})
-    assert equal_bits(dict(stock.state_dict()), dict(model.state_dict()))
+    assert equal_bits(dict(stock.state_dict()), dict(model.net.state_dict()))
     assert "RGB images scaled to 96 x 96 px (bicubic, antialiased)" in caplog.records[1].message
 
 
 def test_the_base_of_a_classifier_can_be_random(tmp_path: Path) -> None:
     model = tuned_classifier(tmp_path, "vit")
     apply_delta("random", tmp_path / "delta.safetensors", tmp_path / "again.safetensors")
-    assert equal_bits(load_file(tmp_path / "again.safetensors"), dict(model.state_dict()))
+    assert equal_bits(load_file(tmp_path / "again.safetensors"), dict(model.net.state_dict()))
     assert audit_files("random", tmp_path / "merged.safetensors", tmp_path / "selection.safetensors").ok
     undo_delta(tmp_path / "merged.safetensors", tmp_path / "delta.safetensors", tmp_path / "base.safetensors")
     apply_delta(tmp_path / "base.safetensors", tmp_path / "delta.safetensors", tmp_path / "third.safetensors")
-    assert equal_bits(load_file(tmp_path / "third.safetensors"), dict(model.state_dict()))
+    assert equal_bits(load_file(tmp_path / "third.safetensors"), dict(model.net.state_dict()))
 
 
 def test_random_is_no_base_where_the_head_came_with_the_weights(tmp_path: Path) -> None:
@@ -391,9 +393,9 @@ def test_segment_anything_loads_the_export(tmp_path: Path) -> None:
     from segment_anything import sam_model_registry
 
     model = build_model("sam_vit_b", checkpoint="random")
-    info = MergedInfo(model="sam_vit_b", image_size=1024, prompt="none", base_hash="0")
+    info = mask_description(model="sam_vit_b", image_size=1024, prompt="none", base_hash="0")
     save_merged(tmp_path / "merged.safetensors", model, info)
-    export_checkpoint(tmp_path / "merged.safetensors", tmp_path / "vit_b.pth")
+    export_pth(tmp_path / "merged.safetensors", tmp_path / "vit_b.pth")
     stock = sam_model_registry["vit_b"](checkpoint=str(tmp_path / "vit_b.pth"))  # loads strictly
-    assert equal_bits(dict(stock.state_dict()), dict(model.state_dict()))
+    assert equal_bits(dict(stock.state_dict()), dict(model.net.state_dict()))
     shutil.rmtree(tmp_path)  # 750 MB

@@ -10,24 +10,26 @@ from typing import Any
 import pytest
 import timm
 import torch
+from descriptions import class_description, load_classes, load_masks, mask_description, read_classes, read_masks
 from safetensors.torch import load_file
 from toyvit import FAMILIES, SIZE, labelled_batch, toy_classifier
 
 from samtune.base.tensors import read_metadata, save_tensors
 from samtune.errors import CheckpointError
-from samtune.files.classifier import ClassifierInfo, check_classes, load_classifier, read_classifier_info
-from samtune.files.merged import FORMATS, MergedInfo, load_merged, read_merged_info, read_task, save_merged
+from samtune.files.merged import save_merged
 from samtune.models.table import build_model
 from samtune.models.timm.families import timm_name
 from samtune.models.timm.model import Classifier, build_classifier
 from samtune.selection import select
+from samtune.tasks.classes.description import ClassDescription, check_classes
+from samtune.tasks.table import task_of_file
 from samtune.tuning import attach, merge
 
 CLASSES = ("cat", "dog", "Größe, é")
 
 
-def describe(model: Classifier, **values: Any) -> ClassifierInfo:
-    return ClassifierInfo.of(model, classes=CLASSES, resize="squash", base_hash="ab" * 32, **values)
+def describe(model: Classifier, **values: Any) -> ClassDescription:
+    return class_description(model, classes=CLASSES, resize="squash", base_hash="ab" * 32, **values)
 
 
 def listed(value: Any) -> Any:
@@ -60,12 +62,12 @@ def test_stock_timm_loads_it_and_computes_the_same(family: str, tmp_path: Path) 
     expected = model(batch)
     torch.testing.assert_close(stock((batch.images / 255 - mean) / std), expected)
 
-    loaded, found = load_classifier(path)
+    loaded, found = load_classes(path)
     assert torch.equal(loaded(batch), expected) and not loaded.training
-    assert found == replace(info, options=listed(info.options)) == read_classifier_info(path)
+    assert found == replace(info, options=listed(info.options)) == read_classes(path)
     assert (loaded.name, loaded.image_size, loaded.interpolation) == (name, SIZE, "bicubic")
     assert torch.equal(loaded.pixel_mean, model.pixel_mean) and torch.equal(loaded.pixel_std, model.pixel_std)
-    assert read_task(path) == "classification"
+    assert task_of_file(path).name == "classification"
     again = build_classifier(name, classes=9, checkpoint=path, **options)  # a merged file is a checkpoint too
     assert torch.equal(again.features(batch), model.features(batch))
 
@@ -76,7 +78,7 @@ def test_vit_mini_in_stock_timm(tmp_path: Path) -> None:
     name, options = timm_name("vit_mini")
     stock = timm.create_model(name, num_classes=3, **options)
     stock.load_state_dict(load_file(tmp_path / "merged.safetensors"), strict=True)
-    assert load_classifier(tmp_path / "merged.safetensors")[0].image_size == 64
+    assert load_classes(tmp_path / "merged.safetensors")[0].image_size == 64
 
 
 def test_metadata_is_text(saved: Path) -> None:
@@ -92,7 +94,7 @@ def test_the_files_normalisation_counts(tmp_path: Path) -> None:
         describe(model), pixel_mean=(1.5, 2.0, 3.0), pixel_std=(4.0, 5.0, 6.0), interpolation="bilinear", head_seed=None
     )
     save_merged(tmp_path / "merged.safetensors", model, info)
-    loaded, found = load_classifier(tmp_path / "merged.safetensors")
+    loaded, found = load_classes(tmp_path / "merged.safetensors")
     assert loaded.pixel_mean.flatten().tolist() == [1.5, 2.0, 3.0]
     assert loaded.pixel_std.flatten().tolist() == [4.0, 5.0, 6.0]
     assert loaded.interpolation == "bilinear" and found.head_seed is None
@@ -110,8 +112,8 @@ def test_a_bundle_keeps_its_additions(tmp_path: Path) -> None:
     path = tmp_path / info.file_name
     assert path.name == "bundle.safetensors"
     save_merged(path, model, info)
-    assert read_metadata(path)["format"] == "samtune-classifier-bundle-1" and read_task(path) == "classification"
-    loaded, found = load_classifier(path)
+    assert read_metadata(path)["format"] == "samtune-bundle-2" and task_of_file(path).name == "classification"
+    loaded, found = load_classes(path)
     assert found.additions == selection.additions
     assert torch.equal(loaded(labelled_batch()), model(labelled_batch()))
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
@@ -148,24 +150,19 @@ def test_wrong_metadata_is_explained(change: dict[str, str | None], message: str
     metadata = {k: v for k, v in (read_metadata(saved) | change).items() if v is not None}
     save_tensors(saved, load_file(saved), metadata)
     with pytest.raises(CheckpointError, match=message):
-        load_classifier(saved)
+        load_classes(saved)
 
 
 def test_the_two_kinds_are_told_apart(saved: Path, tmp_path: Path) -> None:
     sam = tmp_path / "sam.safetensors"
-    info = MergedInfo(model="sam_tiny", image_size=64, prompt="none", base_hash="0")
+    info = mask_description(model="sam_tiny", image_size=64, prompt="none", base_hash="0")
     save_merged(sam, build_model("sam_tiny", checkpoint="random", image_size=64), info)
-    assert (read_task(sam), read_task(saved)) == ("segmentation", "classification")
-    for load in (load_merged, read_merged_info):
+    assert (task_of_file(sam).name, task_of_file(saved).name) == ("segmentation", "classification")
+    for load in (load_masks, read_masks):
         with pytest.raises(CheckpointError, match="is a classification model, but a segmentation model is needed"):
             load(saved)
     with pytest.raises(CheckpointError, match="is a segmentation model, but a classification model is needed"):
-        load_classifier(sam)
-
-
-def test_every_format_has_its_task() -> None:
-    for info, task in ((MergedInfo, "segmentation"), (ClassifierInfo, "classification")):
-        assert {kind for kind in FORMATS if FORMATS[kind] == task} == set(info.formats)
+        load_classes(sam)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +192,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_tensors(tmp_path / "plain.safetensors", {"a": torch.zeros(1)}, {})
     (tmp_path / "text.safetensors").write_text("hello")
     for name in ("plain.safetensors", "text.safetensors", "missing.safetensors"):
-        for read in (read_task, load_classifier):
+        for read in (task_of_file, load_classes):
             with pytest.raises(CheckpointError, match=r"Give the merged\.safetensors of a run folder"):
                 read(tmp_path / name)

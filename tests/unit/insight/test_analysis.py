@@ -15,7 +15,7 @@ from toyvit import FAMILIES, toy_classifier
 from samtune.errors import CheckpointError, ConfigError, DataError
 from samtune.insight.distribution import Amount, Distribution, Shared, distribution, overlap
 from samtune.insight.stability import noise, split_halves, stability, standard_error
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.scoring.score import ScoreLoss, score
 from samtune.selection import select
 from samtune.selection.selection import Addition, Selection
@@ -32,9 +32,9 @@ def indices(*values: int) -> Tensor:
     return torch.tensor(values, dtype=torch.int64)
 
 
-def scores_of(model: TunableModel, gradients: int = 3) -> Scores:
+def scores_of(model: Backbone, gradients: int = 3) -> Scores:
     """Returns scores of random gradients."""
-    stacks = {name: torch.randn(gradients, *p.shape) for name, p in model.named_parameters()}
+    stacks = {name: torch.randn(gradients, *p.shape) for name, p in model.net.named_parameters()}
     sums = {name: stack.sum(0) for name, stack in stacks.items()}
     return Scores(sums, gradients, 0, "", {name: stack.square().sum(0) for name, stack in stacks.items()})
 
@@ -77,14 +77,14 @@ def test_gps_is_spread_by_the_number_of_neurons() -> None:
         64, 64, 64, 64, 256, 64,
     ]  # fmt: skip
     assert found.total.chosen == sum(len(found) for found in selection.entries.values())
-    assert found.whole == sum(model.get_parameter(name).numel() for name in selection.whole)
+    assert found.whole == sum(model.net.get_parameter(name).numel() for name in selection.whole)
     assert math.isclose(sum(found.share(amount) for amount in found.cells.values()), 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_a_place_for_each_entry(family: str) -> None:
     model = toy_classifier(family)
-    names = [name for name, p in model.named_parameters() if p.ndim > 1]
+    names = [name for name, p in model.net.named_parameters() if p.ndim > 1]
     found = distribution(model, Selection({name: indices(0) for name in names}))
     assert found.total.chosen == len(names)
     assert {part for part in found.by("part") if part.startswith("block")} == {
@@ -213,8 +213,8 @@ def test_the_standard_error_of_equal_gradients_is_zero() -> None:
 
 def test_noise_counts_entries_below_their_error() -> None:
     model = toy_model()
-    sums = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    squares = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    sums = {name: torch.zeros_like(p) for name, p in model.net.named_parameters()}
+    squares = {name: torch.zeros_like(p) for name, p in model.net.named_parameters()}
     # two gradients: 1 and 1 (error 0), 1 and -0.5 (sum 0.5, error 1.5), 3 and 1 (sum 4, error 2)
     sums[QKV].view(-1)[:3] = torch.tensor([2.0, 0.5, 4.0])
     squares[QKV].view(-1)[:3] = torch.tensor([2.0, 1.25, 10.0])

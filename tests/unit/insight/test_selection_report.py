@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from pages import Checker
 from PIL import Image
 from toy import toy_model
 
+from samtune.base.figures import to_png, to_svg
 from samtune.errors import DiskError
 from samtune.insight import pictures as pictures
 from samtune.insight.distribution import Amount, Distribution, Overlap, Shared, distribution
@@ -74,7 +75,7 @@ def test_all_sections_in_order(default: tuple[str, Checker]) -> None:
         "Provenance",
     ]  # fmt: skip
     assert "samtune selection report" in checker.words and "samtune run report" not in checker.words
-    assert len(checker.links) == 5
+    assert page.count("<svg ") == 5
 
 
 def test_the_tables_hold_the_numbers(default: tuple[str, Checker]) -> None:
@@ -120,8 +121,8 @@ def test_without_additions_there_is_no_column_for_them(tmp_path: Path) -> None:
 
 
 def test_parts_without_data_are_left_out(tmp_path: Path) -> None:
-    page, checker = make_page(tmp_path, overlap=None, noise=None, stability=None, provenance={})
-    assert headings(page) == ["What trains", "Distribution"] and len(checker.links) == 3
+    page, _ = make_page(tmp_path, overlap=None, noise=None, stability=None, provenance={})
+    assert headings(page) == ["What trains", "Distribution"] and page.count("<svg ") == 3
     assert 'class="facts"' not in page
     page, _ = make_page(tmp_path, distribution=EMPTY, overlap=None, noise=None, stability=Stability((), ()))
     assert "Stability" not in headings(page)
@@ -133,11 +134,11 @@ def test_a_selection_without_entries_gets_a_clear_page(tmp_path: Path) -> None:
     nothing = Overlap({"block 0": Shared()})
     noise = Noise({"block 0": Noisy(0, 0, 10, 5)}, 3)
     empty = distribution(model, Selection({}, decoder))
-    _, checker = make_page(tmp_path, distribution=empty, overlap=nothing, noise=noise, stability=None)
+    page, checker = make_page(tmp_path, distribution=empty, overlap=nothing, noise=noise, stability=None)
     text = " ".join(checker.words)
     assert "This selection chooses no entries and adds no parameters, so there is no distribution to show." in text
     assert "Neither selection chooses entries, so there is nothing to compare." in text
-    assert checker.links == [] and "nan" not in {word.strip(" %") for word in checker.words}
+    assert "<svg" not in page and "nan" not in {word.strip(" %") for word in checker.words}
     assert ["Total", "n/a", "50.0 %", "0", "10"] in checker.rows
 
 
@@ -158,15 +159,14 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
 
 def test_the_file_is_self_contained(default: tuple[str, Checker]) -> None:
     page, checker = default
-    assert all(link.startswith("data:image/png;base64,") for link in checker.links)
+    assert checker.links == []
     assert "<script" not in page and "@import" not in page and "url(" not in page and "http" not in page
-    for link in checker.links:
-        Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2]))).verify()
 
 
 def test_disk_errors_name_the_file(tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match=r"can't write .*selection\.html.*--run-dir"):
-        make_page(tmp_path / "absent", distribution=EMPTY, overlap=None, noise=None)
+    (tmp_path / "selection.html").mkdir()
+    with pytest.raises(DiskError, match=r"can't write to .*selection\.html: .*Choose a writable folder"):
+        make_page(tmp_path, distribution=EMPTY, overlap=None, noise=None)
 
 
 # --- pictures
@@ -179,30 +179,27 @@ def deep(blocks: int) -> Distribution:
     return Distribution(around | inside, 0)
 
 
-def pixels(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3)
-
-
-def area(png: bytes, colour: str) -> int:
+def area(drawn: Figure, colour: str) -> int:
     """Counts the pixels of a colour."""
     wanted = [int(colour[index : index + 2], 16) for index in (1, 3, 5)]
-    return int((pixels(png) == wanted).all(axis=1).sum())
+    pixels = np.asarray(Image.open(io.BytesIO(to_png(drawn))).convert("RGB")).reshape(-1, 3)
+    return int((pixels == wanted).all(axis=1).sum())
 
 
 @pytest.mark.parametrize("blocks", [1, 12, 40])
 def test_pictures_of_any_depth_are_drawn_the_same_twice(blocks: int) -> None:
     found = deep(blocks)
     for draw in (pictures.by_part, pictures.by_operation, pictures.heat_map):
-        first = draw(found)
-        assert first == draw(found) and first.startswith(b"\x89PNG") and len(first) < 150_000
+        first = to_svg(draw(found))
+        assert first == to_svg(draw(found)) and first.startswith("<svg ") and len(first) < 150_000
 
 
 def test_the_bars_are_as_long_as_the_shares() -> None:
     """Of the entries of either selection, 25 % are in both; the bar of that part is as large as its neighbour's."""
     drawn = pictures.overlap_bars(Overlap({"block 0": Shared(50, 75, 25)}), names=("this", "other"))
-    first, both, second = (area(drawn, colour) for colour in ("#0072B2", "#3f444d", "#E69F00"))
+    first, both, second = (area(drawn, colour) for colour in ("#0072B2", "#7b8291", "#E69F00"))
     assert first / second == pytest.approx(25 / 50, rel=0.05)
-    assert both / first == pytest.approx(1, rel=0.1)  # and some text of the same ink
+    assert both / first == pytest.approx(1, rel=0.05)
 
 
 def test_noise_bars_show_chosen_and_all() -> None:

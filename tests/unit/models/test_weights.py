@@ -13,9 +13,10 @@ from torch import Tensor
 from toy import toy_model
 
 from samtune.errors import CheckpointError
-from samtune.models import weights
+from samtune.models.sam import published as published_weights
+from samtune.models.sam.published import OFFICIAL, Official, load_published, official_checkpoint
 from samtune.models.table import build_model
-from samtune.models.weights import OFFICIAL, Official, load_packaged, load_weights, official_checkpoint, read_state
+from samtune.models.weights import load_weights, read_state
 
 State = dict[str, Tensor]
 
@@ -23,14 +24,14 @@ State = dict[str, Tensor]
 @pytest.fixture
 def state() -> State:
     """The weights that the files hold; models to load into have another seed."""
-    return dict(toy_model(seed=7).state_dict())
+    return dict(toy_model(seed=7).net.state_dict())
 
 
 def assert_loaded(path: Path, state: State) -> None:
     model = toy_model()
     report = load_weights(model, path)
     assert report.loaded == len(state)
-    loaded = model.state_dict()
+    loaded = model.net.state_dict()
     assert loaded.keys() == state.keys() and all(torch.equal(loaded[name], state[name]) for name in state)
 
 
@@ -72,12 +73,15 @@ def test_fp16_file_is_loaded_as_fp32(state: State, tmp_path: Path) -> None:
 
 
 def test_packaged_weights_come_from_the_package(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "files", lambda package: tmp_path if package == "samtune.models.sam" else None)
+    monkeypatch.setattr(published_weights, "PACKAGED", ("toy",))
+    monkeypatch.setattr(
+        published_weights, "files", lambda package: tmp_path if package == "samtune.models.sam" else None
+    )
     save_file({name: tensor.half() for name, tensor in state.items()}, tmp_path / "toy.safetensors")
     model = toy_model()
-    report = load_packaged(model, "toy")
+    report = load_published(model)
     assert report.source.name == "toy.safetensors"
-    assert all(torch.equal(tensor, state[name].half().float()) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(tensor, state[name].half().float()) for name, tensor in model.net.state_dict().items())
 
 
 # --- what does not fit
@@ -85,10 +89,10 @@ def test_packaged_weights_come_from_the_package(state: State, tmp_path: Path, mo
 
 def refused(path: Path, match: str) -> None:
     """A refused file leaves the model as it was."""
-    model, before = toy_model(), toy_model().state_dict()
+    model, before = toy_model(), toy_model().net.state_dict()
     with pytest.raises(CheckpointError, match=match):
         load_weights(model, path)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.net.state_dict().items())
 
 
 def test_missing_file(tmp_path: Path) -> None:

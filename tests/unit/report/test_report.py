@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from pages import Checker
 
+from samtune.base.figures import to_svg
 from samtune.errors import DiskError
-from samtune.report.page import MISTAKES_NOTE, OVERLAYS_NOTE, save_report, wrong_classes_section
-from samtune.report.svg import curve, interval, nice_ticks
+from samtune.report.page import Picture, Section, Table
+from samtune.report.run import Run, curve, save_report
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
 METRICS: dict[str, Any] = {
@@ -23,7 +24,11 @@ METRICS: dict[str, Any] = {
     "definition": {"hd95": "Distance of <outlines>.", "dice": "Overlap."},
     "metrics": {"dice": 0.9051, "hd95": None, "both_empty": 3},
     "before": {"mDice": 0.5, "mIoU": 0.9},
+    "gain": {"mDice": [0.4051, 0.35, 0.45], "mIoU": [-0.0696, -0.1, -0.04]},
+    "trainable": {"selected": 84_224, "bias": 0, "decoder": 4_058_596, "total": 4_142_820, "percent": 4.419},
 }
+HEADLINES = {"mDice": "Mean Dice", "mIoU": "Mean IoU"}
+NOTE = "What the <pictures> show."
 HISTORY: list[dict[str, Any]] = [
     {"step": 1, "epoch": 1, "split": "train", "loss": 2.0},
     {"step": 2, "epoch": 1, "split": "train", "loss": 1.0},
@@ -33,22 +38,23 @@ HISTORY: list[dict[str, Any]] = [
     {"step": 2, "epoch": 1, "split": "val", "mDice": 0.7},
     {"step": 4, "epoch": 2, "split": "val", "mDice": 0.8},
 ]
-COUNTS = {"selected": 84_224, "bias": 0, "decoder": 4_058_596, "total": 4_142_820, "percent": 4.419}
 
 
 def make_report(folder: Path, **changes: Any) -> tuple[str, Checker]:
     (folder / "a.png").write_bytes(PNG)
     arguments: dict[str, Any] = {
         "title": "polyp",
+        "facts": {"Model": "sam_vit_b"},
         "metrics": METRICS,
+        "headlines": HEADLINES,
+        "choice": "mDice",
         "history": HISTORY,
-        "counts": COUNTS,
-        "overlays": [("worst, Dice 0.1", folder / "a.png")],
+        "best_epoch": 2,
+        "sections": [Section("Pictures", NOTE, pictures=[Picture("worst, Dice 0.1", folder / "a.png")])],
         "command": "samtune finetune --config polyp.yaml",
         "config_yaml": "task: segmentation\nrun:\n  name: polyp\n",
-        "facts": {"Model": "sam_vit_b"},
     }
-    save_report(folder / "report.html", **{**arguments, **changes})
+    save_report(folder / "report.html", Run(**{**arguments, **changes}))
     page = (folder / "report.html").read_text(encoding="utf-8")
     checker = Checker()
     checker.feed(page)
@@ -58,15 +64,45 @@ def make_report(folder: Path, **changes: Any) -> tuple[str, Checker]:
 
 def test_the_headline_shows_before_after_interval_and_change(tmp_path: Path) -> None:
     page, checker = make_report(tmp_path)
-    for words in (
-        "90.5",
-        "+40.5 points",
-        "50.0 before tuning",
-        "95 % interval 88.0 to 93.0",
-        "100 test images",
-    ):
+    for words in ("90.5", "+40.5 points", "50.0 before tuning", "95 % interval 88.0 to 93.0", "100 test images"):
         assert words in checker.words
-    assert "-7.0 points" in checker.words and 'class="delta down"' in page
+    assert '<span class="delta up">+40.5 points' in page and '<span class="delta down">-7.0 points' in page
+    assert "gain +35.0 to +45.0 points (95 % interval)" in checker.words
+    left, width = re.findall(r'class="range" style="left:(.*?)%;width:(.*?)%"', page)[0]
+    assert (float(left), float(width)) == (88, 5)
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        ([0.01, -0.02, 0.04], ["gain -2.0 to +4.0 points (95 % interval, holds 0)"]),
+        ([0.01, None, None], []),
+        (None, []),
+    ],
+)
+def test_a_gain_that_may_be_none_is_not_shown_as_one(
+    tmp_path: Path, gain: list[float | None] | None, words: list[str]
+) -> None:
+    before = {"mDice": 0.8951}
+    page, checker = make_report(tmp_path, metrics={**METRICS, "before": before, "gain": gain and {"mDice": gain}})
+    assert '<span class="delta unsure">+1.0 points' in page and "delta up" not in page
+    assert [word for word in checker.words if word.startswith("gain")] == words
+
+
+def test_the_report_says_when_and_how_long(tmp_path: Path) -> None:
+    _, checker = make_report(tmp_path)
+    assert "Finished " not in checker.words and "Training took " not in checker.words
+    events = [{"time": 1.7e9, "split": "fit", "step": 4, "seconds": 4000.4}, {"time": 1.7e9 + 60, "split": "test"}]
+    _, checker = make_report(tmp_path, history=[*HISTORY, *events])
+    assert "2023-11-14 22:14 UTC" in checker.words and "1 h 06 min" in checker.words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (59.7, "1 min 00 s"), (125, "2 min 05 s"), (3599.6, "1 h 00 min")]
+)
+def test_durations_read_well(tmp_path: Path, seconds: float, words: str) -> None:
+    _, checker = make_report(tmp_path, history=[{"split": "fit", "seconds": seconds}])
+    assert words in checker.words
 
 
 def test_the_file_is_self_contained(tmp_path: Path) -> None:
@@ -83,7 +119,7 @@ def test_all_sections_in_order(tmp_path: Path) -> None:
     assert headings == [
         "Training", "Pictures", "All metrics", "What was trained", "Reproduce", "Configuration",
     ]  # fmt: skip
-    assert "4,142,820" in checker.words and "4.42 % of the model" in checker.words
+    assert "4,142,820" in checker.words and "4.42 % of the model's parameters." in checker.words
     assert "Biases" not in checker.words  # a part that did not train is not listed
     assert "n/a" in checker.words and "0.9051" in checker.words and "3" in checker.words
     assert "Show all 3 lines" in checker.words
@@ -92,20 +128,24 @@ def test_all_sections_in_order(tmp_path: Path) -> None:
 def test_curves_are_means_of_the_finite_values_by_epoch(tmp_path: Path) -> None:
     page, _ = make_report(tmp_path)
     assert 'aria-label="Training loss: 1.500 at epoch 1, 0.250 at epoch 2"' in page
-    assert 'aria-label="Validation mDice: 70.0 at epoch 1, 80.0 at epoch 2"' in page
+    assert 'aria-label="Validation mean Dice: 70.0 at epoch 1, 80.0 at epoch 2; the best is 80.0 at epoch 2"' in page
+
+
+def test_the_best_epoch_is_marked_on_the_validation_curve(tmp_path: Path) -> None:
+    values = [{"split": "val", "epoch": epoch, "mDice": value} for epoch, value in ((1, 0.5), (2, 0.75), (3, 0.625))]
+    page, checker = make_report(tmp_path, history=values, best_epoch=2)
+    assert "Ringed: 75.0 at epoch 2, the best; its weights were kept." in checker.words
+    plain, checker = make_report(tmp_path, history=values, best_epoch=9)  # an epoch without a finite value
+    assert "Ringed" not in " ".join(checker.words)
+    assert page.count("<use ") == plain.count("<use ") + 1
 
 
 def test_parts_without_data_are_left_out(tmp_path: Path) -> None:
-    bare = {"split": "test", "n_images": 0, "mDice": None, "mIoU": None, "ci95": {"mDice": [None, None]}}
+    bare = {
+        "split": "test", "n_images": 0, "mDice": None, "mIoU": None, "ci95": {"mDice": [None, None]}, "trainable": None,
+    }  # fmt: skip
     page, checker = make_report(
-        tmp_path,
-        metrics=bare,
-        history=HISTORY[:1],
-        counts={},
-        overlays=[],
-        command="",
-        config_yaml="",
-        facts={},
+        tmp_path, metrics=bare, history=HISTORY[:1], sections=[], command="", config_yaml="", facts={}
     )
     assert "<h2>" not in page and checker.words.count("n/a") == 2
     assert "points" not in page and "interval" not in checker.words
@@ -117,23 +157,24 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
         tmp_path,
         title=evil,
         metrics={**METRICS, "split": evil, "metrics": {evil: 1.0}, "definition": {evil: evil}},
-        overlays=[(evil, tmp_path / "a.png")],
+        headlines={"mDice": evil},
+        sections=[
+            Section(evil, evil, tables=[Table({evil: "name"}, [[evil]])], pictures=[Picture(evil, tmp_path / "a.png")])
+        ],
         command=evil,
         config_yaml=evil,
         facts={evil: evil},
     )
     assert "<script" not in page
-    assert sum(evil in words for words in checker.words) >= 8
+    assert sum(evil in words for words in checker.words) >= 15
 
 
 def test_disk_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=r"can't read the picture .*absent\.png.*Save the overlays first"):
-        make_report(tmp_path, overlays=[("x", tmp_path / "absent.png")])
-    with pytest.raises(DiskError, match=r"can't write .*report\.html.*--run-dir"):
-        save_report(
-            tmp_path / "absent" / "report.html",
-            title="", metrics={}, history=[], counts={}, overlays=[], command="", config_yaml="", facts={},
-        )  # fmt: skip
+        make_report(tmp_path, sections=[Section("x", pictures=[Picture("x", tmp_path / "absent.png")])])
+    with pytest.raises(DiskError, match=r"can't write to .*report\.html: .*Choose a writable folder"):
+        (tmp_path / "report.html").mkdir()
+        make_report(tmp_path)
 
 
 CLASS_METRICS: dict[str, Any] = {
@@ -154,87 +195,44 @@ CLASS_HISTORY: list[dict[str, Any]] = [
 ]
 
 
-def make_class_report(folder: Path, rows: list[tuple[str, int, float, str]]) -> tuple[str, Checker]:
-    (folder / "confusion.png").write_bytes(PNG)
-    return make_report(
-        folder,
-        metrics=CLASS_METRICS,
-        history=CLASS_HISTORY,
-        pictures_note=MISTAKES_NOTE,
-        extra_sections=[wrong_classes_section(rows, folder / "confusion.png")],
-    )
+CLASS: dict[str, Any] = {
+    "headlines": {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy", "mean_per_class": "Mean per class"},
+    "choice": "top1",
+}
 
 
 def test_a_classification_has_its_own_headline_and_curve(tmp_path: Path) -> None:
-    page, checker = make_class_report(tmp_path, [])
+    page, checker = make_report(tmp_path, metrics=CLASS_METRICS, **CLASS, history=CLASS_HISTORY)
     headings = re.findall(r"<h3>(.*?)</h3>", page)
     assert headings == [
         "Top-1 accuracy (top1)", "Top-5 accuracy (top5)", "Mean per class (mean_per_class)",
         "Validation top-1 accuracy by epoch",
     ]  # fmt: skip
     assert "95 % interval 62.0 to 66.0" in checker.words and "3,000 test images" in checker.words
-    assert 'aria-label="Validation top-1 accuracy: 25.0 at epoch 1, 50.0 at epoch 2"' in page
-    assert (
-        MISTAKES_NOTE in checker.words and OVERLAYS_NOTE not in checker.words and "Dice" not in page.split("</h1>")[0]
-    )
+    assert 'aria-label="Validation top-1 accuracy: 25.0 at epoch 1, 50.0 at epoch 2; the best' in page
+    assert "mDice" not in page
 
 
 def test_a_classification_without_top5_has_two_cards(tmp_path: Path) -> None:
     metrics = {name: value for name, value in CLASS_METRICS.items() if name != "top5"}
-    page, _ = make_report(tmp_path, metrics=metrics, history=[])
+    page, _ = make_report(tmp_path, metrics=metrics, **CLASS, history=[])
     assert "Top-5" not in page and page.count("<h3>") == 2
 
 
-def test_classes_that_go_wrong_follow_the_pictures(tmp_path: Path) -> None:
-    page, checker = make_class_report(tmp_path, [("<cat>", 1500, 0.25, "dog (300)"), ("ship", 3, 0.5, "car (1)")])
-    assert re.findall(r"<h2>(.*?)</h2>", page)[1:4] == ["Pictures", "Classes that go wrong", "All metrics"]
-    assert checker.rows[:3] == [
-        ["Class", "Images", "Accuracy", "Most often taken for"],
-        ["<cat>", "1,500", "25.0", "dog (300)"],
-        ["ship", "3", "50.0", "car (1)"],
-    ]
-    assert len(checker.links) == 2 and "<cat>" not in page
+def test_a_curve_has_round_ticks_and_few_epochs() -> None:
+    figure = curve([(epoch, math.sin(epoch)) for epoch in range(1, 101)], form="{:.2f}", ringed=(14, math.sin(14)))
+    drawn = to_svg(figure)
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    assert low <= -1 and high >= 1 and list(axes.get_yticks()) == [-1, -0.5, 0, 0.5, 1]
+    epochs = [tick for tick in axes.get_xticks() if 1 <= tick <= 100]
+    assert 3 <= len(epochs) <= 7 and all(epoch == int(epoch) for epoch in epochs)
+    assert ">-0.51</text>" in drawn  # of epoch 100, as the form says
 
 
-def test_a_model_without_mistakes_has_no_table_of_them(tmp_path: Path) -> None:
-    _, checker = make_class_report(tmp_path, [])
-    assert "No class goes wrong." in checker.words and len(checker.links) == 2
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0.1, 1.4, [0.0, 0.5, 1.0, 1.5]),
-        (59.0, 91.0, [50, 60, 70, 80, 90, 100]),
-        (0.0, 1.0, [0.0, 0.5, 1.0]),
-        (3.0, 3.0, [2.5, 3.0, 3.5]),
-    ],
-)
-def test_ticks_are_round_and_enclose(low: float, high: float, ticks: list[float]) -> None:
-    assert nice_ticks(low, high) == ticks
-
-
-@pytest.mark.parametrize("span", [1e-12, 1e-6, 0.003, 0.7, 12.0, 5e8])
-@pytest.mark.parametrize("low", [-3.0, 0.0, 0.123, 1e4])
-def test_ticks_of_any_range(low: float, span: float) -> None:
-    ticks = nice_ticks(low, low + span)
-    assert ticks[0] <= low + 1e-9 and ticks[-1] >= low + span - 1e-9
-    assert 3 <= len(ticks) <= 7 or (len(ticks) == 2 and span < 1e-9)
-
-
-def test_a_curve_stays_inside_and_labels_few_epochs() -> None:
-    drawn = curve([(epoch, math.sin(epoch)) for epoch in range(1, 101)], label="x", form="{:.2f}")
-    line = re.search(r'polyline class="curve" points="([^"]*)"', drawn)
-    assert line is not None
-    places = [tuple(map(float, pair.split(","))) for pair in line[1].split()]
-    assert len(places) == 100
-    assert all(0 <= x <= 460 and 0 <= y <= 220 for x, y in places)
-    epochs = re.findall(r'y="214" text-anchor="middle">(\d+)<', drawn)
-    assert epochs[0] == "1" and epochs[-1] == "100" and len(epochs) <= 7
-    assert len(set(epochs)) == len(epochs)
-
-
-def test_an_interval_without_bounds_or_before() -> None:
-    drawn = interval(0.5, low=None, high=None, before=None, label="a & b")
-    assert 'cx="230.0"' in drawn and "range" not in drawn and "before" not in drawn
-    assert 'aria-label="a &amp; b"' in drawn
+@pytest.mark.parametrize("values", [(3.0, 3.0), (0.0, 1e-12), (1e4, 1e4 + 1e-6), (-3.0, 5e8)])
+def test_a_curve_of_any_range_is_inside_its_axes(values: tuple[float, float]) -> None:
+    (axes,) = curve(list(enumerate(values)), form="{:.3g}").axes
+    low, high = axes.get_ylim()
+    assert low <= min(values) and max(values) <= high
+    assert 3 <= len(axes.get_yticks()) <= 8

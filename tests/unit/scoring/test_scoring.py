@@ -8,23 +8,25 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from toy import prompts_of, toy_batch, toy_model
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
 from samtune.errors import DataError, NonFiniteError
 from samtune.models.sam.model import SamModel, upsample_logits
+from samtune.models.timm.model import Classifier
 from samtune.scoring.score import hash_batches, mean_loss, score
 from samtune.tasks.classes.losses import head_cross_entropy, image_contrastive
 from samtune.tasks.masks.losses import contrastive_loss, dice_bce, task_loss
-from samtune.types import Batch
+from samtune.types import Batch, LabelledBatch
 
 BATCHES = [toy_batch(seed=seed) for seed in range(3)]
 
 
 def test_scores_are_the_summed_gradients() -> None:
     model = toy_model()
-    names, parameters = zip(*model.named_parameters(), strict=True)
+    names, parameters = zip(*model.net.named_parameters(), strict=True)
     expected = [torch.zeros_like(p) for p in parameters]
     for batch in BATCHES:
         loss = dice_bce(upsample_logits(model(batch), 64), batch)
@@ -53,7 +55,7 @@ def test_scores_keep_the_sign() -> None:
 @pytest.mark.parametrize("fails", [False, True], ids=["normal", "after an error"])
 def test_model_is_left_as_it_was(training: bool, fails: bool) -> None:
     model, plain = toy_model().train(training), toy_model()
-    model.image_encoder.requires_grad_(False)
+    model.net.image_encoder.requires_grad_(False)
     required = [p.requires_grad for p in model.parameters()]
 
     def loss(model: SamModel, batch: Batch) -> Tensor:
@@ -68,7 +70,9 @@ def test_model_is_left_as_it_was(training: bool, fails: bool) -> None:
     assert model.training == training
     assert [p.requires_grad for p in model.parameters()] == required
     assert all(p.grad is None for p in model.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.net.state_dict().values(), plain.net.state_dict().values(), strict=True)
+    )
 
 
 def test_gradients_that_were_there_before_do_not_count() -> None:
@@ -164,6 +168,35 @@ def test_mean_loss_leaves_undefined_batches_out() -> None:
     assert mean_loss(model, BATCHES, loss) == pytest.approx(sum(expected) / 2)
     assert model.training
     assert math.isnan(mean_loss(model, BATCHES[1:2], loss))
+
+
+def test_mean_loss_is_of_evaluation_mode_and_without_gradients() -> None:
+    model = toy_classifier("vit").train()
+    model.net.blocks[0].mlp.drop1.p = 0.5
+    modes = [module.training for module in model.modules()]
+
+    def loss(model: Classifier, batch: LabelledBatch) -> Tensor:
+        assert not torch.is_grad_enabled() and not any(module.training for module in model.modules())
+        return head_cross_entropy(model, batch)
+
+    batches = [labelled_batch(seed=seed) for seed in range(2)]
+    found = mean_loss(model, batches, loss)
+    assert modes == [module.training for module in model.modules()]
+    with torch.no_grad():
+        assert found == pytest.approx(float(sum(head_cross_entropy(model.eval(), batch) for batch in batches)) / 2)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_image_contrast_is_of_the_features_at_its_temperature(temperature: float) -> None:
+    model, batch = toy_classifier("vit"), labelled_batch()
+    with torch.no_grad():
+        found = image_contrastive(temperature=temperature)(model, batch)
+        z = F.normalize(model.features(batch), dim=1)
+    similarity = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    share = similarity.log_softmax(1)
+    same = (batch.labels[:, None] == batch.labels).fill_diagonal_(False)
+    expected = -torch.stack([share[row][same[row]].mean() for row in range(len(z))]).mean()
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,18 +10,18 @@ from toy import toy_model
 from toyvit import FAMILIES, toy_classifier
 
 from samtune.errors import ConfigError
-from samtune.models.backbone import TunableModel
-from samtune.models.sam.model import SamModel
+from samtune.models.backbone import Backbone
+from samtune.models.sam.model import build_sam
 from samtune.selection import SELECTORS, Addition, Selection, picked, select
 
 MODELS = ("sam", *FAMILIES)
 
 
-def build(family: str) -> TunableModel:
+def build(family: str) -> Backbone:
     return toy_model() if family == "sam" else toy_classifier(family)
 
 
-def chosen(model: TunableModel, name: str, **options: Any) -> Selection:
+def chosen(model: Backbone, name: str, **options: Any) -> Selection:
     """What the method itself picks."""
     return SELECTORS[name].function(model, None, **options)
 
@@ -44,14 +44,16 @@ def test_full_and_linear_are_the_ends(family: str) -> None:
 def test_bias_is_every_shift_of_the_backbone(family: str) -> None:
     model = build(family)
     outside = ("mask_decoder.", "prompt_encoder.", model.head_module() or "mask_decoder.")
-    shifts = {n for n, _ in model.named_parameters() if n.endswith((".bias", ".gamma")) and not n.startswith(outside)}
+    shifts = {
+        n for n, _ in model.net.named_parameters() if n.endswith((".bias", ".gamma")) and not n.startswith(outside)
+    }
     assert set(chosen(model, "bias").whole) == shifts
 
 
 def test_bias_of_sam_vit_b_is_the_published_one() -> None:
     with torch.device("meta"):
-        model = SamModel("sam_vit_b", 64)
-    sizes = {n: p.numel() for n, p in model.named_parameters()}
+        model = build_sam("sam_vit_b", checkpoint="random", image_size=64)
+    sizes = {n: p.numel() for n, p in model.net.named_parameters()}
     biases = sum(sizes[n] for n in chosen(model, "bias").whole)
     assert biases == 102_656
     assert biases + sum(s for n, s in sizes.items() if n.startswith("mask_decoder.")) == 4_160_996  # the paper's 4.16 M
@@ -77,7 +79,7 @@ def test_lora_is_on_each_target(family: str, targets: Any) -> None:
     found = select(model, None, name="lora", rank=3, alpha=6, targets=targets, decoder=False)
     modules = [m for target in targets for m in model.linears()[target]]
     assert found.additions == tuple(Addition("lora", m, None, {"rank": 3, "alpha": 6}) for m in modules)
-    assert all(isinstance(model.get_submodule(m), torch.nn.Linear) for m in modules if family != "convnext")
+    assert all(isinstance(model.net.get_submodule(m), torch.nn.Linear) for m in modules if family != "convnext")
     assert found.names() == [] and found.merges
 
 
@@ -102,7 +104,7 @@ def test_ssf_follows_every_operation_of_the_backbone(family: str) -> None:
     model = build(family)
     roles = model.roles()
     found = {a.module: a.options for a in chosen(model, "ssf").additions}
-    for name, module in model.named_modules():
+    for name, module in model.net.named_modules():
         inside = roles.get(f"{name}.weight") not in (None, "head", "decoder", "fixed")
         assert (name in found) == inside, name
         if inside:

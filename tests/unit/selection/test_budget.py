@@ -10,7 +10,7 @@ from toy import toy_model
 from toyvit import FAMILIES, toy_classifier
 
 from samtune.errors import ConfigError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection import SELECTORS, Selection, picked, select
 from samtune.selection.budget import parse_budget
 from samtune.types import Scores
@@ -34,13 +34,13 @@ UNFIT = {(m, "sam") for m in ("mlp", "vpt_shallow", "vpt_deep")} | {
 }
 
 
-def build(family: str) -> TunableModel:
+def build(family: str) -> Backbone:
     return toy_model() if family == "sam" else toy_classifier(family)
 
 
-def scores_of(model: TunableModel, name: str) -> Scores:
+def scores_of(model: Backbone, name: str) -> Scores:
     generator = torch.Generator().manual_seed(1)
-    sums = {n: torch.randn(p.shape, generator=generator) for n, p in model.named_parameters()}
+    sums = {n: torch.randn(p.shape, generator=generator) for n, p in model.net.named_parameters()}
     squares = {n: total.square() for n, total in sums.items()}
     return Scores(sums, 1, 0, "hash", squares=squares, per="sample" if name == "spt" else "batch")
 
@@ -49,13 +49,13 @@ def options_of(name: str, family: str) -> dict[str, Any]:
     return {"targets": ("fc1",)} if (name, family) == ("lora", "convnext") else {}
 
 
-def run(name: str, model: TunableModel, **options: Any) -> Selection:
+def run(name: str, model: Backbone, **options: Any) -> Selection:
     return select(model, scores_of(model, name), name=name, **options)
 
 
-def size_of(model: TunableModel, selection: Selection) -> int:
+def size_of(model: Backbone, selection: Selection) -> int:
     """Counts again: entries, whole weights and tables, and what each addition holds."""
-    roles, modules = model.roles(), dict(model.named_parameters())
+    roles, modules = model.roles(), dict(model.net.named_parameters())
     total = sum(len(i) for i in selection.entries.values())
     total += sum(modules[n].numel() for n in selection.whole if roles[n] in ("linear", "conv", "position"))
     for addition in selection.additions:
@@ -124,7 +124,7 @@ def test_a_budget_buys_the_largest_knob(name: str, family: str) -> None:
             assert all(torch.equal(found.entries[n], expected.entries[n]) for n in found.entries)
 
 
-def fits(check: Any, model: TunableModel, options: dict[str, Any]) -> bool:
+def fits(check: Any, model: Backbone, options: dict[str, Any]) -> bool:
     try:
         check(model, **options)
     except ConfigError:

@@ -12,7 +12,7 @@ from torch import Tensor
 from toy import toy_model
 
 from samtune.errors import ConfigError
-from samtune.models.sam.model import SamModel
+from samtune.models.sam.model import SamModel, build_sam
 from samtune.selection import SELECTORS, Needs, Selection, select
 from samtune.selection.gps import gps
 from samtune.selection.selection import check_selection
@@ -21,11 +21,11 @@ from samtune.types import Granularity, Scores
 
 
 def scores_of(model: SamModel, sums: dict[str, Tensor] | None = None) -> Scores:
-    return Scores(sums or {n: torch.randn(p.shape) for n, p in model.named_parameters()}, 1, 0, "hash")
+    return Scores(sums or {n: torch.randn(p.shape) for n, p in model.net.named_parameters()}, 1, 0, "hash")
 
 
 def reference(gradient: Tensor, per_neuron: int) -> list[int]:
-    """Eq. 3 and 4: for each neuron the K inputs of the largest |gradient|, the first among equals."""
+    """Section 3.1: for each neuron the K inputs of the largest |gradient|, the first among equals."""
     rows = gradient.reshape(gradient.shape[0], -1).tolist()
     chosen = []
     for number, row in enumerate(rows):
@@ -62,9 +62,9 @@ def test_signs_do_not_matter_and_fused_qkv_rows_are_neurons() -> None:
 
 def test_all_equal_scores_give_the_lowest_index() -> None:
     model = toy_model()
-    zeros = scores_of(model, {n: torch.zeros(p.shape) for n, p in model.named_parameters()})
+    zeros = scores_of(model, {n: torch.zeros(p.shape) for n, p in model.net.named_parameters()})
     for name, indices in gps(model, zeros, per_neuron=2).entries.items():
-        inputs = model.get_parameter(name)[0].numel()
+        inputs = model.net.get_parameter(name)[0].numel()
         assert (indices % inputs).view(-1, 2).tolist() == [[0, 1]] * (len(indices) // 2)
 
 
@@ -77,9 +77,9 @@ def test_k_below_one_is_refused(per_neuron: int) -> None:
 def test_k_larger_than_a_row_is_refused() -> None:
     model = toy_model()
     with pytest.raises(ConfigError, match=r"per_neuron is 33, but the neurons of \S+ have 32 inputs.*the largest K"):
-        gps(model, scores_of(model), per_neuron=33)
+        select(model, scores_of(model), name="gps", per_neuron=33)
     with pytest.raises(ConfigError, match=r"is 33, but .* have 32 inputs"):
-        gps(model, scores_of(model), per_neuron=33, level="layer")
+        select(model, scores_of(model), name="gps", per_neuron=33, level="layer")
 
 
 # --- the variants of Tab. 6
@@ -119,18 +119,18 @@ def test_levels_layer_and_net_take_as_many_from_a_larger_pool(per_neuron: int, t
 
 def test_level_net_may_take_more_than_a_neuron_has() -> None:
     model = toy_model()
-    weights = [p for n, p in model.named_parameters() if model.roles()[n] in ("linear", "conv")]
+    weights = [p for n, p in model.net.named_parameters() if model.roles()[n] in ("linear", "conv")]
     largest = sum(p.numel() for p in weights) // sum(len(p) for p in weights)
     selection = gps(model, scores_of(model), per_neuron=largest, level="net")
     assert sum(len(i) for i in selection.entries.values()) == largest * sum(len(p) for p in weights)
     with pytest.raises(ConfigError, match=rf"is {largest + 1}, but .* have {largest} inputs in the mean"):
-        gps(model, scores_of(model), per_neuron=largest + 1, level="net")
+        select(model, scores_of(model), name="gps", per_neuron=largest + 1, level="net")
 
 
 @pytest.mark.parametrize("level", ["neuron", "layer", "net"])
 def test_magnitude_is_the_gradient_rule_on_weights(level: str) -> None:
     model = toy_model()
-    weights = scores_of(model, {name: p.detach() for name, p in model.named_parameters()})
+    weights = scores_of(model, {name: p.detach() for name, p in model.net.named_parameters()})
     found = select(model, None, name="gps", criterion="magnitude", level=level).entries
     expected = gps(model, weights, level=level).entries  # type: ignore[arg-type]
     assert found.keys() == expected.keys()
@@ -169,17 +169,17 @@ BIAS_BASELINE = 4_160_996  # the paper's 4.16 M: all encoder biases, 102,656, an
 @pytest.fixture(scope="module")
 def vit_b() -> SamModel:
     with torch.device("meta"):
-        return SamModel("sam_vit_b", 64)
+        return build_sam("sam_vit_b", checkpoint="random", image_size=64)
 
 
 @pytest.fixture(scope="module")
 def selection(vit_b: SamModel) -> Selection:
-    zeros = {name: torch.zeros(()).expand(p.shape) for name, p in vit_b.named_parameters()}
+    zeros = {name: torch.zeros(()).expand(p.shape) for name, p in vit_b.net.named_parameters()}
     return select(vit_b, Scores(zeros, 1, 0, "hash"), name="gps", per_neuron=1)
 
 
 def numbers(model: SamModel, prefix: str, suffix: str = "") -> int:
-    return sum(p.numel() for n, p in model.named_parameters() if n.startswith(prefix) and n.endswith(suffix))
+    return sum(p.numel() for n, p in model.net.named_parameters() if n.startswith(prefix) and n.endswith(suffix))
 
 
 def test_sizes_of_sam_vit_b(vit_b: SamModel) -> None:
@@ -201,7 +201,7 @@ def test_gps_counts_of_sam_vit_b(vit_b: SamModel, selection: Selection) -> None:
     assert counts.total == TOTAL
     every = sum(p.numel() for p in vit_b.parameters())
     assert counts.percent == pytest.approx(100 * TOTAL / every)
-    check_selection(selection, vit_b, vit_b.roles())
+    check_selection(selection, vit_b)
 
 
 def test_counts_by_block_add_up(vit_b: SamModel, selection: Selection) -> None:
@@ -219,14 +219,14 @@ def test_bias_baseline_of_sam_vit_b(vit_b: SamModel) -> None:
     assert every_bias + MASK_DECODER == BIAS_BASELINE
     roles = vit_b.roles()
     linear_and_conv = sum(
-        vit_b.get_parameter(n).numel() for n, role in roles.items() if role == "bias" and ".neck." not in n
+        vit_b.net.get_parameter(n).numel() for n, role in roles.items() if role == "bias" and ".neck." not in n
     )
     assert linear_and_conv == 83_712
 
 
 @pytest.mark.parametrize("name", sorted(set(SELECTORS) - {"vpt_shallow", "vpt_deep", "mlp"}))
 def test_no_selector_of_sam_vit_b_touches_what_is_fixed(name: str, vit_b: SamModel) -> None:
-    zeros = {n: torch.zeros(()).expand(p.shape) for n, p in vit_b.named_parameters()}
+    zeros = {n: torch.zeros(()).expand(p.shape) for n, p in vit_b.net.named_parameters()}
     per: Granularity = "sample" if name == "spt" else "batch"
     chosen = select(vit_b, Scores(zeros, 1, 0, "hash", squares=zeros, per=per), name=name)
     roles = vit_b.roles()

@@ -9,22 +9,21 @@ from toy import toy_model
 from toyvit import FAMILIES, toy_classifier
 
 from samtune.errors import ConfigError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.models.timm.model import build_classifier
 from samtune.selection import SELECTORS, Needs, select
-from samtune.selection.grft import grft
 from samtune.types import Scores
 
 MODELS = ("sam", *FAMILIES)
 
 
-def build(family: str) -> TunableModel:
+def build(family: str) -> Backbone:
     return toy_model() if family == "sam" else toy_classifier(family)
 
 
-def scores_of(model: TunableModel, *, ties: bool = False) -> Scores:
+def scores_of(model: Backbone, *, ties: bool = False) -> Scores:
     generator = torch.Generator().manual_seed(3)
-    sums = {n: torch.randn(p.shape, generator=generator) for n, p in model.named_parameters()}
+    sums = {n: torch.randn(p.shape, generator=generator) for n, p in model.net.named_parameters()}
     return Scores({n: total.sign() if ties else total for n, total in sums.items()}, 1, 0, "hash")
 
 
@@ -74,7 +73,7 @@ def test_sparse_is_gps() -> None:
 def test_k_above_the_matrix(pattern: str, k: int, message: str) -> None:
     model = toy_model()
     with pytest.raises(ConfigError, match=message):
-        grft(model, scores_of(model), pattern=pattern, k=k)  # type: ignore[arg-type]
+        select(model, scores_of(model), name="grft", pattern=pattern, k=k)
     with pytest.raises(ConfigError, match=message):
         SELECTORS["grft"].check(model, pattern=pattern, k=k)
 
@@ -88,8 +87,8 @@ def test_published_counts_of_vit_b() -> None:
     """Tab. 8 of GRFT: 65,280 + 83,712 + head of 100 classes is its 0.26 % for CIFAR-100."""
     with torch.device("meta"):
         model = build_classifier("vit_base_patch16_224.augreg_in21k", classes=100, checkpoint="random")
-    zeros = {n: torch.zeros(()).expand(p.shape) for n, p in model.named_parameters()}
-    sizes = {n: p.numel() for n, p in model.named_parameters()}
+    zeros = {n: torch.zeros(()).expand(p.shape) for n, p in model.net.named_parameters()}
+    sizes = {n: p.numel() for n, p in model.net.named_parameters()}
     found = select(model, Scores(zeros, 1, 0, "hash"), name="grft")
     assert sum(len(i) for i in found.entries.values()) == SELECTORS["grft"].size(model) == 65_280
     roles = model.roles()

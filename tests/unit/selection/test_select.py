@@ -10,7 +10,7 @@ import torch
 from toy import toy_model
 
 from samtune.base.tensors import state_hash
-from samtune.config.problems import default_options, option_problems
+from samtune.config.options import default_options, option_problems
 from samtune.errors import ConfigError, NonFiniteError
 from samtune.models.sam.model import SamModel
 from samtune.selection import SELECTORS, Needs, Selector, check_scores, check_select, select
@@ -20,7 +20,7 @@ FUNCTIONS = {name: row.function for name, row in SELECTORS.items()}
 
 
 def scores_of(model: SamModel) -> Scores:
-    sums = {n: torch.randn(p.shape) for n, p in model.named_parameters()}
+    sums = {n: torch.randn(p.shape) for n, p in model.net.named_parameters()}
     return Scores(sums, 1, 0, "hash", squares={n: total.square() for n, total in sums.items()})
 
 
@@ -51,7 +51,7 @@ def test_gps_selects_entries_only_in_the_encoder() -> None:
     model = toy_model()
     entries = select(model, scores_of(model), name="gps", per_neuron=3).entries
     assert all(name.startswith("image_encoder.") for name in entries)
-    assert all(len(indices) == 3 * len(model.get_parameter(name)) for name, indices in entries.items())
+    assert all(len(indices) == 3 * len(model.net.get_parameter(name)) for name, indices in entries.items())
 
 
 def test_unknown_selector() -> None:
@@ -72,10 +72,7 @@ def test_missing_scores(name: str) -> None:
         ({"name": "gps", "per_neuron": 2.5}, r"select\.per_neuron: 2.5, expected an integer"),
         ({"name": "gps", "per_neuron": 99}, r"select\.per_neuron is 99, but the neurons of .* have 32 inputs"),
         ({"name": "full", "rank": 2}, r"select\.rank: unknown option"),
-        (
-            {"name": "gps", "exclude": ("block 7",)},
-            r"exclude: unknown part 'block 7'\. .*block 0, block 1, mask",
-        ),
+        ({"name": "gps", "exclude": ("block 7",)}, r"exclude: unknown part 'block 7'\. .*block 0, block 1, mask"),
         ({"name": "gps", "budget": "lots"}, r"select\.budget is 'lots'"),
         ({"name": "gps", "budget": 1}, r"gps picks at least \d+"),
     ],
@@ -157,11 +154,11 @@ def test_scores_that_do_not_fit(change: Any, needs: Needs, message: str) -> None
 
 def test_scores_of_another_checkpoint() -> None:
     model = toy_model()
-    scores = replace(scores_of(model), base_hash=state_hash(model.state_dict()))
+    scores = replace(scores_of(model), base_hash=state_hash(model.net.state_dict()))
     assert select(model, scores, name="gps").entries
     with torch.no_grad():
-        model.get_parameter("image_encoder.pos_embed")[0, 0, 0, 0] += 1
-    changed = state_hash(model.state_dict())
+        model.net.get_parameter("image_encoder.pos_embed")[0, 0, 0, 0] += 1
+    changed = state_hash(model.net.state_dict())
     message = (
         rf"another checkpoint of toy \(weights {scores.base_hash[:12]}, here {changed[:12]}\); score again, or set "
     )

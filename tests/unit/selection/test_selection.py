@@ -92,13 +92,13 @@ def test_add_whole_replaces_entries() -> None:
 def test_selection_of_another_model_is_refused(selection: Selection, message: str) -> None:
     model = toy_model()
     with pytest.raises(CheckpointError, match=message):
-        check_selection(selection, model, model.roles())
+        check_selection(selection, model)
 
 
 def test_selection_of_this_model_passes() -> None:
     model = toy_model()
     entries = {"image_encoder.neck.0.weight": torch.tensor([0, 1023]), "image_encoder.pos_embed": torch.tensor([])}
-    check_selection(Selection(entries, ("mask_decoder.iou_token.weight",)), model, model.roles())
+    check_selection(Selection(entries, ("mask_decoder.iou_token.weight",)), model)
 
 
 def test_file_of_another_format(tmp_path: Path) -> None:

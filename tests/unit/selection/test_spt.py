@@ -10,32 +10,32 @@ from toy import toy_model
 from toyvit import FAMILIES, toy_classifier
 
 from samtune.errors import ConfigError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection import SELECTORS, Addition, Needs, Selection, picked, select
 from samtune.types import Granularity, Scores
 
 MODELS = ("sam", *FAMILIES)
 
 
-def build(family: str) -> TunableModel:
+def build(family: str) -> Backbone:
     return toy_model() if family == "sam" else toy_classifier(family)
 
 
-def scores_of(model: TunableModel, *, ties: bool = False, per: Granularity = "sample") -> Scores:
+def scores_of(model: Backbone, *, ties: bool = False, per: Granularity = "sample") -> Scores:
     """Sensitivities that differ between matrices, so that some get modules and some do not."""
     generator = torch.Generator().manual_seed(5)
     squares = {}
-    for number, (name, p) in enumerate(model.named_parameters()):
+    for number, (name, p) in enumerate(model.net.named_parameters()):
         values = torch.rand(p.shape, generator=generator) * (1 + number % 4)
         squares[name] = values.mul(4).round() if ties else values
     return Scores(squares, 1, 0, "hash", squares=squares, per=per)
 
 
-def run(model: TunableModel, **options: Any) -> Selection:
+def run(model: Backbone, **options: Any) -> Selection:
     return select(model, scores_of(model), name="spt", decoder=False, **options)
 
 
-def reference(model: TunableModel, scores: Scores, tau: int, structure: str, rank: int, alpha: float) -> Any:
+def reference(model: Backbone, scores: Scores, tau: int, structure: str, rank: int, alpha: float) -> Any:
     """The top-tau of all weights; then, matrix by matrix, a module where its sensitive weights reach its cost."""
     roles, fused = model.roles(), model.fused()
     assert scores.squares is not None
@@ -136,7 +136,7 @@ def test_default_tau_is_half_a_percent() -> None:
 def test_budget_holds_when_modules_cost_more_than_they_replace() -> None:
     model = toy_model()
     generator = torch.Generator().manual_seed(0)
-    squares = {n: torch.rand(p.shape, generator=generator) for n, p in model.named_parameters()}  # spread evenly
+    squares = {n: torch.rand(p.shape, generator=generator) for n, p in model.net.named_parameters()}  # spread evenly
     scores = Scores(squares, 1, 0, "hash", squares=squares, per="sample")
     options: dict[str, Any] = {"name": "spt", "rank": 2, "alpha": 10.0, "decoder": False}
     assert picked(model, select(model, scores, tau=1000, **options)) > 1000  # so the budget has something to do

@@ -14,9 +14,9 @@ from processes import is_alive, until
 # The real sweep and its real processes; only what a process does is a toy, which notes that it was started.
 SCRIPT = """
 import sys
-from samtune.children import Children
-from samtune.sweep import run_sweep
-from samtune.sweepconfig import load_sweep
+from samtune.base.children import Children
+from samtune.sweep.run import run_sweep
+from samtune.sweep.settings import load_sweep
 
 run = Children.run
 

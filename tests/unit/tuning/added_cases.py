@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from toy import toy_batch, toy_model
 from toyvit import labelled_batch, toy_classifier
 
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
+from samtune.models.sam.model import SamModel
 from samtune.selection.selection import FOLDS, Addition, Selection
 from samtune.tuning import attach
 from samtune.tuning.added import KINDS
+from samtune.types import Role
 
 NETS = ("sam", "vit", "swin", "convnext")
 
 
-def net_of(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> TunableModel:
+def net_of(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Backbone:
     return toy_model(seed=seed, dtype=dtype) if name == "sam" else toy_classifier(name, seed=seed, dtype=dtype)
 
 
-def output_of(model: TunableModel, seed: int = 0) -> Tensor:
-    return model(toy_batch(seed=seed) if hasattr(model, "image_encoder") else labelled_batch(seed=seed))  # type: ignore[no-any-return]
+def output_of(model: Backbone, seed: int = 0) -> Tensor:
+    return model(toy_batch(seed=seed) if isinstance(model, SamModel) else labelled_batch(seed=seed))  # type: ignore[no-any-return]
 
 
-def additions_of(kind: str, model: TunableModel) -> tuple[Addition, ...]:
+def additions_of(kind: str, model: Backbone) -> tuple[Addition, ...]:
     """Returns the kind wherever it fits into the model; LoRA on queries, values and whole layers."""
     if kind == "prompt":
         first, last = model.token_blocks()[0], model.token_blocks()[-1]
@@ -48,33 +48,33 @@ def additions_of(kind: str, model: TunableModel) -> tuple[Addition, ...]:
     return tuple(found)
 
 
-def ssf(model: nn.Module, name: str) -> Addition:
-    tensors = model.get_submodule(name)._parameters
+def ssf(model: Backbone, name: str) -> Addition:
+    tensors = model.net.get_submodule(name)._parameters
     weight = tensors["weight"]
     assert weight is not None
     return Addition("ssf", name, None, {"dim": len(weight), "shift": int(tensors.get("bias") is not None)})
 
 
-def hosts_of_ssf(model: TunableModel) -> list[str]:
+def hosts_of_ssf(model: Backbone) -> list[str]:
     """Linears, convolutions and norms; of SAM those of the encoder."""
     names = [name for name, role in model.roles().items() if role in ("linear", "conv", "norm")]
     owners = {name.rpartition(".")[0]: None for name in names if name.endswith("weight")}
-    if hasattr(model, "image_encoder"):
+    if isinstance(model, SamModel):
         owners |= {"image_encoder.neck.1": None, "image_encoder.neck.3": None}
     return list(owners)
 
 
-def linear_of(model: nn.Module, name: str) -> nn.Linear:
-    module = model.get_submodule(name)
+def linear_of(model: Backbone, name: str) -> nn.Linear:
+    module = model.net.get_submodule(name)
     assert isinstance(module, nn.Linear)
     return module
 
 
-def head_of(model: TunableModel) -> nn.Linear:
+def head_of(model: Backbone) -> nn.Linear:
     return linear_of(model, str(model.head_module()))
 
 
-def train(model: TunableModel, trained: dict[str, nn.Parameter], *, steps: int = 3, lr: float = 1e-2) -> None:
+def train(model: Backbone, trained: dict[str, nn.Parameter], *, steps: int = 3, lr: float = 1e-2) -> None:
     optimizer = torch.optim.AdamW(trained.values(), lr=lr)
     for step in range(steps):
         optimizer.zero_grad()
@@ -88,7 +88,7 @@ def loss_of(output: Tensor) -> Tensor:
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -104,27 +104,24 @@ FOLDING = [(kind, net) for kind, net in PAIRS if kind in FOLDS]
 STAYING = [(kind, net) for kind, net in PAIRS if kind not in FOLDS]
 
 
-def tuned(kind: str, net: str, dtype: torch.dtype = torch.float32) -> TunableModel:
+def tuned(kind: str, net: str, dtype: torch.dtype = torch.float32) -> Backbone:
     model = net_of(net, dtype)
     train(model, attach(model, Selection({}, (), {}, additions_of(kind, model))))
     return model
 
 
-def hosted(host: nn.Module, addition: Addition) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+def hosted(host: nn.Module, addition: Addition) -> tuple[Backbone, dict[str, nn.Parameter]]:
     """Returns a net of one layer with the addition, whose values are noise."""
 
-    class Net(TunableModel):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = host
-
-        def roles(self) -> dict[str, Any]:
-            return {name: "linear" for name, _ in self.named_parameters()}
+    class OneLayer(Backbone):
+        def role(self, name: str, owner: nn.Module) -> Role:
+            return "linear"
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.layer(x)  # type: ignore[no-any-return]
+            return self.net.layer(x)  # type: ignore[no-any-return,operator,union-attr]
 
-    net = Net()
+    network = nn.ModuleDict({"layer": host})
+    net = OneLayer(network, name="one layer", image_size=1, mean=(0, 0, 0), std=(1, 1, 1))
     trained = attach(net, Selection({}, (), {}, (addition,)))
     with torch.no_grad():
         for parameter in trained.values():

@@ -10,23 +10,13 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
-from added_cases import (
-    PAIRS,
-    additions_of,
-    hosted,
-    loss_of,
-    net_of,
-    output_of,
-    same,
-    ssf,
-    train,
-)
+from added_cases import PAIRS, additions_of, hosted, loss_of, net_of, output_of, same, ssf, train
 from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 from toy import toy_model
 from toyvit import labelled_batch, toy_classifier
 
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection.selection import FOLDS, Addition, Selection
 from samtune.tuning import attach, merge
 from samtune.tuning.added import KINDS
@@ -50,20 +40,20 @@ def test_the_start_is_the_base_where_a_kind_says_so(kind: str, net: str) -> None
         first, second = output_of(base), output_of(model)
     assert first.shape == second.shape
     assert torch.equal(first, second) is KINDS[kind].identity
-    stock = base.state_dict()
-    assert all(torch.equal(model.state_dict()[name], stock[name]) for name in stock)
+    stock = base.net.state_dict()
+    assert all(torch.equal(model.net.state_dict()[name], stock[name]) for name in stock)
 
 
 @pytest.mark.parametrize(("kind", "net"), PAIRS)
 def test_gradient_reaches_the_addition_only_and_all_of_it(kind: str, net: str) -> None:
-    base, model = net_of(net).state_dict(), net_of(net)
+    base, model = net_of(net).net.state_dict(), net_of(net)
     trained = attach(model, Selection({}, (), {}, additions_of(kind, model)))
     assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in trained.values()}
     assert all(p.dtype == torch.float32 for p in trained.values())
     train(model, trained, steps=2)
     assert all(p.grad is not None and bool(p.grad.any()) for p in trained.values())
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
-    own = dict(model.named_parameters())
+    own = dict(model.net.named_parameters())
     assert all(torch.equal(own[name], base[name]) for name in base if name in own)  # the dense tensors themselves
 
 
@@ -136,7 +126,6 @@ def test_ssf_scales_and_shifts_channels_and_folds(name: str) -> None:
     shape[axis] = channels
     expected = y * p["scale"].view(shape) + (p["shift"].view(shape) if bias else 0)
     torch.testing.assert_close(net(x), expected)
-    assert isinstance(net, TunableModel)
     torch.testing.assert_close(merge(net)(x), expected)
 
 
@@ -171,10 +160,10 @@ def test_lora_is_the_reference_implementations() -> None:
     trained = attach(ours, Selection({}, (), {}, additions))
     config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=targets, lora_dropout=0.0)
     # peft has no type for a plain module
-    reference = peft.get_peft_model(theirs, config, autocast_adapter_dtype=False)  # type: ignore[arg-type]
+    reference = peft.get_peft_model(theirs.net, config, autocast_adapter_dtype=False)  # type: ignore[arg-type]
     pairs = []
     for host in hosts:
-        layer = theirs.get_submodule(host)
+        layer = theirs.net.get_submodule(host)
         for ours_name, theirs_name in (("down", "lora_A"), ("up", "lora_B")):
             other = getattr(layer, theirs_name)["default"].weight
             mine = trained[f"{host}.lora.{ours_name}"]
@@ -184,7 +173,7 @@ def test_lora_is_the_reference_implementations() -> None:
     assert len(pairs) == sum(p.requires_grad for p in reference.parameters())
     optimizers = [torch.optim.SGD(side, lr=0.5) for side in zip(*pairs, strict=True)]
     for step in range(5):
-        outputs = [output_of(ours, step), reference.base_model.model(labelled_batch(seed=step))]
+        outputs = [output_of(ours, step), theirs(labelled_batch(seed=step))]
         torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-12)
         for output, optimizer in zip(outputs, optimizers, strict=True):
             optimizer.zero_grad()
@@ -194,7 +183,7 @@ def test_lora_is_the_reference_implementations() -> None:
         for optimizer in optimizers:
             optimizer.step()
     assert max(float(mine.detach().abs().max()) for mine, _ in pairs[1::2]) > 1e-2  # it trained
-    merged, expected = merge(ours).state_dict(), reference.merge_and_unload().state_dict()
+    merged, expected = merge(ours).net.state_dict(), reference.merge_and_unload().state_dict()
     for name in merged:
         torch.testing.assert_close(merged[name], expected[name], rtol=0, atol=1e-12)
 
@@ -206,15 +195,15 @@ def test_lora_beside_chosen_entries_is_the_dense_computation() -> None:
     name, indices = f"{host}.weight", torch.tensor([33 * 32, 40 * 32 + 5, 63 * 32 + 31])
     additions = tuple(Addition("lora", host, rows, {"rank": 2, "alpha": 4}) for rows in ((0, 32), (64, 96)))
     trained = attach(model, Selection({name: indices}, (), {}, additions))
-    assert isinstance(model.get_submodule(host), CompactLinear)
+    assert isinstance(model.net.get_submodule(host), CompactLinear)
     train(model, trained, steps=2)
     values = trained[name].detach().clone().requires_grad_()
     ups = [trained[f"{host}.lora_{start}.up"].detach().clone().requires_grad_() for start in (0, 64)]
     downs = [trained[f"{host}.lora_{start}.down"].detach().clone().requires_grad_() for start in (0, 64)]
-    base = plain.get_parameter(name).detach()
+    base = plain.net.get_parameter(name).detach()
     change = torch.cat([2.0 * ups[0] @ downs[0], torch.zeros_like(base[:32]), 2.0 * ups[1] @ downs[1]])
     weight = base.flatten().index_put((indices,), values).view_as(base) + change
-    expected = torch.func.functional_call(plain, {name: weight}, (labelled_batch(seed=7),))
+    expected = torch.func.functional_call(plain, {f"net.{name}": weight}, (labelled_batch(seed=7),))
     for parameter in trained.values():
         parameter.grad = None
     output = output_of(model, 7)
@@ -225,8 +214,8 @@ def test_lora_beside_chosen_entries_is_the_dense_computation() -> None:
     wanted |= {f"{host}.lora_{s}.down": p for s, p in zip((0, 64), downs, strict=True)}
     for key, parameter in wanted.items():
         torch.testing.assert_close(trained[key].grad, parameter.grad, rtol=0, atol=1e-12)
-    torch.testing.assert_close(model.state_dict()[name], weight.detach(), rtol=0, atol=1e-12)
-    torch.testing.assert_close(merge(model).state_dict()[name], weight.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.net.state_dict()[name], weight.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(merge(model).net.state_dict()[name], weight.detach(), rtol=0, atol=1e-12)
 
 
 # --- how it runs
@@ -265,10 +254,11 @@ def test_bf16_autocast(kind: str, net: str) -> None:
 
 def test_compiled_is_eager() -> None:
     """One graph with every kind in it; compiled before the values change, so that it does not hold them."""
-    net: Any = net_of("vit")
-    kinds = [addition for kind in ("lora", "adaptformer", "prompt", "mlp") for addition in additions_of(kind, net)]
+    model = net_of("vit")
+    kinds = [addition for kind in ("lora", "adaptformer", "prompt", "mlp") for addition in additions_of(kind, model)]
     attention = Addition("adapter", "blocks.1.attn", None, {"width": 4, "dim": 32})
-    trained = attach(net, Selection({}, (), {}, (*kinds, attention, ssf(net, "blocks.0.norm1"))))
+    trained = attach(model, Selection({}, (), {}, (*kinds, attention, ssf(model, "blocks.0.norm1"))))
+    net: Any = model.net
 
     def logits(x: Tensor) -> Tensor:
         return net.forward_head(net.forward_features(x))  # type: ignore[no-any-return]
@@ -284,14 +274,14 @@ def test_compiled_is_eager() -> None:
 # --- prompts
 
 
-def tokens_seen(model: TunableModel) -> list[tuple[int, int]]:
+def tokens_seen(model: Backbone) -> list[tuple[int, int]]:
     """Returns how many tokens each block's attention sees, and each block returns."""
     seen: list[list[int]] = []
     handles = []
     for name in model.token_blocks():
         counts: list[int] = []
         seen.append(counts)
-        for module in (model.get_submodule(f"{name}.attn"), model.get_submodule(name)):
+        for module in (model.net.get_submodule(f"{name}.attn"), model.net.get_submodule(name)):
             handles.append(module.register_forward_hook(lambda m, a, y, counts=counts: counts.append(y.shape[1])))
     output_of(model)
     for handle in handles:

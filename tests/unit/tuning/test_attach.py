@@ -12,7 +12,7 @@ from toy import toy_model
 from toyvit import toy_classifier
 
 from samtune.errors import CheckpointError
-from samtune.models.backbone import TunableModel
+from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition, Selection
 from samtune.tuning import attach, count, count_by_block, merge
 from samtune.tuning.compact import CompactModule
@@ -192,7 +192,7 @@ def test_merging_a_mixture() -> None:
         torch.testing.assert_close(output_of(model), tuned, rtol=0, atol=1e-5)
     assert same(copied(model), state)
     assert not any(isinstance(module, CompactModule) for module in model.modules())
-    base = net_of("vit").state_dict()
+    base = net_of("vit").net.state_dict()
     changes = selection.changes({name: tensor.shape for name, tensor in base.items()})
     for name, tensor in base.items():
         if name not in changes:
@@ -210,7 +210,7 @@ def base() -> dict[str, torch.Tensor]:
     return copied(net_of("vit"))
 
 
-def lowered(selection: Selection, steps: int = 2) -> tuple[TunableModel, dict[str, nn.Parameter]]:
+def lowered(selection: Selection, steps: int = 2) -> tuple[Backbone, dict[str, nn.Parameter]]:
     model = net_of("vit")
     trained = attach(model, selection, base_dtype=torch.bfloat16)
     for _ in range(steps):
@@ -228,15 +228,15 @@ def test_a_lowered_base_trains_fp32_values_that_start_at_the_base(base: dict[str
     assert all(p.dtype == torch.float32 for p in trained.values())
     for name, indices in mixed().entries.items():
         assert torch.equal(trained[name].detach(), base[name].flatten()[indices])
-    assert model.get_submodule("blocks.0.attn.proj")._parameters["weight"].dtype == torch.bfloat16  # type: ignore[union-attr]
-    assert model.get_parameter("head.weight").dtype == torch.float32
+    assert model.net.get_submodule("blocks.0.attn.proj")._parameters["weight"].dtype == torch.bfloat16  # type: ignore[union-attr]
+    assert model.net.get_parameter("head.weight").dtype == torch.float32
 
 
 def test_merging_a_lowered_base_restores_it(base: dict[str, torch.Tensor]) -> None:
     selection = mixed()
     model, trained = lowered(selection)
     values = {name: parameter.detach().clone() for name, parameter in trained.items()}
-    state = merge(model, base=base).state_dict()
+    state = merge(model, base=base).net.state_dict()
     for name, tensor in base.items():
         expected = tensor.clone()
         if name in selection.whole:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from toy import SPEC, prompts_of, toy_batch, toy_model
 
 from samtune.errors import ConfigError
-from samtune.models.sam.model import SamModel, upsample_logits
+from samtune.models.sam.model import SamModel, build_sam, upsample_logits
 from samtune.models.table import build_model
 from samtune.types import Prompts
 
@@ -30,7 +30,7 @@ def shapes(model: nn.Module) -> dict[str, torch.Size]:
 @pytest.mark.parametrize("image_size", [None, 256], ids=["stock size", "256 px"])
 def test_state_dict_has_the_stock_keys_and_shapes(name: str, image_size: int | None) -> None:
     with torch.device("meta"):
-        ours, stock = shapes(SamModel(name, image_size)), shapes(STOCK[name]())
+        ours, stock = shapes(build_sam(name, checkpoint="random", image_size=image_size).net), shapes(STOCK[name]())
     assert ours == stock
     assert name != "sam_vit_b" or len(ours) == 314
 
@@ -51,7 +51,7 @@ def stock_encoder(model: SamModel, cells: int) -> ImageEncoderViT:
         window_size=SPEC.window,
         out_chans=SPEC.prompt_dim,
     )
-    encoder.load_state_dict(model.image_encoder.state_dict())
+    encoder.load_state_dict(model.net.image_encoder.state_dict())
     if cells * 16 != SPEC.image_size:
         table = encoder.pos_embed.data.permute(0, 3, 1, 2)
         table = F.interpolate(table, (cells, cells), mode="bicubic", align_corners=False)
@@ -70,7 +70,7 @@ def test_encoder_equals_stock(cells: int) -> None:
 
 def test_normalises_and_pads_as_stock() -> None:
     model, batch = toy_model(), toy_batch()
-    stock = Sam(nn.Module(), model.prompt_encoder, model.mask_decoder)
+    stock = Sam(nn.Module(), model.net.prompt_encoder, model.net.mask_decoder)
     stock.image_encoder.img_size = SPEC.image_size
     pixels = model.normalise(batch.images, batch.valid())
     for item, (height, width) in enumerate(batch.sizes_input):
@@ -97,10 +97,10 @@ def stock_decode(model: SamModel, embeddings: Tensor, prompts: Prompts | None) -
             boxes = None if prompts.boxes_input is None else prompts.boxes_input[one]
             if prompts.points_input is not None and prompts.labels is not None:
                 points = (prompts.points_input[one], prompts.labels[one])
-        sparse, dense = model.prompt_encoder(points=points, boxes=boxes, masks=None)
-        masks, _ = model.mask_decoder(
+        sparse, dense = model.net.prompt_encoder(points=points, boxes=boxes, masks=None)
+        masks, _ = model.net.mask_decoder(
             image_embeddings=embeddings[one],
-            image_pe=model.prompt_encoder.get_dense_pe(),
+            image_pe=model.net.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=False,
@@ -160,7 +160,7 @@ def test_vit_b_equals_stock_at_1024() -> None:
     for parameter in stock.image_encoder.parameters():  # zeros would hide positions
         parameter.data += 0.02 * torch.randn_like(parameter)
     model = build_model("sam_vit_b", checkpoint="random")
-    model.load_state_dict(stock.state_dict())
+    model.net.load_state_dict(stock.state_dict())
     prompts = prompts_of("box", side=1024)
     images = torch.randint(0, 256, (2, 3, 1024, 1024), dtype=torch.uint8)
     valid = torch.zeros(2, 1, 1024, 1024, dtype=torch.bool)
@@ -185,7 +185,7 @@ def test_gradients_reach_everything_that_mask_0_needs() -> None:
     model = toy_model()
     model(toy_batch()).square().mean().backward()
     for name, role in model.roles().items():
-        gradient = model.get_parameter(name).grad
+        gradient = model.net.get_parameter(name).grad
         idle = role == "fixed" or any(part in name for part in IDLE)
         assert idle == (gradient is None or not bool(gradient.any())), name
 
@@ -196,7 +196,7 @@ def test_block_checkpointing_changes_no_gradient() -> None:
         model = toy_model()
         model.checkpointing = checkpointing
         model(toy_batch()).square().mean().backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        gradients.append({name: p.grad for name, p in model.net.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
@@ -220,9 +220,9 @@ def test_autocast_leaves_prompt_coordinates_exact(kind: str) -> None:
     prompts = prompts_of(kind, side=1000)
     moved = Prompts(**{k: v + 1 if v is not None and v.is_floating_point() else v for k, v in vars(prompts).items()})
     seen: list[Tensor] = []
-    model.prompt_encoder.register_forward_hook(lambda module, args, output: seen.append(output[0].clone()))
+    model.net.prompt_encoder.register_forward_hook(lambda module, args, output: seen.append(output[0].clone()))
     embeddings = torch.randn(2, 128, 8, 8)  # the decoder's size does not matter here
-    model.prompt_encoder.image_embedding_size = (8, 8)
+    model.net.prompt_encoder.image_embedding_size = (8, 8)
     with torch.no_grad():
         for given in (prompts, moved):
             model.decode(embeddings, given)
@@ -250,7 +250,7 @@ def test_bf16_autocast_stays_close(kind: str) -> None:
 def test_roles_are_complete_and_right() -> None:
     model = toy_model()
     roles = model.roles()
-    assert list(roles) == [name for name, _ in model.named_parameters()]
+    assert list(roles) == [name for name, _ in model.net.named_parameters()]
     assert model.parts().keys() == roles.keys()
     expected = {
         "image_encoder.pos_embed": "position",

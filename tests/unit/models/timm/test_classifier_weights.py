@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from descriptions import class_description
 from huggingface_hub import constants
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
@@ -22,7 +23,6 @@ from toyvit import FAMILIES, labelled_batch, toy_classifier
 
 from samtune.base.tensors import state_hash
 from samtune.errors import CheckpointError
-from samtune.files.classifier import ClassifierInfo
 from samtune.files.delta import apply_delta, save_delta
 from samtune.models.timm.model import Classifier, build_classifier
 from samtune.selection import Selection
@@ -31,7 +31,7 @@ State = dict[str, Tensor]
 
 
 def state_of(family: str) -> State:
-    return dict(toy_classifier(family, seed=7).state_dict())
+    return dict(toy_classifier(family, seed=7).net.state_dict())
 
 
 def build(family: str, checkpoint: Path | None, *, classes: int = 3, **options: Any) -> Classifier:
@@ -41,7 +41,7 @@ def build(family: str, checkpoint: Path | None, *, classes: int = 3, **options: 
 
 def assert_body(model: Classifier, state: State, but: tuple[str, ...] = ()) -> None:
     head = f"{model.head_module()}."
-    loaded = {n: t for n, t in model.state_dict().items() if not n.startswith((head, *but))}
+    loaded = {n: t for n, t in model.net.state_dict().items() if not n.startswith((head, *but))}
     assert loaded.keys() == {n for n in state if not n.startswith((head, *but))}
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
 
@@ -114,12 +114,12 @@ def test_published_layouts_load_whole(layout: str, tmp_path: Path, caplog: pytes
     with caplog.at_level(logging.INFO):
         model = build(family, tmp_path / name, classes=12)
     assert_body(model, state)
-    loaded = len(model.state_dict()) - 2
+    loaded = len(model.net.state_dict()) - 2
     assert f"loaded {loaded}/{loaded} tensors from {tmp_path / name}, sha256 " in caplog.text
     assert "head: new" in caplog.text
     fresh = build_classifier(FAMILIES[family][0], classes=12, checkpoint="random", **FAMILIES[family][1])
     weight = f"{model.head_module()}.weight"
-    assert torch.equal(model.get_parameter(weight), fresh.get_parameter(weight))  # whatever the weights are
+    assert torch.equal(model.net.get_parameter(weight), fresh.net.get_parameter(weight))  # whatever the weights are
 
 
 @pytest.mark.parametrize("layout", ["timm", "swin", "convnext"])
@@ -129,7 +129,7 @@ def test_the_head_of_a_checkpoint(layout: str, tmp_path: Path) -> None:
     path = tmp_path / name
     torch.save(pack(state), path)
     model = build(family, path, head="checkpoint")
-    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.net.state_dict().items())
     assert model.head_seed is None
     batch = labelled_batch()
     assert torch.equal(model(batch), toy_classifier(family, seed=7)(batch))
@@ -152,7 +152,7 @@ def test_another_image_size_resamples_positions_only(tmp_path: Path, caplog: pyt
         model = build("vit", path, image_size=64)
     assert_body(model, state_of("vit"), but=("pos_embed",))
     assert "pos_embed: resampled (1, 17, 32) to (1, 65, 32)" in caplog.text
-    assert torch.equal(model.get_parameter("pos_embed")[:, 0], state_of("vit")["pos_embed"][:, 0])
+    assert torch.equal(model.net.get_parameter("pos_embed")[:, 0], state_of("vit")["pos_embed"][:, 0])
     save_file(state_of("swin"), path)
     swin = build("swin", path, image_size=24)
     assert_body(swin, state_of("swin"), but=("layers.1.blocks", "layers.0.blocks"))
@@ -199,7 +199,7 @@ def test_googles_arrays(head: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "B_16.npz", **google(state))
     model = build("vit", tmp_path / "B_16.npz", head=head)
     assert_body(model, state)
-    assert torch.equal(model.get_parameter("head.weight"), state["head.weight"]) == (head == "checkpoint")
+    assert torch.equal(model.net.get_parameter("head.weight"), state["head.weight"]) == (head == "checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -229,15 +229,15 @@ def test_googles_arrays_that_do_not_fit(change: dict[str, Any], message: str, tm
 def test_a_delta_of_googles_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "B_16.npz", **google(state_of("vit"), classes=None))
     model = build("vit", tmp_path / "B_16.npz")
-    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    base = {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
     with torch.no_grad():
-        model.get_parameter("norm.bias").add_(1)
-    info = ClassifierInfo.of(model, classes=("a", "b", "c"), resize="squash", base_hash=state_hash(base))
+        model.net.get_parameter("norm.bias").add_(1)
+    info = class_description(model, classes=("a", "b", "c"), resize="squash", base_hash=state_hash(base))
     chosen, delta = Selection({}, ("norm.bias",)), tmp_path / "delta.safetensors"
-    save_delta(delta, base=base, merged=model.state_dict(), selection=chosen, metadata=info.to_metadata())
+    save_delta(delta, base=base, merged=model.net.state_dict(), selection=chosen, metadata=info.to_metadata())
     apply_delta(tmp_path / "B_16.npz", delta, tmp_path / "merged.safetensors")
     merged = load_file(tmp_path / "merged.safetensors")
-    assert all(torch.equal(merged[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(merged[name], tensor) for name, tensor in model.net.state_dict().items())
 
 
 def test_npz_that_is_none(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_npz_that_is_none(tmp_path: Path) -> None:
 def other_width(state: State) -> State:
     name, options = FAMILIES["vit"]
     model = build_classifier(name, classes=3, checkpoint="random", **options | {"embed_dim": 64})
-    return dict(model.state_dict())
+    return dict(model.net.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -383,10 +383,7 @@ def test_offline_says_what_to_get(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_no_network(
-    hub: Hub,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"  # nothing listens there
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

@@ -26,7 +26,7 @@ def large(name: str, **options: Any) -> Classifier:
 def counts(model: Classifier) -> dict[str, int]:
     found: dict[str, int] = {}
     roles = model.roles()
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.net.named_parameters():
         found[roles[name]] = found.get(roles[name], 0) + parameter.numel()
     return found
 
@@ -53,10 +53,10 @@ def test_roles_of_the_models_of_the_papers(name: str, blocks: int, expected: dic
     assert sum(found.values()) == sum(p.numel() for p in timm.create_model(name, num_classes=100).parameters())
     assert len(model.block_modules()) == blocks
     assert model.image_size == 224 and model.interpolation == "bicubic"
-    biases = {n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)}
+    biases = {n for n, module in model.net.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)}
     roles = model.roles()
     owners = {n.rpartition(".")[0] for n, role in roles.items() if role == "bias" and n.endswith(".bias")}
-    assert owners == {n for n in biases - {model.head_module()} if model.get_submodule(n).bias is not None}
+    assert owners == {n for n in biases - {model.head_module()} if model.net.get_submodule(n).bias is not None}
 
 
 def test_counts_of_gps_on_vit_b() -> None:
@@ -86,7 +86,7 @@ def test_normalisation_is_the_checkpoints(name: str, mean: tuple[float, ...], st
     model = build_classifier(name, classes=2, checkpoint="random", **small)
     assert torch.allclose(model.pixel_mean.flatten(), 255 * torch.tensor(mean))
     assert torch.allclose(model.pixel_std.flatten(), 255 * torch.tensor(std))
-    assert not {"pixel_mean", "pixel_std"} & model.state_dict().keys()
+    assert not {"pixel_mean", "pixel_std"} & model.net.state_dict().keys()
     white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
     assert torch.allclose(model.normalise(white).flatten(), (1 - torch.tensor(mean)) / torch.tensor(std), atol=1e-5)
 
@@ -94,10 +94,10 @@ def test_normalisation_is_the_checkpoints(name: str, mean: tuple[float, ...], st
 def test_vit_mini_is_what_the_guide_says() -> None:
     model = build_classifier("vit_mini", classes=5, checkpoint="random")
     assert model.image_size == 64 and len(model.block_modules()) == 6
-    assert model.get_parameter("pos_embed").shape == (1, 65, 192)
-    assert model.get_submodule("blocks.0.attn").num_heads == 3
+    assert model.net.get_parameter("pos_embed").shape == (1, 65, 192)
+    assert model.net.get_submodule("blocks.0.attn").num_heads == 3
     name, options = timm_name("vit_mini")
-    timm.create_model(name, num_classes=5, **options).load_state_dict(model.state_dict(), strict=True)
+    timm.create_model(name, num_classes=5, **options).load_state_dict(model.net.state_dict(), strict=True)
     assert set(OWN) == {"vit_mini", "vit_base_patch16_224.mocov3"}
 
 
@@ -108,11 +108,11 @@ def test_the_head_depends_on_the_seed_alone(family: str) -> None:
     weight = f"{one.head_module()}.weight"
     for model, same in ((again, True), (other, False)):
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), model.parameters(), strict=True)) == same
-        assert torch.equal(one.get_parameter(weight), model.get_parameter(weight)) == same
+        assert torch.equal(one.net.get_parameter(weight), model.net.get_parameter(weight)) == same
     assert (
-        0.01 < float(one.get_parameter(weight).detach().std()) < 0.03
+        0.01 < float(one.net.get_parameter(weight).detach().std()) < 0.03
     )  # a head of zeros would give the scores no gradient
-    assert not one.get_parameter(f"{one.head_module()}.bias").any()
+    assert not one.net.get_parameter(f"{one.head_module()}.bias").any()
     assert (one.head_seed, one.options) == (1, {k: v for k, v in options.items() if k != "image_size"})
 
 
@@ -143,10 +143,10 @@ def test_drop_path_is_for_training_only(family: str) -> None:
     name, options = FAMILIES[family]
     plain = build_classifier(name, classes=3, checkpoint="random", **options)
     dropping = build_classifier(name, classes=3, checkpoint="random", drop_path=0.9, **options)
-    dropping.load_state_dict(plain.state_dict())
+    dropping.net.load_state_dict(plain.net.state_dict())
     batch = labelled_batch()
     assert not dropping.training and torch.equal(plain(batch), dropping(batch))
-    for parameter in (p for n, p in dropping.named_parameters() if n.endswith("gamma")):
+    for parameter in (p for n, p in dropping.net.named_parameters() if n.endswith("gamma")):
         torch.nn.init.ones_(parameter)  # ConvNeXt's blocks start at 1e-6 of their size
     dropping.train()
     assert any(not torch.equal(dropping(batch), plain(batch)) for _ in range(2))
@@ -155,7 +155,7 @@ def test_drop_path_is_for_training_only(family: str) -> None:
 
 def test_image_size() -> None:
     vit = build_classifier(VIT, classes=3, checkpoint="random", **VIT_OPTIONS | {"image_size": 48})
-    assert vit.image_size == 48 and vit.get_parameter("pos_embed").shape[1] == 37
+    assert vit.image_size == 48 and vit.net.get_parameter("pos_embed").shape[1] == 37
     name, options = FAMILIES["convnext"]
     convnext = build_classifier(name, classes=3, checkpoint="random", **options | {"image_size": 96})
     assert convnext.image_size == 96

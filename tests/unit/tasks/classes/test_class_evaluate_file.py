@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from class_trees import WNIDS, write_class_folders, write_imagenet_c
+from descriptions import class_description
 from toyvit import toy_classifier
 
 from samtune.errors import ConfigError, DataError, DiskError
-from samtune.files.classifier import ClassifierInfo
 from samtune.files.merged import save_merged
 from samtune.metrics.corruption import ALEXNET_ERRORS
 from samtune.tasks.classes import evaluate_file as class_evaluate_file
@@ -24,7 +24,7 @@ SEVERITIES = range(1, 6)
 
 def save_toy(path: Path, classes: tuple[str, ...]) -> Path:
     model = toy_classifier("vit")
-    save_merged(path, model, ClassifierInfo.of(model, classes=classes, resize="squash", base_hash="0"))
+    save_merged(path, model, class_description(model, classes=classes, resize="squash", base_hash="0"))
     return path
 
 
@@ -107,11 +107,7 @@ def test_a_folder_that_can_not_be_written_fails_at_once(
 
 
 def test_the_extra_corruptions_are_left_out(
-    checkpoint: Path,
-    corruptions: Path,
-    evaluated: list[str],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    checkpoint: Path, corruptions: Path, evaluated: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for kind in corruptions.iterdir():
         (tmp_path / kind.name).symlink_to(kind)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from toy import toy_model
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
 from samtune.errors import ConfigError, DataError, NonFiniteError
-from samtune.models.backbone import TunableModel
 from samtune.tasks.classes.evaluate import class_logits, class_rows, evaluate_classes, head_inputs, predict_classes
 from samtune.types import LabelledBatch
 
@@ -145,7 +145,6 @@ def test_head_inputs_are_the_features(family: str) -> None:
 
 
 def test_head_inputs_need_a_head() -> None:
-    model = TunableModel()
-    model.name = "headless"
-    with pytest.raises(ConfigError, match="headless has no head"), head_inputs(model, every=1):
+    model = toy_model()
+    with pytest.raises(ConfigError, match="toy has no head"), head_inputs(model, every=1):
         pass

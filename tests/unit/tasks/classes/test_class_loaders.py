@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from samtune.data.loaders import LoaderOptions, Loaders
 from samtune.errors import DataError
+from samtune.tasks.classes.dataset import build_class_data
 from samtune.tasks.classes.images import ClassSplits, LabelledImage
-from samtune.tasks.classes.loaders import build_class_data
 
 
 @pytest.fixture
@@ -26,7 +27,14 @@ def splits(tmp_path: Path) -> ClassSplits:
         coarse = np.random.default_rng(i).integers(0, 256, (6, 8, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((40, 30), Image.Resampling.BICUBIC).save(path)
         made.append(LabelledImage(image=path, label=i % 12 // 4, name=name))
-    return ClassSplits(("a", "b", "c"), made[:12], made[12:15], made[15:])
+    return ClassSplits(made[:12], made[12:15], made[15:], classes=("a", "b", "c"))
+
+
+def build(splits: ClassSplits, *, batch: int, score_batch: int = 32, **values) -> Loaders:
+    """Builds loaders of pictures of 16 px; options of reading and of the task together."""
+    ours = {key: values.pop(key) for key in ("score_images", "seed", "workers", "cache") if key in values}
+    options = LoaderOptions(batch=batch, score_batch=score_batch, **ours)
+    return build_class_data(splits, options, image_size=16, **values)
 
 
 def names(loader) -> list[str]:
@@ -39,7 +47,7 @@ def same(one, other) -> bool:
 
 
 def test_parts_orders_and_sizes(splits) -> None:
-    data = build_class_data(splits, image_size=16, batch=5, score_batch=4)
+    data = build(splits, batch=5, score_batch=4)
     assert names(data.val) == [i.name for i in splits.val] and names(data.test) == [i.name for i in splits.test]
     assert [len(b) for b in data.train] == [5, 5, 2]  # nothing is dropped
     assert sorted(names(data.train)) == [i.name for i in splits.train] != names(data.train)
@@ -50,23 +58,23 @@ def test_parts_orders_and_sizes(splits) -> None:
 
 
 def test_no_validation_images_no_loader(splits) -> None:
-    assert build_class_data(replace(splits, val=[]), image_size=16, batch=5).val is None
+    assert build(replace(splits, val=[]), batch=5).val is None
 
 
 def test_notes_on_the_split_are_told(splits, caplog: pytest.LogCaptureFixture) -> None:
-    build_class_data(replace(splits, notes=["val cut from 100% of train"]), image_size=16, batch=5)
+    build(replace(splits, notes=["val cut from 100% of train"]), batch=5)
     assert [record.getMessage() for record in caplog.records] == ["val cut from 100% of train"]
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_train_and_test_are_needed(splits, part: str) -> None:
     with pytest.raises(DataError, match=f"the {part} part has no image"):
-        build_class_data(replace(splits, **{part: []}), image_size=16, batch=5)
+        build(replace(splits, **{part: []}), batch=5)
 
 
 def test_epochs_reshuffle_and_repeat(splits) -> None:
     def train(**values):
-        return build_class_data(splits, image_size=16, batch=4, augment="strong", **values)
+        return build(splits, batch=4, augment="strong", **values)
 
     data = train()
     first = list(data.train)
@@ -79,10 +87,8 @@ def test_epochs_reshuffle_and_repeat(splits) -> None:
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_workers_see_the_epoch_and_change_nothing(splits, cache: bool) -> None:
-    alone = build_class_data(splits, image_size=16, batch=4, augment="strong", score_views=True)
-    helped = build_class_data(
-        splits, image_size=16, batch=4, augment="strong", score_views=True, workers=2, cache=cache
-    )
+    alone = build(splits, batch=4, augment="strong", score_views=True)
+    helped = build(splits, batch=4, augment="strong", score_views=True, workers=2, cache=cache)
     shown = []
     for epoch in range(2):
         alone.set_epoch(epoch)
@@ -95,13 +101,13 @@ def test_workers_see_the_epoch_and_change_nothing(splits, cache: bool) -> None:
 
 
 def test_score_images_are_a_fixed_shuffled_part_of_train(splits) -> None:
-    data = build_class_data(splits, image_size=16, batch=4, score_images=8, score_batch=4, augment="strong")
+    data = build(splits, batch=4, score_images=8, score_batch=4, augment="strong")
     chosen = names(data.score)
     assert len(set(chosen)) == 8 and set(chosen) < {i.name for i in splits.train}
     data.set_epoch(3)
     assert names(data.score) == chosen != sorted(chosen)
     assert [len(b) for b in data.score] == [4, 4]
-    every = build_class_data(splits, image_size=16, batch=4, score_batch=4)
+    every = build(splits, batch=4, score_batch=4)
     assert all(len(b.labels.unique()) > 1 for b in every.score)  # sorted, each of these would be of one class
     plain = torch.cat([b.images for b in every.score])
     order = [[i.name for i in splits.train].index(name) for name in names(every.score)]
@@ -110,7 +116,7 @@ def test_score_images_are_a_fixed_shuffled_part_of_train(splits) -> None:
 
 
 def test_score_views_give_every_image_a_partner(splits) -> None:
-    data = build_class_data(splits, image_size=16, batch=4, score_views=True, score_batch=5)
+    data = build(splits, batch=4, score_views=True, score_batch=5)
     batches = list(data.score)
     assert [len(b) for b in batches] == [10, 10, 4]
     for batch in batches:

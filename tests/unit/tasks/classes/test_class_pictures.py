@@ -16,6 +16,7 @@ from samtune.tasks.classes.draw import (
     save_confusion,
     save_examples,
     worst_classes_table,
+    wrong_classes_section,
 )
 from samtune.tasks.classes.report import ClassReport, ClassRow
 
@@ -129,3 +130,16 @@ def test_the_worst_classes_with_what_they_are_taken_for() -> None:
     ]
     assert worst_classes_table(make_report(pairs, classes=5), n=1) == table[:1]
     assert worst_classes_table(make_report([(0, 0)], classes=2)) == []
+
+
+def test_the_section_of_wrong_classes_has_the_table_and_the_matrix(tmp_path: Path) -> None:
+    section = wrong_classes_section(make_report([(0, 0), (0, 1), (1, 1)], classes=2), tmp_path / "confusion.png")
+    (table,), (picture,) = section.tables, section.pictures
+    assert list(table.columns) == ["Class", "Images", "Accuracy", "Most often taken for"]
+    assert list(table.rows) == [("class 0", "2", "50.0", "class 1 (1)")]
+    assert picture.file.is_file() and picture.caption.startswith("Confusion matrix")
+
+
+def test_a_model_without_mistakes_has_no_table_of_them(tmp_path: Path) -> None:
+    section = wrong_classes_section(make_report([(0, 0), (1, 1)], classes=2), tmp_path / "confusion.png")
+    assert (section.note, section.tables, len(section.pictures)) == ("No class goes wrong.", (), 1)

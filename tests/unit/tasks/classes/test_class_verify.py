@@ -11,41 +11,38 @@ from PIL import Image
 
 from samtune.errors import ConfigError, DataError
 from samtune.tasks.classes import verify as class_verify
-from samtune.tasks.classes.known import read_layout
-from samtune.tasks.classes.labelled import resolve_classes
-from samtune.tasks.classes.verify import check_classes, same_images, verify_data
+from samtune.tasks.classes.layouts.known import read_layout
+from samtune.tasks.classes.splits import resolve_classes
+from samtune.tasks.classes.verify import check_classes, recognises, same_images, verify_folder
 
 
-def test_good_folders_are_silent(tmp_path: Path, make_folder) -> None:
+def test_good_folders_are_silent(tmp_path: Path) -> None:
     for folder, name in (
         (write_class_folders(tmp_path / "a"), None),
         (write_vtab(tmp_path / "b"), "vtab/cifar"),
         (write_imagenet_c(tmp_path / "c"), "imagenet-c"),
-        (make_folder(["a", "b"], "pairs"), None),
-        (make_folder(["a", "b"], "parts/train").parent, None),
     ):
-        report = verify_data(folder, name=name)
+        report = verify_folder(folder, name=name)
         assert report.errors == () and report.warnings == ()
-    report = verify_data(write_fgvc(tmp_path), name="fgvc/cub")
+    report = verify_folder(write_fgvc(tmp_path), name="fgvc/cub")
     assert report.errors == () and report.warnings == ("3 of the 200 classes of CUB-200-2011 are here",)
 
 
-def test_pairs_and_classes_are_told_apart(tmp_path: Path, make_folder) -> None:
+def test_classes_are_recognised_by_names(tmp_path: Path, make_folder) -> None:
     pairs = make_folder(["a", "b"], "pairs")
-    (pairs / "masks" / "a.png").unlink()
-    assert "no mask named a" in verify_data(pairs).errors[0]
+    assert not recognises(pairs) and not recognises(make_folder(["a"], "parts/train").parent)
     shutil.rmtree(pairs / "masks")
-    assert "masks/ missing" in verify_data(pairs).errors[0]
+    assert not recognises(pairs)
     classes = write_class_folders(tmp_path / "classes")
     (classes / "val" / "none").mkdir()
-    assert "none: empty class folder" in verify_data(classes).errors[0]
-    write_vtab(tmp_path)
-    assert "say which task" in verify_data(tmp_path / "cifar").errors[0]
+    assert recognises(classes) and "none: empty class folder" in verify_folder(classes).errors[0]
+    write_vtab(tmp_path / "vtab")
+    assert recognises(tmp_path / "vtab" / "cifar")
+    assert "say which task" in verify_folder(tmp_path / "vtab" / "cifar").errors[0]
     (tmp_path / "nothing").mkdir()
-    assert "images/ and masks/ missing" in verify_data(tmp_path / "nothing").errors[0]
-    assert "no such folder" in verify_data(tmp_path / "gone").errors[0]
+    assert not recognises(tmp_path / "nothing") and not recognises(tmp_path / "gone")
     with pytest.raises(ConfigError, match="unknown data set 'cub'"):
-        verify_data(tmp_path, name="cub")
+        verify_folder(tmp_path, name="cub")
 
 
 def test_everything_is_decoded_and_listed_at_once(tmp_path: Path) -> None:
@@ -55,7 +52,7 @@ def test_everything_is_decoded_and_listed_at_once(tmp_path: Path) -> None:
     (images / "test" / "000003.jpg").write_bytes(whole[: len(whole) // 2])
     (images / "train800" / "000001.jpg").write_bytes(b"")
     (images / "train800val200" / "000002.jpg").write_text("text")
-    errors = verify_data(tmp_path, name="vtab/cifar").errors
+    errors = verify_folder(tmp_path, name="vtab/cifar").errors
     assert [line.split(": ")[1][:12] for line in errors] == ["empty file (", "damaged file", "not a PNG, J"]
 
 
@@ -63,7 +60,7 @@ def test_a_long_picture_is_found_before_the_run(tmp_path: Path) -> None:
     folder = write_class_folders(tmp_path)
     Image.new("RGB", (2, 202)).save(folder / "train" / "class_0" / "long.png")
     line = f"{folder / 'train' / 'class_0' / 'long.png'}: 2 x 202 pixels, one side more than 100 times the other"
-    assert [error.partition(";")[0] for error in verify_data(folder).errors] == [line]
+    assert [error.partition(";")[0] for error in verify_folder(folder).errors] == [line]
     with pytest.raises(DataError, match=r"long\.png: 2 x 202 pixels"):
         resolve_classes(folder)
 
@@ -75,7 +72,7 @@ def test_huge_parts_are_not_decoded_before_a_run(tmp_path: Path, monkeypatch: py
         resolve_classes(tmp_path, name="vtab/cifar")
     monkeypatch.setitem(class_verify.DECODED, "test", 5)
     assert len(resolve_classes(tmp_path, name="vtab/cifar").test) == 6
-    assert len(verify_data(tmp_path, name="vtab/cifar").errors) == 1
+    assert len(verify_folder(tmp_path, name="vtab/cifar").errors) == 1
 
 
 def test_the_same_image_in_two_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +83,7 @@ def test_the_same_image_in_two_parts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(DataError) as error:
         resolve_classes(folder)
     assert f"{line}; take it out of one part" in str(error.value)
-    assert verify_data(folder).errors == (line,)
+    assert verify_folder(folder).errors == (line,)
     parts = read_layout(folder, None).parts
     notes = check_classes(folder, parts, [], published=("train", "val", "test"))
     assert notes == [f"1 image(s) of this published split are in two of its parts, such as {line}"]
@@ -94,18 +91,14 @@ def test_the_same_image_in_two_parts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert same_images(parts) == []
 
 
-def test_the_answer_is_remembered_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_files_are_told_each_time(tmp_path: Path) -> None:
     folder = write_class_folders(tmp_path)
-    calls = []
-    real = class_verify._undecodable
-    monkeypatch.setattr(class_verify, "_undecodable", lambda paths: calls.append(len(paths)) or real(paths))
     first = resolve_classes(folder)
-    assert resolve_classes(folder) == first and calls == [24]
+    assert resolve_classes(folder) == first
     Image.new("F", (20, 20), 3e9).save(folder / "train" / "class_0" / "odd.tif")
     for _ in range(2):
         with pytest.raises(DataError, match=r"odd\.tif: pixels of mode 'F' outside 16 bits"):
             resolve_classes(folder)
-    assert calls == [24, 25]
 
 
 def test_a_dangling_link_is_a_problem(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from samtune.config.load import load_config
 from samtune.errors import ConfigError
+from samtune.run.settings import load_config
 from samtune.tasks.classes.config import ClassificationConfig
 from samtune.tasks.masks.config import SegmentationConfig
 

@@ -10,7 +10,7 @@ from class_trees import FGVC_FOLDERS, write_class_folders, write_fgvc, write_ima
 
 from samtune.config.papers import datasets
 from samtune.errors import ConfigError, DataError
-from samtune.tasks.classes.known import DATASETS, Layout, read_layout
+from samtune.tasks.classes.layouts.known import DATASETS, Layout, read_layout
 
 
 def names(layout: Layout) -> dict[str, list[str]]:

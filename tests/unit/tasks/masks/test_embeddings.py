@@ -59,7 +59,7 @@ def test_another_model_precision_or_picture_never_meets_an_embedding(tmp_path: P
 
 def test_the_decoder_gets_its_gradient(tmp_path: Path) -> None:
     model, batch = toy_model().requires_grad_(False), toy_batch()
-    weight = model.mask_decoder.mask_tokens.weight.requires_grad_(True)
+    weight = model.net.mask_decoder.mask_tokens.weight.requires_grad_(True)
     model(batch).sum().backward()
     expected = weight.grad.clone()
     weight.grad = None

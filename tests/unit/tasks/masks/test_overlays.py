@@ -106,5 +106,5 @@ def test_files_hold_the_rows_in_rgb(tmp_path: Path) -> None:
 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DiskError, match=r"can't write .*x\.png: .*--run-dir"):
+    with pytest.raises(DiskError, match=r"can't write to .*x\.png: .*Choose a writable folder"):
         save_overlays(tmp_path / "file", [("x", IMAGE, None, LEFT)])

@@ -8,23 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from descriptions import load_masks, mask_description, read_masks
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from samtune.base.tensors import save_tensors
 from samtune.data.pictures import read_image
 from samtune.errors import CheckpointError, ConfigError, DataError, DiskError
-from samtune.files.merged import MergedInfo, load_merged, read_merged_info, save_merged
+from samtune.files.merged import save_merged
 from samtune.models.sam.model import SamModel
 from samtune.models.table import build_model
 from samtune.tasks.masks.dataset import Collate, SegmentationDataset
+from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.evaluate import evaluate
 from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.predict import Predictor, find_images, pick_device, predict_files
 from samtune.tasks.masks.prompts import PromptError
 from samtune.types import Batch, ImageArray
 
-INFO = MergedInfo(model="sam_tiny", image_size=64, prompt="none", base_hash="ab" * 32)
+INFO = mask_description(model="sam_tiny", image_size=64, prompt="none", base_hash="ab" * 32)
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +61,24 @@ def remember(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[Batc
 def test_a_merged_file_round_trips(model: SamModel, tmp_path: Path) -> None:
     path = tmp_path / "merged.safetensors"
     save_merged(path, model, INFO)
-    loaded, info = load_merged(path)
-    assert info == INFO == read_merged_info(path)
+    loaded, info = load_masks(path)
+    assert info == INFO == read_masks(path)
     assert not loaded.training and loaded.image_size == 64
-    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+    assert all(torch.equal(v, loaded.net.state_dict()[k]) for k, v in model.net.state_dict().items())
 
 
 def test_metadata_is_text_and_holds_the_normalisation(tmp_path: Path) -> None:
-    info = MergedInfo("sam_tiny", 64, "box", "ff", pixel_mean=(1.5, 2.0, 3.0), pixel_std=(4.0, 5.0, 6.0))
+    info = mask_description(
+        "sam_tiny", 64, prompt="box", base_hash="ff", pixel_mean=(1.5, 2.0, 3.0), pixel_std=(4.0, 5.0, 6.0)
+    )
     metadata = info.to_metadata()
-    assert metadata["format"] == "samtune-merged-1" and metadata["threshold"] == "0.5"
+    assert metadata["format"] == "samtune-merged-2" and metadata["threshold"] == "0.5"
     assert all(isinstance(value, str) for value in metadata.values())
-    assert MergedInfo.from_metadata(metadata, tmp_path) == info
+    assert MaskDescription.from_metadata(metadata, tmp_path) == info
     path = tmp_path / "m.safetensors"
     save_merged(path, build_model("sam_tiny", checkpoint="random", image_size=64), info)
-    assert load_merged(path)[0].pixel_mean.flatten().tolist() == [1.5, 2.0, 3.0]
-    assert load_merged(path)[0].pixel_std.flatten().tolist() == [4.0, 5.0, 6.0]
+    assert load_masks(path)[0].pixel_mean.flatten().tolist() == [1.5, 2.0, 3.0]
+    assert load_masks(path)[0].pixel_std.flatten().tolist() == [4.0, 5.0, 6.0]
 
 
 @pytest.mark.parametrize(
@@ -95,17 +99,17 @@ def test_metadata_is_text_and_holds_the_normalisation(tmp_path: Path) -> None:
 def test_wrong_metadata_is_explained(change: dict[str, str | None], message: str) -> None:
     metadata = {k: v for k, v in (INFO.to_metadata() | change).items() if v is not None}
     with pytest.raises(CheckpointError, match=message) as caught:
-        MergedInfo.from_metadata(metadata, Path("m.safetensors"))
+        MaskDescription.from_metadata(metadata, Path("m.safetensors"))
     assert "merged.safetensors of a run folder" in str(caught.value)
 
 
 def test_other_files_are_refused(model: SamModel, tmp_path: Path) -> None:
-    torch.save(model.state_dict(), tmp_path / "sam.pth")
-    save_tensors(tmp_path / "plain.safetensors", model.state_dict(), {})
+    torch.save(model.net.state_dict(), tmp_path / "sam.pth")
+    save_tensors(tmp_path / "plain.safetensors", model.net.state_dict(), {})
     for name in ("sam.pth", "plain.safetensors", "missing.safetensors"):
         with pytest.raises(CheckpointError, match=r"Give the merged\.safetensors of a run folder"):
             Predictor.from_file(tmp_path / name, device="cpu")
-    cut = {k: v for k, v in model.state_dict().items() if "neck" not in k}
+    cut = {k: v for k, v in model.net.state_dict().items() if "neck" not in k}
     save_tensors(tmp_path / "cut.safetensors", cut, INFO.to_metadata())
     with pytest.raises(CheckpointError, match="missing"):
         Predictor.from_file(tmp_path / "cut.safetensors", device="cpu")
@@ -308,7 +312,7 @@ def test_a_folder_that_can_not_be_written(predictor: Predictor, tmp_path: Path) 
 def test_another_prompt_than_in_training_is_said(
     model: SamModel, tmp_path: Path, caplog: pytest.LogCaptureFixture, tuned: Any, given: Any, warned: bool
 ) -> None:
-    predictor = Predictor(model, MergedInfo("sam_tiny", 64, tuned, "00"))
+    predictor = Predictor(model, mask_description("sam_tiny", 64, prompt=tuned))
     write(tmp_path / "a.png")
     predict_files(predictor, [tmp_path / "a.png"], tmp_path / "out", **given)
     assert ("tuned with prompt" in caplog.text) == warned

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from samtune.errors import DataError
+from samtune.errors import ConfigError, DataError
 from samtune.tasks.masks import verify
 from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.verify import check_pairs, verify_folder, verify_pairs
@@ -125,31 +124,34 @@ def test_folder_of_parts(make_folder) -> None:
     assert len(verify_folder(folder).errors) == 1
 
 
-def test_check_is_remembered_until_a_file_changes(make_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_files_are_told_each_time_until_they_are_mended(make_folder) -> None:
     folder = make_folder(NAMES)
+    whole = (folder / "masks" / "a.png").read_bytes()
     pairs = find_pairs(folder)
-    calls = []
-    real = verify.verify_pairs
-    monkeypatch.setattr(verify, "verify_pairs", lambda p: calls.append(1) or real(p))
-    assert check_pairs(pairs) == check_pairs(pairs) and len(calls) == 1
+    first = check_pairs(pairs)
     (folder / "masks" / "a.png").write_bytes(b"")
     for _ in range(2):
         with pytest.raises(DataError, match=r"(?s)1 problem\(s\).*a\.png: empty file"):
             check_pairs(pairs)
-    assert len(calls) == 2
-    os.utime(folder / "masks" / "a.png", ns=(1, 1))
-    with pytest.raises(DataError):
-        check_pairs(pairs)
-    assert len(calls) == 3
+    (folder / "masks" / "a.png").write_bytes(whole)
+    assert check_pairs(pairs) == first
 
 
-def test_unusable_cache_is_no_obstacle(make_folder, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = find_pairs(make_folder(NAMES))
-    check_pairs(pairs)
-    (stored,) = (own_cache / "samtune").iterdir()
-    stored.write_text("{ damaged")
-    assert check_pairs(pairs).errors == ()
-    blocked = own_cache / "file"
-    blocked.touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    assert check_pairs(pairs).errors == ()
+def test_small_files_and_warnings_are_told_each_time(make_folder) -> None:
+    folder = make_folder(NAMES)
+    Image.fromarray(np.full((7, 30, 3), 9, np.uint8)).save(folder / "images" / "a.png")
+    Image.fromarray(rectangle() * 0).save(folder / "masks" / "b.png")
+    reports = [verify_pairs(find_pairs(folder)) for _ in range(2)]
+    assert reports[0] == reports[1]
+    assert reports[0].errors == (f"{folder / 'images' / 'a.png'}: 30 x 7 pixels; at least 8 x 8 are needed",)
+    assert reports[0].warnings == (f"{folder / 'masks' / 'b.png'}: mask is all background",)
+
+
+def test_folders_of_pairs_are_recognised_by_names(make_folder, tmp_path: Path) -> None:
+    assert verify.recognises(make_folder(["a"], "flat")) and not verify.recognises(tmp_path / "gone")
+    parts = make_folder(["a"], "parts/val").parent
+    assert verify.recognises(parts)
+    (parts / "train.json").touch()  # a list with labels: pictures with classes
+    assert not verify.recognises(parts) and not verify.recognises(tmp_path)
+    with pytest.raises(ConfigError, match=r"'vtab/cifar' names a data set.*leave it out"):
+        verify_folder(parts, name="vtab/cifar")

@@ -1,0 +1,68 @@
+"""What one decoding of an image file shows: all that checks and cuts need to know of it, remembered per file.
+
+A first start decodes every image once, several at a time; a later one decodes those that are new or changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from samtune.data.cache import recall
+from samtune.data.pictures import ORIENTATION, open_picture, to_rgb
+from samtune.errors import DataError
+from samtune.types import ImageArray
+
+
+class ImageFacts(NamedTuple):
+    """What a file of an image shows.
+
+    Attributes:
+        width: in pixels, EXIF orientation applied.
+        height: as `width`.
+        orientation: EXIF tag, 1 = upright.
+        oddities: what a user may want to know, a line each.
+        content: SHA-256 of size and pixels.
+        difference: 64-bit difference hash.
+    """
+
+    width: int
+    height: int
+    orientation: int
+    oddities: list[str]
+    content: str
+    difference: int
+
+
+def image_facts(paths: Sequence[Path]) -> list[ImageFacts | DataError]:
+    """Returns the facts of image files; where one can't be read, the error that says why."""
+    answers = recall("images-1", paths, _look)
+    return [answer if isinstance(answer, DataError) else ImageFacts(*answer) for answer in answers]
+
+
+def difference_hash(image: ImageArray) -> int:
+    """Returns the 64-bit difference hash of an (H, W, 3) uint8 image.
+
+    The grey image is scaled to 9 x 8 with the area filter; a bit is the sign of a horizontal step.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    levels = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
+    return int.from_bytes(np.packbits(levels[:, 1:] > levels[:, :-1]).tobytes(), "big")
+
+
+def _look(path: Path) -> ImageFacts:
+    with open_picture(path) as picture:
+        pixels = to_rgb(picture)
+        height, width = pixels.shape[:2]
+        oddities = ["16-bit image, scaled to 8 bits by value / 257"] if picture.mode.startswith("I") else []
+        if (pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all():  # hardly any gets past a row
+            oddities.append("constant image, every pixel has the same colour")
+        orientation = int(picture.getexif().get(ORIENTATION, 1))
+    content = hashlib.sha256(f"{pixels.shape}".encode())
+    content.update(np.ascontiguousarray(pixels).data)
+    return ImageFacts(width, height, orientation, oddities, content.hexdigest(), difference_hash(pixels))

@@ -1,0 +1,205 @@
+"""Which image belongs to train, val and test: the parts, cuts that make them, and images that two of them share.
+
+A published split stays as it is. What is missing is cut from train: seeded, with near-duplicates kept together, so that
+no frame of a video is trained on and tested on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from samtune.data.duplicates import group_near, hash_images
+
+PARTS = ("train", "val", "test")
+LABEL_LISTS = ("train.json", "train800.txt", "train800val200.txt")  # of FGVC and VTAB-1k: pictures with classes
+
+
+class Item(Protocol):
+    """An image of any data set: a pair of image and mask, or an image with a class."""
+
+    @property
+    def name(self) -> str:
+        """The name, unique in its data set."""
+
+    @property
+    def image(self) -> Path:
+        """The image file."""
+
+
+T = TypeVar("T")
+ItemT = TypeVar("ItemT", bound=Item)
+
+
+@dataclass(frozen=True)
+class Splits(Generic[ItemT]):
+    """The parts of a data set, disjoint.
+
+    Attributes:
+        train: items to score and train on.
+        val: items to choose by.
+        test: items that are looked at once.
+        notes: what a user should know about how the parts came about, and about their files.
+    """
+
+    train: list[ItemT]
+    val: list[ItemT]
+    test: list[ItemT]
+    notes: list[str] = field(default_factory=list)
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the names in each part, to tell whether two runs used the same split."""
+        text = "\n".join(f"{part}/{item.name}" for part in PARTS for item in getattr(self, part))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a user names for a part in place of what the data folder says; None leaves that part alone.
+
+    Attributes:
+        train: a folder or a list, relative to the working folder or to the data folder.
+        val: as `train`.
+        test: as `train`.
+    """
+
+    train: str | Path | None = None
+    val: str | Path | None = None
+    test: str | Path | None = None
+
+    def parts(self) -> dict[str, str | Path]:
+        """Returns the parts that are named."""
+        return {part: value for part, value in vars(self).items() if value is not None}
+
+
+NONE_GIVEN = Given()
+
+
+def read_given(
+    root: Path, value: str | Path, *, folder: Callable[[Path], list[T]], file: Callable[[Path], list[T]]
+) -> list[T] | None:
+    """Reads what a user names for a part.
+
+
+    Returns:
+        What the first path that is there holds, or None where there is none.
+    """
+    for path in (Path(value), root / value):
+        if path.is_dir():
+            return folder(path)
+        if path.is_file():
+            return file(path)
+    return None
+
+
+def without_given(
+    parts: Mapping[str, list[T]], given: Mapping[str, object], path_of: Callable[[T], Path]
+) -> list[T] | None:
+    """Returns train without the images of given val and test: what is asked for elsewhere is not trained on.
+
+    Args:
+        parts: each part's images; those of a given train stay as they are.
+        given: the parts that a user names.
+        path_of: the file of an image.
+
+    Returns:
+        The training images, or None where there is no such part.
+    """
+    if "train" in given or "train" not in parts:
+        return parts.get("train")
+    taken = {os.path.abspath(path_of(item)) for part in given for item in parts[part]}
+    return [item for item in parts["train"] if os.path.abspath(path_of(item)) not in taken]
+
+
+def cut_groups(
+    groups: Sequence[list[int]], counts: Mapping[str, int], seed: int | tuple[int, ...]
+) -> dict[str, list[int]]:
+    """Moves whole groups, in a drawn order, from train to the parts that are missing.
+
+    Args:
+        groups: of indices that must stay together.
+        counts: how many images each missing part gets at most. A group that doesn't fit is passed over; where none
+            fits, the part gets the smallest one.
+
+    Returns:
+        The indices of "train" and of each missing part, in the drawn order.
+    """
+    rest = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    parts: dict[str, list[int]] = {}
+    for part, count in counts.items():
+        taken, left = _fitting(rest, count)
+        if count and rest and not taken:
+            taken = [min(rest, key=len)]
+            left = [group for group in rest if group is not taken[0]]
+        rest, parts[part] = left, [index for group in taken for index in group]
+    return {"train": [index for group in rest for index in group], **parts}
+
+
+def choose_part(items: Sequence[Item], share: float, seed: int) -> list[str]:
+    """Draws a part of a data set with near-duplicates on one side.
+
+    Images are drawn one by one, each with its near-duplicates; an image whose group doesn't fit is passed over.
+
+    Args:
+        share: of the images, in (0, 1); the part has at most that many, rounded down.
+
+    Returns:
+        The sorted names of the part, which may be none.
+
+    Raises:
+        DataError: an image can't be read.
+    """
+    groups = group_near(hash_images([item.image for item in items]))
+    group_of = {index: group for group in groups for index in group}
+    order = np.random.default_rng(seed).permutation(len(items)).tolist()
+    drawn = {group_of[index][0]: group_of[index] for index in order}  # each group once, at its first image
+    chosen, _ = _fitting(list(drawn.values()), int(len(items) * share))
+    return sorted(items[index].name for group in chosen for index in group)
+
+
+class Repeat(NamedTuple, Generic[T]):
+    """An item of a part whose image is in an earlier part too.
+
+    Attributes:
+        part: of the item.
+        item: the later one.
+        other: the earlier part.
+        twin: the first item with this image.
+    """
+
+    part: str
+    item: T
+    other: str
+    twin: T
+
+
+def repeated(where: Sequence[tuple[str, T]], keys: Sequence[Hashable]) -> list[Repeat[T]]:
+    """Lists the items that two parts share.
+
+    Args:
+        where: each part's items, with the name of the part.
+        keys: of each item, equal for equal images.
+
+    Returns:
+        The items that repeat the first one with their key, if that is of another part.
+    """
+    first: dict[Hashable, tuple[str, T]] = {}
+    pairs = [(part, item, *first.setdefault(key, (part, item))) for (part, item), key in zip(where, keys, strict=True)]
+    return [Repeat(*pair) for pair in pairs if pair[0] != pair[2]]
+
+
+def _fitting(groups: Sequence[list[int]], count: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Returns the groups that fit, one after the other, into `count` places, and the others."""
+    taken: list[list[int]] = []
+    left: list[list[int]] = []
+    for group in groups:
+        fits = len(group) <= count
+        (taken if fits else left).append(group)
+        count -= len(group) if fits else 0
+    return taken, left

@@ -1,0 +1,86 @@
+"""What a module that trains beside the base is: `Added`, and `Folding` where it ends in its host's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from samtune.errors import CheckpointError
+from samtune.selection.selection import Addition
+
+
+class Added(nn.Module):
+    """Base of the kinds.
+
+    Args:
+        host: where it goes; says its sizes.
+
+    Attributes:
+        identity: whether a new one leaves the model's output as it is.
+        merges: whether it folds into its host's tensors.
+        before: whether it maps the host's input; else it maps the host's output, knowing the input.
+        handles: its hooks.
+
+    Without `before`, `forward(x, y)` takes what went into the host and what came out of it, and returns what stands
+    for the output, in its shape and dtype; with it, `forward(x)` returns what the host gets. `(..., C)` is (B, N, C)
+    for tokens, (B, h, w, C) for cells and (B, C) for features.
+    """
+
+    identity: ClassVar[bool] = True
+    merges: ClassVar[bool] = False
+    before: ClassVar[bool] = False
+
+    def __init__(self, host: nn.Module, addition: Addition) -> None:
+        super().__init__()
+        if isinstance(host, nn.Sequential):
+            raise CheckpointError(misfit(addition, host, "it would run the addition as one more of its layers"))
+        self.handles: list[RemovableHandle] = []
+
+    def start(self, generator: torch.Generator) -> None:
+        """Sets the values to start from.
+
+        Args:
+            generator: on the CPU, as the parameters then are; one generator starts all additions, in their order.
+        """
+        raise NotImplementedError
+
+
+class Folding(Added):
+    """Base of the kinds that fold into their host's tensors."""
+
+    merges = True
+
+    def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns new values of the host's tensors that do what host and addition do together.
+
+        Args:
+            tensors: the host's `weight` (out, in) or (out, in/groups, kh, kw) or (C,), and `bias` (out,) if it has one.
+
+        Returns:
+            the tensors that change, in their shapes, computed in float64 and rounded once to their dtype.
+        """
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Makes it the identity."""
+        raise NotImplementedError
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Saves nothing: the host's tensors carry the values."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        _, strict, _, unexpected_keys, _ = rest
+        if strict:
+            unexpected_keys.extend(key for key in state_dict if key.startswith(prefix))
+
+
+def misfit(addition: Addition, host: nn.Module, reason: str) -> str:
+    """Words why an addition can't go on a host."""
+    return (
+        f"the selection puts {addition.kind} on {addition.module}, a {type(host).__name__}: {reason}. "
+        "Is it another model's selection?"
+    )
