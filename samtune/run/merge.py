@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from samtune.base.tensors import in_fp32
 from samtune.errors import CheckpointError
 from samtune.files.audit import audit
 from samtune.files.delta import delta_restores, save_delta
@@ -35,7 +36,7 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     with torch.no_grad():
         tuned = job.model.eval()(batch)
     merge(job.model)
-    state = {name: tensor.detach().cpu().float() for name, tensor in job.model.net.state_dict().items()}
+    state = in_fp32(job.model.net.state_dict())
     added = tuple(addition for addition in selection.additions if not addition.merges)
     about = job.task.describe(job.model, job.loaders, base_hash=job.base_hash, additions=added)
     merged_file, delta_file = folder / about.file_name, folder / "delta.safetensors"
