@@ -114,12 +114,7 @@ class Batch:
     def _only(self, part: slice) -> Batch:
         prompts = self.prompts and Prompts(**{k: None if v is None else v[part] for k, v in vars(self.prompts).items()})
         return Batch(
-            self.images[part],
-            self.masks[part],
-            self.sizes_input[part],
-            self.names[part],
-            self.truths[part],
-            prompts,
+            self.images[part], self.masks[part], self.sizes_input[part], self.names[part], self.truths[part], prompts
         )
 
     def content(self) -> bytes:

@@ -27,13 +27,13 @@ import torch.nn.functional as F
 from benchmark_methods import machine
 from benchmark_reference import floor
 from PIL import Image
-from samtune.run.phases import attach_selection, optimisation_of
 
 from samtune.models.timm.model import build_classifier
 from samtune.run.fit import Event, fit
 from samtune.run.prepare import Job, prepare
 from samtune.run.select import select_parameters
 from samtune.run.settings import load_config
+from samtune.run.train import attach_selection, objective_of, optimisation_of
 
 FLOOR_EVERY = 8  # steps
 EPOCHS = 2
@@ -119,8 +119,8 @@ def measure(job: Job) -> dict[str, Any]:
         trainable,
         loaders,
         fabric=job.fabric,
-        loss=job.task.training_loss(job.config),
-        optimisation=optimisation_of(job.config),
+        objective=objective_of(job, trainable),
+        optimisation=optimisation_of(job.config.train),
         validate=None,
         on_event=on_event,
     )

@@ -66,11 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             image, mask = draw_scene(index)
             name = f"scene_{index:03d}"
             save(out / part / "images" / f"{name}.jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-            save(
-                out / part / "masks" / f"{name}.png",
-                mask.astype(np.uint8) * 255,
-                [cv2.IMWRITE_PNG_COMPRESSION, 9],
-            )
+            save(out / part / "masks" / f"{name}.png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_COMPRESSION, 9])
             index += 1
 
 

@@ -603,12 +603,7 @@ def _draw_group(dice: _Dice, batch: int, size: int, photos: list[Tensor]) -> Sce
 
 
 def generate_scenes(
-    batch: int,
-    *,
-    size: int,
-    generator: torch.Generator,
-    photos: list[Tensor],
-    device: torch.device | str = "cpu",
+    batch: int, *, size: int, generator: torch.Generator, photos: list[Tensor], device: torch.device | str = "cpu"
 ) -> Scenes:
     """Draw a batch of scenes, fully determined by the state of the generator.
 

@@ -50,14 +50,7 @@ def write_class_folders(
 
 
 def write_vtab(
-    folder: Path,
-    task: str = "cifar",
-    *,
-    classes: int = 3,
-    train: int = 6,
-    val: int = 3,
-    test: int = 6,
-    size: int = 40,
+    folder: Path, task: str = "cifar", *, classes: int = 3, train: int = 6, val: int = 3, test: int = 6, size: int = 40
 ) -> Path:
     """Writes DIR/TASK with the four lists and the pictures of a VTAB-1k task; counts are of all classes together."""
     root = folder / task

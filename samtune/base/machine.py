@@ -17,11 +17,7 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ConfigError: an unknown name, or a device that this machine doesn't have.
     """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, present in there.items() if present)
     if not there.get(name, False):

@@ -23,11 +23,7 @@ def explain(error: Exception) -> tuple[int, str, str | None]:
     if isinstance(error, SamtuneError):
         return error.exit_code, str(error), None
     if _is_out_of_memory(error):
-        return (
-            6,
-            f"out of memory: {error}",
-            "Lower train.batch (and raise train.accumulate), or model.image_size.",
-        )
+        return (6, f"out of memory: {error}", "Lower train.batch (and raise train.accumulate), or model.image_size.")
     if isinstance(error, OSError) and error.errno in _DISK:
         where = f" {error.filename}" if error.filename else ""
         return 7, f"can't write or read{where}: {error.strerror}", "Free some space, or name another folder."

@@ -17,8 +17,7 @@ train_app = typer.Typer()
 
 ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="YAML file; also looked up in configs/.")]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Changes to the config, such as train.lr=1e-4."),
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the config, such as train.lr=1e-4.")
 ]
 RunDir = Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder itself, instead of runs/NAME/TIME.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Empty the run folder if it was used before.")]

@@ -33,8 +33,7 @@ def evaluate(
         ),
     ] = "auto",
     metrics: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A further metric of masks, such as hd95; repeat for more."),
+        list[str] | None, typer.Option(metavar="NAME", help="A further metric of masks, such as hd95; repeat for more.")
     ] = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Classes: the data set, such as vtab/cifar or imagenet-c.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from samtune.compare.read import Method, Row, Run, check_same_images, load_methods
-from samtune.compare.tables import DEFINITION, cost_numbers, cost_table, counts_table, markdown
+from samtune.compare.tables import cost_numbers, cost_table, counts_table, definitions, markdown
 from samtune.compare.tasks import TaskComparison, compare_tasks
 from samtune.errors import ConfigError, DataError
 from samtune.sweep.settings import ONE_TASK
@@ -65,14 +65,14 @@ class Comparison:
         heads = [text for metric in self.metrics for text in (metric, "95 % interval")]
         ends = [f"{self.metrics[0]} - {name} row" for name in ("first", "best")]
         tables = [markdown((self.title, *heads, *ends), rows), counts_table(self.methods), cost_table(self.methods)]
-        notes = [f"- {name}: {text}" for name, text in DEFINITION.items()]
+        notes = [f"- {name}: {text}" for name, text in definitions(self.methods).items()]
         return "\n\n".join([*tables, "\n".join(notes)])
 
     def to_json(self) -> dict[str, Any]:
         """Returns the same numbers, unrounded and in [0, 1]; what is not known is null."""
         return {
             "title": self.title,
-            "definition": DEFINITION,
+            "definition": definitions(self.methods),
             "first": self.first.title,
             "best": self.best.title,
             "before": self.before,

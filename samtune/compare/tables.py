@@ -18,8 +18,7 @@ COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 DEFINITION = {
-    "mean": "Mean over the images, then mean ± sample standard deviation over the seeds. Segmentation: of the "
-    "foreground metric, from 0 to 1. Classification: accuracy in percent.",
+    "mean": "Mean over the images, then mean ± sample standard deviation over the seeds: ",
     "ci95": "95 % percentile bootstrap interval over the images (1000 resamples, seed 0) of each image's mean over "
     "the seeds; it speaks about the choice of images, not about the luck of a run.",
     "difference": "Mean over the images of this row minus that row, each image averaged over its row's seeds first, "
@@ -27,6 +26,12 @@ DEFINITION = {
     "training": "Time with validations, without imports, scoring and evaluation, mean over the runs; its memory is "
     "the peak of a run minus what was in use before. Test: the same of the evaluation.",
 }
+
+
+def definitions(methods: Sequence[Method]) -> dict[str, str]:
+    """Returns what the names in the tables mean, in the words of the runs' task."""
+    words = next(run.words for method in methods for run in method.runs)
+    return DEFINITION | {"mean": f"{DEFINITION['mean']}{words.explained}."}
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

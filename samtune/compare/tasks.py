@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from samtune.compare.read import Column, Method, Run
-from samtune.compare.tables import DEFINITION, cost_numbers, cost_table, counts_table, markdown
+from samtune.compare.tables import cost_numbers, cost_table, counts_table, definitions, markdown
 from samtune.config.papers import PublishedRow, published
 from samtune.errors import ConfigError, DataError
 
@@ -60,7 +60,7 @@ class TaskComparison:
             counts_table(self.methods),
             cost_table(self.methods),
         ]
-        kept = {name: DEFINITION[name] for name in ("mean", "training")}
+        kept = self._definitions()
         notes = {name: text for name, text in NOTES.items() if name in self.columns or name == "trainable"}
         if self.published:
             notes["[paper]"] = (
@@ -73,7 +73,7 @@ class TaskComparison:
         """Returns the same numbers, unrounded; accuracies in percent; what is not known is null."""
         return {
             "title": self.title,
-            "definition": {name: DEFINITION[name] for name in ("mean", "training")} | NOTES,
+            "definition": self._definitions() | NOTES,
             "tasks": [{"name": task.name, "title": task.title, "group": task.group} for task in self.tasks],
             "rows": [self._method_json(method) for method in self.methods],
             "published": [
@@ -82,6 +82,10 @@ class TaskComparison:
                 for row in self.published
             ],
         }
+
+    def _definitions(self) -> dict[str, str]:
+        found = definitions(self.methods)
+        return {name: found[name] for name in ("mean", "training")}
 
     def _rows(self) -> list[list[str]]:
         """Returns ours, each followed by what papers say of the same selector; then the rest of theirs."""

@@ -1,6 +1,6 @@
-"""The sections that the configs of both tasks share: every key with its type, bounds, default and meaning.
+"""The sections that the settings of every task have: each key with its type, bounds, default and meaning.
 
-`config_segmentation` and `config_classification` add what only they have; `samtune.config.load` reads them.
+What only one task has stands beside that task. Defaults stand here and there, and nowhere else.
 """
 
 from __future__ import annotations
@@ -100,8 +100,7 @@ class Select(Section):
     name: str = Field("gps", description="selector")
     file: PathText | None = Field(None, description="a selection.safetensors of this base, used instead of selecting")
     budget: int | str | None = Field(
-        None,
-        description="most parameters to select and add, as a number or '0.5%' of the model; sets K, k, rank",
+        None, description="most parameters to select and add, as a number or '0.5%' of the model; sets K, k, rank"
     )
 
     @property
@@ -221,7 +220,6 @@ class Config(Section):
 
         Args:
             values: of the file and the command line, which count more; changed in place.
-            selectors: the selectors by name.
         """
 
     def to_yaml(self) -> str:

@@ -20,14 +20,7 @@ MAX_PIXELS = 40_000_000
 ORIENTATION = 0x0112  # EXIF tag; 1 = upright
 
 # What Pillow raises for damaged, foreign, oversized or unreadable files.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def read_image(path: str | Path) -> ImageArray:
@@ -69,9 +62,6 @@ def to_rgb(picture: Image.Image) -> ImageArray:
 
     16-bit grey is scaled by value / 257, so that 65535 becomes 255; Pillow itself reduces 16-bit colour to 8
     bits. Grey is repeated, alpha is dropped.
-
-    Args:
-        picture: a decoded Pillow picture.
 
     Returns:
         (H, W, 3) uint8, EXIF orientation applied.

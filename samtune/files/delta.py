@@ -35,7 +35,6 @@ def save_delta(
     """Writes the delta between two states of a model.
 
     Args:
-        path: the file.
         base: the untuned fp32 state.
         merged: the tuned fp32 state.
         selection: says which entries may differ.
@@ -58,7 +57,6 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
 
     Args:
         base: a checkpoint file, or a model's name for its own weights; of a classifier also "random".
-        delta: `delta.safetensors` of a run.
         out: the merged file to write.
 
     Raises:
@@ -104,7 +102,6 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
     Args:
         base: a checkpoint file, or the model's name for its own weights. It may lack a head for the classes, which is
             drawn again by the seed that the run drew it with; "random" draws all of it again.
-        description: of the tuned model.
         source: where that was read, for messages.
 
     Raises:

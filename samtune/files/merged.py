@@ -29,7 +29,6 @@ def save_merged(path: Path, model: Backbone, description: Description) -> None:
     Args:
         path: `.../merged.safetensors`; an older file is replaced.
         model: merged; it is written in fp32, with what could not be merged.
-        description: goes into the metadata.
     """
     save_tensors(path, in_fp32(model.net.state_dict()), description.to_metadata())
 
@@ -38,9 +37,7 @@ def load_merged(path: Path, kind: type[Kind], *, device: torch.device | str = "c
     """Loads a merged file strictly.
 
     Args:
-        path: a file of `save_merged`.
         kind: the class of its description.
-        device: where the model goes.
 
     Returns:
         The model in eval mode, in fp32, and what the file says.

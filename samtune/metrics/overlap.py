@@ -106,11 +106,7 @@ def gps_released_iou(overlap_px: int, pred_px: int, truth_px: int) -> float:
 
 def _counts(prediction: MaskArray, truth: MaskArray) -> tuple[int, int, int]:
     _check(prediction, truth)
-    return (
-        int(np.count_nonzero(prediction & truth)),
-        int(np.count_nonzero(prediction)),
-        int(np.count_nonzero(truth)),
-    )
+    return (int(np.count_nonzero(prediction & truth)), int(np.count_nonzero(prediction)), int(np.count_nonzero(truth)))
 
 
 def _check(prediction: MaskArray, truth: MaskArray) -> None:

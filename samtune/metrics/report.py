@@ -66,6 +66,10 @@ class AnyReport(ABC):
     def table(self) -> tuple[Sequence[str], list[Sequence[object]]]:
         """Returns the columns and rows of `per_image.csv`."""
 
+    def label_name(self, label: int) -> str:
+        """Returns what a label of a row means; the number itself where labels have no names."""
+        return str(label)
+
     @property
     def choice(self) -> float:
         """The number by which runs and epochs are chosen: the first of `values`."""
@@ -121,10 +125,7 @@ class AnyReport(ABC):
         folder = Path(folder)
         write_json(folder / "metrics.json", self.to_json(before, trainable))
         columns, rows = self.table()
-        with (
-            replacing(folder / "per_image.csv") as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
-        ):
+        with replacing(folder / "per_image.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *rows])
 
 

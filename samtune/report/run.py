@@ -28,7 +28,8 @@ class Run:
         title: headline, such as the name of the run.
         facts: a few words each, such as {"Model": "sam_vit_b"}.
         metrics: content of `metrics.json`, see `samtune.metrics.report.AnyReport.to_json`.
-        headline: name of a metric -> its label, of the cards; the first one is what epochs are chosen by.
+        headlines: name of a metric -> its label, of the cards.
+        choice: the metric by which epochs are chosen, one of the headlines.
         history: events of `history.jsonl`: "time", "epoch", "split" and values by name.
         best_epoch: the epoch whose weights were kept, from 1.
         sections: what the task shows, between the curves and the tables.
@@ -39,7 +40,8 @@ class Run:
     title: str
     facts: Mapping[str, str]
     metrics: Mapping[str, Any]
-    headline: Mapping[str, str]
+    headlines: Mapping[str, str]
+    choice: str
     history: Sequence[Event]
     best_epoch: int
     sections: Sequence[Section]
@@ -57,7 +59,7 @@ def save_report(path: Path, run: Run) -> None:
         kind="run",
         title=run.title,
         facts={**run.facts, **_when(run.history)},
-        cards=[_card(run.metrics, name, label) for name, label in run.headline.items() if name in run.metrics],
+        cards=[_card(run.metrics, name, label) for name, label in run.headlines.items() if name in run.metrics],
         sections=[
             *_training(run),
             *run.sections,
@@ -126,9 +128,9 @@ def _training(run: Run) -> list[Section]:
     losses = _series(run.history, "train", "loss")
     if len(losses) > 1:
         charts.append(_curve_chart("Training loss", losses, form="{:.3f}"))
-    name, label = next(iter(run.headline.items()))
-    values = [(epoch, 100 * value) for epoch, value in _series(run.history, "val", name)]
+    values = [(epoch, 100 * value) for epoch, value in _series(run.history, "val", run.choice)]
     if len(values) > 1:
+        label = run.headlines[run.choice]
         label = f"Validation {label[0].lower()}{label[1:]}"
         charts.append(_curve_chart(label, values, form="{:.1f}", best=run.best_epoch))
     return [Section("Training", charts=charts)] if charts else []
@@ -159,7 +161,7 @@ def _curve_chart(label: str, points: Sequence[Point], *, form: str, best: int | 
 
 
 def curve(points: Sequence[Point], *, form: str, ringed: Point | None = None) -> Figure:
-    """Draws a curve with the value of its end.
+    """Draws a curve with the value of its end beside it.
 
     Args:
         points: two or more (epoch, value), by rising epoch; values are finite.
@@ -179,10 +181,9 @@ def curve(points: Sequence[Point], *, form: str, ringed: Point | None = None) ->
     axes.plot(xs[-1:], ys[-1:], color=ACCENT, marker="o", markersize=5)
     if ringed is not None:
         axes.plot(*ringed, color=ACCENT, marker="o", markersize=11, fillstyle="none", markeredgewidth=1.5)
-    above = ys[-1] < ys[-2] or ys[-1] < min(ys) + (max(ys) - min(ys)) / 8
     axes.annotate(
-        form.format(ys[-1]), (xs[-1], ys[-1]), xytext=(0, 9 if above else -9), textcoords="offset points",
-        ha="right", va="bottom" if above else "top", color=INK, fontsize=9.5, fontweight="bold",
+        form.format(ys[-1]), (xs[-1], ys[-1]), xytext=(9, 0), textcoords="offset points",
+        ha="left", va="center", color=INK, fontsize=9.5, fontweight="bold",
     )  # fmt: skip
     return figure
 

@@ -19,6 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from samtune.config.sections import Train
 from samtune.data.loaders import Loaders
 from samtune.errors import NonFiniteError
 from samtune.metrics.report import AnyReport
@@ -30,11 +31,12 @@ logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 MOST_SKIPPED = 3
+_DEFAULTS: dict[str, Any] = {name: field.default for name, field in Train.model_fields.items()}
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """How to train; the fields are those of the `train` section.
+    """How to train; the fields and their defaults are those of the `train` section.
 
     Attributes:
         epochs: passes over the training images.
@@ -51,18 +53,18 @@ class Optimisation:
         ema: decay of a moving average of what trains, which is what is validated and kept; or None.
     """
 
-    epochs: int
-    steps: int | None = None
-    lr: float = 1e-3
-    accumulate: int = 1
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    weight_decay: float = 1e-4
-    warmup: float = 0.05
-    min_lr: float = 0.0
-    clip: float | None = 1.0
-    patience: int | None = None
-    validate_every: int = 1
-    ema: float | None = None
+    epochs: int = _DEFAULTS["epochs"]
+    steps: int | None = _DEFAULTS["steps"]
+    lr: float = _DEFAULTS["lr"]
+    accumulate: int = _DEFAULTS["accumulate"]
+    optimizer: Literal["adam", "adamw"] = _DEFAULTS["optimizer"]
+    weight_decay: float = _DEFAULTS["weight_decay"]
+    warmup: float = _DEFAULTS["warmup"]
+    min_lr: float = _DEFAULTS["min_lr"]
+    clip: float | None = _DEFAULTS["clip"]
+    patience: int | None = _DEFAULTS["patience"]
+    validate_every: int = _DEFAULTS["validate_every"]
+    ema: float | None = _DEFAULTS["ema"]
 
     def total_steps(self, batches: int) -> int:
         """Returns the number of optimizer steps when an epoch has `batches` forward passes."""
@@ -76,6 +78,21 @@ class Optimisation:
             return self.lr * (step + 1) / warm
         progress = (step - warm) / max(total - warm, 1)
         return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training minimises.
+
+    Attributes:
+        loss: of the model's output and its batch.
+        penalty: of `start_penalty`, added to the loss of every update, or None.
+        mix: changes a training batch, given the number of forward passes so far: mixup, cutmix; or None.
+    """
+
+    loss: OutputLoss
+    penalty: Penalty | None = None
+    mix: Mix | None = None
 
 
 @dataclass(frozen=True)
@@ -103,26 +120,22 @@ def fit(
     loaders: Loaders,
     *,
     fabric: Fabric,
-    loss: OutputLoss,
+    objective: Objective,
     optimisation: Optimisation,
     validate: Callable[[], AnyReport] | None,
     on_event: Callable[[Event], None],
-    penalty: Penalty | None = None,
-    mix: Mix | None = None,
 ) -> FitResult:
     """Trains, validates after epochs, and leaves the model with the best epoch's weights.
 
     Args:
-        model: attached, on Fabric's device; maps a batch to what `loss` takes.
+        model: attached, on Fabric's device; maps a batch to what the loss takes.
         trainable: what `attach` returned.
         loaders: gives the training batches.
         fabric: device and precision.
-        loss: of the model's output and its batch.
+        objective: what is minimised.
         optimisation: schedule and optimizer.
         validate: returns the validation report of the model as it is; None keeps the last epoch.
         on_event: told of every step and every validation.
-        penalty: of `start_penalty`, added to the loss of every update, or None.
-        mix: changes a training batch, given the number of forward passes so far: mixup, cutmix; or None.
 
     Raises:
         NonFiniteError: three updates in a row without a finite loss and gradient; the model has the best epoch's
@@ -130,7 +143,7 @@ def fit(
     """
     parameters = list(trainable.values())
     total = optimisation.total_steps(len(loaders.train))
-    updates = _Updates(fabric, model, parameters, loss=loss, plan=optimisation, total=total, penalty=penalty, mix=mix)
+    updates = _Updates(fabric, model, parameters, objective, plan=optimisation, total=total)
     start, best = time.monotonic(), _Best(parameters)
     try:
         for epoch in itertools.count(1):
@@ -166,14 +179,12 @@ class _Updates:
         fabric: Fabric,
         model: nn.Module,
         parameters: list[nn.Parameter],
+        objective: Objective,
         *,
-        loss: OutputLoss,
         plan: Optimisation,
         total: int,
-        penalty: Penalty | None,
-        mix: Mix | None,
     ) -> None:
-        self.fabric, self.model, self.loss, self.penalty, self.mix = fabric, model, loss, penalty, mix
+        self.fabric, self.model, self.objective = fabric, model, objective
         self.plan, self.total = plan, total
         self.optimizer = _optimizer(fabric, parameters, plan)
         self.ema = None if plan.ema is None else Ema(parameters, decay=plan.ema)
@@ -182,11 +193,11 @@ class _Updates:
     def make(self, batches: list[AnyBatch]) -> tuple[float, float]:
         """Makes one step of these batches; returns their loss and the learning rate."""
         lr = self.plan.rate(self.step, self.total)
-        mixed = batches
-        if self.mix is not None:
-            mixed = [self.mix(batch, self.passes + number) for number, batch in enumerate(batches)]
+        mixed, mix = batches, self.objective.mix
+        if mix is not None:
+            mixed = [mix(batch, self.passes + number) for number, batch in enumerate(batches)]
         self.passes += len(batches)
-        value = _accumulate(self.fabric, self.model, mixed, self.loss, self.penalty)
+        value = _accumulate(self.fabric, self.model, mixed, self.objective)
         updated = _update(self.optimizer, value, batches, lr=lr, clip=self.plan.clip)
         self.in_a_row = 0 if updated else self.in_a_row + 1
         self.skipped += not updated
@@ -253,22 +264,20 @@ def _update(optimizer: Any, value: float, batches: list[AnyBatch], *, lr: float,
     return finite
 
 
-def _accumulate(
-    fabric: Fabric, model: nn.Module, batches: list[AnyBatch], loss: OutputLoss, penalty: Penalty | None
-) -> float:
+def _accumulate(fabric: Fabric, model: nn.Module, batches: list[AnyBatch], objective: Objective) -> float:
     """Runs forward and backward over the batches of one update; returns their loss per image, with the penalty."""
     total, images = 0.0, sum(len(batch) for batch in batches)
     for batch in batches:
         batch = batch.to(fabric.device)
         with fabric.autocast():  # not through Fabric's wrapper, which rounds prompt coordinates to bf16
             output = model(batch)
-        value = loss(output, batch) * (len(batch) / images)
+        value = objective.loss(output, batch) * (len(batch) / images)
         if not bool(value.isfinite()):
             return math.nan  # nothing to learn from; the caller says which images
         fabric.backward(value)
         total += float(value.detach())
-    if penalty is not None:
-        value = penalty()
+    if objective.penalty is not None:
+        value = objective.penalty()
         fabric.backward(value)
         total += float(value.detach())
     return total

@@ -22,7 +22,7 @@ from samtune.run.merge import merge_and_audit
 from samtune.run.prepare import Job, prepare
 from samtune.run.publish import evaluate_model, save_pages
 from samtune.run.select import announce, report_selection, select_parameters, shapes_of
-from samtune.run.train import attach_selection, network_of, optimisation_of, penalty_of, train
+from samtune.run.train import attach_selection, network_of, objective_of, optimisation_of, train
 from samtune.selection import load_selection, save_selection
 from samtune.tuning import Counts, count
 
@@ -161,12 +161,10 @@ def dry_run(config: Config) -> DryRun:
         trainable,
         job.loaders,
         fabric=job.fabric,
-        loss=job.task.training_loss(),
+        objective=objective_of(job, trainable),
         optimisation=replace(options, epochs=2, steps=2),
         validate=None,
         on_event=on_event,
-        penalty=penalty_of(job, trainable),
-        mix=job.task.mixing(job.loaders),
     )
     steps = options.total_steps(len(job.loaders.train))
     step_seconds = config.train.batch * config.train.accumulate / images_per_s[-1]

@@ -166,12 +166,7 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None =
         scores = load_scores(file)
         images_hash = hash_batches(source)
         check_scores_file(
-            scores,
-            base_hash=job.base_hash,
-            loss=said,
-            per=needs.per,
-            squares=needs.squares,
-            images_hash=images_hash,
+            scores, base_hash=job.base_hash, loss=said, per=needs.per, squares=needs.squares, images_hash=images_hash
         )
         logger.info("scores of %d passes read from %s", scores.batches, file)
         return scores
@@ -179,13 +174,7 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None =
         with disk_errors(file.parent):  # now, not after the pass
             file.parent.mkdir(parents=True, exist_ok=True)
     with console.progress("score", len(source)) as advance:
-        found = score(
-            job.model,
-            _counted(source, advance),
-            loss,
-            per=needs.per,
-            squares=needs.squares,
-        )
+        found = score(job.model, _counted(source, advance), loss, per=needs.per, squares=needs.squares)
     scores = replace(found, loss=said, base_hash=job.base_hash)
     if file is not None:
         save_scores(scores, file)

@@ -14,11 +14,11 @@ from samtune.base.machine import forget_peak, peak_mib
 from samtune.base.tracking import RunLog
 from samtune.config.sections import Train
 from samtune.metrics.report import AnyReport
-from samtune.run.fit import Event, FitResult, Optimisation, fit
+from samtune.run.fit import Event, FitResult, Objective, Optimisation, fit
 from samtune.run.prepare import Job
 from samtune.selection import Selection
 from samtune.tuning import attach
-from samtune.tuning.start import Penalty, start_penalty
+from samtune.tuning.start import start_penalty
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +49,10 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
             trainable,
             job.loaders,
             fabric=job.fabric,
-            loss=job.task.training_loss(),
+            objective=objective_of(job, trainable),
             optimisation=options,
             validate=None if job.loaders.val is None else validate,
             on_event=on_event,
-            penalty=penalty_of(job, trainable),
-            mix=job.task.mixing(job.loaders),
         )
     memory = peak_mib(job.model.device) - loaded
     log.event({"split": "fit", "step": result.steps, "seconds": result.seconds, "memory_mib": memory})
@@ -75,12 +73,13 @@ def network_of(job: Job, selection: Selection) -> nn.Module:
     return job.task.network(job.model, selection, base_hash=job.base_hash, autocast=job.autocast)
 
 
-def penalty_of(job: Job, trainable: Mapping[str, nn.Parameter]) -> Penalty | None:
-    """Returns the pull to the start point if the config asks for it, else None."""
+def objective_of(job: Job, trainable: Mapping[str, nn.Parameter]) -> Objective:
+    """Returns the task's loss and mixing, with the pull to the start point if the config asks for it."""
     start = job.config.tune.start
-    if start.weight == 0:
-        return None
-    return start_penalty(job.model, trainable, weight=start.weight, norm=start.norm, blocks=start.blocks)
+    penalty = None
+    if start.weight:
+        penalty = start_penalty(job.model, trainable, weight=start.weight, norm=start.norm, blocks=start.blocks)
+    return Objective(job.task.training_loss(), penalty, job.task.mixing(job.loaders))
 
 
 def optimisation_of(train: Train) -> Optimisation:

@@ -27,12 +27,7 @@ ScoreLoss = Callable[[Any, Any], Tensor | None]
 
 
 def score(
-    model: Backbone,
-    batches: Batches,
-    loss: ScoreLoss,
-    *,
-    per: Granularity = "batch",
-    squares: bool = False,
+    model: Backbone, batches: Batches, loss: ScoreLoss, *, per: Granularity = "batch", squares: bool = False
 ) -> Scores:
     """Accumulates gradients of `loss` over `batches`; the model is left as it was.
 

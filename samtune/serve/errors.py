@@ -48,10 +48,5 @@ class ApiError(Exception):
 
     def response(self, request_id: str) -> JSONResponse:
         """Returns the answer in the envelope."""
-        error = {
-            "code": self.code,
-            "message": self.message,
-            "field": self.field,
-            "request_id": request_id,
-        }
+        error = {"code": self.code, "message": self.message, "field": self.field, "request_id": request_id}
         return JSONResponse({"error": error}, status_code=self.status, headers=self.headers)

@@ -69,11 +69,7 @@ async def read_upload(request: Request, fields: Sequence[FormField], limits: Lim
         raise _too_large(limits)
     async with aclosing(_limited(request, limits)) as stream:
         parser = MultiPartParser(
-            request.headers,
-            stream,
-            max_files=_FILES,
-            max_fields=_TEXTS,
-            max_part_size=_FIELD_BYTES,
+            request.headers, stream, max_files=_FILES, max_fields=_TEXTS, max_part_size=_FIELD_BYTES
         )
         parser.spool_max_size = limits.body_bytes + 1  # in memory: no temporary file to forget
         try:

@@ -73,15 +73,15 @@ def describe_file(path: Path) -> Description:
 
 
 def task_of_data(folder: Path, name: str | None) -> type[Task[Any]]:
-    """Returns the task whose layout a data folder has; of one that none recognises, the first, which says why.
+    """Returns the task whose layout a data folder has, later rows asked first; where none has, the first says why.
 
     Args:
         folder: of the images.
         name: of a known data set, which says more than the layout.
     """
     tasks = [entry.load() for entry in TASKS.values()]
-    fits = (task.recognises(folder) if name is None else task.knows(name) for task in tasks)
-    return next((task for task, fit in zip(tasks, fits, strict=True) if fit), tasks[0])
+    fitting = (task for task in reversed(tasks) if (task.recognises(folder) if name is None else task.knows(name)))
+    return next(fitting, tasks[0])
 
 
 def _load(place: str) -> Any:

@@ -269,6 +269,31 @@ def test_mixing_smoothing_and_the_average_run(job: Job, tmp_path: Path) -> None:
     assert audit_files(job.base, tmp_path / "run" / "merged.safetensors", tmp_path / "run" / "selection.safetensors").ok
 
 
+def one_step(job: Job, folder: Path, *more: str) -> tuple[float, torch.Tensor]:
+    """Returns the loss of the first step, and the head after it."""
+    run = Job(job.file, job.base, job.data, finetune(job.settings("train.steps=1", *more), run_dir=folder))
+    return run.history("train")[0]["loss"], load_file(folder / "merged.safetensors")["head.weight"]
+
+
+@pytest.fixture(scope="module")
+def plain(job: Job, tmp_path_factory: pytest.TempPathFactory) -> tuple[float, torch.Tensor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(job.data.parent / "cache"))
+        return one_step(job, tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.mark.parametrize(
+    "more", ["train.mixup=0.8", "train.cutmix=1.0", "train.drop_path=0.9", "loss.label_smoothing=0.1", "train.ema=0.9"]
+)
+def test_each_of_them_alone_changes_the_run(
+    job: Job, plain: tuple[float, torch.Tensor], tmp_path: Path, more: str
+) -> None:
+    """All but the average change the first loss; the average changes what is kept."""
+    loss, head = one_step(job, tmp_path / "run", more)
+    assert (loss == plain[0]) == (more == "train.ema=0.9")
+    assert not torch.equal(head, plain[1])
+
+
 def test_a_vtab_task_by_the_protocol(job: Job, tmp_path: Path) -> None:
     write_vtab(tmp_path / "vtab", task="kitti")
     found = job.settings(f"data.dir={tmp_path / 'vtab'}", "data.name=vtab/kitti", "train.epochs=1", "eval.split=val")

@@ -17,10 +17,7 @@ def test_other_machines_are_out_of_reach(host: str) -> None:
 def test_a_plain_socket_is_stopped_too() -> None:
     with socket.socket() as client, pytest.raises(OSError, match=r"a test tried to reach 192\.0\.2\.1"):
         client.connect(("192.0.2.1", 80))
-    with (
-        socket.socket(type=socket.SOCK_DGRAM) as sender,
-        pytest.raises(OSError, match="a test tried to reach"),
-    ):
+    with socket.socket(type=socket.SOCK_DGRAM) as sender, pytest.raises(OSError, match="a test tried to reach"):
         sender.sendto(b"x", ("192.0.2.1", 53))
 
 

@@ -26,6 +26,7 @@ from benchmark_reference import floor, masked_dense, peft_lora, peft_lora_qkv, p
 from toyvit import labelled_batch, toy_classifier
 
 from samtune.selection import Selection, select
+from samtune.tuning import count
 
 CONTRACT = {"method", "step_ms", "step_ratio", "memory_mb", "memory_ratio", "trainable", "bytes"}
 
@@ -177,8 +178,29 @@ def test_peft_trains_its_layers_and_the_head(reference: Any, layers: int, base_d
     assert all(not torch.equal(p, before[name]) for name, p in tuned[0].items())
 
 
+LINES = {  # row -> the lines of the count that it has on a toy, beside the head
+    "full": {"selected", "bias", "norm"},
+    "masked_dense": {"selected", "bias"},
+    "gps": {"selected", "bias"},
+    "gps_k5": {"selected", "bias"},
+    "gps_k10": {"selected", "bias"},
+    "grft_rows": {"selected", "bias"},
+    "grft_columns": {"selected", "bias"},
+    "spt": {"selected"},
+    "lora": {"added"},
+    "adapter": {"added"},
+    "adaptformer": {"added"},
+    "ssf": {"added"},
+    "vpt_shallow": {"added"},
+    "vpt_deep": {"added"},
+    "bias": {"bias", "norm"},
+    "linear": set(),
+    "partial": {"selected", "bias", "norm"},
+}
+
+
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.select])
-def test_every_row_asks_for_a_selector_that_exists(name: str) -> None:
+def test_every_row_trains_what_its_name_says(name: str) -> None:
     from samtune.scoring.score import score
     from samtune.tasks.classes.losses import head_cross_entropy
 
@@ -187,7 +209,12 @@ def test_every_row_asks_for_a_selector_that_exists(name: str) -> None:
     options = dict(METHODS[name].select or {})
     if options["name"] == "partial":
         options["blocks"] = 1  # the toy has two
-    assert select(model, scores, **options).provenance is not None
+    found = count(model, select(model, scores, **options)).to_json()
+    assert {line for line, number in found.items() if number} == {*LINES[name], "head", "total", "percent"}
+    neurons, inputs = 32 + 2 * (96 + 32 + 128 + 32), 192 + 2 * (32 + 32 + 32 + 128)  # of all matrices
+    expected = {"masked_dense": neurons, "gps": neurons, "gps_k5": 5 * neurons, "gps_k10": 10 * neurons}
+    expected |= {"grft_rows": inputs, "grft_columns": neurons}
+    assert found["selected"] == expected.get(name, found["selected"])
 
 
 def test_tasks_are_the_same_on_every_call() -> None:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-"""The numbers that head a report, with their labels."""
-
 MISTAKES_NOTE = "The images on which the model is wrong and most sure of itself, the surest first."
 
 _NUMBERED = 12  # classes up to which the cells hold numbers

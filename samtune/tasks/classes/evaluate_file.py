@@ -163,12 +163,7 @@ def _report(
     loader: DataLoader[Any] = DataLoader(dataset, batch_size=BATCH, collate_fn=collate_classes)
     with console.progress(f"evaluate {split}", len(loader)) as advance:
         return evaluate_classes(
-            model,
-            loader,
-            classes=info.classes,
-            split=split,
-            allowed=allowed,
-            on_batch=lambda *_: advance(),
+            model, loader, classes=info.classes, split=split, allowed=allowed, on_batch=lambda *_: advance()
         )
 
 

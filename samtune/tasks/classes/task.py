@@ -26,13 +26,7 @@ from samtune.selection import Addition, Needs
 from samtune.tasks.classes.config import ClassificationConfig
 from samtune.tasks.classes.dataset import build_class_data
 from samtune.tasks.classes.description import ClassDescription, check_classes
-from samtune.tasks.classes.draw import (
-    MISTAKES_NOTE,
-    Example,
-    confident_mistakes,
-    save_examples,
-    wrong_classes_section,
-)
+from samtune.tasks.classes.draw import MISTAKES_NOTE, Example, confident_mistakes, save_examples, wrong_classes_section
 from samtune.tasks.classes.evaluate import evaluate_classes, head_inputs
 from samtune.tasks.classes.evaluate_file import evaluate_classifier, evaluate_corruptions
 from samtune.tasks.classes.images import ClassSplits

@@ -41,11 +41,7 @@ def train_augmentation(image_size: int) -> Any:
                 p=0.5,
             ),
             A.ColorJitter(
-                brightness=(0.85, 1.15),
-                contrast=(0.85, 1.15),
-                saturation=(0.85, 1.15),
-                hue=(-0.02, 0.02),
-                p=0.5,
+                brightness=(0.85, 1.15), contrast=(0.85, 1.15), saturation=(0.85, 1.15), hue=(-0.02, 0.02), p=0.5
             ),
         ]
     )

@@ -129,13 +129,7 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
         return changed["image"], moved
 
     def _sample(
-        self,
-        name: str,
-        image: ImageArray,
-        mask: MaskArray,
-        truth: MaskArray,
-        *,
-        rng: np.random.Generator | None,
+        self, name: str, image: ImageArray, mask: MaskArray, truth: MaskArray, *, rng: np.random.Generator | None
     ) -> Sample:
         box = torch.from_numpy(box_of(mask, rng=rng)) if self.prompt == "box" else None
         point = torch.from_numpy(point_in(mask, rng=rng))[None] if self.prompt == "point" else None

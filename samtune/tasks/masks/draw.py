@@ -40,8 +40,6 @@ Case = tuple[str, ImageArray, MaskArray | None, MaskArray]
 """(name, (H, W, 3) uint8 RGB image, truth or None, prediction); masks are (H, W) bool at the image's size."""
 
 
-"""The numbers that head a report, with their labels."""
-
 OVERLAYS_NOTE = (
     "Best, median and worst images by Dice. The last panel shows the errors: green is right, red is too much, blue "
     "was missed."

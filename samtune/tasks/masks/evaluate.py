@@ -87,11 +87,7 @@ def evaluate(
 
 
 def predict_batch(
-    model: nn.Module,
-    batch: Batch,
-    *,
-    sizes_original: Sequence[Size],
-    autocast_dtype: torch.dtype | None = None,
+    model: nn.Module, batch: Batch, *, sizes_original: Sequence[Size], autocast_dtype: torch.dtype | None = None
 ) -> list[Prediction]:
     """Predicts the masks of one batch at the original sizes: the single prediction path.
 

@@ -48,7 +48,7 @@ class SegmentationTask(Task[SegmentationConfig]):
         choice="mDice",
         columns={"mDice": lambda row: row.dice, "mIoU": lambda row: row.iou},
         percent=False,
-        explained="of the foreground metric, from 0 to 1",
+        explained="the foreground metric, from 0 to 1",
         axis="mDice",
     )
     packages = ("segment-anything", "monai")

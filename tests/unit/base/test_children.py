@@ -98,10 +98,7 @@ def test_ctrl_c_ends_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(sweep_local, "run_trial", run_trial)
     start = time.monotonic()
-    with (
-        pytest.raises(KeyboardInterrupt),
-        sweep_local.local_engine(jobs=2, folder=tmp_path, address=None) as run_all,
-    ):
+    with pytest.raises(KeyboardInterrupt), sweep_local.local_engine(jobs=2, folder=tmp_path, address=None) as run_all:
         run_all(cells(tmp_path, "abcdef"), lambda result: None)
     assert time.monotonic() - start < 10
     assert codes and all(code == -signal.SIGTERM for code in codes)

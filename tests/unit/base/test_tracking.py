@@ -171,11 +171,7 @@ def silent_server() -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", ["dead", "silent", "nonsense", "unwritable"])
 def test_a_broken_tracker_warns_once_and_stops_nothing(
-    kind: str,
-    silent_server: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    kind: str, silent_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     uris = {"dead": "http://127.0.0.1:9", "silent": silent_server, "nonsense": "gopher://x"}
@@ -211,3 +207,16 @@ def test_a_tracker_that_breaks_later_warns_once(
     assert len(caplog.messages) == 1
     assert "OSError: database is locked" in caplog.text
     assert len(history(tmp_path)) == 2
+
+
+def test_mlflow_gets_every_metric_of_a_long_epoch(at_home: Path, tmp_path: Path) -> None:
+    """400 steps are 1,200 numbers, and MLflow takes 1,000 at once."""
+    with log_to(tmp_path, mlflow=True, name="long") as log:
+        for step in range(400):
+            log.event({"step": step, "epoch": 2, "split": "train", "loss": step / 7, "lr": 1e-3 / (1 + step)})
+        log.event({"step": 400, "epoch": 2, "split": "val", "mDice": 0.5})
+    run = the_run(at_home, "long").info.run_id
+    expected = {"loss": lambda step: step / 7, "lr": lambda step: 1e-3 / (1 + step), "epoch": lambda step: 2.0}
+    for name, value in expected.items():
+        found = client(at_home).get_metric_history(run, f"train/{name}")
+        assert [(m.step, m.value) for m in found] == [(step, value(step)) for step in range(400)], name

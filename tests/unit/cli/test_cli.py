@@ -129,7 +129,7 @@ def test_the_command_to_repeat(monkeypatch: pytest.MonkeyPatch, program: str, sh
 @pytest.mark.parametrize("given", [["--run-dir", "here", "--overwrite"], ["--run-dir=here"]])
 def test_the_command_to_repeat_does_not_name_the_used_folder(monkeypatch: pytest.MonkeyPatch, given: list[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["/env/bin/samtune", "finetune", "--config", "a.yaml", *given, "run.seed=3"])
-    assert cli._command_line() == "samtune finetune --config a.yaml run.seed=3"
+    assert train._command_line() == "samtune finetune --config a.yaml run.seed=3"
 
 
 def test_print_config_runs_nothing(run: Run, stub: Stub, config: Path) -> None:

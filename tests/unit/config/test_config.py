@@ -50,15 +50,7 @@ def test_an_empty_section_is_its_defaults(write: Callable[[str], Path]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [
-        ("1e-4", 1e-4),
-        ("1.5e-3", 1.5e-3),
-        ("3E2", 300.0),
-        ("1", 1.0),
-        (".5", 0.5),
-        ("+1.", 1.0),
-        ("0.01", 0.01),
-    ],
+    [("1e-4", 1e-4), ("1.5e-3", 1.5e-3), ("3E2", 300.0), ("1", 1.0), (".5", 0.5), ("+1.", 1.0), ("0.01", 0.01)],
 )
 def test_numbers_as_people_write_them(write: Callable[[str], Path], text: str, value: float) -> None:
     assert load_config(write(MINIMAL + f"train: {{lr: {text}}}")).train.lr == value
@@ -287,10 +279,7 @@ def test_options_follow_the_signature_of_any_function() -> None:
     assert check("bounded", offset=4) == [("offset", "4, expected a value <= 3.")]
     assert check("ready", rate=1, kind="c")[0] == ("kind", "\"c\", expected 'a' or 'b'.")
     assert check("ready", rate=1, model=2)[0][1].startswith("unknown option.")
-    assert check("raedy")[0] == (
-        "name",
-        "unknown method 'raedy'. Did you mean 'ready'? Known: bounded, ready.",
-    )
+    assert check("raedy")[0] == ("name", "unknown method 'raedy'. Did you mean 'ready'? Known: bounded, ready.")
 
 
 def test_an_option_without_annotation_is_not_checked() -> None:

@@ -137,10 +137,7 @@ def test_settings_that_hold_for_all_data_sets() -> None:
     assert hyperparameters("spt", None) == {
         "select": {"name": "spt", "structure": "lora", "rank": 8, "per": "sample"},
         "score": {"images": 800},
-        "train": {
-            **{"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "batch": 64, "drop_path": 0.1},
-            **hundred,
-        },
+        "train": {**{"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "batch": 64, "drop_path": 0.1}, **hundred},
     }
 
 

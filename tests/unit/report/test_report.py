@@ -27,7 +27,7 @@ METRICS: dict[str, Any] = {
     "gain": {"mDice": [0.4051, 0.35, 0.45], "mIoU": [-0.0696, -0.1, -0.04]},
     "trainable": {"selected": 84_224, "bias": 0, "decoder": 4_058_596, "total": 4_142_820, "percent": 4.419},
 }
-HEADLINE = {"mDice": "Mean Dice", "mIoU": "Mean IoU"}
+HEADLINES = {"mDice": "Mean Dice", "mIoU": "Mean IoU"}
 NOTE = "What the <pictures> show."
 HISTORY: list[dict[str, Any]] = [
     {"step": 1, "epoch": 1, "split": "train", "loss": 2.0},
@@ -46,7 +46,8 @@ def make_report(folder: Path, **changes: Any) -> tuple[str, Checker]:
         "title": "polyp",
         "facts": {"Model": "sam_vit_b"},
         "metrics": METRICS,
-        "headline": HEADLINE,
+        "headlines": HEADLINES,
+        "choice": "mDice",
         "history": HISTORY,
         "best_epoch": 2,
         "sections": [Section("Pictures", NOTE, pictures=[Picture("worst, Dice 0.1", folder / "a.png")])],
@@ -63,13 +64,7 @@ def make_report(folder: Path, **changes: Any) -> tuple[str, Checker]:
 
 def test_the_headline_shows_before_after_interval_and_change(tmp_path: Path) -> None:
     page, checker = make_report(tmp_path)
-    for words in (
-        "90.5",
-        "+40.5 points",
-        "50.0 before tuning",
-        "95 % interval 88.0 to 93.0",
-        "100 test images",
-    ):
+    for words in ("90.5", "+40.5 points", "50.0 before tuning", "95 % interval 88.0 to 93.0", "100 test images"):
         assert words in checker.words
     assert '<span class="delta up">+40.5 points' in page and '<span class="delta down">-7.0 points' in page
     assert "gain +35.0 to +45.0 points (95 % interval)" in checker.words
@@ -150,13 +145,7 @@ def test_parts_without_data_are_left_out(tmp_path: Path) -> None:
         "split": "test", "n_images": 0, "mDice": None, "mIoU": None, "ci95": {"mDice": [None, None]}, "trainable": None,
     }  # fmt: skip
     page, checker = make_report(
-        tmp_path,
-        metrics=bare,
-        history=HISTORY[:1],
-        sections=[],
-        command="",
-        config_yaml="",
-        facts={},
+        tmp_path, metrics=bare, history=HISTORY[:1], sections=[], command="", config_yaml="", facts={}
     )
     assert "<h2>" not in page and checker.words.count("n/a") == 2
     assert "points" not in page and "interval" not in checker.words
@@ -168,7 +157,7 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
         tmp_path,
         title=evil,
         metrics={**METRICS, "split": evil, "metrics": {evil: 1.0}, "definition": {evil: evil}},
-        headline={"mDice": evil},
+        headlines={"mDice": evil},
         sections=[
             Section(evil, evil, tables=[Table({evil: "name"}, [[evil]])], pictures=[Picture(evil, tmp_path / "a.png")])
         ],
@@ -206,11 +195,14 @@ CLASS_HISTORY: list[dict[str, Any]] = [
 ]
 
 
-CLASS_HEADLINE = {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy", "mean_per_class": "Mean per class"}
+CLASS: dict[str, Any] = {
+    "headlines": {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy", "mean_per_class": "Mean per class"},
+    "choice": "top1",
+}
 
 
 def test_a_classification_has_its_own_headline_and_curve(tmp_path: Path) -> None:
-    page, checker = make_report(tmp_path, metrics=CLASS_METRICS, headline=CLASS_HEADLINE, history=CLASS_HISTORY)
+    page, checker = make_report(tmp_path, metrics=CLASS_METRICS, **CLASS, history=CLASS_HISTORY)
     headings = re.findall(r"<h3>(.*?)</h3>", page)
     assert headings == [
         "Top-1 accuracy (top1)", "Top-5 accuracy (top5)", "Mean per class (mean_per_class)",
@@ -223,7 +215,7 @@ def test_a_classification_has_its_own_headline_and_curve(tmp_path: Path) -> None
 
 def test_a_classification_without_top5_has_two_cards(tmp_path: Path) -> None:
     metrics = {name: value for name, value in CLASS_METRICS.items() if name != "top5"}
-    page, _ = make_report(tmp_path, metrics=metrics, headline=CLASS_HEADLINE, history=[])
+    page, _ = make_report(tmp_path, metrics=metrics, **CLASS, history=[])
     assert "Top-5" not in page and page.count("<h3>") == 2
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from samtune.run.fit import Optimisation, fit
+from samtune.run.fit import Objective, Optimisation, fit
 from samtune.tuning.ema import Ema
 from samtune.types import Batch
 
@@ -50,7 +50,7 @@ def run(model: Toy, optimisation: Optimisation, *, bad: str = "", **options: Any
         dict(model.named_parameters()),
         ToyLoaders(),  # type: ignore[arg-type]
         fabric=Fabric(accelerator="cpu", devices=1),
-        loss=loss,
+        objective=Objective(loss),
         optimisation=optimisation,
         **options,
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from samtune.errors import NonFiniteError
 from samtune.models.sam.model import upsample_logits
-from samtune.run.fit import Event, FitResult, Optimisation, fit
+from samtune.run.fit import Event, FitResult, Objective, Optimisation, fit
 from samtune.tasks.masks.losses import dice_bce
 from samtune.types import Batch
 
@@ -85,7 +85,7 @@ def train(
         dict(model.net.named_parameters()),
         loaders,  # type: ignore[arg-type]
         fabric=Fabric(accelerator="cpu", devices=1, precision=precision),
-        loss=lambda low, batch: loss(upsample_logits(low, SIDE), batch),
+        objective=Objective(lambda low, batch: loss(upsample_logits(low, SIDE), batch)),
         optimisation=optimisation,
         validate=validate or scripted(0.5),
         on_event=events.append,
@@ -303,7 +303,7 @@ def test_without_validation_the_last_epoch_stays() -> None:
         dict(model.net.named_parameters()),
         ToyLoaders(4, batch=2),  # type: ignore[arg-type]
         fabric=Fabric(accelerator="cpu", devices=1),
-        loss=lambda low, batch: dice_bce(upsample_logits(low, SIDE), batch),
+        objective=Objective(lambda low, batch: dice_bce(upsample_logits(low, SIDE), batch)),
         optimisation=Optimisation(epochs=3),
         validate=None,
         on_event=events.append,
@@ -346,11 +346,10 @@ def test_batches_are_mixed_by_the_number_of_the_pass() -> None:
         dict(model.net.named_parameters()),
         ToyLoaders(6, batch=2),  # type: ignore[arg-type]
         fabric=Fabric(accelerator="cpu", devices=1),
-        loss=lambda low, batch: dice_bce(upsample_logits(low, SIDE), batch),
+        objective=Objective(lambda low, batch: dice_bce(upsample_logits(low, SIDE), batch), mix=mix),
         optimisation=Optimisation(epochs=2, accumulate=2),
         validate=None,
         on_event=lambda _: None,
-        mix=mix,
     )
     assert passes == list(range(6))
 

@@ -72,10 +72,7 @@ def test_missing_scores(name: str) -> None:
         ({"name": "gps", "per_neuron": 2.5}, r"select\.per_neuron: 2.5, expected an integer"),
         ({"name": "gps", "per_neuron": 99}, r"select\.per_neuron is 99, but the neurons of .* have 32 inputs"),
         ({"name": "full", "rank": 2}, r"select\.rank: unknown option"),
-        (
-            {"name": "gps", "exclude": ("block 7",)},
-            r"exclude: unknown part 'block 7'\. .*block 0, block 1, mask",
-        ),
+        ({"name": "gps", "exclude": ("block 7",)}, r"exclude: unknown part 'block 7'\. .*block 0, block 1, mask"),
         ({"name": "gps", "budget": "lots"}, r"select\.budget is 'lots'"),
         ({"name": "gps", "budget": 1}, r"gps picks at least \d+"),
     ],

@@ -276,9 +276,7 @@ def test_forms_that_are_none(client: TestClient) -> None:
 def test_a_cut_off_form_is_refused(any_client: TestClient) -> None:
     head = b'--a\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
     response = any_client.post(
-        "/v1/predict",
-        content=head + encoded()[:500],
-        headers={"Content-Type": "multipart/form-data; boundary=a"},
+        "/v1/predict", content=head + encoded()[:500], headers={"Content-Type": "multipart/form-data; boundary=a"}
     )
     assert response.status_code in (400, 422) and error_of(response)
 

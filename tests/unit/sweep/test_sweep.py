@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_runs import FakeChildren
 from helpers import write_data
+from PIL import Image
 
 from samtune.errors import ConfigError, DataError, RunFolderError
 from samtune.sweep import local as sweep_local
@@ -62,7 +64,8 @@ def two_parts(folder: Path, *, train: int = 40) -> Path:
         for sub in ("images", "masks"):
             (folder / part / sub).mkdir(parents=True)
             for index in range(count):
-                (folder / part / sub / f"{part}{index:02d}.png").touch()
+                noise = np.random.default_rng((count, index)).integers(0, 256, (8, 9), dtype=np.uint8)
+                Image.fromarray(noise).save(folder / part / sub / f"{part}{index:02d}.png")
     return folder
 
 
@@ -303,8 +306,7 @@ def test_a_cell_of_other_settings_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     run_sweep(sweep_of())
     children.started.clear()
     with pytest.raises(
-        RunFolderError,
-        match=r"linear_0 was run with train.steps=8, not 9\. Choose another --out, or delete it",
+        RunFolderError, match=r"linear_0 was run with train.steps=8, not 9\. Choose another --out, or delete it"
     ):
         run_sweep(sweep_of("steps=9"))
     assert children.started == []

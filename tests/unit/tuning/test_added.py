@@ -10,17 +10,7 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
-from added_cases import (
-    PAIRS,
-    additions_of,
-    hosted,
-    loss_of,
-    net_of,
-    output_of,
-    same,
-    ssf,
-    train,
-)
+from added_cases import PAIRS, additions_of, hosted, loss_of, net_of, output_of, same, ssf, train
 from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 from toy import toy_model

@@ -6,19 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from added_cases import (
-    FOLDING,
-    PAIRS,
-    STAYING,
-    additions_of,
-    copied,
-    hosted,
-    net_of,
-    output_of,
-    same,
-    train,
-    tuned,
-)
+from added_cases import FOLDING, PAIRS, STAYING, additions_of, copied, hosted, net_of, output_of, same, train, tuned
 from torch import nn
 from toyvit import toy_classifier
 

@@ -62,9 +62,7 @@ def test_equals_stock_without_relative_positions(dtype: torch.dtype) -> None:
 
 @DTYPES
 @pytest.mark.parametrize(
-    ("window", "grid"),
-    [(4, (8, 8)), (3, (8, 5)), (0, (6, 6))],
-    ids=["windows", "padded windows", "global"],
+    ("window", "grid"), [(4, (8, 8)), (3, (8, 5)), (0, (6, 6))], ids=["windows", "padded windows", "global"]
 )
 def test_equals_stock_inside_its_block(window: int, grid: tuple[int, int], dtype: torch.dtype) -> None:
     stock = randomised(Block(DIM, HEADS, use_rel_pos=True, window_size=window, input_size=grid), dtype)

@@ -383,10 +383,7 @@ def test_offline_says_what_to_get(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_no_network(
-    hub: Hub,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"  # nothing listens there
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

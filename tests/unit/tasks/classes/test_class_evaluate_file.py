@@ -107,11 +107,7 @@ def test_a_folder_that_can_not_be_written_fails_at_once(
 
 
 def test_the_extra_corruptions_are_left_out(
-    checkpoint: Path,
-    corruptions: Path,
-    evaluated: list[str],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    checkpoint: Path, corruptions: Path, evaluated: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for kind in corruptions.iterdir():
         (tmp_path / kind.name).symlink_to(kind)

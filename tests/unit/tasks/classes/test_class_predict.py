@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from descriptions import class_description
 from PIL import Image
 from toyvit import toy_classifier
 
 from samtune.errors import DataError
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
+from samtune.tasks.classes.views import build_view
+from samtune.types import LabelledBatch
 
 
 @pytest.fixture(params=["squash", "crop"])
@@ -50,3 +53,19 @@ def test_the_others_are_written_and_the_bad_ones_named(predictor: ClassPredictor
     with (tmp_path / "out" / "predictions.csv").open(newline="") as opened:
         (row,) = csv.DictReader(opened)
     assert row["file"] == str(tmp_path / "good.png") and row["class"] in ("cat", "dog", "eel")
+
+
+def test_the_likeliest_class_comes_first(predictor: ClassPredictor) -> None:
+    """Against the model's own logits of the view that an evaluation takes."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    info = predictor.info
+    view = build_view("none", image_size=info.image_size, resize=info.resize, interpolation=info.interpolation)
+    pixels = view.drawn(view.fixed(Image.fromarray(image)))
+    with torch.no_grad():
+        logits = predictor.model.eval()(LabelledBatch(pixels[None], torch.zeros(1, dtype=torch.int64), ("x",)))[0]
+    shares = dict(zip(("cat", "dog", "eel"), logits.softmax(0).tolist(), strict=True))
+    found = predictor.predict(image)
+    assert found.name == max(shares, key=lambda name: shares[name])
+    assert [name for name, _ in found.ranking] == sorted(shares, key=lambda name: -shares[name])
+    assert [share for _, share in found.ranking] == pytest.approx(sorted(shares.values(), reverse=True))
+    assert found.probability == found.ranking[0][1] > 1 / 3

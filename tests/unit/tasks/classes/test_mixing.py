@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from samtune.tasks.classes.losses import cross_entropy
 from samtune.tasks.classes.mixing import mixer
 from samtune.types import LabelledBatch
 
@@ -71,3 +72,15 @@ def test_one_image_stays_as_it_is() -> None:
     one = BATCH.singles()[1]
     mixed = mixer(mixup=0.8, cutmix=1.0, classes=3, seed=0)(one, 0)
     assert mixed.images is one.images and mixed.targets.tolist() == [[0.0, 0.0, 1.0]]
+
+
+def test_the_loss_follows_the_shares_of_a_mixed_batch() -> None:
+    """Against -sum t log softmax, with and without smoothing; the labels would give another number."""
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+    mixed = mixer(mixup=0.8, cutmix=0, classes=3, seed=0)(BATCH, 1)
+    logarithms = logits.log_softmax(1)
+    assert torch.allclose(cross_entropy(logits, mixed), -(mixed.targets * logarithms).sum(1).mean())
+    assert torch.allclose(cross_entropy(logits, BATCH), -logarithms[torch.arange(4), BATCH.labels].mean())
+    assert not torch.allclose(cross_entropy(logits, mixed), cross_entropy(logits, BATCH))
+    smooth = 0.8 * mixed.targets + 0.2 / 3
+    assert torch.allclose(cross_entropy(logits, mixed, label_smoothing=0.2), -(smooth * logarithms).sum(1).mean())

@@ -1,10 +1,11 @@
-"""Components, boxes and points."""
+"""Components, boxes and points that are drawn from a mask, and boxes that a user gives."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from samtune.tasks.masks.prompts import box_of, components, point_in
+from samtune.tasks.masks.prompts import PromptError, box_of, clip_boxes, components, point_in
 
 
 def scene(*rectangles: tuple[int, int, int, int]) -> np.ndarray:
@@ -41,7 +42,7 @@ def test_jittered_boxes_stay_near_and_inside() -> None:
     limit = 20 / 1024 * 80
     boxes = np.stack([box_of(mask, rng=np.random.default_rng(i)) for i in range(50)])
     assert boxes.dtype == np.float32 and len(np.unique(boxes, axis=0)) > 30
-    assert np.abs(boxes - tight).max() <= limit + 1e-5
+    assert np.abs(boxes - tight).max() == pytest.approx(limit, abs=1e-5)  # of the longer side, 80
     assert boxes.min() >= 0 and boxes[:, 2].max() <= 79 and boxes[:, 3].max() <= 59
     assert (boxes[:, 2:] >= boxes[:, :2]).all()
 
@@ -68,3 +69,11 @@ def test_single_pixel_mask_has_a_box_and_a_point() -> None:
     rng = np.random.default_rng(0)
     assert box_of(mask).tolist() == [3, 4, 3, 4]
     assert point_in(mask, rng=rng).tolist() == [3, 4] == point_in(mask).tolist()
+
+
+def test_boxes_are_cut_to_a_picture_that_is_not_square() -> None:
+    size = 50, 80  # H, W
+    boxes = np.array([[-5.0, -7, 200, 300], [60, 10, 90, 40], [10, 30, 20, 70], [3, 4, 5, 6]])
+    assert clip_boxes(boxes, size).tolist() == [[0, 0, 80, 50], [60, 10, 80, 40], [10, 30, 20, 50], [3, 4, 5, 6]]
+    with pytest.raises(PromptError, match="box 1 is outside the image of 80 x 50 pixels"):
+        clip_boxes(np.array([[0.0, 0, 9, 9], [10, 55, 20, 70]]), size)

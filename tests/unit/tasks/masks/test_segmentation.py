@@ -44,6 +44,8 @@ def two_parts(make_folder) -> list[Pair]:
         ((40, 30), 64, (64, 48)),
         ((3, 1000), 64, (1, 64)),
         ((531, 622), 1024, (874, 1024)),
+        ((530, 622), 1024, (873, 1024)),  # 872.54, half up
+        ((622, 530), 1024, (1024, 873)),
     ],
 )
 def test_input_size_follows_segment_anything(size, longest, expected) -> None:
@@ -59,6 +61,11 @@ def test_images_are_scaled_as_segment_anything_does() -> None:
 
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     np.testing.assert_array_equal(resize_longest(image, 32), ResizeLongestSide(32).apply_image(image))
+
+
+def test_scaled_images_and_masks_round_half_up() -> None:
+    assert resize_longest(np.zeros((53, 90, 3), np.uint8), 32).shape == (19, 32, 3)  # 18.84
+    assert resize_longest(np.zeros((53, 90), bool), 32).shape == (19, 32)
 
 
 def test_masks_are_scaled_by_nearest() -> None:
@@ -185,3 +192,23 @@ def test_collate_points(make_folder) -> None:
     assert prompts.boxes_input is None
     none = SegmentationDataset(dataset.pairs, image_size=64)
     assert Collate(64)([none[0]]).prompts is None
+
+
+@pytest.mark.parametrize("prompt", ["none", "box"])
+def test_the_mask_moves_with_its_augmented_image(tmp_path: Path, prompt: str) -> None:
+    for sub in ("images", "masks"):
+        (tmp_path / sub).mkdir()
+    mask = np.zeros((60, 80), dtype=np.uint8)
+    mask[8:28, 10:30] = 255  # off the middle: a flip or a turn moves it
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    Image.fromarray(np.repeat(mask[:, :, None] // 2 + 60, 3, axis=2)).save(tmp_path / "images" / "a.png")
+    dataset = SegmentationDataset(find_pairs(tmp_path), image_size=64, prompt=prompt, augment=True)
+    moved = 0
+    for epoch in range(12):
+        dataset.set_epoch(epoch)
+        sample = dataset[0]
+        bright = sample.image.float().mean(dim=0) > 110
+        assert (bright == sample.mask).float().mean() > 0.97
+        assert sample.mask.sum() > 100 and (sample.truth == sample.mask.numpy()).all()
+        moved += not torch.equal(sample.mask, SegmentationDataset(dataset.pairs, image_size=64)[0].mask)
+    assert moved >= 8

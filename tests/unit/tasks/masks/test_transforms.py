@@ -26,12 +26,7 @@ def test_steps_are_drawn_independently() -> None:
     transform = train_augmentation(64)
     transform.transforms = transform.transforms[:2]  # the two flips
     seen = {"both": 0, "horizontal": 0, "vertical": 0, "none": 0}
-    flipped = {
-        "both": IMAGE[::-1, ::-1],
-        "horizontal": IMAGE[:, ::-1],
-        "vertical": IMAGE[::-1],
-        "none": IMAGE,
-    }
+    flipped = {"both": IMAGE[::-1, ::-1], "horizontal": IMAGE[:, ::-1], "vertical": IMAGE[::-1], "none": IMAGE}
     for seed in range(200):
         reseed(transform, seed)
         changed = transform(image=IMAGE)["image"]

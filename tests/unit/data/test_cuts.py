@@ -1,0 +1,153 @@
+"""The engine of all cuts, and that cuts stay what they were: numbers of old runs depend on them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from class_trees import write_class_folders
+from PIL import Image
+
+from samtune.data.duplicates import group_near, hash_images
+from samtune.data.splits import Given, Splits, choose_part, cut_groups, read_given, repeated, without_given
+from samtune.tasks.classes.splits import resolve_classes
+from samtune.tasks.masks.pairs import find_pairs
+from samtune.tasks.masks.splits import resolve_split
+
+NAMES = [f"n{i:02d}" for i in range(20)]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An item of no task."""
+
+    name: str
+    image: Path
+
+
+def brighter(source: Path) -> None:
+    """Writes a near-duplicate `STEMx.png`: the same picture, a little brighter."""
+    Image.fromarray(np.asarray(Image.open(source)) // 2 + 9).save(source.with_name(f"{source.stem}x.png"))
+
+
+def with_duplicates(folder: Path, names: Iterable[str]) -> Path:
+    for name in names:
+        brighter(folder / "images" / f"{name}.png")
+        shutil.copy(folder / "masks" / f"{name}.png", folder / "masks" / f"{name}x.png")
+    return folder
+
+
+def held(splits: Splits) -> str:
+    """The names in val and in test."""
+    return " ".join(item.name for item in splits.val) + " | " + " ".join(item.name for item in splits.test)
+
+
+@pytest.mark.parametrize(
+    ("options", "names", "digest"),
+    [
+        ({"seed": 0}, "n04 n04x n19 | n06 n06x n13", "91ba0f43bbe05746"),
+        ({"seed": 1}, "n01 n01x n10 | n07 n16 n18", "41149219c19a2578"),
+        ({"seed": 2}, "n06 n06x n18 | n07 n10 n11", "e3226e315bf01f9d"),
+        ({"ratios": (0.9, 0.1, 0.0)}, "n04 n04x n19 | ", "d3d6bfaba560023e"),
+        ({"ratios": (0.97, 0.01, 0.02)}, "n19 | n13", "896b50d6aa80af5b"),
+    ],
+)
+def test_cuts_of_pairs_stay_what_they_were(make_folder, options: dict, names: str, digest: str) -> None:
+    """Names and digests are of the state before cuts were shared by the tasks (commit d8d99ee)."""
+    splits = resolve_split(with_duplicates(make_folder(NAMES), NAMES[:7]), **options)
+    assert held(splits) == names and splits.digest().startswith(digest)
+
+
+def test_a_missing_part_of_pairs_is_cut_as_before(make_folder) -> None:
+    make_folder(NAMES, "set/train", seed=1)
+    splits = resolve_split(make_folder(NAMES[:5], "set/val", seed=2).parent, seed=3)
+    assert held(splits) == "n00 n01 n02 n03 n04 | n12 n16" and splits.digest().startswith("f27878a4931935ff")
+
+
+@pytest.mark.parametrize(
+    ("seed", "val", "test", "digest"),
+    [
+        (0, "009 009x 017 000 011 015 008 008x 015", "004 015 015x 010 010x 014 000 010 018", "90993638b8a34a49"),
+        (1, "001 010 019 006 016 016x 003 010 016", "006x 011 014 002 004 004x 005 005x 018", "b54811bbe54916bc"),
+        (2, "013 018 018x 000 003 018 001 003 013", "010 015 015x 002 013 013x 004 010 018", "c88fc5bc0d7e9952"),
+    ],
+)
+def test_cuts_of_classes_stay_what_they_were(tmp_path: Path, seed: int, val: str, test: str, digest: str) -> None:
+    """As for pairs; three images of each class in order of the classes."""
+    folder = write_class_folders(tmp_path, train=20, val=0, test=0) / "train"
+    for path in sorted(folder.rglob("*.png"))[::3]:
+        brighter(path)
+    splits = resolve_classes(folder, seed=seed)
+    classes = [f"class_{label}" for label in (0, 0, 0, 1, 1, 1, 2, 2, 2)]
+    for part, stems in ((splits.val, val.split()), (splits.test, test.split())):
+        assert [i.name for i in part] == [f"{place}/{stem}.png" for place, stem in zip(classes, stems, strict=True)]
+    assert splits.digest().startswith(digest)
+    if seed == 1:
+        few = resolve_classes(folder, seed=1, shots=2, shots_seed=5)
+        stems = ["012x", "015x", "001x", "015", "004", "014x"]
+        assert [Path(item.name).stem for item in few.train] == stems and few.digest().startswith("7184a31e8610e7ee")
+
+
+def test_groups_are_passed_over_and_every_part_gets_one() -> None:
+    groups = [[0, 1, 2], [3], [4, 5], [6, 7]]
+    for seed in range(5):
+        parts = cut_groups(groups, {"val": 3, "test": 1, "none": 0}, (seed, 1))
+        assert sorted(i for part in parts.values() for i in part) == list(range(8)) and parts["none"] == []
+        assert len(parts["val"]) == 3
+        assert all(
+            set(group) <= set(part) or set(group).isdisjoint(part) for group in groups for part in parts.values()
+        )
+        assert len(parts["test"]) == (1 if 3 not in parts["val"] else 2)  # nothing fits: the smallest one
+    assert cut_groups([[0, 1]], {"val": 1, "test": 1}, 0) == {"train": [], "val": [0, 1], "test": []}
+
+
+def test_a_chosen_part_is_drawn_as_without_duplicates(make_folder) -> None:
+    pairs = find_pairs(make_folder(NAMES, seed=1))
+    assert choose_part(pairs, 0.25, 352) == ["n03", "n04", "n11", "n12", "n19"]  # sweeps chose on these before
+    assert choose_part(pairs, 0.25, 352) != choose_part(pairs, 0.25, 353)
+    assert choose_part(pairs, 0.04, 352) == []
+
+
+def test_a_chosen_part_has_near_duplicates_on_one_side(make_folder) -> None:
+    pairs = find_pairs(with_duplicates(make_folder(NAMES), NAMES[:10]))
+    groups = group_near(hash_images([pair.image for pair in pairs]))
+    assert sum(len(group) == 2 for group in groups) == 10
+    sizes = set()
+    for seed in range(8):
+        chosen = choose_part(pairs, 0.17, seed)
+        sizes.add(len(chosen))
+        for group in groups:
+            assert len({pairs[index].name in chosen for index in group}) == 1
+    assert sizes == {5}  # a pair that comes when one place is left is passed over
+
+
+def test_parts_that_share_an_image_are_found_once_per_file() -> None:
+    where = [("train", "a"), ("train", "b"), ("val", "c"), ("test", "d"), ("test", "e")]
+    found = repeated(where, ["1", "1", "1", "2", "1"])
+    assert found == [("val", "c", "train", "a"), ("test", "e", "train", "a")]
+
+
+def test_given_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Given(val="list.txt", test=tmp_path / "more")
+    assert given.parts() == {"val": "list.txt", "test": tmp_path / "more"}
+    (tmp_path / "more").mkdir()
+    (tmp_path / "list.txt").touch()
+    read = {"folder": lambda path: [("folder", path)], "file": lambda path: [("file", path)]}
+    assert read_given(tmp_path, "more", **read) == [("folder", tmp_path / "more")]
+    assert read_given(tmp_path, "list.txt", **read) == [("file", tmp_path / "list.txt")]
+    assert read_given(tmp_path, "gone", **read) is None
+    monkeypatch.chdir(tmp_path)
+    assert read_given(tmp_path / "more", "list.txt", **read) == [("file", Path("list.txt"))]
+
+
+def test_what_is_held_out_is_not_trained_on_however_its_path_is_written(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = [Thing(name, tmp_path / name) for name in "abc"]
+    parts = {"train": train, "val": [Thing("b", Path("b"))], "test": [Thing("c", Path("c"))]}
+    assert without_given(parts, {"val": "b"}, lambda item: item.image) == [train[0], train[2]]
+    assert without_given(parts, {"train": "x", "val": "b"}, lambda item: item.image) == train
+    assert without_given({"val": train}, {"val": "b"}, lambda item: item.image) is None

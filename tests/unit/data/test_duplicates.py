@@ -1,0 +1,46 @@
+"""Near-duplicates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samtune.data.duplicates import ImageHashes, group_near, hash_images
+from samtune.data.facts import difference_hash, image_facts
+from samtune.errors import DataError
+
+
+def test_difference_hash_of_a_ramp() -> None:
+    ramp = np.tile(np.arange(90, dtype=np.uint8)[None, :, None], (80, 1, 3))
+    assert difference_hash(ramp) == 2**64 - 1
+    assert difference_hash(np.ascontiguousarray(ramp[:, ::-1])) == 0
+    half_flipped = ramp.copy()
+    half_flipped[:40] = ramp[:40, ::-1]
+    assert difference_hash(half_flipped) == 2**32 - 1
+
+
+def test_groups_hold_what_is_near_through_others() -> None:
+    hashes = ImageHashes(["a", "b", "c", "d"], np.array([0, 2**40 - 1, 0b1111, 0b11111111], dtype=np.uint64))
+    assert group_near(hashes) == [[0, 2, 3], [1]]  # 0 and 3 differ in 8 bits, each is near 2
+    assert group_near(hashes.only([3, 0])) == [[0], [1]]
+
+
+def test_facts_of_an_image(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(np.ascontiguousarray(np.rot90(pixels))).save(tmp_path / "b.png", exif=exif)
+    Image.fromarray(np.full((20, 30), 700, np.uint16)).save(tmp_path / "c.png")
+    (tmp_path / "d.png").write_text("text")
+    for _ in range(2):
+        upright, turned, odd, bad = image_facts([tmp_path / f"{name}.png" for name in "abcd"])
+        assert (upright.width, upright.height, upright.orientation, upright.oddities) == (30, 20, 1, [])
+        assert turned == upright._replace(orientation=6)  # the same picture
+        assert [line.split(",")[0] for line in odd.oddities] == ["16-bit image", "constant image"]
+        assert isinstance(bad, DataError) and str(bad).startswith(f"{tmp_path / 'd.png'}: not a PNG")
+    with pytest.raises(DataError, match=r"d\.png: not a PNG"):
+        hash_images([tmp_path / "a.png", tmp_path / "d.png"])
