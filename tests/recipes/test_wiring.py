@@ -26,7 +26,8 @@ TRAIN = (
     "run.seed=7", "run.device=cpu", "track.mlflow=false", "train.precision=fp32", "train.batch=3", "train.accumulate=2",
     "train.steps=2", "train.epochs=4", "train.lr=0.002", "train.min_lr=1.0e-5", "train.optimizer=adam",
     "train.weight_decay=0.01", "train.warmup=0.3", "train.clip=0.5", "train.ema=0.9", "train.patience=3",
-    "train.validate_every=2", "score.batch=2", "score.images=4", "data.workers=0", "tune.start={weight: 0.001, norm: l1, blocks: 1}",
+    "train.validate_every=2", "score.batch=2", "score.images=4", "data.workers=0",
+    "tune.start={weight: 0.001, norm: l1, blocks: 1}",
 )  # fmt: skip
 MASKS = (
     *TRAIN, "model.name=toy_net", "model.image_size=64", "data.prompt=box", "data.augment=false", "data.cache=true",
