@@ -21,6 +21,7 @@ import torch
 from descriptions import load_masks
 from helpers import write_data
 from safetensors.torch import load_file
+from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
 
 from samtune.base.tensors import save_tensors, state_hash
 from samtune.config.sections import Config
@@ -32,7 +33,6 @@ from samtune.run.recipe import RunResult, dry_run, finetune, select_only
 from samtune.run.settings import load_config
 from samtune.selection import load_selection
 from samtune.tasks.masks.dataset import Collate, SegmentationDataset
-from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
 from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.splits import resolve_split
 

@@ -13,12 +13,12 @@ import torch
 from helpers import RunCommand, write_data
 from PIL import Image
 from safetensors.torch import load_file
+from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
 
 from samtune.base.tensors import read_metadata
 from samtune.run.recipe import RunResult, finetune
 from samtune.run.settings import load_config
 from samtune.selection import load_selection
-from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
 from samtune.tasks.masks.predict import Predictor
 
 SETTINGS = (

@@ -9,6 +9,7 @@ from unittest.mock import patch
 import pytest
 from descriptions import mask_description
 from helpers import write_data
+from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
 from toy import SIZE, toy_model
 
 from samtune.base.download import file_sha256
@@ -17,7 +18,6 @@ from samtune.data.splitfile import save_splits, trained_on
 from samtune.errors import DiskError
 from samtune.files.merged import save_merged
 from samtune.models.table import MODELS, ModelEntry
-from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
 from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.splits import resolve_split
 
