@@ -301,9 +301,7 @@ def test_a_prompt_that_does_not_fit_names_the_image(merged: Path, tmp_path: Path
 
 def test_overlays(merged: Path, tmp_path: Path) -> None:
     write(tmp_path / "a.png")
-    assert predict(merged, [tmp_path / "a.png"], tmp_path / "out", overlay=True) == [
-        tmp_path / "out" / "a.png"
-    ]
+    assert predict(merged, [tmp_path / "a.png"], tmp_path / "out", overlay=True) == [tmp_path / "out" / "a.png"]
     with Image.open(tmp_path / "out" / "overlays" / "a.png") as overlay:
         assert overlay.width > overlay.height
 
