@@ -28,10 +28,11 @@ from samtune.models.timm.model import build_classifier
 from samtune.run.prepare import prepare
 from samtune.run.recipe import RunResult, dry_run, finetune, select_only
 from samtune.run.settings import load_config
-from samtune.tasks.classes.evaluate_file import evaluate_classifier
+from samtune.tasks.classes.evaluate import evaluate_classifier
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
 from samtune.tasks.classes.report import ClassReport
 from samtune.tasks.table import task_of_file
+from samtune.tasks.task import Evaluation
 from samtune.types import LabelledBatch
 
 ARCHITECTURE = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -138,7 +139,7 @@ def test_mlflow_has_the_numbers(job: Job) -> None:
 
 def test_evaluate_repeats_the_run_and_predict_agrees(job: Job, tmp_path: Path) -> None:
     file = job.folder / "merged.safetensors"
-    again = evaluate_classifier(file, job.data, out=tmp_path / "again")
+    again = evaluate_classifier(Evaluation(file, job.data, out=tmp_path / "again"))
     assert isinstance(job.result.report, ClassReport)
     for one, other in zip(again.rows, job.result.report.rows, strict=True):  # batches of 32 and of 4
         assert (one.name, one.predicted, one.rank) == (other.name, other.predicted, other.rank)
@@ -157,7 +158,7 @@ def test_evaluate_repeats_the_run_and_predict_agrees(job: Job, tmp_path: Path) -
 
 
 def test_evaluating_what_was_trained_on_is_said(job: Job, caplog: pytest.LogCaptureFixture) -> None:
-    evaluate_classifier(job.folder / "merged.safetensors", job.data, split="train")
+    evaluate_classifier(Evaluation(job.folder / "merged.safetensors", job.data, split="train"))
     assert "18 of 18 evaluated images were trained on" in caplog.text
 
 
@@ -258,7 +259,7 @@ def test_other_methods_go_the_same_way(job: Job, tmp_path: Path, select: str) ->
     )
     name = "bundle" if "vpt" in select else "merged"
     file = tmp_path / "run" / f"{name}.safetensors"
-    again = evaluate_classifier(file, job.data)
+    again = evaluate_classifier(Evaluation(file, job.data))
     assert again.values == result.report.values
 
 

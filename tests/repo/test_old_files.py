@@ -230,10 +230,7 @@ def test_the_split_of_a_run_still_tells_what_it_trained_on(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("file", "first", "last"),
-    [
-        (CLASSIFIER / "merged.safetensors", 0.363199, 0.373085),
-        (ADAPTER / "bundle.safetensors", 0.353978, 0.375615),
-    ],
+    [(CLASSIFIER / "merged.safetensors", 0.363199, 0.373085), (ADAPTER / "bundle.safetensors", 0.353978, 0.375615)],
 )
 def test_a_classifier_answers_the_same(run: Run, here: Path, file: Path, first: float, last: float) -> None:
     folders = ("pictures/test/class_0", "pictures/test/class_1")

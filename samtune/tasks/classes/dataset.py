@@ -13,21 +13,27 @@ from torch import Tensor
 from samtune.data.loaders import Datasets, EpochDataset, LoaderOptions, Loaders, build_loaders
 from samtune.data.pictures import read_image
 from samtune.errors import DataError
-from samtune.tasks.classes.images import ClassSplits, LabelledImage
+from samtune.tasks.classes.splits import ClassSplits, LabelledImage
 from samtune.tasks.classes.views import Augment, build_view, check_shape, seeded
 from samtune.types import Interpolation, LabelledBatch, Resize
 
 ClassItem = tuple[str, Tensor, int]
 """Name, (V, 3, S, S) uint8 RGB with one picture per view, label."""
 
-
 _log = logging.getLogger(__name__)
 
 
 class ClassDataset(EpochDataset[ClassItem, Image.Image]):
-    """Items of a list of labelled images.
+    """Items of a list of labelled images; see `build_view` for how they are shown.
 
     All randomness of an item comes from (seed, epoch, index, view), so any number of workers gives the same pictures.
+
+    Args:
+        image_size: side S in pixels of the pictures.
+        views: pictures of one image, at least 1; they differ where `augment` draws.
+        cache: keep the pictures as far as every epoch shares them. An image costs 3 bytes per pixel: S x S (at 224 px
+            147 KiB), with "crop" and "light" the scaled picture (at 224 px some 260 KiB), with "strong" and
+            "contrastive" the original.
     """
 
     def __init__(
@@ -42,20 +48,6 @@ class ClassDataset(EpochDataset[ClassItem, Image.Image]):
         seed: int = 0,
         cache: bool = False,
     ) -> None:
-        """Stores the values; files are read on first use.
-
-        Args:
-            images: what to read.
-            image_size: side S in pixels of the pictures.
-            resize: as for `build_view`.
-            interpolation: as for `build_view`.
-            augment: as for `build_view`.
-            views: pictures of one image, at least 1; they differ where `augment` draws.
-            seed: as for `EpochDataset`.
-            cache: as for `EpochDataset`, of the pictures as far as every epoch shares them. An image
-                costs 3 bytes per pixel: S x S (at 224 px 147 KiB), with "crop" and "light" the scaled picture (at
-                224 px some 260 KiB), with "strong" and "contrastive" the original.
-        """
         super().__init__(len(images), seed=seed, cache=cache)
         self.images = list(images)
         self.views = views
@@ -80,11 +72,9 @@ class ClassDataset(EpochDataset[ClassItem, Image.Image]):
 
 
 def collate_classes(items: Sequence[ClassItem]) -> LabelledBatch:
-    """Makes a batch of at least one item, all with V views.
+    """Makes a batch of N items with V views: N * V images, first the first view of every item, then the second.
 
-    Returns:
-        N * V images: first the first view of every item, then the second, with their labels; with more than one view
-        the names end in `~1`, `~2`, ...
+    With more than one view the names end in `~1`, `~2`, ...
     """
     names, pictures, labels = zip(*items, strict=True)
     views = len(pictures[0])
@@ -103,15 +93,11 @@ def build_class_data(
     interpolation: Interpolation = "bicubic",
     score_views: bool = False,
 ) -> Loaders:
-    """Builds the loaders of `LabelledBatch`es, and logs the notes on the split.
+    """Builds the loaders of `LabelledBatch`es, and logs the notes on the split; an empty val has no loader.
 
     Args:
-        splits: the images of each part; val may be empty, and then has no loader.
-        options: batches, workers and order.
         image_size: side S in pixels of the pictures.
-        resize: how pictures become squares, see `build_view`.
-        augment: of train, see `build_view`.
-        interpolation: filter of every scaling.
+        augment: of train.
         score_views: `score` shows two random views of each image, as the contrastive loss wants, so that batches have
             2 * `score_batch` pictures; else the evaluation view.
 

@@ -13,7 +13,7 @@ from PIL import Image
 from samtune.data.loaders import LoaderOptions, Loaders
 from samtune.errors import DataError
 from samtune.tasks.classes.dataset import build_class_data
-from samtune.tasks.classes.images import ClassSplits, LabelledImage
+from samtune.tasks.classes.splits import ClassSplits, LabelledImage
 
 
 @pytest.fixture

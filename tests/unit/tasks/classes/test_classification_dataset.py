@@ -12,7 +12,7 @@ from PIL import Image
 from samtune.data.pictures import read_image
 from samtune.errors import DataError
 from samtune.tasks.classes.dataset import ClassDataset, collate_classes
-from samtune.tasks.classes.images import LabelledImage
+from samtune.tasks.classes.splits import LabelledImage
 
 
 @pytest.fixture
