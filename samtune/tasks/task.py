@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -29,6 +29,8 @@ from samtune.models.weights import RANDOM
 from samtune.report.page import Section
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs, Selection
+from samtune.tasks.evaluate import Evaluation
+from samtune.tasks.predict import Prediction
 from samtune.tasks.service import Service
 from samtune.tuning import Counts
 from samtune.types import Mix, OutputLoss
@@ -69,52 +71,6 @@ class Pages:
 
     facts: Mapping[str, str]
     sections: Sequence[Section]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `samtune evaluate` asks for.
-
-    Attributes:
-        checkpoint: a merged file or bundle.
-        data: folder of images with their truth.
-        out: folder for the report's files; None writes none.
-        device: auto, cpu, cuda or mps.
-        split: part to measure: auto, all, train, val or test.
-        metrics: names of further metrics.
-        name: of a known data set, or None.
-    """
-
-    checkpoint: Path
-    data: Path
-    out: Path | None = None
-    device: str = "auto"
-    split: str = "auto"
-    metrics: tuple[str, ...] = ()
-    name: str | None = None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What `samtune predict` asks for.
-
-    Attributes:
-        checkpoint: a merged file or bundle.
-        paths: image files, or folders of images.
-        out: folder for what is written.
-        device: auto, cpu, cuda or mps.
-        overlay: also draw the answers over the images.
-        box_xyxy: prompt in pixels of the image, or None.
-        points_xy: prompt in pixels of the image, all on the object, or None.
-    """
-
-    checkpoint: Path
-    paths: Sequence[Path]
-    out: Path
-    device: str = "auto"
-    overlay: bool = False
-    box_xyxy: tuple[float, ...] | None = None
-    points_xy: Sequence[tuple[float, ...]] = field(default=())
 
 
 class Measured(Protocol):

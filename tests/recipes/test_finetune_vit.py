@@ -31,8 +31,9 @@ from samtune.run.settings import load_config
 from samtune.tasks.classes.evaluate import evaluate_classifier
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
 from samtune.tasks.classes.report import ClassReport
+from samtune.tasks.evaluate import Evaluation
+from samtune.tasks.predict import Prediction
 from samtune.tasks.table import task_of_file
-from samtune.tasks.task import Evaluation
 from samtune.types import LabelledBatch
 
 ARCHITECTURE = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -150,11 +151,13 @@ def test_evaluate_repeats_the_run_and_predict_agrees(job: Job, tmp_path: Path) -
         found = predictor.predict(read_image(path))
         assert found.name == again.classes[row.predicted]
         assert found.probability == pytest.approx(row.confidence, abs=1e-6)
-    table = predict_class_files(predictor, [path.parent for path in images[::4]], tmp_path / "out")
+    folders = sorted({path.parent for path in images})
+    said = predict_class_files(Prediction(file, folders, tmp_path / "out", device="cpu"))
+    assert said == f"{len(images)} classes in {tmp_path / 'out' / 'predictions.csv'}"
     with (tmp_path / "out" / "predictions.csv").open(newline="") as opened:
         written = list(csv.DictReader(opened))
-    assert [row["file"] for row in written] == [str(path) for path in table]
-    assert [row["class"] for row in written] == [prediction.name for prediction in table.values()]
+    assert [row["file"] for row in written] == [str(path) for path in images]
+    assert [row["class"] for row in written] == [again.classes[row.predicted] for row in again.rows]
 
 
 def test_evaluating_what_was_trained_on_is_said(job: Job, caplog: pytest.LogCaptureFixture) -> None:

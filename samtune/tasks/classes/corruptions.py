@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from samtune import console
 from samtune.base.disk import write_json
 from samtune.base.machine import pick_device
 from samtune.console import Table
@@ -16,11 +17,13 @@ from samtune.data.verify import list_problems
 from samtune.errors import DataError
 from samtune.files.merged import load_merged
 from samtune.metrics.corruption import ALEXNET_ERRORS, SEVERITIES, mean_corruption_error
+from samtune.models.backbone import Backbone
 from samtune.tasks.classes.description import ClassDescription
-from samtune.tasks.classes.evaluate import evaluate_images
+from samtune.tasks.classes.evaluate import evaluate_classes, image_loader
 from samtune.tasks.classes.layouts.known import read_layout
+from samtune.tasks.classes.report import ClassReport
 from samtune.tasks.classes.splits import LabelledImage, label_images, refuse_unknown
-from samtune.tasks.task import Evaluation
+from samtune.tasks.evaluate import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ def evaluate_corruptions(request: Evaluation) -> CorruptionTable:
     errors: dict[str, list[float]] = {}
     _save_corruptions({"errors": errors}, request.out)  # a folder that can't be written fails now, not after hours
     for (kind, _), images in parts.items():
-        errors.setdefault(kind, []).append(1 - evaluate_images(model, info, images).choice)
+        errors.setdefault(kind, []).append(1 - _report(model, info, images).choice)
         _save_corruptions({"errors": errors}, request.out)
     mean, relative = mean_corruption_error(errors)
     table = CorruptionTable(errors, relative, mean)
@@ -101,6 +104,12 @@ def _all_corruptions(found: Parts, folder: Path) -> Parts:
     if others := sorted(f"{kind}/{severity}" for kind, severity in found.keys() - set(wanted)):
         logger.warning("not of the mean corruption error, left out: %s", ", ".join(others))
     return {part: found[part] for part in wanted}
+
+
+def _report(model: Backbone, info: ClassDescription, images: Sequence[LabelledImage]) -> ClassReport:
+    loader = image_loader(info, images)
+    with console.progress("evaluate test", len(loader)) as advance:
+        return evaluate_classes(model, loader, classes=info.classes, advance=advance)
 
 
 def _save_corruptions(content: Mapping[str, Any], out: Path | None) -> None:

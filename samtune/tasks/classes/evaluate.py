@@ -6,19 +6,14 @@ rounding: the last bits of a probability may differ between a batch of 32 and on
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from samtune import console
-from samtune.base.disk import disk_errors
 from samtune.base.machine import pick_device
-from samtune.data.splitfile import trained_on
 from samtune.data.splits import PARTS
 from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
@@ -27,11 +22,8 @@ from samtune.tasks.classes.dataset import ClassDataset, collate_classes
 from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.report import CLASS_DEFINITIONS, TOP_K, ClassReport, ClassRow
 from samtune.tasks.classes.splits import LabelledImage, evaluation_images
-from samtune.tasks.evaluate import check_finite
-from samtune.tasks.task import Evaluation
+from samtune.tasks.evaluate import Evaluation, check_finite, measure_file
 from samtune.types import LabelledBatch
-
-logger = logging.getLogger(__name__)
 
 BATCH = 32  # images per forward pass of a file's evaluation
 
@@ -52,33 +44,20 @@ def evaluate_classifier(request: Evaluation) -> ClassReport:
         raise ConfigError(f"--split {request.split!r} is not for classes. Known: auto, {', '.join(PARTS)}.")
     model, info = load_merged(request.checkpoint, ClassDescription, device=pick_device(request.device))
     images = evaluation_images(request.data, info.classes, name=request.name, split=part)
-    if seen := trained_on(request.checkpoint, images):
-        logger.warning(
-            "%d of %d evaluated images were trained on; the numbers say nothing about new images", seen, len(images)
-        )
     subset = request.name in ("imagenet-a", "imagenet-r")
-    report = evaluate_images(
-        model, info, images, split=part, allowed=sorted({i.label for i in images}) if subset else None
-    )
-    if request.out is not None:
-        with disk_errors(request.out):
-            report.save(request.out)
-    return report
+    allowed = sorted({item.label for item in images}) if subset else None
+    loader = image_loader(info, images)
+
+    def measure(step: Callable[[], None]) -> ClassReport:
+        return evaluate_classes(model, loader, classes=info.classes, split=part, allowed=allowed, advance=step)
+
+    return measure_file(request, images, measure, part=part, batches=len(loader))
 
 
-def evaluate_images(
-    model: Backbone,
-    info: ClassDescription,
-    images: Sequence[LabelledImage],
-    *,
-    split: str = "test",
-    allowed: Sequence[int] | None = None,
-) -> ClassReport:
-    """Classifies the images of a file's evaluation, and shows how far it is; see `evaluate_classes`."""
+def image_loader(info: ClassDescription, images: Sequence[LabelledImage]) -> DataLoader[LabelledBatch]:
+    """Returns batches of images in order, as the model of a file takes them."""
     dataset = ClassDataset(images, image_size=info.image_size, resize=info.resize, interpolation=info.interpolation)
-    loader: DataLoader[Any] = DataLoader(dataset, batch_size=BATCH, collate_fn=collate_classes)
-    with console.progress(f"evaluate {split}", len(loader)) as advance:
-        return evaluate_classes(model, loader, classes=info.classes, split=split, allowed=allowed, advance=advance)
+    return DataLoader(dataset, batch_size=BATCH, collate_fn=collate_classes)
 
 
 def evaluate_classes(

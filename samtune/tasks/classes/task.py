@@ -29,13 +29,14 @@ from samtune.tasks.classes.draw import mistakes_section, wrong_classes_section
 from samtune.tasks.classes.evaluate import evaluate_classes, evaluate_classifier, head_inputs
 from samtune.tasks.classes.layouts.known import DATASETS
 from samtune.tasks.classes.losses import cross_entropy, head_cross_entropy, image_contrastive
-from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
+from samtune.tasks.classes.predict import ClassService, predict_class_files
 from samtune.tasks.classes.report import TOP_K, ClassReport
-from samtune.tasks.classes.service import ClassService
 from samtune.tasks.classes.splits import ClassSplits, resolve_classes
 from samtune.tasks.classes.verify import recognises, verify_folder
 from samtune.tasks.classes.views import mixer
-from samtune.tasks.task import Advance, Evaluation, Measured, Pages, Prediction, Task, Words
+from samtune.tasks.evaluate import Evaluation
+from samtune.tasks.predict import Prediction
+from samtune.tasks.task import Advance, Measured, Pages, Task, Words
 from samtune.types import Mix, OutputLoss, Resize
 
 FEATURES = 2000  # at most this many images, spread over all, have their features kept, for maps of the feature space
@@ -184,11 +185,7 @@ class ClassificationTask(Task[ClassificationConfig]):
 
     @classmethod
     def predict_files(cls, request: Prediction) -> str:
-        if request.overlay or request.box_xyxy is not None or request.points_xy:
-            raise ConfigError(f"--overlay, --box and --point are for masks; {request.checkpoint} is a classifier.")
-        predictor = ClassPredictor.from_file(request.checkpoint, device=request.device)
-        table = predict_class_files(predictor, request.paths, request.out)
-        return f"{len(table)} classes in {request.out / 'predictions.csv'}"
+        return predict_class_files(request)
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:

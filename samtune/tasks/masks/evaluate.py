@@ -9,18 +9,27 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader
 
+from samtune.base.machine import pick_device
 from samtune.errors import ConfigError, DataError, unknown_name
+from samtune.files.merged import load_merged
 from samtune.metrics.table import DEFINITIONS, METRICS, POOLED_METRICS, PROBABILITY_METRICS
 from samtune.models.backbone import evaluation_mode
-from samtune.tasks.evaluate import check_finite
+from samtune.tasks.evaluate import Evaluation, check_finite, measure_file
+from samtune.tasks.masks.dataset import Collate, SegmentationDataset
+from samtune.tasks.masks.description import MaskDescription
+from samtune.tasks.masks.pairs import Pair, find_pairs
 from samtune.tasks.masks.report import ROW_METRICS, SIZES, Report, Row
 from samtune.tasks.masks.report import compare_reports as compare_reports
+from samtune.tasks.masks.splits import resolve_split
+from samtune.tasks.masks.verify import check_pairs
 from samtune.types import Batch, MaskArray, Prediction, Size
 
 DEFAULT_METRICS = ("mae", "pooled_dice", "pooled_iou")
@@ -84,6 +93,45 @@ def evaluate(
     if not rows:
         raise DataError(f"the {split} loader has no batch: nothing to evaluate. Check data.dir and data.split.")
     return Report(rows=tuple(rows), split=split, definition=_definition(metrics, empty, unit))
+
+
+def evaluate_file(request: Evaluation) -> Report:
+    """Measures a merged file on a folder of images and masks, or one with parts, as a run's own report does.
+
+    Raises:
+        ConfigError: a name of a data set, or a split that has to be chosen.
+        CheckpointError: the file is missing, damaged or of another task.
+        DataError: an unusable folder.
+    """
+    if request.name is not None:
+        raise ConfigError(f"--name {request.name!r} is for classification; {request.checkpoint} segments.")
+    model, info = load_merged(request.checkpoint, MaskDescription, device=pick_device(request.device))
+    pairs, part = _pairs_of(request.data, request.split)
+    check_pairs(pairs)
+    dataset = SegmentationDataset(pairs, image_size=info.image_size, prompt=info.prompt)
+    loader = DataLoader(dataset, batch_size=1, collate_fn=Collate(info.image_size))
+    metrics = (*DEFAULT_METRICS, *request.metrics)
+    return measure_file(
+        request,
+        pairs,
+        lambda step: evaluate(model, loader, metrics=metrics, split=part, on_batch=step),
+        part=part,
+        batches=len(loader),
+    )
+
+
+def _pairs_of(data_dir: Path, split: str) -> tuple[list[Pair], str]:
+    """Returns the pairs of a part of a folder and the part's name."""
+    has_parts = any((data_dir / part).is_dir() for part in ("train", "val", "test"))
+    if split == "auto":
+        split = "test" if (data_dir / "test").is_dir() or (data_dir / "splits" / "test.txt").is_file() else "all"
+        if has_parts and split == "all":
+            raise ConfigError(f"{data_dir} has parts but no test/. Choose one: --split val, or --data {data_dir}/val.")
+    if split == "all":
+        return find_pairs(data_dir), "all"
+    if has_parts:
+        return find_pairs(data_dir / split), split
+    return getattr(resolve_split(data_dir), split), split
 
 
 def predict_batch(

@@ -20,21 +20,22 @@ from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs, Selection
+from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.masks.config import SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
-from samtune.tasks.masks.evaluate import DEFAULT_METRICS, evaluate
-from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
+from samtune.tasks.masks.evaluate import DEFAULT_METRICS, evaluate, evaluate_file
 from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
 from samtune.tasks.masks.pairs import Pair, find_pairs
-from samtune.tasks.masks.predict import Predictor, predict_files
+from samtune.tasks.masks.predict import predict_files
 from samtune.tasks.masks.report import Report
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.masks.splits import resolve_split
 from samtune.tasks.masks.verify import recognises, verify_folder
-from samtune.tasks.task import Advance, Evaluation, Pages, Prediction, Task, Words
+from samtune.tasks.predict import Prediction
+from samtune.tasks.task import Advance, Pages, Task, Words
 from samtune.tuning import Counts
 from samtune.types import LogitLoss, OutputLoss
 
@@ -166,29 +167,11 @@ class SegmentationTask(Task[SegmentationConfig]):
 
     @classmethod
     def evaluate_file(cls, request: Evaluation) -> Report:
-        if request.name is not None:
-            raise ConfigError(f"--name {request.name!r} is for classification; {request.checkpoint} segments.")
-        return evaluate_checkpoint(
-            request.checkpoint,
-            request.data,
-            out=request.out,
-            device=request.device,
-            split=request.split,
-            metrics=request.metrics,
-        )
+        return evaluate_file(request)
 
     @classmethod
     def predict_files(cls, request: Prediction) -> str:
-        predictor = Predictor.from_file(request.checkpoint, device=request.device)
-        masks = predict_files(
-            predictor,
-            request.paths,
-            request.out,
-            overlay=request.overlay,
-            box_xyxy=request.box_xyxy,
-            points_xy=request.points_xy or None,
-        )
-        return f"{len(masks)} masks in {request.out}"
+        return predict_files(request)
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:

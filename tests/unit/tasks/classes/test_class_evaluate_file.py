@@ -19,7 +19,7 @@ from samtune.metrics.corruption import ALEXNET_ERRORS
 from samtune.tasks.classes import corruptions as class_corruptions
 from samtune.tasks.classes.corruptions import evaluate_corruptions
 from samtune.tasks.classes.evaluate import evaluate_classifier
-from samtune.tasks.task import Evaluation
+from samtune.tasks.evaluate import Evaluation
 
 SEVERITIES = range(1, 6)
 
@@ -45,13 +45,13 @@ def corruptions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The corruption of each evaluation, in order."""
     seen: list[str] = []
-    real = class_corruptions.evaluate_images
+    real = class_corruptions._report
 
     def report(model: Any, info: Any, images: Any, **options: Any) -> Any:
         seen.append("/".join(images[0].name.split("/")[:2]))
         return real(model, info, images, **options)
 
-    monkeypatch.setattr(class_corruptions, "evaluate_images", report)
+    monkeypatch.setattr(class_corruptions, "_report", report)
     yield seen
 
 
@@ -84,14 +84,14 @@ def test_missing_parts_are_named_before_anything_is_evaluated(
 def test_what_a_crash_leaves(
     checkpoint: Path, corruptions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = class_corruptions.evaluate_images, iter(range(100))
+    real, calls = class_corruptions._report, iter(range(100))
 
     def report(*arguments: Any, **options: Any) -> Any:
         if next(calls) == 7:
             raise MemoryError
         return real(*arguments, **options)
 
-    monkeypatch.setattr(class_corruptions, "evaluate_images", report)
+    monkeypatch.setattr(class_corruptions, "_report", report)
     with pytest.raises(MemoryError):
         evaluate_corruptions(Evaluation(checkpoint, corruptions, out=tmp_path, device="cpu"))
     written = json.loads((tmp_path / "corruptions.json").read_text())
