@@ -27,8 +27,7 @@ class Model(shared.Model):
     def _name_and_options_fit(self) -> Self:
         ours = {key: f"model.{key}" for key in ("name", "checkpoint", "image_size", "head")}
         ours |= {"classes": "the data", "drop_path": "train.drop_path", "seed": "run.seed"}
-        given = [key for key in self.options if key in ours]
-        problems = [(f"options.{key}", f"is no option of timm: {ours[key]} sets it.") for key in given]
+        problems = [(f"options.{k}", f"is no option of timm: {ours[k]} sets it.") for k in self.options if k in ours]
         if entry_of(self.name).gives != "classes":
             problems.append(("name", f'"{self.name}" gives masks, not classes. Set task: segmentation.'))
         if problems:

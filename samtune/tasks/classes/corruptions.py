@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from samtune.tasks.evaluate import Evaluation
 
 logger = logging.getLogger(__name__)
 
-Parts = dict[tuple[str, int], list[LabelledImage]]
-"""(corruption, severity) to its images."""
+Parts = dict[str, list[LabelledImage]]
+"""CORRUPTION/SEVERITY to its images."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def evaluate_corruptions(request: Evaluation) -> CorruptionTable:
     parts = _all_corruptions(corruption_parts(request.data, info.classes), request.data)
     errors: dict[str, list[float]] = {}
     _save_corruptions({"errors": errors}, request.out)  # a folder that can't be written fails now, not after hours
-    for (kind, _), images in parts.items():
-        errors.setdefault(kind, []).append(1 - _report(model, info, images).choice)
+    for part, images in parts.items():
+        errors.setdefault(part.split("/")[0], []).append(1 - _report(model, info, images).choice)
         _save_corruptions({"errors": errors}, request.out)
     mean, relative = mean_corruption_error(errors)
     table = CorruptionTable(errors, relative, mean)
@@ -85,23 +84,19 @@ def corruption_parts(folder: str | Path, classes: Sequence[str]) -> Parts:
     if layout.problems:
         raise DataError(list_problems(f"{layout.root} can't be used", layout.problems))
     refuse_unknown(layout, [named for part in layout.parts.values() for named in part], classes)
-    found = {}
-    for part, images in layout.parts.items():
-        corruption, severity = part.split("/")
-        found[corruption, int(severity)] = label_images(images, classes, layout.root)
-    return found
+    return {part: label_images(images, classes, layout.root) for part, images in layout.parts.items()}
 
 
 def _all_corruptions(found: Parts, folder: Path) -> Parts:
     """Returns the parts that the mean corruption error needs, in its order; all must be there."""
-    wanted = list(product(ALEXNET_ERRORS, range(1, SEVERITIES + 1)))
-    if missing := [f"{kind}/{severity}" for kind, severity in wanted if (kind, severity) not in found]:
+    wanted = [f"{kind}/{severity}" for kind in ALEXNET_ERRORS for severity in range(1, SEVERITIES + 1)]
+    if missing := [part for part in wanted if part not in found]:
         raise DataError(
             f"{folder} lacks {len(missing)} of the {len(wanted)} parts of ImageNet-C: {', '.join(missing[:10])}"
             f"{', ...' if len(missing) > 10 else ''}. Needed: severities 1 to {SEVERITIES} of each of "
             f"{', '.join(ALEXNET_ERRORS)}."
         )
-    if others := sorted(f"{kind}/{severity}" for kind, severity in found.keys() - set(wanted)):
+    if others := sorted(found.keys() - set(wanted)):
         logger.warning("not of the mean corruption error, left out: %s", ", ".join(others))
     return {part: found[part] for part in wanted}
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from samtune.base.tensors import read_metadata
 from samtune.errors import CheckpointError
 from samtune.files.description import Description, task_of
-from samtune.tasks.classes.views import MARGIN
+from samtune.tasks.classes.views import MARGIN, View, build_view
 from samtune.types import Interpolation, Resize
 
 
@@ -23,6 +23,10 @@ class ClassDescription(Description):
     classes: tuple[str, ...] = Field(min_length=1)
     resize: Resize
     interpolation: Interpolation
+
+    def view(self) -> View:
+        """Returns how an image becomes what the model sees."""
+        return build_view("none", image_size=self.image_size, resize=self.resize, interpolation=self.interpolation)
 
     def input_text(self) -> str:
         side = self.image_size

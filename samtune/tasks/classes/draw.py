@@ -15,7 +15,6 @@ from samtune.report.page import Picture, Section, Table, percent
 from samtune.tasks.classes.report import ClassReport, ClassRow
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _NUMBERED = 12  # classes up to which the cells hold numbers
@@ -95,11 +94,8 @@ def confident_mistakes(report: ClassReport, n: int = 12) -> list[ClassRow]:
 def worst_classes(report: ClassReport, n: int = 10) -> list[tuple[str, str, str, str]]:
     """Returns the n classes of lowest top-1 accuracy, the worst first; of equal ones those with more images.
 
-    A class without a mistake or without an image is never among them. Of two classes that an image is taken for as
-    often, the first in order is named.
-
-    Returns:
-        Name, images, accuracy in percent, and what the class is most often taken for, as text.
+    Each with its number of images, accuracy in percent, and what it is most often taken for: of equal ones, the first.
+    A class without a mistake or without an image is never among them.
     """
     counts, accuracies = report.confusion(), report.per_class()
     table = []
@@ -140,19 +136,13 @@ def _matrix(shares: np.ndarray[Any, Any], rows: Sequence[str], columns: Sequence
     bar.ax.set_yticklabels(["0 %", "5 %", "25 %", "50 %", "100 %"], fontsize=8, color=INK)
     bar.ax.tick_params(length=0)
     bar.outline.set_visible(False)
-    if numbered:
-        _number_cells(axes, shares)
-    return figure
-
-
-def _number_cells(axes: Axes, shares: np.ndarray[Any, Any]) -> None:
-    """Writes the percentage into each cell that has images."""
     for (y, x), share in np.ndenumerate(shares):
-        if share > 0:
+        if numbered and share > 0:
             ink = "#ffffff" if share > 0.35 else "#000000"
             axes.text(
                 x, y, f"{100 * share:.0f}" if share >= 0.01 else "<1", ha="center", va="center", fontsize=9, color=ink
             )
+    return figure
 
 
 def _short(name: str) -> str:

@@ -56,8 +56,7 @@ def evaluate_classifier(request: Evaluation) -> ClassReport:
 
 def image_loader(info: ClassDescription, images: Sequence[LabelledImage]) -> DataLoader[LabelledBatch]:
     """Returns batches of images in order, as the model of a file takes them."""
-    dataset = ClassDataset(images, image_size=info.image_size, resize=info.resize, interpolation=info.interpolation)
-    return DataLoader(dataset, batch_size=BATCH, collate_fn=collate_classes)
+    return DataLoader(ClassDataset(images, info.view()), batch_size=BATCH, collate_fn=collate_classes)
 
 
 def evaluate_classes(
@@ -76,13 +75,10 @@ def evaluate_classes(
 
     Args:
         model: maps a `LabelledBatch` to (B, classes) logits.
-        loader: batches with labels; any device.
         classes: names of the model's classes, in the order of its logits.
-        split: which part of the data this is, for the report.
         autocast_dtype: as in `class_logits`.
         allowed: indices of the classes that may be answered, such as the 200 of ImageNet-A, or None for all. The
             report is then of these classes only, in this order.
-        advance: called after each batch.
 
     Raises:
         ConfigError: the model has not one logit per class, or `allowed` is no subset of the classes.
@@ -120,8 +116,7 @@ def class_logits(model: nn.Module, batch: LabelledBatch, *, autocast_dtype: torc
     Raises:
         NonFiniteError: the logits of an image are not finite; the message names it.
     """
-    device_type = batch.images.device.type
-    with torch.no_grad(), torch.autocast(device_type, autocast_dtype, enabled=autocast_dtype is not None):
+    with torch.no_grad(), torch.autocast(batch.images.device.type, autocast_dtype, enabled=autocast_dtype is not None):
         logits: Tensor = model(batch)
     logits = logits.detach().float().cpu()
     check_finite(logits, batch.names)
@@ -191,9 +186,6 @@ def _positions(batch: LabelledBatch, kept: list[int]) -> Tensor:
 
 def _definition(kept: int, count: int) -> dict[str, str]:
     """Returns a sentence per number; a restricted choice of classes is said with each accuracy."""
-    definition = {name: text for name, text in CLASS_DEFINITIONS.items() if name != "top5" or kept > TOP_K}
-    if kept < count:
-        for name in ("top1", "top5", "mean_per_class"):
-            if name in definition:
-                definition[name] += f" Only {kept} of the model's {count} classes may be answered."
-    return definition
+    only = f" Only {kept} of the model's {count} classes may be answered." if kept < count else ""
+    said = CLASS_DEFINITIONS | {n: CLASS_DEFINITIONS[n] + only for n in ("top1", "top5", "mean_per_class")}
+    return {name: text for name, text in said.items() if name != "top5" or kept > TOP_K}

@@ -20,7 +20,7 @@ from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.evaluate import class_logits
-from samtune.tasks.classes.views import build_view, check_shape
+from samtune.tasks.classes.views import check_shape
 from samtune.tasks.predict import Prediction, checked_image, find_images, predict_each
 from samtune.tasks.service import Answer, FieldError, Service
 from samtune.types import ImageArray, LabelledBatch
@@ -46,11 +46,7 @@ class ClassPredictor:
     """Predicts classes with one model in eval mode, in fp32; every call stands alone."""
 
     def __init__(self, model: Backbone, info: ClassDescription) -> None:
-        self.model = model
-        self.info = info
-        self._view = build_view(
-            "none", image_size=info.image_size, resize=info.resize, interpolation=info.interpolation
-        )
+        self.model, self.info, self._view = model, info, info.view()
 
     @classmethod
     def from_file(cls, path: str | Path, *, device: str = "auto") -> ClassPredictor:
@@ -88,8 +84,7 @@ def predict_class_files(request: Prediction) -> str:
 
     Raises:
         ConfigError: a prompt or an overlay, which are for masks.
-        DataError: nothing to predict, or images that can't be read; all are listed, after the table of the others is
-            written.
+        DataError: nothing to predict, or images that can't be read; all are listed after the others are written.
         DiskError: `out` can't be written.
     """
     if request.overlay or request.box_xyxy is not None or request.points_xy:
@@ -105,12 +100,10 @@ def predict_class_files(request: Prediction) -> str:
                 others = "; ".join(f"{name} {share:.4f}" for name, share in prediction.ranking[1:])
                 writer.writerow([path, prediction.name, f"{prediction.probability:.6f}", others])
 
-    found = predict_each(
-        find_images(request.paths),
-        lambda path: predictor.predict(read_image(path), name=str(path)),
-        what="class",
-        finish=save,
-    )
+    def answer(path: Path) -> ClassPrediction:
+        return predictor.predict(read_image(path), name=str(path))
+
+    found = predict_each(find_images(request.paths), answer, what="class", finish=save)
     return f"{len(found)} classes in {table}"
 
 

@@ -124,10 +124,7 @@ class ClassReport(AnyReport):
         return _ratio(right, images)
 
     def gain(self, before: ClassReport) -> Gains:
-        """Compares another model on the same images with this one by the paired bootstrap over images.
-
-        Returns:
-            For top1: (mean difference, low, high) with the 95 % interval.
+        """Compares the top-1 accuracy of another model on the same images with this one's.
 
         Raises:
             DataError: the reports are of different images or classes.

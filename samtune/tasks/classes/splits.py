@@ -40,11 +40,7 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class ClassSplits(Splits[LabelledImage]):
-    """The parts of a data set of classes, disjoint; val is empty when train and val train together.
-
-    Attributes:
-        classes: name of each class; a label is an index into it.
-    """
+    """The disjoint parts; a label is an index into `classes`. Val is empty when train and val train together."""
 
     classes: tuple[str, ...] = field(kw_only=True)
 
@@ -154,8 +150,7 @@ def label_images(images: Sequence[Named], classes: Sequence[str], root: Path) ->
 
 def refuse_unknown(layout: Layout, images: Sequence[Named], classes: Sequence[str]) -> None:
     """Refuses images (with the names of their classes) of classes that a trained model does not have."""
-    unknown = sort_classes({label for _, label in images} - set(classes))
-    if unknown:
+    if unknown := sort_classes({label for _, label in images} - set(classes)):
         raise DataError(
             f"{layout.root}: {len(unknown)} class(es) unknown to the checkpoint: {_some(unknown)}; "
             f"the checkpoint knows {len(classes)} classes: {_some(classes)}"
@@ -163,12 +158,9 @@ def refuse_unknown(layout: Layout, images: Sequence[Named], classes: Sequence[st
 
 
 def _given_part(layout: Layout, part: str, value: str | Path) -> list[Named]:
-    root, problems = layout.root, layout.problems
+    root, problems, notes = layout.root, layout.problems, layout.notes
     found = read_given(
-        root,
-        value,
-        folder=lambda path: scan_classes(path, problems, layout.notes),
-        file=lambda path: read_list(path, root, problems),
+        root, value, folder=lambda p: scan_classes(p, problems, notes), file=lambda p: read_list(p, root, problems)
     )
     if found is None:
         tried = f"(tried {value} and {root / value})"

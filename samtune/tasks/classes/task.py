@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,7 +34,7 @@ from samtune.tasks.classes.predict import ClassService, predict_class_files
 from samtune.tasks.classes.report import TOP_K, ClassReport
 from samtune.tasks.classes.splits import ClassSplits, resolve_classes
 from samtune.tasks.classes.verify import recognises, verify_folder
-from samtune.tasks.classes.views import mixer
+from samtune.tasks.classes.views import build_view, mixer
 from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.predict import Prediction
 from samtune.tasks.task import Advance, Measured, Pages, Task, Words
@@ -79,23 +80,18 @@ class ClassificationTask(Task[ClassificationConfig]):
             seed=seed,
             **config.model.options,
         )
-        loaders = build_class_data(
-            splits,
-            LoaderOptions(
-                batch=config.train.batch,
-                score_batch=config.score.batch,
-                score_images=config.score.images,
-                seed=seed,
-                workers=data.workers,
-                cache=data.cache,
-            ),
-            image_size=model.image_size,
-            resize=self.resize(),
-            augment=data.augment,
-            interpolation=model.interpolation,
-            score_views=needs is not None and needs.loss == "contrastive",
+        options = LoaderOptions(
+            batch=config.train.batch,
+            score_batch=config.score.batch,
+            score_images=config.score.images,
+            seed=seed,
+            workers=data.workers,
+            cache=data.cache,
         )
-        return model, loaders
+        size, kernel = model.image_size, model.interpolation
+        view_of = partial(build_view, image_size=size, resize=self.resize(), interpolation=kernel)
+        twice = needs is not None and needs.loss == "contrastive"
+        return model, build_class_data(splits, options, view_of, augment=data.augment, score_views=twice)
 
     def skeleton(self) -> Backbone:
         model = self.config.model
@@ -105,8 +101,7 @@ class ClassificationTask(Task[ClassificationConfig]):
             )
 
     def training_loss(self) -> OutputLoss:
-        smoothing = self.config.loss.label_smoothing
-        return lambda logits, batch: cross_entropy(logits, batch, label_smoothing=smoothing)
+        return partial(cross_entropy, label_smoothing=self.config.loss.label_smoothing)
 
     def mixing(self, loaders: Loaders) -> Mix | None:
         train, classes = self.config.train, len(_splits(loaders).classes)

@@ -24,9 +24,8 @@ DECODED = {"train": 100_000, "val": 100_000, "test": 5_000}
 COMPARED = 100_000  # of more images than that, only the paths are compared between parts
 
 
-def recognises(folder: str | Path) -> bool:
+def recognises(folder: Path) -> bool:
     """Tells by names alone whether a folder has lists with labels, or folders without images/ and masks/ of pairs."""
-    folder = Path(folder)
     if not folder.is_dir():
         return False
     if any((folder / name).is_file() for name in LABEL_LISTS):

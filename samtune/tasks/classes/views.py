@@ -19,11 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from samtune.errors import ConfigError, DataError, unknown_name
-from samtune.types import Interpolation, LabelledBatch, Resize
+from samtune.types import Interpolation, LabelledBatch, Mix, Resize
 
 Augment = Literal["none", "light", "strong", "contrastive"]
-Mixer = Callable[[LabelledBatch, int], LabelledBatch]
-"""(batch, step) to the batch with mixed images and `targets`."""
 
 MARGIN = 256 / 224  # "crop": the shorter side becomes 256 where the model sees 224
 MAX_RATIO = 100  # a longer picture would take gigabytes once its shorter side is scaled up
@@ -67,14 +65,31 @@ def build_view(
         if name not in known:
             raise ConfigError(unknown_name(kind, name, known))
     kernel, squash = InterpolationMode(interpolation), resize == "squash"
-    if augment in ("strong", "contrastive"):
-        return View(v2.Identity(), v2.Compose((_strong if augment == "strong" else _contrastive)(image_size, kernel)))
     scaled: Any = (image_size, image_size) if squash else (round(image_size * MARGIN),)  # the shorter side
-    scale, tensor = v2.Resize(scaled, interpolation=kernel, antialias=True), v2.PILToTensor()
+    scale = v2.Resize(scaled, interpolation=kernel, antialias=True)
+    flip, tensor = v2.RandomHorizontalFlip(), v2.PILToTensor()
     if augment == "none":
         return View(scale if squash else v2.Compose([scale, v2.CenterCrop(image_size)]), tensor)
-    crop = [] if squash else [v2.RandomCrop(image_size)]
-    return View(scale, v2.Compose([*crop, v2.RandomHorizontalFlip(), tensor]))
+    if augment == "light":
+        return View(scale, v2.Compose([flip, tensor] if squash else [v2.RandomCrop(image_size), flip, tensor]))
+    if augment == "strong":
+        steps = [
+            v2.RandomResizedCrop(image_size, scale=(0.08, 1.0), interpolation=kernel),
+            flip,
+            # 9 is of 10, as timm counts (`rand-m9`); torchvision's 31 levels would make it a third of that
+            v2.RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=11, interpolation=kernel, fill=GREY),
+            tensor,
+            v2.RandomErasing(p=0.25, value=GREY),
+        ]
+    else:
+        steps = [
+            v2.RandomResizedCrop(image_size, scale=(0.2, 1.0), interpolation=kernel),
+            flip,
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            tensor,
+        ]
+    return View(v2.Identity(), v2.Compose(steps))
 
 
 def check_shape(width: int, height: int, path: str | Path) -> None:
@@ -99,13 +114,12 @@ def seeded(*numbers: int) -> Iterator[None]:
         yield
 
 
-def mixer(*, mixup: float, cutmix: float, classes: int, seed: int) -> Mixer | None:
+def mixer(*, mixup: float, cutmix: float, classes: int, seed: int) -> Mix | None:
     """Returns what mixes each image of a batch with its neighbour; where both are on, one of them is drawn per batch.
 
     Args:
         mixup: parameter of the Beta distribution of MixUp's share (Zhang et al., ICLR 2018), 0 = off.
         cutmix: the same of CutMix's share of the area (Yun et al., ICCV 2019), 0 = off.
-        classes: of the data set.
         seed: with the step, all that the draws depend on.
 
     Returns:
@@ -128,28 +142,3 @@ def mixer(*, mixup: float, cutmix: float, classes: int, seed: int) -> Mixer | No
         return replace(batch, images=images, targets=targets)
 
     return mix
-
-
-def _strong(size: int, kernel: Any) -> list[Any]:
-    """Magnitude 9 is of 10, as timm counts (`rand-m9`); torchvision's 31 levels would make it a third of that."""
-    from torchvision.transforms import v2
-
-    return [
-        v2.RandomResizedCrop(size, scale=(0.08, 1.0), interpolation=kernel),
-        v2.RandomHorizontalFlip(),
-        v2.RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=11, interpolation=kernel, fill=GREY),
-        v2.PILToTensor(),
-        v2.RandomErasing(p=0.25, value=GREY),
-    ]
-
-
-def _contrastive(size: int, kernel: Any) -> list[Any]:
-    from torchvision.transforms import v2
-
-    return [
-        v2.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=kernel),
-        v2.RandomHorizontalFlip(),
-        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-        v2.RandomGrayscale(p=0.2),
-        v2.PILToTensor(),
-    ]

@@ -94,9 +94,7 @@ def _pictures(place: Path, problems: list[str], left: Counter[str]) -> list[Path
         left[BELOW] += sum(_is_picture(name, SUFFIXES) for _, _, files in os.walk(below) for name in files)
     if not names:
         problems.append(f"{place}: empty class folder, no picture in it (allowed: {' '.join(SUFFIXES)})")
-    for name in names:
-        if not _is_utf8(name):
-            problems.append(f"{str(place / name)!a}: name is not UTF-8; rename it")
+    problems += [f"{str(place / name)!a}: name is not UTF-8; rename it" for name in names if not _is_utf8(name)]
     return [place / name for name in names if _is_utf8(name)]
 
 

@@ -22,10 +22,8 @@ class DataSet:
     """What is known of a public data set.
 
     Attributes:
-        title: as the papers write it.
         folder: its folder inside of a root that holds several data sets.
-        classes: their number.
-        resize: how images come to the square input; "squash": straight, "crop": shorter side, then the centre.
+        resize: as for `build_view`.
         trains: whether it has training images; the robustness sets have none.
     """
 
@@ -75,11 +73,9 @@ class Layout:
     """What a data folder holds.
 
     Attributes:
-        root: the folder of the data set itself.
         parts: the published parts; "all" for one that isn't split; of ImageNet-C, CORRUPTION/SEVERITY.
         classes: their names in order; None where the training images say them.
         problems: a line for everything that is wrong, with file and line.
-        notes: what a user should know.
     """
 
     root: Path

@@ -33,7 +33,8 @@ def read_vtab(
     for part, name in lists.items():
         if part not in wanted:
             continue
-        lines = [(where, image, _number(label)) for where, image, label in _lines(root / name, problems)]
+        found = _lines(root / name, problems)
+        lines = [(where, image, str(int(label)) if label.isdecimal() else label) for where, image, label in found]
         problems += [
             f"{where}: labels out of range: {label!r} is not one of the {classes} classes (0 to {classes - 1})"
             for where, _, label in lines
@@ -93,11 +94,6 @@ def _lines(path: Path, problems: list[str]) -> list[Line]:
     return lines
 
 
-def _number(label: str) -> str:
-    """Returns a class of VTAB-1k, which is a number, without leading zeros."""
-    return str(int(label)) if label.isdecimal() else label
-
-
 def _entries(path: Path, problems: list[str]) -> list[Line]:
     if (text := _text(path, problems)) is None:
         return []
@@ -109,13 +105,9 @@ def _entries(path: Path, problems: list[str]) -> list[Line]:
     if not isinstance(listed, dict) or not listed:
         problems.append(f'{path}: not a list of images, such as {{"a.jpg": 3}}')
         return []
-    lines = []
-    for image, label in listed.items():
-        if isinstance(label, (int, str)) and not isinstance(label, bool):
-            lines.append((str(path), image, str(label)))
-        else:
-            problems.append(f"{path}: {image!r} has the label {label!r}; a number or a name is needed")
-    return lines
+    wrong = {image: label for image, label in listed.items() if type(label) not in (int, str)}
+    problems += [f"{path}: {i!r} has the label {label!r}; a number or a name is needed" for i, label in wrong.items()]
+    return [(str(path), image, str(label)) for image, label in listed.items() if image not in wrong]
 
 
 def _text(path: Path, problems: list[str]) -> str | None:

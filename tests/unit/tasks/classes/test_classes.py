@@ -121,8 +121,8 @@ def test_metrics_json_has_the_promised_form(tmp_path: Path) -> None:
     report.save(tmp_path, before=before, trainable={"head": 10, "total": 10, "percent": 1.0})
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert list(content) == [
-        "split", "n_images", "top1", "top5", "mean_per_class", "ci95", "definition", "metrics", "before", "gain",
-        "trainable", "classes",
+        "task", "split", "n_images", "top1", "top5", "mean_per_class", "ci95", "definition", "metrics", "before",
+        "gain", "trainable", "classes",
     ]  # fmt: skip
     assert content["n_images"] == 400 and content["classes"][:2] == ["c0", "c1"]
     assert content["before"] == before.values
