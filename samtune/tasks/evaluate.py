@@ -30,7 +30,6 @@ class Evaluation:
         checkpoint: a merged file or bundle.
         data: folder of images with their truth.
         out: folder for the report's files; None writes none.
-        device: auto, cpu, cuda or mps.
         split: part to measure: auto, all, train, val or test.
         metrics: names of further metrics.
         name: of a known data set, or None.
@@ -58,8 +57,6 @@ def measure_file(
     Args:
         items: what is measured.
         measure: makes the report; its argument is to be called after each batch, with anything.
-        part: name of the part, for the progress.
-        batches: their number.
     """
     if seen := trained_on(request.checkpoint, items):
         logger.warning(

@@ -26,8 +26,6 @@ class Prediction:
     Attributes:
         checkpoint: a merged file or bundle.
         paths: image files, or folders of images (not searched deeper).
-        out: folder for what is written, made if needed.
-        device: auto, cpu, cuda or mps.
         overlay: also draw the answers over the images.
         box_xyxy: prompt for every image in its pixels, or None.
         points_xy: prompt for every image in its pixels, all on the object; empty for none.

@@ -1,8 +1,4 @@
-"""What a task is: everything in which kinds of jobs differ, behind one contract.
-
-A `Task` is built from its own settings. What it knows without any (how its files are read, measured, predicted with,
-shown and served) are class methods, so that a file alone is enough for them. No other folder asks which task it has.
-"""
+"""What a task is: everything in which kinds of jobs differ, behind one contract. No other folder asks which it has."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from torch import nn
 from samtune.base.paths import find_path
 from samtune.config.sections import Config
 from samtune.console import Table
-from samtune.data.loaders import Loaders
+from samtune.data.loaders import LoaderOptions, Loaders
 from samtune.data.splits import Item
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
@@ -47,8 +43,7 @@ class Words:
         headlines: headline metric -> its label, in the order to show.
         choice: the metric by which epochs, hyper-parameters and rows are chosen; higher is better.
         columns: reported mean -> its value of one row of `per_image.csv`: the columns of `compare`.
-        percent: whether `compare` shows these means in percent.
-        explained: how `compare` explains what a mean is of.
+        percent: whether `compare` shows these means in percent; `explained` is how it says what they are of.
         axis: label of the axis of `choice`, with its unit.
     """
 
@@ -62,12 +57,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Pages:
-    """What a task draws of a finished run, for its report.
-
-    Attributes:
-        facts: a few words each about model and data, shown below the title.
-        sections: pictures and tables, in order.
-    """
+    """What a task draws of a finished run: a few words each about model and data, and sections in order."""
 
     facts: Mapping[str, str]
     sections: Sequence[Section]
@@ -77,14 +67,14 @@ class Measured(Protocol):
     """What an evaluation of a file returns: a report, or another table."""
 
     def to_table(self) -> Table:
-        """Returns the numbers as a table of the terminal."""
+        """Returns the numbers for the terminal."""
 
 
 class Task(ABC, Generic[ConfigT]):
     """How jobs of one kind build, train, measure and show.
 
-    Args:
-        config: the settings of a job.
+    It is built from the settings of a job; what it knows without any, such as how its files are read, measured,
+    predicted with and served, are class methods.
     """
 
     name: ClassVar[str]
@@ -106,11 +96,7 @@ class Task(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
-        """Builds model and data, checked; everything that can be wrong with them shows here.
-
-        Args:
-            needs: the scoring pass to come, for which the score loader is made; None for none.
-        """
+        """Builds model and data for a scoring pass to come, or None; all that can be wrong with them shows here."""
 
     @abstractmethod
     def skeleton(self) -> Backbone:
@@ -131,11 +117,9 @@ class Task(ABC, Generic[ConfigT]):
     def network(
         self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
-        """Returns what is trained: the attached model, or something around it.
+        """Returns what is trained: the model with `selection` attached, or something around it.
 
         Args:
-            model: with `selection` attached.
-            selection: what trains.
             base_hash: `state_hash` of the untuned model.
             autocast: dtype of the training's forward passes, or None for fp32.
         """
@@ -157,7 +141,6 @@ class Task(ABC, Generic[ConfigT]):
 
         Args:
             model: attached or merged, in the training's precision or in fp32.
-            loaders: the data.
             split: "val" or "test".
             full: with every metric, not the headline numbers alone.
             autocast: dtype of the forward pass, or None for fp32.
@@ -169,14 +152,7 @@ class Task(ABC, Generic[ConfigT]):
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> Description:
-        """Returns what the merged file says about itself.
-
-        Args:
-            model: merged.
-            loaders: the data.
-            base_hash: `state_hash` of the untuned model.
-            additions: modules that could not be merged.
-        """
+        """Returns what the file of a merged model says: with `additions` that could not be merged, on this base."""
 
     def notes(self, counts: Counts, model: Backbone) -> list[str]:
         """Returns what a user should know of what trains."""
@@ -191,6 +167,11 @@ class Task(ABC, Generic[ConfigT]):
         given = self.config.model.checkpoint
         return None if given is None else RANDOM if str(given) == RANDOM else str(find_path(given))
 
+    def loader_options(self) -> LoaderOptions:
+        """Returns how the images are read."""
+        train, score, data, seed = self.config.train, self.config.score, self.config.data, self.config.run.seed
+        return LoaderOptions(train.batch, score.batch, score.images, seed, data.workers, data.cache)
+
     def batch_text(self, needs: Needs) -> str:
         """Returns the part of a scoring loss's text that says how images were grouped."""
         return f" batch={self.config.score.batch}" if needs.per == "batch" else ""
@@ -198,11 +179,7 @@ class Task(ABC, Generic[ConfigT]):
     @classmethod
     @abstractmethod
     def load_report(cls, folder: Path) -> AnyReport:
-        """Reads back the report that a run or an evaluation left.
-
-        Raises:
-            DataError: a file is missing or has another form.
-        """
+        """Reads back the report that a run or an evaluation left, or raises a `DataError`."""
 
     @classmethod
     @abstractmethod
@@ -239,11 +216,7 @@ class Task(ABC, Generic[ConfigT]):
     @classmethod
     @abstractmethod
     def verify(cls, folder: Path, *, name: str | None) -> VerifyReport:
-        """Reads everything in a data folder.
-
-        Args:
-            folder: of this task's layout.
-            name: of a known data set, or None.
+        """Reads everything in a data folder of this task's layout, or of the known data set `name`.
 
         Raises:
             ConfigError: an unknown name.
@@ -252,12 +225,7 @@ class Task(ABC, Generic[ConfigT]):
 
     @classmethod
     def items(cls, folder: Path) -> Sequence[Item]:
-        """Lists the images of one part, for a sweep that chooses on a share of train.
-
-        Raises:
-            ConfigError: this task has no such folders.
-            DataError: nothing usable there.
-        """
+        """Lists the images of one part, for a sweep that chooses on a share of train; a `ConfigError` if not for it."""
         raise ConfigError(f"choose_on is not for {cls.name}: its data have a validation part of their own.")
 
     @classmethod

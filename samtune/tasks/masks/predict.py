@@ -1,13 +1,10 @@
-"""Prediction: one merged file in, masks in the original frame out.
-
-A `Predictor` holds a model and nothing else: every call stands alone. Masks come from `predict_batch`, as
-those of `evaluate` do, so both agree on every image.
-"""
+"""Prediction: one merged file in, masks in the original frame out, by `predict_batch` as those of `evaluate`."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from samtune.base.disk import replacing
+from samtune.base.disk import write_bytes
 from samtune.base.machine import pick_device
 from samtune.data.pictures import read_image
 from samtune.data.verify import list_problems
@@ -36,12 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Predictor:
-    """Predicts masks with one model, in fp32.
-
-    Args:
-        model: in eval mode.
-        info: what its file says about it.
-    """
+    """Predicts masks with one model in eval mode, in fp32; every call stands alone."""
 
     def __init__(self, model: Backbone, info: MaskDescription) -> None:
         self.model = model
@@ -49,11 +41,7 @@ class Predictor:
 
     @classmethod
     def from_file(cls, path: str | Path, *, device: str = "auto") -> Predictor:
-        """Loads a merged file.
-
-        Args:
-            path: the `merged.safetensors` of a run.
-            device: "auto" (the first there is of cuda, mps and cpu), "cpu", "cuda" or "mps".
+        """Loads the `merged.safetensors` of a run; "auto" takes the first there is of cuda, mps and cpu.
 
         Raises:
             CheckpointError: the file is missing, damaged or no merged file.
@@ -69,20 +57,16 @@ class Predictor:
         points_xy: ArrayLike | None = None,
         labels: ArrayLike | None = None,
     ) -> Prediction:
-        """Predicts the mask of one image.
+        """Predicts the mask of one image, at its size.
 
-        Several boxes make one mask: a pixel is foreground when it is for any of them, and its probability is
-        the largest. Each box costs one pass through the network. Points are one prompt set, given with every
-        box.
+        Several boxes make one mask: a pixel is foreground when it is for any of them, and its probability is the
+        largest. Each box costs one pass through the network. Points are one prompt set, given with every box.
 
         Args:
             image_hwc_uint8: (H, W, 3) uint8 RGB.
             boxes_xyxy: (4,) or (N, 4) in pixels of the image; what sticks out of the image is cut off.
             points_xy: (P, 2) in pixels of the image.
             labels: (P,) 1 = on the object, 0 = off it; all 1 when left out.
-
-        Returns:
-            Mask and probability at the size of the image.
 
         Raises:
             DataError: not such an image.
@@ -91,25 +75,22 @@ class Predictor:
         """
         image = checked_image(image_hwc_uint8)
         size = (image.shape[0], image.shape[1])
-        boxes = checked_boxes(boxes_xyxy)
-        boxes = None if boxes is None else clip_boxes(boxes, size)
+        given = checked_boxes(boxes_xyxy)
+        boxes = [None] if given is None else list(clip_boxes(given, size))
         points, signs = checked_points(points_xy, labels)
         if points is not None:
             check_inside(points, size)
         side = self.model.image_size
         small = cast(ImageArray, resize_longest(image, side))
         scale = np.array([small.shape[1] / size[1], small.shape[0] / size[0]])
+        pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (3, h, w)
+        mask, truth = torch.zeros(small.shape[:2], dtype=torch.bool), cast(MaskArray, np.zeros(size, dtype=np.bool_))
+        points_input = None if points is None else _floats(points * scale)
+        on_object = None if signs is None else torch.from_numpy(signs)
         predictions = []
-        for box in [None] if boxes is None else boxes:
-            sample = Sample(
-                name="the image",
-                image=torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))),  # (3, h, w)
-                mask=torch.zeros(small.shape[:2], dtype=torch.bool),
-                truth=cast(MaskArray, np.zeros(size, dtype=np.bool_)),
-                box_input=None if box is None else _floats(box * np.tile(scale, 2)),
-                points_input=None if points is None else _floats(points * scale),
-                labels=None if signs is None else torch.from_numpy(signs),
-            )
+        for box in boxes:
+            box_input = None if box is None else _floats(box * np.tile(scale, 2))
+            sample = Sample("the image", pixels, mask, truth, box_input, points_input, on_object)
             batch = Collate(side)([sample]).to(self.model.device)
             predictions += predict_batch(self.model, batch, sizes_original=[size])
         return _union(predictions)
@@ -119,9 +100,8 @@ def predict_files(request: Request) -> str:
     """Writes the mask of each image as `out/STEM.png`, 0 and 255, at the size of the image; returns what was written.
 
     Raises:
-        DataError: nothing to predict, two images of one stem (before anything is predicted), or images that
-            can't be read or that the prompt doesn't fit; all are listed, after the masks of the others are
-            written.
+        DataError: nothing to predict, two images of one stem (before anything is predicted), or images that can't be
+            read or that the prompt doesn't fit; all are listed, after the masks of the others are written.
         PromptError: a prompt of a wrong shape.
         ConfigError: a mask would replace an image.
         DiskError: `out` can't be written.
@@ -140,8 +120,7 @@ def predict_files(request: Request) -> str:
             mask = predictor.predict(image, boxes_xyxy=box, points_xy=points).mask
         except PromptError as err:
             raise DataError(f"{path}: {err}") from err
-        with replacing(targets[path]) as partial:
-            Image.fromarray(mask.astype(np.uint8) * 255).save(partial, format="PNG")
+        write_bytes(targets[path], png_of(mask))
         if request.overlay:
             save_overlays(request.out / "overlays", [(path.stem, image, None, mask)])
 
@@ -155,6 +134,13 @@ def other_prompt(info: MaskDescription, *, box: bool, points: bool) -> str | Non
     if info.prompt in used.split(" and "):
         return None
     return f"the model was tuned with prompt {info.prompt!r}, this prediction uses {used!r}: it may be worse"
+
+
+def png_of(mask: MaskArray) -> bytes:
+    """Returns a PNG of an (H, W) mask: 0 and 255."""
+    file = BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(file, format="PNG")
+    return file.getvalue()
 
 
 def _floats(values: Floats) -> torch.Tensor:
@@ -174,11 +160,9 @@ def _targets(images: Sequence[Path], out: Path) -> dict[Path, Path]:
     by_stem: dict[str, list[Path]] = {}
     for path in images:
         by_stem.setdefault(path.stem, []).append(path)
-    clashes = [f"{stem}.png: {', '.join(map(str, p))}" for stem, p in by_stem.items() if len(p) > 1]
-    if clashes:
-        raise DataError(
-            list_problems("several images would write one mask; rename them or predict them apart", clashes)
-        )
+    if clashes := [f"{stem}.png: {', '.join(map(str, p))}" for stem, p in by_stem.items() if len(p) > 1]:
+        title = "several images would write one mask; rename them or predict them apart"
+        raise DataError(list_problems(title, clashes))
     targets = {path: out / f"{path.stem}.png" for path in images}
     if lost := {path.resolve() for path in images} & {target.resolve() for target in targets.values()}:
         raise ConfigError(
