@@ -28,12 +28,8 @@ class Cell:
     Attributes:
         name: of its log file and messages.
         task: short name of its task; `ONE_TASK` in a sweep without tasks.
-        row: short name of its row.
-        title: of its row.
-        folder: its run folder.
         log: gets what the run prints.
-        base: the base config file.
-        overrides: its changes to that, complete.
+        overrides: its changes to the base config, complete.
         changes: those of its row alone.
         config: the checked result.
         in_grid: it serves the choice of values, and no table shows it.
@@ -62,7 +58,6 @@ def plan(sweep: Sweep, chosen: Mapping[Place, Point] | None = None) -> list[Cell
     """Lists the runs of a sweep, with checked configs, in the order of running.
 
     Args:
-        sweep: the settings.
         chosen: None lists the grid. Else the values of each (task, row), for the runs that the table shows: the
             first seed of all comes first; what is not in it is left out.
 
@@ -147,13 +142,9 @@ def _cell(sweep: Sweep, place: Place, seed: int, values: Point, shared: list[str
 def _overrides(sweep: Sweep, place: Place, *, in_grid: bool) -> list[str]:
     """Returns the changes to the base config for a task and row, without seed and chosen values."""
     task, row = place
-    overrides = [
-        "track.mlflow=false",
-        *sweep.overrides,
-        *_parts(sweep),
-        *(sweep.tasks[task].overrides if sweep.tasks else ()),
-        *sweep.cells[row].overrides,
-    ]
+    of_task = sweep.tasks[task].overrides if sweep.tasks else ()
+    of_all = ("track.mlflow=false", *sweep.overrides, *_parts(sweep))
+    overrides = [*of_all, *of_task, *sweep.cells[row].overrides]
     config = load_config(sweep.config, overrides)
     if sweep.steps is not None:
         overrides.append(f"train.steps={sweep.steps}")
@@ -170,10 +161,7 @@ def _shortened(sweep: Sweep, train: Train, values: Point) -> dict[str, float]:
 
     With less warm-up than the table's runs a high rate diverges, and the choice would be of other runs than those.
 
-    Args:
-        sweep: gives the share of the steps.
-        train: of a run of the table; without `steps`, its epochs are counted.
-        values: of the point; a length that the grid itself chooses is kept.
+    Without `train.steps` the epochs are counted. A length that the grid itself chooses, in `values`, is kept.
 
     Raises:
         ConfigError: fewer steps than the warm-up has.
@@ -210,14 +198,9 @@ def _at_edge(value: Any, choices: tuple[Any, ...]) -> bool:
 
 
 def score_key(config: Config) -> str | None:
-    """Names the scoring pass of a config: runs with one key need the same scores.
+    """Names the scoring pass of a run's config: runs with one key need the same scores; None if it needs none.
 
-    Args:
-        config: of a run.
-
-    Returns:
-        A name for the file, or None if the selector needs no scores. It covers model, training images, loss,
-        granularity, and the seed that the loss draws with.
+    The name covers model, training images, loss, granularity, and the seed that the loss draws with.
     """
     needs = SELECTORS[config.select.name].needs(**config.select.options)
     if needs is None:

@@ -39,7 +39,7 @@ def ray_engine(*, jobs: int, folder: Path, address: str | None) -> Iterator[RunA
 
     Args:
         jobs: runs at once; each gets its share of the cores and GPUs.
-        folder: of the sweep; every machine of the cluster must see it, and the working folder, at the same path.
+        folder: every machine of the cluster must see it, and the working folder, at the same path.
         address: HOST:PORT of a cluster that this machine belongs to; None starts a Ray of its own.
 
     Raises:
@@ -103,7 +103,6 @@ def share(nodes: list[Mapping[str, float]], jobs: int) -> dict[str, float]:
 
     Args:
         nodes: resources of each machine: "CPU" and "GPU" with their number.
-        jobs: runs at once.
 
     Returns:
         Whole CPUs, at least 1; a whole GPU, or a part of one if there are fewer than runs; 0 if there is none.

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from samtune import console
 from samtune.base.disk import disk_errors, write_text
@@ -48,7 +49,6 @@ class SweepResult:
     """What `run_sweep` returns.
 
     Attributes:
-        folder: of the sweep; `compare` reads it.
         finished: number of finished cells of the table, those of earlier calls too.
         failed: each failed cell by its name.
     """
@@ -61,13 +61,11 @@ class SweepResult:
 def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None) -> SweepResult:
     """Runs the cells of a sweep that are not finished.
 
+    A row whose grid failed in a task has no cells there.
+
     Args:
-        sweep: of `load_sweep`.
         engine: one of `ENGINES`.
         address: of a Ray cluster.
-
-    Returns:
-        The folder and what failed; a row whose grid failed in a task has no cells there.
 
     Raises:
         ConfigError: a wrong setting in any row or task, or an engine that can't be used.
@@ -81,8 +79,7 @@ def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None
     table = plan(sweep, first_values(sweep))
     check_rows(table)  # every mistake shows now: of the configs, and of what they select
     finished = [cell for cell in grid if is_finished(cell)]  # refuses other settings, before anything here changes
-    old = sum(map(had_less_warmup, finished))
-    if old:
+    if old := sum(map(had_less_warmup, finished)):
         logger.warning(
             "%d finished runs of the grid had less warm-up than the table's; another --out chooses anew", old
         )
@@ -141,10 +138,9 @@ def check_rows(cells: list[Cell]) -> None:
         checked.add(case)
         if name not in models:
             models[name] = task_of(config).skeleton()
+        limits: dict[str, Any] = {"budget": choice.budget, "exclude": config.tune.exclude}
         try:
-            check_select(
-                models[name], name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options
-            )
+            check_select(models[name], name=choice.name, **limits, **choice.options)
         except ConfigError as error:
             problems[cell.row] = f"cells.{cell.row}: {error}"
     if problems:
@@ -162,21 +158,13 @@ def save_choice(sweep: Sweep, share: float) -> None:
     task.items(data / "val")
     chosen = choose_part(pairs, share, CHOICE_SEED)
     if not chosen:
-        raise DataError(
-            f"{data / 'train'} has {len(pairs)} pairs, and choose_on: {share:g} takes none of them. Raise choose_on."
-        )
+        few = f"{data / 'train'} has {len(pairs)} pairs, and choose_on: {share:g} takes none of them"
+        raise DataError(f"{few}. Raise choose_on.")
     write_text(choice_list(sweep), "\n".join([*chosen, ""]))
 
 
 def run_cells(cells: list[Cell], run_all: RunAll) -> dict[str, Failure]:
-    """Runs those of the cells that are not finished; a failure does not stop the others.
-
-    Args:
-        cells: of the grid, or of the table.
-        run_all: of an engine.
-
-    Returns:
-        Each failed cell by its name.
+    """Runs those of the cells that are not finished; returns the failed ones by name, which stop no others.
 
     Raises:
         RunFolderError: a cell was run with other settings.

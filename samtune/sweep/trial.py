@@ -37,18 +37,13 @@ class TrialResult(TypedDict):
 
 
 def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
-    """Runs one `samtune finetune` in a process of its own and writes `cell.json` into its folder.
+    """Runs one `samtune finetune` in a process with so many `threads`, and writes `cell.json` into its folder.
 
-    Args:
-        cell: of a plan.
-        children: what keeps track of the process.
-        threads: for its arithmetic.
-
-    Returns:
-        How it ended; a failure raises nothing, so that the other runs go on.
+    A failure raises nothing, so that the other runs go on.
     """
+    done = TrialResult(name=cell.name, code=0, error="")
     if result_file(cell).is_file():  # another process of a cluster was quicker
-        return TrialResult(name=cell.name, code=0, error="")
+        return done
     cell.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "samtune", "finetune", "--config", str(cell.base), *cell.overrides]
     code = children.run([*command, "--run-dir", str(cell.folder), "--overwrite"], cell.log, threads)
@@ -58,7 +53,7 @@ def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
         logger.warning("%s diverged (%s): its values lose", cell.name, _last_error(cell.log, code))
         cell.folder.mkdir(parents=True, exist_ok=True)
         write_json(result_file(cell), lost, indent=1)
-        return TrialResult(name=cell.name, code=0, error="")
+        return done
     if code:
         return TrialResult(name=cell.name, code=code, error=_last_error(cell.log, code))
     try:
@@ -69,13 +64,11 @@ def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
         write_json(result_file(cell), facts, indent=1)
     except (OSError, DiskError, ValueError, KeyError, TypeError, StopIteration) as err:
         return TrialResult(name=cell.name, code=1, error=f"the run left no complete result: {err!r}")
-    return TrialResult(name=cell.name, code=0, error="")
+    return done
 
 
 def is_finished(cell: Cell) -> bool:
-    """Tells whether a cell was run.
-
-    A run of the grid may also have less warm-up: see `had_less_warmup`.
+    """Tells whether a cell was run; one of the grid may also have less warm-up: see `had_less_warmup`.
 
     Raises:
         RunFolderError: it was run with other settings, and is no result of this sweep.
