@@ -48,11 +48,7 @@ class Advance(Protocol):
 
 
 def setup_logging(*, debug: bool = False) -> None:
-    """Sends the package's log to stderr.
-
-    Args:
-        debug: show debug messages too.
-    """
+    """Sends the package's log to stderr."""
     logger = logging.getLogger("samtune")
     logger.handlers = [_Handler()]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -100,8 +96,6 @@ def print_table(
 
     Args:
         rows: the cells; floats are shown with 4 digits after the point.
-        columns: the headings.
-        title: a line above.
         numbers: the columns from this one on (counted from 0) are aligned to the right.
     """
     table = rich_table.Table(
@@ -129,7 +123,6 @@ def progress(title: str, total: int) -> Iterator[Advance]:
 
     Args:
         title: what is going on, such as "score" or "epoch 3/20".
-        total: number of steps.
 
     Yields:
         The function to call after each step.

@@ -1,9 +1,8 @@
 """The errors that samtune raises for a user's mistake, each with the exit code of its command.
 
-An exception that is not a `SamtuneError` is a bug of ours (exit code 1). Every message says what was wrong, the
-value, what is allowed and what fixes it. Codes follow one table for all commands:
-0 ok, 1 bug, 2 config, 3 data, 4 checkpoint, 5 non-finite numbers, 6 memory, 7 disk, 8 run folder in use,
-130/143 interrupted.
+An exception that is not a `SamtuneError` is a bug of ours (exit code 1). Every message says what was wrong, the value,
+what is allowed and what fixes it. Codes follow one table for all commands: 0 ok, 1 bug, 2 config, 3 data, 4 checkpoint,
+5 non-finite numbers, 6 memory, 7 disk, 8 run folder in use, 130/143 interrupted.
 """
 
 from __future__ import annotations
@@ -65,8 +64,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
 
     Args:
         kind: what the name stands for, such as "model".
-        name: what the user wrote.
-        known: the names that exist.
 
     Returns:
         One sentence with the nearest name, when there is one, and all names.

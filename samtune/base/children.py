@@ -53,8 +53,6 @@ class Children:
         """Runs a command and waits for it.
 
         Args:
-            command: program and arguments.
-            log: gets what it prints.
             threads: for its arithmetic; the user's own OMP_NUM_THREADS counts more.
 
         Returns:

@@ -71,7 +71,6 @@ def open_run_folder(parent: Path, run_dir: Path | None, *, overwrite: bool) -> P
 
     Args:
         parent: gets a folder named by the time when `run_dir` is None.
-        run_dir: the folder itself.
         overwrite: empty a run folder that was used before.
 
     Raises:

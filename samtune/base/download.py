@@ -1,7 +1,6 @@
 """Downloads of published files: resumed after an interruption, checked by SHA-256, never half there.
 
-The bytes go to `NAME.part` beside the target, which gets its name only when the file is complete and its hash
-right.
+The bytes go to `NAME.part` beside the target, which gets its name only when the file is complete and its hash right.
 """
 
 from __future__ import annotations
@@ -23,18 +22,12 @@ _TIMEOUT = 30  # seconds without a byte
 def download(url: str, path: str | Path, *, sha256: str | None = None, error: type[SamtuneError] = DataError) -> Path:
     """Downloads a file unless it is there, and checks it.
 
-    Without a known hash, the hash of the first download is kept in `NAME.sha256` and later files are compared
-    with
-    it: that notices a change, not a bad first download.
+    Without a known hash, the hash of the first download is kept in `NAME.sha256` and later files are compared with it:
+    that notices a change, not a bad first download.
 
     Args:
-        url: http or https address.
-        path: where the file goes.
         sha256: its hash in hex; None where none is known from independent sources.
         error: class of what is raised when the file can't be had.
-
-    Returns:
-        `path`.
 
     Raises:
         SamtuneError: of class `error`: offline, refused, incomplete, or the hash differs.

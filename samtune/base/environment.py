@@ -1,8 +1,7 @@
 """Environment variables that our dependencies read when they are first imported.
 
-`set_defaults` must run before the first import of mlflow, albumentations, huggingface_hub, gradio or ray: the
-command line calls it first thing, and so does every function that imports one of them. What the user has set
-stays.
+`set_defaults` must run before the first import of mlflow, albumentations, huggingface_hub, gradio or ray: the command
+line calls it first thing, and so does every function that imports one of them. What the user has set stays.
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ def find_path(path: str | Path) -> Path:
     """Finds a file or folder.
 
     Args:
-        path: a relative path is tried in the working folder, then in the project root (editable install);
-            `~` works.
+        path: a relative path is tried in the working folder, then in the project root (editable install); `~` works.
 
     Returns:
         The first that exists, else the path in the working folder, for the caller to complain about.
@@ -27,9 +26,6 @@ def find_config(path: str | Path) -> Path:
 
     Args:
         path: what the user wrote after `--config`.
-
-    Returns:
-        The file.
 
     Raises:
         ConfigError: no such file; the message lists what `configs/` has.

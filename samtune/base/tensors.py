@@ -26,6 +26,11 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def in_fp32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors on the CPU, those of floats in fp32; counters, such as those of batch norms, stay whole."""
+    return {n: t.detach().cpu().float() if t.is_floating_point() else t.detach().cpu() for n, t in state.items()}
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """Returns the metadata of a safetensors file.
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from samtune.base import environment
+from samtune.base.disk import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +56,7 @@ class RunLog(_Tracked):
 
     Args:
         folder: the run folder; gets `history.jsonl`.
-        mlflow: also log to MLflow.
-        experiment: MLflow experiment.
         run_name: name of the MLflow run.
-        params: the resolved configuration, nested.
         parent: id of the MLflow run that this one belongs to.
     """
 
@@ -119,9 +117,7 @@ class SweepLog(_Tracked):
     Its id is kept in `mlflow_run.txt`, so that a sweep that goes on does so under the same run.
 
     Args:
-        folder: of the sweep.
         mlflow: whether there is such a run at all.
-        experiment: MLflow experiment.
         name: of the sweep and the run.
         params: the settings of the sweep, nested.
     """
@@ -136,7 +132,7 @@ class SweepLog(_Tracked):
             known = file.read_text(encoding="utf-8").strip() if file.is_file() else None
             self._open(experiment, name, params, known=known)
             if self.run_id is not None:
-                file.write_text(self.run_id + "\n", encoding="utf-8")
+                write_text(file, self.run_id + "\n")
 
     @property
     def run_id(self) -> str | None:
@@ -163,8 +159,6 @@ class _MlflowRun:
 
     Args:
         experiment: its experiment, made if there is none.
-        run_name: its name.
-        params: its parameters.
         parent: id of the run that it belongs to.
         known: id of an earlier run to go on with, if the server still has it.
     """

@@ -136,9 +136,9 @@ def draw_features(methods: Sequence[Method]) -> Any:
         axis.spines[:].set(visible=True, color="#cccccc")
         axis.scatter(*places.T, c=np.searchsorted(shown, labels), cmap="tab10", vmin=0, vmax=9, s=5, linewidths=0)
         axis.set_title(title)
-    names = runs[0][1].report.classes
+    report = runs[0][1].report
     handles = [
-        Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=_name(names, c))
+        Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=report.label_name(int(c)))
         for c, colour in zip(shown, _colours(10)[: len(shown)], strict=True)
     ]
     figure.suptitle(task)
@@ -173,10 +173,6 @@ def _map(run: Run) -> tuple[FloatArray, FloatArray]:
         kept = np.sort(np.random.default_rng(0).choice(kept, TSNE_POINTS, replace=False))
     tsne = TSNE(perplexity=min(30.0, max(1.0, (len(kept) - 1) / 3)), init="pca", random_state=0)
     return tsne.fit_transform(features[kept]), labels[kept]
-
-
-def _name(names: Sequence[str], label: int) -> str:
-    return names[label] if 0 <= label < len(names) else str(label)
 
 
 def _colours(count: int) -> list[Any]:

@@ -44,7 +44,6 @@ def read_config(
         overrides: `section.key=value` each, with the value as YAML; later ones win. `select={name: linear}`
             replaces a whole block.
         tasks: the kinds of jobs by name; the first is meant where a file names none.
-        selectors: the selectors by name.
 
     Returns:
         The checked config with all defaults filled in, of the class that its task names.

@@ -24,9 +24,6 @@ def option_problems(
 
     Args:
         kind: what the table holds, such as "selector".
-        name: what the block names.
-        options: the given options.
-        table: name to function.
 
     Returns:
         (key, message) of each problem; empty when all fits.

@@ -76,7 +76,6 @@ def hyperparameters(recipe: str, dataset: str | None) -> dict[str, Any]:
     """Returns what a paper used, as nested values of the config.
 
     Args:
-        recipe: one of `RECIPES`.
         dataset: name in `datasets`; its own values go over the recipe's. None, or a data set for which the paper
             gives no values, gives the recipe's alone.
 

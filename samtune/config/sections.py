@@ -220,7 +220,6 @@ class Config(Section):
 
         Args:
             values: of the file and the command line, which count more; changed in place.
-            selectors: the selectors by name.
         """
 
     def to_yaml(self) -> str:

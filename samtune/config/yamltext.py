@@ -1,8 +1,7 @@
 """Reads YAML into plain values and remembers the line of every key.
 
-Scalars follow YAML 1.2 (core schema), not PyYAML's 1.1: `1e-4` is a number, `yes`, `off` and `12:30` are
-text, and only `true` and `false` are bools. A key that occurs twice in one block is a problem, not a silent
-overwrite.
+Scalars follow YAML 1.2 (core schema), not PyYAML's 1.1: `1e-4` is a number, `yes`, `off` and `12:30` are text, and only
+`true` and `false` are bools. A key that occurs twice in one block is a problem, not a silent overwrite.
 """
 
 from __future__ import annotations

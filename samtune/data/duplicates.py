@@ -43,8 +43,6 @@ class ImageHashes:
 def hash_images(paths: Sequence[Path]) -> ImageHashes:
     """Hashes images; remembered as long as a file does not change.
 
-    Args:
-        paths: of the images.
 
     Returns:
         The hashes, in the order of `paths`.
@@ -63,8 +61,6 @@ def hash_images(paths: Sequence[Path]) -> ImageHashes:
 def group_near(hashes: ImageHashes) -> list[list[int]]:
     """Groups images so that near-duplicates, directly or through others, share a group.
 
-    Args:
-        hashes: of N images.
 
     Returns:
         Groups of indices, each sorted, in the order of their first member.

@@ -17,7 +17,7 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image
 
-from samtune.base.disk import disk_errors
+from samtune.base.disk import disk_errors, write_text
 from samtune.base.download import download
 from samtune.data.importing import ARCHIVES, IMPORTERS, write_class_images
 from samtune.data.pictures import SUFFIXES
@@ -90,9 +90,6 @@ def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
             as it is.
         url: another address of the same archive, such as a mirror.
 
-    Returns:
-        The folder, ready for `data.dir`.
-
     Raises:
         ConfigError: unknown name.
         DataError: no network (says which file to put where), a damaged or unsafe archive, a folder that holds other
@@ -147,7 +144,7 @@ def _place(name: str, target: Path, write: Callable[[Path], object]) -> None:
         write(part)
         entries = sorted(path.name for path in part.iterdir())
         _refuse_used(target, entries)
-        _record(name, target).write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
+        write_text(_record(name, target), "".join(f"{entry}\n" for entry in entries))
         for entry in entries:
             (part / entry).rename(target / entry)
         part.rmdir()

@@ -29,12 +29,8 @@ def import_data(name: str, source: str | Path, target: str | Path) -> Path:
     """Converts a downloaded data set.
 
     Args:
-        name: one of `IMPORTERS`.
         source: its archive, or the folder it was unpacked to.
         target: a new or empty folder, gets class folders.
-
-    Returns:
-        The folder, ready for `data.dir`.
 
     Raises:
         ConfigError: unknown name.

@@ -87,8 +87,6 @@ class EpochDataset(Dataset[ItemT], Generic[ItemT, LoadedT]):
         """Stores the values; files are read on first use.
 
         Args:
-            files: their number.
-            seed: start of all randomness.
             cache: keep what is loaded in memory; later epochs decode nothing.
         """
         self.files = files
@@ -131,12 +129,7 @@ class EpochSampler(Sampler[int]):
     """A permutation of the items that depends on (seed, epoch) only."""
 
     def __init__(self, size: int, *, seed: int) -> None:
-        """Stores the values.
-
-        Args:
-            size: number of items.
-            seed: start of all randomness.
-        """
+        """Stores the values."""
         self.size = size
         self.seed = seed
         self.epoch = 0
@@ -168,9 +161,7 @@ def build_loaders(
     """Makes loaders of datasets.
 
     Args:
-        datasets: of each loader.
         splits: where their images come from.
-        options: batches, workers and order.
         collate: makes a batch of items.
     """
     train, val = datasets.train, datasets.val

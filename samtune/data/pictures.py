@@ -63,9 +63,6 @@ def to_rgb(picture: Image.Image) -> ImageArray:
     16-bit grey is scaled by value / 257, so that 65535 becomes 255; Pillow itself reduces 16-bit colour to 8
     bits. Grey is repeated, alpha is dropped.
 
-    Args:
-        picture: a decoded Pillow picture.
-
     Returns:
         (H, W, 3) uint8, EXIF orientation applied.
 

@@ -23,7 +23,6 @@ def save_splits(folder: Path, splits: Splits[Any]) -> None:
     """Writes the lists of a run.
 
     Args:
-        folder: the run folder.
         splits: what it trained, chose and reported on.
 
     Raises:
@@ -43,7 +42,6 @@ def trained_on(checkpoint: Path, items: Sequence[Item]) -> int:
 
     Args:
         checkpoint: a file in a run folder.
-        items: of any data folder.
 
     Returns:
         Their number; 0 when the file's folder has no list.

@@ -86,11 +86,6 @@ def read_given(
 ) -> list[T] | None:
     """Reads what a user names for a part.
 
-    Args:
-        root: the data folder.
-        value: of `Given`.
-        folder: lists a folder.
-        file: reads a list.
 
     Returns:
         What the first path that is there holds, or None where there is none.
@@ -131,7 +126,6 @@ def cut_groups(
         groups: of indices that must stay together.
         counts: how many images each missing part gets at most. A group that doesn't fit is passed over; where none
             fits, the part gets the smallest one.
-        seed: of the order.
 
     Returns:
         The indices of "train" and of each missing part, in the drawn order.
@@ -153,9 +147,7 @@ def choose_part(items: Sequence[Item], share: float, seed: int) -> list[str]:
     Images are drawn one by one, each with its near-duplicates; an image whose group doesn't fit is passed over.
 
     Args:
-        items: what to draw of.
         share: of the images, in (0, 1); the part has at most that many, rounded down.
-        seed: of the draw.
 
     Returns:
         The sorted names of the part, which may be none.

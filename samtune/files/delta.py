@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from samtune.base.tensors import load_tensors, read_metadata, save_tensors, state_hash
+from samtune.base.tensors import in_fp32, load_tensors, read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.description import Description
 from samtune.models.table import build_model, names_that_give
@@ -35,7 +35,6 @@ def save_delta(
     """Writes the delta between two states of a model.
 
     Args:
-        path: the file.
         base: the untuned fp32 state.
         merged: the tuned fp32 state.
         selection: says which entries may differ.
@@ -58,7 +57,6 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
 
     Args:
         base: a checkpoint file, or a model's name for its own weights; of a classifier also "random".
-        delta: `delta.safetensors` of a run.
         out: the merged file to write.
 
     Raises:
@@ -104,7 +102,6 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
     Args:
         base: a checkpoint file, or the model's name for its own weights. It may lack a head for the classes, which is
             drawn again by the seed that the run drew it with; "random" draws all of it again.
-        description: of the tuned model.
         source: where that was read, for messages.
 
     Raises:
@@ -117,13 +114,13 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
             f"{base} is neither a checkpoint file nor {description.model}, which {source} was tuned from."
         )
     if file is not None and file.suffix != ".npz":  # Google's, which only the model can read
-        whole = _floats(read_state(file))
+        whole = in_fp32(read_state(file))
         if state_hash(whole) == description.base_hash:  # what `undo` wrote: with the head
             return whole
     head = {} if not description.classes else {"head": "checkpoint", "seed": 0}
     if description.head_seed is not None:
         head = {"head": "new", "seed": description.head_seed}
-    return _floats(description.build(checkpoint=file or (RANDOM if drawn else None), **head).net.state_dict())
+    return in_fp32(description.build(checkpoint=file or (RANDOM if drawn else None), **head).net.state_dict())
 
 
 def base_state(base: str | Path) -> dict[str, Tensor]:
@@ -133,15 +130,11 @@ def base_state(base: str | Path) -> dict[str, Tensor]:
         CheckpointError: neither of these.
     """
     if Path(base).is_file():
-        return _floats(read_state(Path(base)))
+        return in_fp32(read_state(Path(base)))
     known = names_that_give("masks")  # a classifier has no head before it has classes
     if str(base) in known:
-        return _floats(build_model(str(base)).net.state_dict())
+        return in_fp32(build_model(str(base)).net.state_dict())
     raise CheckpointError(f"{base} is neither a checkpoint file nor a model. Known models: {', '.join(known)}.")
-
-
-def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def _delta_metadata(path: Path) -> dict[str, str]:

@@ -124,9 +124,6 @@ class Description(BaseModel):
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> Self:
         """Reads what `to_metadata` wrote, in this version or an older one.
 
-        Args:
-            metadata: of the safetensors file.
-            path: the file, for messages.
 
         Raises:
             CheckpointError: no model file, one of another task, or one with missing or impossible values.
@@ -149,7 +146,6 @@ class Description(BaseModel):
         """Builds the stock model that the file is of.
 
         Args:
-            checkpoint: as of `build_model`.
             **options: of its builder, beside those of the file.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from samtune.base.tensors import save_tensors
+from samtune.base.tensors import in_fp32, save_tensors
 from samtune.errors import CheckpointError
 from samtune.files.description import Description, model_metadata
 from samtune.models.backbone import Backbone
@@ -29,19 +29,15 @@ def save_merged(path: Path, model: Backbone, description: Description) -> None:
     Args:
         path: `.../merged.safetensors`; an older file is replaced.
         model: merged; it is written in fp32, with what could not be merged.
-        description: goes into the metadata.
     """
-    state = {name: tensor.float() for name, tensor in model.net.state_dict().items()}
-    save_tensors(path, state, description.to_metadata())
+    save_tensors(path, in_fp32(model.net.state_dict()), description.to_metadata())
 
 
 def load_merged(path: Path, kind: type[Kind], *, device: torch.device | str = "cpu") -> tuple[Backbone, Kind]:
     """Loads a merged file strictly.
 
     Args:
-        path: a file of `save_merged`.
         kind: the class of its description.
-        device: where the model goes.
 
     Returns:
         The model in eval mode, in fp32, and what the file says.

@@ -81,7 +81,6 @@ def distribution(model: Backbone, selection: Selection) -> Distribution:
 
     Args:
         model: plain; its weights are not read.
-        selection: of this model.
 
     Raises:
         CheckpointError: the selection is another model's.
@@ -160,8 +159,6 @@ def overlap(model: Backbone, first: Selection, second: Selection) -> Overlap:
 
     Args:
         model: plain; its weights are not read.
-        first: of this model.
-        second: of this model.
 
     Raises:
         CheckpointError: a selection is another model's.

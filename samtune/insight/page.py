@@ -33,12 +33,8 @@ def save_selection_report(
     """Writes the page to `path`; a part without data is left out.
 
     Args:
-        path: of the HTML file.
         title: headline, such as the name of the run.
-        distribution: of the selection.
         overlap: of this selection (first) with another one (second).
-        noise: of its scores.
-        stability: between seeds and halves.
         counts: trainable parameters by kind, "total" and "percent", see `samtune.tuning.Counts.to_json`.
         provenance: where the selection came from.
 

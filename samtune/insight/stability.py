@@ -83,8 +83,6 @@ def noise(model: Backbone, scores: Scores, selection: Selection) -> Noise:
 
     Args:
         model: plain; its weights are not read.
-        scores: with squares.
-        selection: of this model.
 
     Raises:
         CheckpointError: the selection is another model's.
@@ -157,9 +155,6 @@ class Half:
 def split_halves(batches: Loader, *, seed: int) -> tuple[Half, Half]:
     """Splits batches at random into two halves without a common one; of an odd number, the second has one more.
 
-    Args:
-        batches: the scoring batches.
-        seed: of the split.
 
     Raises:
         DataError: fewer than two batches.
@@ -208,8 +203,6 @@ def stability(
         choose: scores -> selection.
         seeds: one or more, of the losses and of the splits into halves.
         first: the scores of all images by the first seed.
-        per: as in `samtune.scoring.score.score`.
-        squares: whether `choose` needs them.
 
     Raises:
         DataError: fewer than two batches, or none that can be scored.

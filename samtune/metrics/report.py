@@ -24,13 +24,11 @@ class AnyReport(ABC):
     Attributes:
         task: name of the task that it is of.
         rows: one per image or object, each with a `name`.
-        classes: names of the labels of a row; () where rows have none.
         split: which part of the data was evaluated.
         definition: a sentence for each reported number.
     """
 
     task: ClassVar[str]
-    classes: tuple[str, ...] = ()
     rows: tuple[Any, ...]
     split: str
     definition: dict[str, str]
@@ -67,6 +65,10 @@ class AnyReport(ABC):
     @abstractmethod
     def table(self) -> tuple[Sequence[str], list[Sequence[object]]]:
         """Returns the columns and rows of `per_image.csv`."""
+
+    def label_name(self, label: int) -> str:
+        """Returns what a label of a row means; the number itself where labels have no names."""
+        return str(label)
 
     @property
     def choice(self) -> float:

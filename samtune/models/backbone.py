@@ -26,7 +26,6 @@ class Backbone(nn.Module):
     A family implements `forward`, `features`, `block_modules` and `role`; the other methods have defaults.
 
     Args:
-        net: the stock network.
         name: of the model in the table.
         image_size: side in pixels of the square input.
         mean: per channel, subtracted from RGB values of 0 to 255.
@@ -79,8 +78,6 @@ class Backbone(nn.Module):
     def features(self, batch: Any) -> Tensor:
         """Returns what the contrastive losses compare.
 
-        Args:
-            batch: as of `forward`.
 
         Returns:
             (B, C, h, w) image embeddings, cell by cell of the input frame, or (B, C) features before the head.

@@ -58,10 +58,6 @@ def load_weights(model: Backbone, path: Path) -> LoadReport:
 
     Args:
         model: its `net` receives the weights, as its own dtype.
-        path: `.safetensors`, `.pth` or `.pt`.
-
-    Returns:
-        The account of what was loaded.
 
     Raises:
         CheckpointError: a missing or damaged file, another model's weights, missing or extra keys, NaN.
@@ -103,9 +99,6 @@ def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], pat
     """Refuses a state dict that does not fit exactly.
 
     Args:
-        expected: of the model.
-        state: of the file.
-        path: the file, for messages.
         guess: says which model a state dict looks like.
 
     Raises:

@@ -19,6 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from samtune.config.sections import Train
 from samtune.data.loaders import Loaders
 from samtune.errors import NonFiniteError
 from samtune.metrics.report import AnyReport
@@ -30,11 +31,12 @@ logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 MOST_SKIPPED = 3  # updates in a row
+_DEFAULTS: dict[str, Any] = {name: field.default for name, field in Train.model_fields.items()}
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """How to train; the fields are those of the `train` section.
+    """How to train; the fields and their defaults are those of the `train` section.
 
     Attributes:
         steps: optimizer steps at most.
@@ -47,18 +49,18 @@ class Optimisation:
         ema: decay of a moving average of what trains, which is what is validated and kept.
     """
 
-    epochs: int
-    steps: int | None = None
-    lr: float = 1e-3
-    accumulate: int = 1
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    weight_decay: float = 1e-4
-    warmup: float = 0.05
-    min_lr: float = 0.0
-    clip: float | None = 1.0
-    patience: int | None = None
-    validate_every: int = 1
-    ema: float | None = None
+    epochs: int = _DEFAULTS["epochs"]
+    steps: int | None = _DEFAULTS["steps"]
+    lr: float = _DEFAULTS["lr"]
+    accumulate: int = _DEFAULTS["accumulate"]
+    optimizer: Literal["adam", "adamw"] = _DEFAULTS["optimizer"]
+    weight_decay: float = _DEFAULTS["weight_decay"]
+    warmup: float = _DEFAULTS["warmup"]
+    min_lr: float = _DEFAULTS["min_lr"]
+    clip: float | None = _DEFAULTS["clip"]
+    patience: int | None = _DEFAULTS["patience"]
+    validate_every: int = _DEFAULTS["validate_every"]
+    ema: float | None = _DEFAULTS["ema"]
 
     def total_steps(self, batches: int) -> int:
         """Returns the number of optimizer steps when an epoch has `batches` forward passes."""

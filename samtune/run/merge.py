@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 
+from samtune.base.tensors import in_fp32
 from samtune.errors import CheckpointError
 from samtune.files.audit import audit
 from samtune.files.delta import delta_restores, save_delta
 from samtune.files.merged import load_merged, save_merged
+from samtune.models.backbone import evaluation_mode
 from samtune.run.prepare import Job
 from samtune.selection import Selection
 from samtune.tuning import merge
@@ -32,10 +34,10 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     batch = next(iter(job.loaders.score if job.loaders.val is None else job.loaders.val)).to(job.model.device)
     if is_lowered(job.model):
         restore_base(job.model, job.base)
-    with torch.no_grad():
-        tuned = job.model.eval()(batch)
+    with evaluation_mode(job.model), torch.no_grad():
+        tuned = job.model(batch)
     merge(job.model)
-    state = {name: tensor.detach().cpu().float() for name, tensor in job.model.net.state_dict().items()}
+    state = in_fp32(job.model.net.state_dict())
     added = tuple(addition for addition in selection.additions if not addition.merges)
     about = job.task.describe(job.model, job.loaders, base_hash=job.base_hash, additions=added)
     merged_file, delta_file = folder / about.file_name, folder / "delta.safetensors"

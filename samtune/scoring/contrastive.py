@@ -15,9 +15,8 @@ from samtune.types import Batch
 def supervised_contrastive(features: Tensor, labels: Tensor, *, temperature: float) -> Tensor | None:
     """Pulls features of one class together and pushes the others away.
 
-    For each anchor i with positives P(i) among the others A(i):
-    `-1/|P(i)| * sum_{p in P(i)} log( exp(z_i.z_p / t) / sum_{a in A(i)} exp(z_i.z_a / t) )`, z of unit length;
-    mean over the anchors that have a positive.
+    For each anchor i with positives P(i) among the others A(i): `-1/|P(i)| * sum_{p in P(i)} log( exp(z_i.z_p / t) /
+    sum_{a in A(i)} exp(z_i.z_a / t) )`, z of unit length; mean over the anchors that have a positive.
 
     Args:
         features: (N, C).
@@ -52,8 +51,6 @@ def pixel_contrastive(
     Args:
         embeddings: (B, C, h, w) of the image encoder, after the neck.
         batch: gives the masks and the extent of each picture.
-        cells: drawn per image.
-        temperature: of `supervised_contrastive`.
         generator: a CPU generator; the same state draws the same cells.
 
     Returns:

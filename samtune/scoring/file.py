@@ -24,9 +24,6 @@ _REMEDY = "Delete the file, or give another score.file."
 def save_scores(scores: Scores, path: Path) -> None:
     """Writes a score file.
 
-    Args:
-        scores: what to write.
-        path: the file.
 
     Raises:
         DiskError: it can't be written.
@@ -83,7 +80,6 @@ def check_scores_file(
     """Refuses loaded scores that are not what a new scoring pass would find.
 
     Args:
-        scores: of `load_scores`.
         base_hash: `state_hash` of the weights to be tuned.
         loss: the scoring loss with its options, as text.
         per: what one gradient must be of.

@@ -25,9 +25,6 @@ def lora(
     A fused qkv gets one update for all three, as in Hugging Face's peft.
 
     Args:
-        model: tells its linear layers.
-        scores: not read.
-        rank: r.
         alpha: the update is scaled by alpha / rank; None for a scale of 1.
         targets: keys of `model.linears()`.
 
@@ -46,9 +43,6 @@ def adapter(model: Backbone, scores: Scores | None, *, width: int = 8, places: N
     """Adds bottlenecks after the attention or the MLP of each block (Houlsby et al., arXiv:1902.00751).
 
     Args:
-        model: tells its sublayers.
-        scores: not read.
-        width: of the bottleneck.
         places: `attention`, `mlp`, or both, as far as the model has them.
 
     Raises:
@@ -131,8 +125,6 @@ def check_rank(rank: int, name: str, shape: Sequence[int]) -> None:
     """Refuses a rank that a matrix can't have.
 
     Args:
-        rank: r.
-        name: of the weight.
         shape: (out, in) of the matrix.
 
     Raises:

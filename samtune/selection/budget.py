@@ -56,12 +56,6 @@ def solve(
 ) -> dict[str, object]:
     """Finds the largest value of a selector's knob within a budget.
 
-    Args:
-        model: whose sizes count.
-        table: `SELECTORS`.
-        name: the selector.
-        options: its other options.
-        limit: the budget in parameters.
 
     Returns:
         The options, with the knob's value where there is a knob.

@@ -42,7 +42,6 @@ def gps(
         level: where entries compete: within a neuron (the method), a layer or the whole net. The number of entries
             is the same, K times the number of neurons.
         criterion: the gradient (the method), |weight|, or a random number.
-        seed: of the random numbers.
     """
     importance = _importance(model, scores, criterion, seed)
     if level == "neuron":

@@ -25,7 +25,6 @@ def grft(model: Backbone, scores: Scores, *, pattern: Pattern = "rows", k: int =
 
     Args:
         model: tells which parameters are linear and conv weights.
-        scores: signed gradient sums.
         pattern: rows, columns, or single entries as in GPS (the paper's ablation, Tab. 4).
         k: rows or columns per matrix, entries per row for `sparse`; one that passes `check_grft`.
     """

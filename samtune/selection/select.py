@@ -29,16 +29,13 @@ def select(
     """Runs a selector and adds what trains beside it.
 
     Args:
-        model: the pretrained model.
         scores: of a scoring pass; None for selectors that need none.
-        name: key of `SELECTORS`.
         budget: parameters that the selector may pick and add, as a number or as text such as "0.5%" of the model;
             sets the selector's knob. Biases, norms, decoder and head come on top.
         decoder: also train the mask decoder and the no-mask embedding, or the classification head, whole.
         biases: also train the backbone's biases whole; None does as the method's paper.
         exclude: labels of `model.parts()`, such as "block 0", in which nothing trains. The selector chooses as if
             all of the model was there; what falls into these parts is dropped and not made up for.
-        **options: of the selector's function.
 
     Raises:
         ConfigError: unknown name, option or part, a value or budget that does not fit, missing or wrong scores, or

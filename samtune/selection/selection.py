@@ -131,7 +131,6 @@ def save_selection(selection: Selection, path: Path, shapes: Mapping[str, tuple[
     """Writes a selection file.
 
     Args:
-        selection: what to write.
         path: the file, `selection.safetensors` in a run folder.
         shapes: shape of every tensor in `selection.entries`.
     """

@@ -62,7 +62,6 @@ def check_scores(scores: Scores, needs: Needs, model: Backbone) -> None:
 
     Args:
         scores: what a selector is to read.
-        needs: what it asks for.
         model: whose parameters are scored. Its weights are compared where the scores have a `base_hash`.
 
     Raises:

@@ -38,7 +38,6 @@ def spt(
 
     Args:
         model: tells roles and fused weights.
-        scores: with squares.
         tau: number of sensitive parameters, one that passes `check_spt`; None for 0.5 % of the model's parameters.
         structure: the module: LoRA, an adapter after the matrix, or none.
         rank: of the LoRA, or width of the adapter.

@@ -59,24 +59,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _routing_error)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(FieldError, _field_error)
-    html, policy = render_page(kind.page)
-
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def page() -> Response:
-        return HTMLResponse(html, headers={"Content-Security-Policy": policy})
-
-    @app.get("/livez")
-    async def livez() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @app.get("/readyz")
-    async def readyz() -> dict[str, str]:
-        model.get()
-        return {"status": "ready"}
-
-    @app.get("/v1/model")
-    async def about() -> dict[str, Any]:
-        return model.get().about()
+    _add_pages(app, kind, model)
 
     @app.post("/v1/predict", response_class=Response, openapi_extra=_described(kind))
     async def predict(request: Request) -> Response:
@@ -120,6 +103,28 @@ class _Model:
         except Exception as err:
             self._failed = True
             logger.error("the model can't be loaded: %s", err)
+
+
+def _add_pages(app: FastAPI, kind: type[Service], model: _Model) -> None:
+    """Adds what is asked without a picture: the page, the probes, and what the model says of itself."""
+    html, policy = render_page(kind.page)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page() -> Response:
+        return HTMLResponse(html, headers={"Content-Security-Policy": policy})
+
+    @app.get("/livez")
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        model.get()
+        return {"status": "ready"}
+
+    @app.get("/v1/model")
+    async def about() -> dict[str, Any]:
+        return model.get().about()
 
 
 def _described(kind: type[Service]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from samtune.base.machine import pick_device
 from samtune.errors import ConfigError
@@ -66,6 +67,16 @@ def run_server(
     warnings.filterwarnings("ignore", module="PIL")  # Pillow quotes what is in a client's file
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     app = create_app(task.service, load, api_key=key, hosts={*LOOPBACK_HOSTS, host} if local else None)
+    server = _server(app)
+    with _listen(host, port) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        logger.info("serving %s (%s) on http://%s:%d", info.model, task.name, shown, listener.getsockname()[1])
+        server.run(sockets=[listener])
+    if failures:
+        raise failures[0]
+
+
+def _server(app: FastAPI) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -75,13 +86,7 @@ def run_server(
         ws="none",
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
-    server = uvicorn.Server(config)
-    with _listen(host, port) as listener:
-        shown = f"[{host}]" if ":" in host else host
-        logger.info("serving %s (%s) on http://%s:%d", info.model, task.name, shown, listener.getsockname()[1])
-        server.run(sockets=[listener])
-    if failures:
-        raise failures[0]
+    return uvicorn.Server(config)
 
 
 def _api_key() -> str | None:

@@ -219,7 +219,6 @@ def build_added(model: Backbone, addition: Addition) -> Added:
     """Returns an addition's module on the meta device: it has sizes, but no values yet.
 
     Args:
-        model: has the host.
         addition: of a selection that fits the model.
 
     Raises:

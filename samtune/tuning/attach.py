@@ -28,7 +28,6 @@ def attach(
     Args:
         model: plain; afterwards its state dict still has the stock keys, with current values, and the parameters of
             additions that do not merge.
-        selection: of this model.
         seed: of the initial values of additions.
         base_dtype: of frozen linear and conv weights, torch.bfloat16 or torch.float16; the model then runs under
             autocast to it only. None leaves them as they are.
@@ -69,9 +68,6 @@ def merge(model: _Model, *, base: Mapping[str, Tensor] | None = None) -> _Model:
     Args:
         model: attached or plain. Additions that do not merge stay in it and work, frozen; else it is plain again.
         base: the base's tensors in fp32; needed, and used, where `attach` lowered them.
-
-    Returns:
-        the same model.
 
     Raises:
         CheckpointError: the base was lowered, and is not given.

@@ -35,7 +35,6 @@ def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
     """Makes entries of `module.<name>` trainable and freezes the rest of that tensor.
 
     Args:
-        module: owner of the tensor.
         name: of a parameter of the module itself, such as "weight".
         indices: (n,) sorted unique int64 indices into the flattened tensor.
 

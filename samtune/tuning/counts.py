@@ -47,12 +47,7 @@ _LINES: dict[Role, str] = {"bias": "bias", "norm": "norm", "decoder": "decoder",
 
 
 def count(model: Backbone, selection: Selection) -> Counts:
-    """Counts what a selection trains, by kind.
-
-    Args:
-        model: plain or attached.
-        selection: of this model.
-    """
+    """Counts what a selection trains, by kind."""
     sizes = {name: parameter.numel() for name, parameter in _base_parameters(model).items()}
     lines = dict.fromkeys(("selected", "bias", "norm", "decoder", "head"), 0)
     roles = model.roles()

@@ -20,7 +20,6 @@ class Ema:
         """Starts at the current values.
 
         Args:
-            parameters: what an optimizer trains.
             decay: share of the old average that a late update keeps, in [0, 1).
         """
         self.parameters = list(parameters)

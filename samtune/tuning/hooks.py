@@ -24,7 +24,6 @@ def install(model: Backbone, addition: Addition, added: Added) -> None:
 
     Args:
         model: has the host; its state dict keeps the stock keys, plus `name.param` where the addition does not merge.
-        addition: says where.
         added: with values, on the host's device.
     """
     host, short = model.net.get_submodule(addition.module), addition.short

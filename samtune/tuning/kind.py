@@ -18,7 +18,6 @@ class Added(nn.Module):
 
     Args:
         host: where it goes; says its sizes.
-        addition: the options.
 
     Attributes:
         identity: whether a new one leaves the model's output as it is.

@@ -32,7 +32,6 @@ def start_penalty(
         model: attached; tells which layers a parameter belongs to.
         trainable: what `attach` returned, with the values to be pulled to.
         weight: lambda >= 0.
-        norm: squares or absolute values.
         blocks: R is the last L blocks, the patch embedding and the head or decoder; None: everything.
 
     Raises:

@@ -21,10 +21,6 @@ def export_pth(merged: Path, out: Path) -> None:
     A Segment Anything goes into segment-anything's `sam_model_registry`, a classifier into `timm.create_model(...,
     checkpoint_path=...)`.
 
-    Args:
-        merged: `merged.safetensors` of a run.
-        out: the file to write.
-
     Raises:
         CheckpointError: no merged file, or a bundle, whose modules stock code lacks.
         DiskError: `out` can't be written.

@@ -69,7 +69,6 @@ def attend_with_relative_positions(
         v: (B, heads, N, d).
         rel_h: (H, H, d), the embedding of each pair of rows.
         rel_w: (W, W, d), the embedding of each pair of columns.
-        scale: factor on `q.k`.
 
     Returns:
         (B, heads, N, d).

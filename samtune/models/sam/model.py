@@ -70,8 +70,6 @@ class SamModel(Backbone):
     """A SAM: segment-anything's own network.
 
     Args:
-        name: of the model.
-        spec: its numbers.
         image_size: side of the input frame in pixels, a multiple of 16; None for the stock size.
 
     Raises:
@@ -220,7 +218,6 @@ def build_sam(name: str, *, checkpoint: str | Path | None = None, image_size: in
     """Builds a pretrained SAM in eval mode.
 
     Args:
-        name: key of `SPECS`.
         checkpoint: a file; None for the weights inside the package (`sam_tiny`) or the official ones, downloaded
             once; "random" for segment-anything's own initialisation.
         image_size: side of the input frame in pixels, a multiple of 16; None for the stock size.

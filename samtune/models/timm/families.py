@@ -114,7 +114,6 @@ def family_of(net: nn.Module, name: str) -> Family:
     """Returns what samtune knows about the class of a network.
 
     Args:
-        net: of timm.
         name: of the model, for the message.
 
     Raises:

@@ -122,7 +122,6 @@ def build_classifier(
 
     Args:
         name: a ViT, Swin or ConvNeXt of timm, such as `vit_base_patch16_224.augreg_in21k`, or a key of `OWN`.
-        classes: outputs of the head.
         checkpoint: a file; None for the model's own published weights (inside the package, or downloaded once from
             the Hugging Face hub); "random" for timm's own initialisation.
         image_size: side of the input in pixels; None for the size of the published weights.

@@ -48,9 +48,6 @@ def load_classifier_weights(model: Backbone, path: Path, *, head: Head) -> LoadR
             ours, or `.npz` of Google (ViT only).
         head: "new" leaves the model's head alone, whatever the file has; "checkpoint" takes the file's.
 
-    Returns:
-        The account of what was loaded.
-
     Raises:
         CheckpointError: a missing or damaged file, the weights of another model (saying what they look like), or
             a head of another number of classes.
@@ -94,8 +91,6 @@ def hub_file(name: str, repo: str, filename: str = HUB_FILE) -> Path:
 
     Args:
         name: of the model, for messages.
-        repo: `owner/repository`, or `owner/repository@revision`.
-        filename: the file in it.
 
     Raises:
         CheckpointError: it is not in the cache, and there is no network, `HF_HUB_OFFLINE` is set, or the hub refuses.

@@ -26,7 +26,7 @@ def cross_entropy(logits: Tensor, batch: LabelledBatch, *, label_smoothing: floa
     return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
 
 
-def image_contrastive(*, temperature: float = 0.07) -> ScoreLoss:
+def image_contrastive(*, temperature: float) -> ScoreLoss:
     """Returns the supervised contrastive loss on the features before the head: no random head takes part."""
 
     def loss(model: Backbone, batch: LabelledBatch) -> Tensor | None:

@@ -128,6 +128,9 @@ class ClassReport(AnyReport):
         right = np.bincount(self._labels[self._ranks == 0], minlength=count)
         return _ratio(right, images)
 
+    def label_name(self, label: int) -> str:
+        return self.classes[label] if 0 <= label < len(self.classes) else str(label)
+
     def gain(self, before: ClassReport) -> Gains:
         """Returns `compare_class_reports` of another model on the same images and this one."""
         return compare_class_reports(before, self)

@@ -42,7 +42,7 @@ def dice_bce(logits: Tensor, batch: Batch, *, dice_weight: float = 1.0, bce_weig
 LOSSES = {"dice_bce": dice_bce}
 
 
-def contrastive_loss(*, cells: int = 128, temperature: float = 0.1, seed: int = 0) -> ScoreLoss:
+def contrastive_loss(*, cells: int, temperature: float, seed: int) -> ScoreLoss:
     """Returns the pixel-level supervised contrastive loss on image embeddings, its draw of cells seeded."""
     generator = torch.Generator().manual_seed(seed)
 

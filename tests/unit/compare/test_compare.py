@@ -169,7 +169,7 @@ def test_accuracies_are_in_percent(tmp_path: Path) -> None:
 
 def test_segmentation_and_classification_have_no_table_in_common(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / "x", LOW), write_class_run(tmp_path / "y", 3)]
-    with pytest.raises(DataError, match=r"x and .*y are of different kinds: one segments, one classifies"):
+    with pytest.raises(DataError, match=r"x and .*y are of different kinds: segmentation and classification"):
         compare(runs)
 
 

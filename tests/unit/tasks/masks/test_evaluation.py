@@ -213,7 +213,7 @@ def test_metrics_json_has_the_promised_form(tmp_path: Path, model: FakeModel, ba
     report.save(tmp_path / "run", before=before, trainable={"selected": 10, "total": 1000, "percent": 1.0})
     content = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(content) == [
-        "split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trainable",
+        "task", "split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trainable",
     ]  # fmt: skip
     assert content["n_images"] == 2 and content["mDice"] == 1.0
     assert content["ci95"] == {"mDice": [1.0, 1.0], "mIoU": [1.0, 1.0]}
@@ -267,12 +267,12 @@ def test_compare_reports_pairs_by_name() -> None:
 
 
 def test_logits_are_resized_before_the_threshold() -> None:
-    """+6 beside -2: the line of 0 lies at 3/4 of the way, not in the middle, as of masks that are enlarged."""
-    logits = torch.full((SIDE // 4, SIDE // 4), -2.0)
-    logits[:, :8] = 6.0
+    """+11 beside -5: the line of 0 is within a pixel of the input frame, which a mask that is enlarged can't show."""
+    logits = torch.full((SIDE // 4, SIDE // 4), -5.0)
+    logits[:, :8] = 11.0
     batch = make_batch(["wide"], [(64, 64)], [(256, 256)])
     (prediction,) = predict_batch(FakeModel({"wide": logits}), batch, sizes_original=[(256, 256)])
-    assert set(prediction.mask.sum(axis=1).tolist()) == {132}  # centres of the cells: 120 and 136
-    assert prediction.mask[:, :132].all()
-    edge = prediction.probability[0, 128:136]
-    assert np.all(np.diff(edge) < 0) and edge[3] > 0.5 > edge[4]
+    assert set(prediction.mask.sum(axis=1).tolist()) == {131}  # 11/16 of the way between the centres 120 and 136
+    assert prediction.mask[:, :131].all()
+    edge = prediction.probability[0, 126:134]
+    assert np.all(np.diff(edge) < 0) and edge[4] > 0.5 > edge[5]
