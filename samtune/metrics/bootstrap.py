@@ -25,17 +25,14 @@ def bootstrap_ci(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Returns the bootstrap interval (low, high) of the mean of `values`.
+    """Returns the bootstrap interval (low, high) of the mean of `values`; (NaN, NaN) where none is defined.
 
     Args:
         values: one number per image or object; NaN (undefined) is left out.
         images: of each value its image, by name; None: each has its own.
         resamples: number of drawn means.
-        seed: of the drawing; the same seed and values give the same interval.
+        seed: the same seed and values give the same interval.
         level: share of the means inside the interval, in (0, 1).
-
-    Returns:
-        (low, high); (NaN, NaN) when every value is NaN or there is none.
     """
     names = range(len(values)) if images is None else images
     pairs = [(name, value) for name, value in zip(names, values, strict=True) if not math.isnan(value)]

@@ -22,7 +22,6 @@ class AnyReport(ABC):
     """The result of an evaluation: rows, and what derives from them.
 
     Attributes:
-        task: name of the task that it is of.
         rows: one per image or object, each with a `name`.
         split: which part of the data was evaluated.
         definition: a sentence for each reported number.
@@ -79,8 +78,8 @@ class AnyReport(ABC):
         """Returns the content of `metrics.json`; an undefined number is null.
 
         Args:
-            before: the report of the untouched model on the same images; `gain` is the paired difference to it,
-                with its 95 % bootstrap interval.
+            before: of the untouched model on the same images; `gain` is the paired difference to it, with its 95 %
+                bootstrap interval.
             trainable: parameter counts `selected`, `bias`, ..., `total`, `percent` of the tuned model.
         """
         gains = {} if before is None else self.gain(before)
@@ -98,11 +97,7 @@ class AnyReport(ABC):
         }
 
     def to_table(self, before: AnyReport | None = None) -> Table:
-        """Returns the headline numbers for the terminal.
-
-        Args:
-            before: of the untouched model on the same images: its values and the gains are shown too.
-        """
+        """Returns the headline numbers for the terminal, with those of the untouched model and the gains if given."""
         gains = {} if before is None else self.gain(before)
         rows: list[tuple[object, ...]] = []
         for name, value in self.values.items():

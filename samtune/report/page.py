@@ -33,12 +33,11 @@ class Card:
     """One headline number; all numbers are in [0, 1].
 
     Attributes:
-        label: what it is.
         value: the number as text, in percent.
         now: the number, for the bar; None where it is undefined, and there is no bar.
-        interval: (low, high), or None.
-        before: the number before tuning, or None.
-        change: difference to `before` as text, or "".
+        interval: (low, high).
+        before: the number before tuning.
+        change: difference to `before` as text.
         trend: where the interval of the change lies.
         words: what else there is to say, a few words each.
     """
@@ -58,7 +57,6 @@ class Chart:
     """A picture that is drawn in the page's colours.
 
     Attributes:
-        heading: above it.
         figure: see `samtune.base.figures.new_axes`.
         about: what it shows, for readers who can't see it.
         note: below it.
@@ -117,11 +115,7 @@ class Section:
     """A part of a page; what it has is shown in the order of the attributes.
 
     Attributes:
-        heading: plain text, as all others here.
         note: what is to be seen.
-        charts: drawn by us.
-        tables: of text and numbers.
-        pictures: files.
         code: to be copied.
         folded: the code is hidden until it is asked for.
     """
@@ -141,10 +135,8 @@ class Page:
 
     Attributes:
         kind: what it reports on, one word.
-        title: headline.
-        facts: a few words each, such as {"Model": "sam_vit_b"}, shown below it.
+        facts: a few words each, such as {"Model": "sam_vit_b"}, shown below the title.
         cards: the result, above the sections.
-        sections: in order.
         footer: where the numbers come from.
     """
 
@@ -162,13 +154,8 @@ def save_page(path: Path, page: Page) -> None:
     Raises:
         DiskError: a picture can't be read or the file can't be written.
     """
-    templates = Environment(
-        loader=PackageLoader("samtune.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader, strict = PackageLoader("samtune.report"), StrictUndefined
+    templates = Environment(loader=loader, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True)
     write_text(path, templates.get_template("page.html").render(page=page))
 
 
