@@ -5,34 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
 from samtune import console
 from samtune.base.disk import disk_errors, write_json
 from samtune.base.paths import find_path
 
-sweep_app = typer.Typer()
+sweep_app = Typer()
 
 
 @sweep_app.command(rich_help_panel="Train")
 def sweep(
-    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="Sweep file, such as those of configs/.")],
+    config: Annotated[Path, Option("--config", metavar="FILE", help="Sweep file, such as those of configs/.")],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes: to the sweep (steps=50), or to all runs (data.dir=DIR)."),
+        Argument(metavar="KEY=VALUE", help="Changes: to the sweep (steps=50), or to all runs (data.dir=DIR)."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where it goes; runs/sweeps/NAME if not given.")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; each gets its share of the cores.")] = None,
-    engine: Annotated[
-        str, typer.Option(metavar="local|ray", help="What hands out the runs; ray is an extra.")
-    ] = "local",
+    out: Annotated[Path | None, Option(metavar="DIR", help="Where it goes; runs/sweeps/NAME if not given.")] = None,
+    jobs: Annotated[int | None, Option(min=1, help="Runs at once; each gets its share of the cores.")] = None,
+    engine: Annotated[str, Option(metavar="local|ray", help="What hands out the runs; ray is an extra.")] = "local",
     address: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST:PORT", help="A Ray cluster, all of whose machines share the working folder and --out."
-        ),
+        Option(metavar="HOST:PORT", help="A Ray cluster, all of whose machines share the working folder and --out."),
     ] = None,
 ) -> None:
     """Run methods on tasks, choose their hyper-parameters, and print the table; goes on where it stopped."""
@@ -51,18 +45,16 @@ def sweep(
         console.print_line(compare_runs([result.folder]).to_markdown())
     console.print_line(f"\n{result.folder}")
     if result.failed:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 @sweep_app.command(rich_help_panel="Train")
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of sweeps.")],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers here.")
-    ] = None,
-    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Also draw costs, few shots, features.")] = None,
+    runs: Annotated[list[Path], Argument(metavar="RUN", help="Run folders, or folders of sweeps.")],
+    json_file: Annotated[Path | None, Option("--json", metavar="FILE", help="Also write the numbers here.")] = None,
+    figures: Annotated[Path | None, Option(metavar="DIR", help="Also draw costs, few shots, features.")] = None,
     paper: Annotated[
-        str | None, typer.Option(metavar="vtab|fgvc", help="Also list what papers published, below a sweep's rows.")
+        str | None, Option(metavar="vtab|fgvc", help="Also list what papers published, below a sweep's rows.")
     ] = None,
 ) -> None:
     """Print runs side by side, in Markdown: results with intervals, parameters, cost."""

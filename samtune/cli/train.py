@@ -7,28 +7,28 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
 from samtune import console
 from samtune.base.paths import find_path
 from samtune.errors import ConfigError
 
-train_app = typer.Typer()
+train_app = Typer()
 
-ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="YAML file; also looked up in configs/.")]
+ConfigFile = Annotated[Path, Option("--config", metavar="FILE", help="YAML file; also looked up in configs/.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the config, such as train.lr=1e-4.")
+    list[str] | None, Argument(metavar="KEY=VALUE", help="Changes to the config, such as train.lr=1e-4.")
 ]
-RunDir = Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder itself, instead of runs/NAME/TIME.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Empty the run folder if it was used before.")]
+RunDir = Annotated[Path | None, Option(metavar="DIR", help="The run folder itself, instead of runs/NAME/TIME.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Empty the run folder if it was used before.")]
 
 
 @train_app.command(rich_help_panel="Train")
 def finetune(
     config: ConfigFile,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Two steps; estimate time and memory.")] = False,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings and stop.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Two steps; estimate time and memory.")] = False,
+    print_config: Annotated[bool, Option("--print-config", help="Print all settings and stop.")] = False,
     run_dir: RunDir = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -54,10 +54,10 @@ def select(
     config: ConfigFile,
     overrides: Overrides = None,
     report: Annotated[
-        bool, typer.Option("--report", help="Also a page: where it selects, what is noise, what is stable.")
+        bool, Option("--report", help="Also a page: where it selects, what is noise, what is stable.")
     ] = False,
     against: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A selection.safetensors to compare with, in the report.")
+        Path | None, Option(metavar="FILE", help="A selection.safetensors to compare with, in the report.")
     ] = None,
     run_dir: RunDir = None,
     overwrite: Overwrite = False,
@@ -77,10 +77,8 @@ def select(
 
 def _command_line() -> str:
     """Returns what was typed, without the run folder: it is used now, and repeating `--overwrite` would empty it."""
-    program = Path(sys.argv[0])
-    if program.name == "__main__.py":  # python -m samtune
-        program = Path("samtune")
-    start = ["python", f"scripts/{program.name}"] if program.suffix == ".py" else [program.name]
+    program = Path(sys.argv[0]).name.replace("__main__.py", "samtune")  # of python -m samtune
+    start = ["python", f"scripts/{program}"] if program.endswith(".py") else [program]
     kept, arguments = [], iter(sys.argv[1:])
     for argument in arguments:
         if argument == "--run-dir":

@@ -35,15 +35,7 @@ FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def save_figures(methods: Sequence[Method], folder: Path) -> list[Path]:
-    """Draws what the runs have data for: `cost.png`, `few_shot.png`, `tsne.png`.
-
-    Args:
-        methods: of a comparison.
-        folder: is made if needed.
-
-    Returns:
-        The files, in this order; those without data are left out, and that is logged.
-    """
+    """Draws what the runs have data for: `cost.png`, `few_shot.png`, `tsne.png`; returns the files that were drawn."""
     import matplotlib  # late, as the library is large
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,10 +52,7 @@ def save_figures(methods: Sequence[Method], folder: Path) -> list[Path]:
 
 
 def draw_costs(methods: Sequence[Method]) -> Any:
-    """Returns a panel of bars for each cost that is known of any run; None without one.
-
-    Times are means over the runs of a method, memories the largest.
-    """
+    """Returns a panel of bars for each cost that is known of any run, see `cost_numbers`; None without one."""
     costs = [cost_numbers(method) for method in methods]
     known = [name for name in COST_PANELS if any(cost[name] is not None for cost in costs)]
     if not known:

@@ -28,15 +28,12 @@ class Run:
     """What the files of one run say.
 
     Attributes:
-        folder: the run folder.
-        task: name of its kind of job.
         words: in which its results are shown.
-        report: its per-image table.
         facts: of `cell.json`, where a sweep made the run; else learning rate and seed of `config.yaml`.
         trainable: counts of `metrics.json`; {} for an evaluation.
-        before: values of the untuned model, or None.
-        saved_bytes: size of the delta, or None.
-        images: names and hashes of the test images, or None.
+        before: values of the untuned model.
+        saved_bytes: size of the delta.
+        images: names and hashes of the test images.
     """
 
     folder: Path
@@ -62,13 +59,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one task.
-
-    Attributes:
-        title: of the method.
-        runs: one per seed; none if not run yet.
-        wanted: number of seeds that it should have.
-    """
+    """One method on one task: a run per seed, none if not run yet, and the number of seeds that it should have."""
 
     title: str
     runs: tuple[Run, ...]
