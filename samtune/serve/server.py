@@ -33,10 +33,7 @@ def run_server(
     With `SAMTUNE_API_KEY` set, clients must send that key.
 
     Args:
-        checkpoint: the `merged.safetensors` of a run.
-        host: address to listen on.
         port: 0 takes a free one; the log says which.
-        device: auto, cpu, cuda or mps.
         insecure: lets other machines in without a key.
 
     Raises:
@@ -44,14 +41,10 @@ def run_server(
         ConfigError: an unknown device, a key that no client can send, an address that can't be used, or that others
             reach without a key.
     """
-    path = Path(checkpoint)
-    key = _api_key()
-    local = _is_loopback(host)
+    path, key, local = Path(checkpoint), _api_key(), _is_loopback(host)
     if not (local or key or insecure):
-        raise ConfigError(
-            f"host {host} lets other machines in. Set {KEY_VARIABLE} to a long random key, "
-            "or allow anyone with --insecure."
-        )
+        advice = f"Set {KEY_VARIABLE} to a long random key, or allow anyone with --insecure."
+        raise ConfigError(f"host {host} lets other machines in. {advice}")
     task, info = task_of_file(path), describe_file(path)  # wrong files fail here, before anything listens
     pick_device(device)
     failures: list[Exception] = []
@@ -106,9 +99,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family)
     except OSError as err:
-        raise ConfigError(
-            f"can't listen on {host} port {port}: {err.strerror}. Choose another --port or --host."
-        ) from err
+        text = f"can't listen on {host} port {port}: {err.strerror}. Choose another --port or --host."
+        raise ConfigError(text) from err
     # asyncio sends small answers at once (TCP_NODELAY) only on sockets that name their protocol
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listener.detach())
 
