@@ -125,11 +125,7 @@ def load_methods(folder: Path) -> tuple[list[Column], list[Method]]:
 
 
 def check_same_images(runs: Sequence[Run]) -> None:
-    """Refuses runs that were measured on different images.
-
-    Raises:
-        DataError: naming two such runs.
-    """
+    """Refuses runs of different images or kinds by a `DataError` that names two of them."""
     first = runs[0]
     names = {row.name for row in first.report.rows}
     for run in runs[1:]:
@@ -139,26 +135,22 @@ def check_same_images(runs: Sequence[Run]) -> None:
         files_differ = None not in (run.images, first.images) and run.images != first.images
         if alone or files_differ:
             which = f"{alone[0]!r} is in one of them only" if alone else "the files differ, though their names do not"
-            raise DataError(
-                f"{first.folder} and {run.folder} were measured on different test images: {which}. "
-                "Compare runs of one test part; a split by ratio changes with run.seed."
-            )
+            advice = "Compare runs of one test part; a split by ratio changes with run.seed."
+            both = f"{first.folder} and {run.folder}"
+            raise DataError(f"{both} were measured on different test images: {which}. {advice}")
 
 
 def _load_sweep(folder: Path, one: list[Column]) -> tuple[list[Column], list[Method]]:
     content = parse_yaml((folder / "sweep.yaml").read_text(encoding="utf-8")).value
     named = (content.get("tasks") or {}).items()
     tasks = [Column(name, task["title"], task.get("group")) for name, task in named] or one
-    methods = []
+    methods = {name: Method(row["title"]) for name, row in content["cells"].items()}
     for name, row in content["cells"].items():
-        rows = {}
-        for task in tasks:
-            if row.get("only") is None or task.name in row["only"]:
-                cells = [folder / "cells" / task.name / f"{name}_{seed}" for seed in content["seeds"]]
-                runs = tuple(_load_run(cell) for cell in cells if (cell / "cell.json").is_file())
-                rows[task.name] = Row(row["title"], runs, len(cells))
-        methods.append(Method(row["title"], rows))
-    return tasks, methods
+        for task in (task.name for task in tasks if row.get("only") is None or task.name in row["only"]):
+            cells = [folder / "cells" / task / f"{name}_{seed}" for seed in content["seeds"]]
+            runs = tuple(_load_run(cell) for cell in cells if (cell / "cell.json").is_file())
+            methods[name].rows[task] = Row(row["title"], runs, len(cells))
+    return tasks, list(methods.values())
 
 
 def _load_run(folder: Path) -> Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from samtune.compare.read import Column, Method
@@ -61,7 +61,7 @@ class TaskComparison:
         return {
             "title": self.title,
             "definition": self._definitions() | NOTES,
-            "tasks": [{"name": task.name, "title": task.title, "group": task.group} for task in self.tasks],
+            "tasks": [asdict(task) for task in self.tasks],
             "rows": [self._method_json(method) for method in self.methods],
             "published": [
                 {"title": _paper_title(row), "backbone": self.backbone, "percent": row.percent}
@@ -95,10 +95,8 @@ class TaskComparison:
         return {task: row.values[name] for task, name in names.items() if name in row.values}
 
     def _method_json(self, method: Method) -> dict[str, Any]:
-        values = {}
-        for name in self.columns:
-            mean, deviation, seeds, wanted = _spread(method, self.columns, name)
-            values[name] = {"mean": mean, "std": deviation, "seeds": seeds, "seeds_wanted": wanted}
+        keys = ("mean", "std", "seeds", "seeds_wanted")
+        values = {n: dict(zip(keys, _spread(method, self.columns, n), strict=True)) for n in self.columns}
         shown = {"title": method.title, "values": values, "percent": _percent(method)}
         return shown | {"runs": [str(run.folder) for run in method.runs]} | cost_numbers(method)
 

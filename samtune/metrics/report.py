@@ -98,18 +98,15 @@ class AnyReport(ABC):
 
     def to_table(self, before: AnyReport | None = None) -> Table:
         """Returns the headline numbers for the terminal, with those of the untouched model and the gains if given."""
-        gains = {} if before is None else self.gain(before)
-        rows: list[tuple[object, ...]] = []
-        for name, value in self.values.items():
-            low, high = self.ci95[name]
-            row: tuple[object, ...] = (name, value, f"{low:.4f} to {high:.4f}")
-            if before is not None:
-                gain, worst, best = gains[name]
-                row = (name, before.values[name], *row[1:], f"{gain:+.4f}", f"{worst:+.4f} to {best:+.4f}")
-            rows.append(row)
+        intervals = {name: f"{low:.4f} to {high:.4f}" for name, (low, high) in self.ci95.items()}
+        rows: list[Sequence[object]] = [(name, value, intervals[name]) for name, value in self.values.items()]
         columns: tuple[str, ...] = ("", "value", "95 % interval")
         if before is not None:
-            columns = ("", "before", "after", "95 % interval", "gain", "95 % interval")
+            columns, gains = ("", "before", "after", "95 % interval", "gain", "95 % interval"), self.gain(before)
+            changes = {
+                name: (f"{gain:+.4f}", f"{low:+.4f} to {high:+.4f}") for name, (gain, low, high) in gains.items()
+            }
+            rows = [(name, before.values[name], *rest, *changes[str(name)]) for name, *rest in rows]
         notes = [f"{name}: {self.definition[name]}" for name in (next(iter(self.values)), "ci95")]
         return Table(columns, rows, f"{self.split}, {self.n_images} images", notes)
 
@@ -140,10 +137,8 @@ def read_report(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
 
 def not_a_report(folder: Path, kind: str, reason: Exception) -> DataError:
     """Words the error of a folder that does not hold a report of this kind."""
-    return DataError(
-        f"{folder} does not hold metrics.json and per_image.csv of {kind}: {reason!r}. "
-        "Name a run folder, or make one with `samtune evaluate`."
-    )
+    advice = "Name a run folder, or make one with `samtune evaluate`."
+    return DataError(f"{folder} does not hold metrics.json and per_image.csv of {kind}: {reason!r}. {advice}")
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -30,14 +30,12 @@ Trend = Literal["up", "down", "unsure"]
 
 @dataclass(frozen=True)
 class Card:
-    """One headline number; all numbers are in [0, 1].
+    """One headline number; numbers are in [0, 1], None where there is none.
 
     Attributes:
         value: the number as text, in percent.
-        now: the number, for the bar; None where it is undefined, and there is no bar.
-        interval: (low, high).
-        before: the number before tuning.
-        change: difference to `before` as text.
+        now: the number, for the bar; without it there is no bar.
+        change: difference to `before`, the number before tuning, as text.
         trend: where the interval of the change lies.
         words: what else there is to say, a few words each.
     """
@@ -57,9 +55,7 @@ class Chart:
     """A picture that is drawn in the page's colours.
 
     Attributes:
-        figure: see `samtune.base.figures.new_axes`.
         about: what it shows, for readers who can't see it.
-        note: below it.
         wide: over the whole page; others stand two in a row.
     """
 
@@ -112,13 +108,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page; what it has is shown in the order of the attributes.
-
-    Attributes:
-        note: what is to be seen.
-        code: to be copied.
-        folded: the code is hidden until it is asked for.
-    """
+    """A part of a page, shown in the order of the attributes; `folded` code is hidden until it is asked for."""
 
     heading: str
     note: str = ""
@@ -135,8 +125,7 @@ class Page:
 
     Attributes:
         kind: what it reports on, one word.
-        facts: a few words each, such as {"Model": "sam_vit_b"}, shown below the title.
-        cards: the result, above the sections.
+        facts: a few words each, such as {"Model": "sam_vit_b"}.
         footer: where the numbers come from.
     """
 

@@ -111,16 +111,8 @@ def _card(metrics: Mapping[str, Any], name: str, label: str) -> Card:
         trend = "up" if low > 0 else "down" if high < 0 else "unsure"
         holds = ", holds 0" if trend == "unsure" else ""
         words.append(f"gain {100 * low:+.1f} to {100 * high:+.1f} points (95 % interval{holds})")
-    return Card(
-        label=f"{label} ({name})",
-        value=percent(now),
-        now=now,
-        interval=interval,
-        before=before,
-        change="" if now is None or before is None else f"{100 * (now - before):+.1f} points",
-        trend=trend,
-        words=words,
-    )
+    change = "" if now is None or before is None else f"{100 * (now - before):+.1f} points"
+    return Card(f"{label} ({name})", percent(now), now, interval, before, change, trend, words)
 
 
 def _bounds(numbers: Mapping[str, Any] | None, name: str) -> tuple[float, float] | None:

@@ -26,12 +26,9 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-        name: of its log file and messages.
         task: short name of its task; `ONE_TASK` in a sweep without tasks.
         log: gets what the run prints.
-        overrides: its changes to the base config, complete.
-        changes: those of its row alone.
-        config: the checked result.
+        overrides: its changes to the base config, complete; `changes` are those of its row alone.
         in_grid: it serves the choice of values, and no table shows it.
         values: of the grid's keys; {} without a grid.
         edge: a value is the lowest or the highest of the grid, so the best one may lie beyond.
@@ -65,7 +62,7 @@ def plan(sweep: Sweep, chosen: Mapping[Place, Point] | None = None) -> list[Cell
         ConfigError: the problems of every row and task, at once.
     """
     cells = []
-    problems: dict[str, list[str]] = {}  # message -> rows or tasks
+    problems: dict[str, dict[str, None]] = {}  # message -> rows and tasks, each once
     shared: dict[Place, list[str]] = {}
     for place, seed, values in _wanted(sweep, chosen):
         try:
@@ -73,9 +70,8 @@ def plan(sweep: Sweep, chosen: Mapping[Place, Point] | None = None) -> list[Cell
                 shared[place] = _overrides(sweep, place, in_grid=chosen is None)
             cells.append(_cell(sweep, place, seed, values, shared[place], in_grid=chosen is None))
         except ConfigError as error:
-            text = "cells." + place[1] + (f" of tasks.{place[0]}" if place[0] else "")
-            places = problems.setdefault(str(error), [])
-            places += [text] if text not in places else []
+            text = f"cells.{place[1]}" + (f" of tasks.{place[0]}" if place[0] else "")
+            problems.setdefault(str(error), {})[text] = None
     if problems:
         lines = [f"{', '.join(places)}: {text}" for text, places in problems.items()]
         raise ConfigError("\n".join([f"sweep {sweep.name!r} can't run:", *lines]))

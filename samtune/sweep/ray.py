@@ -1,7 +1,6 @@
 """Runs the cells of a sweep by Ray Tune: on this machine, or on a cluster that shares the sweep's folder.
 
-Tune hands out the work. What is finished is decided by `cell.json`, as everywhere; nothing that Tune keeps is needed
-to go on after a stop.
+Tune hands out the work; what is finished is decided by `cell.json`, and nothing that Tune keeps is needed to go on.
 """
 
 from __future__ import annotations
@@ -91,11 +90,9 @@ def check_address(address: str) -> None:
 
 def _unusable(address: str, reason: str) -> ConfigError:
     port = address.rpartition(":")[2]
-    return ConfigError(
-        f"no Ray cluster can be used at {address}: {reason.rstrip('.')}. Start one there by `ray start --head --port "
-        f"{port}`, join it from this machine by `ray start --address {address}`, or leave out --address to stay on "
-        "this one."
-    )
+    advice = f"Start one there by `ray start --head --port {port}`, join it from this machine by `ray start --address "
+    advice += f"{address}`, or leave out --address to stay on this one."
+    return ConfigError(f"no Ray cluster can be used at {address}: {reason.rstrip('.')}. {advice}")
 
 
 def share(nodes: list[Mapping[str, float]], jobs: int) -> dict[str, float]:
@@ -133,16 +130,13 @@ def _run_all(cells: list[Cell], done: Done, *, jobs: int, folder: Path) -> None:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     resources = share(nodes, jobs)
     work = tune.with_parameters(_trainable, cells=cells, working_folder=str(Path.cwd()), threads=int(resources["cpu"]))
+    name, once, told = "grid" if cells[0].in_grid else "cells", tune.FailureConfig(max_failures=0), Told(done)
     tuner = tune.Tuner(
         tune.with_resources(work, resources),
         param_space={"cell": tune.grid_search(list(range(len(cells))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=jobs),
         run_config=tune.RunConfig(
-            name="grid" if cells[0].in_grid else "cells",
-            storage_path=str(folder),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),
-            callbacks=[Told(done)],
+            name=name, storage_path=str(folder), verbose=0, failure_config=once, callbacks=[told]
         ),
     )
     with redirect_stdout(io.StringIO()):  # Tune's own words; stdout is for the table

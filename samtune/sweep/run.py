@@ -1,7 +1,7 @@
 """Runs a sweep: every cell is one `samtune finetune` in a process of its own.
 
-First the grid, one point for each row and task; then the cells of the table. A finished cell is never run again; one
-that failed or was killed is. Everything is chosen on validation images; test is opened by the cells of the table alone.
+First the grid, then the cells of the table. A finished cell is never run again; one that failed or was killed is.
+Everything is chosen on validation images; test is opened by the cells of the table alone.
 """
 
 from __future__ import annotations
@@ -46,12 +46,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What `run_sweep` returns.
-
-    Attributes:
-        finished: number of finished cells of the table, those of earlier calls too.
-        failed: each failed cell by its name.
-    """
+    """The number of finished cells of the table, those of earlier calls too, and each failed cell by its name."""
 
     folder: Path
     finished: int
@@ -105,11 +100,7 @@ def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second sweep out of a folder; the system gives the lock back when a process ends, however it does.
-
-    Raises:
-        RunFolderError: another sweep runs here.
-    """
+    """Keeps a second sweep out of a folder; the system gives the lock back when a process ends, however it does."""
     import fcntl  # not on Windows, where nothing else of a sweep runs either
 
     with (folder / ".lock").open("w") as file:
@@ -151,7 +142,7 @@ def save_choice(sweep: Sweep, share: float) -> None:
     """Writes the names of the part of train that choices are made on; the same on every machine.
 
     Raises:
-        DataError: no train/ or val/ with pairs in the data folder, or too few pairs to take a part of.
+        DataError: no train/ or val/ with pairs, or too few pairs to take a part of.
     """
     task, data = TASKS[load_config(sweep.config, sweep.overrides).task].load(), data_folder(sweep)
     pairs = task.items(data / "train")
@@ -217,12 +208,10 @@ def _with_parent(cells: list[Cell], run_id: str | None) -> list[Cell]:
 def _means(cells: list[Cell]) -> Mapping[str, float]:
     """Returns the mean over the seeds of the reported values, by `task/row/name`."""
     values: dict[str, list[float]] = {}
-    for cell in cells:
-        if result_file(cell).is_file():
-            report = json.loads((cell.folder / "metrics.json").read_text(encoding="utf-8"))
-            for name in report["ci95"]:
-                if report[name] is not None:
-                    values.setdefault(f"{_place_text((cell.task, cell.row))}/{name}", []).append(report[name])
+    for cell in (cell for cell in cells if result_file(cell).is_file()):
+        report = json.loads((cell.folder / "metrics.json").read_text(encoding="utf-8"))
+        for name in (name for name in report["ci95"] if report[name] is not None):
+            values.setdefault(f"{_place_text((cell.task, cell.row))}/{name}", []).append(report[name])
     return {name: fmean(found) for name, found in values.items()}
 
 

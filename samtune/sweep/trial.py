@@ -1,7 +1,6 @@
 """One run of a sweep: what it does, and how it is known to be finished.
 
-`cell.json` appears when a run is complete, in one step. So a sweep may be killed at any moment: what has the file is
-never run again, what has none starts over.
+`cell.json` appears when a run is complete, in one step: a sweep may be killed at any moment.
 """
 
 from __future__ import annotations
@@ -75,8 +74,7 @@ def is_finished(cell: Cell) -> bool:
     """
     if not result_file(cell).is_file():
         return False
-    found = read_result(cell)["settings"]
-    wanted = _settings(cell.config)
+    found, wanted = read_result(cell)["settings"], _settings(cell.config)
     if found.get("train.warmup") == str(cell.warmup):
         wanted["train.warmup"] = str(cell.warmup)
     # a key that only one of them has came with another version, but for options of timm
@@ -104,8 +102,7 @@ def result_file(cell: Cell) -> Path:
 
 def read_result(cell: Cell) -> dict[str, Any]:
     """Returns the content of `cell.json`."""
-    result: dict[str, Any] = json.loads(result_file(cell).read_text(encoding="utf-8"))
-    return result
+    return dict(json.loads(result_file(cell).read_text(encoding="utf-8")))
 
 
 def _facts(cell: Cell) -> dict[str, Any]:
@@ -116,25 +113,13 @@ def _facts(cell: Cell) -> dict[str, Any]:
     test: dict[str, Any] = next((e for e in events if e["split"] == "test" and "seconds" in e), {})
     metric = TASKS[cell.config.task].load().words.choice
     choice = [e[metric] for e in events if e["split"] == "val" and e.get(metric) is not None]
-    return {
-        "name": cell.name,
-        "task": cell.task,
-        "row": cell.row,
-        "title": cell.title,
-        "overrides": cell.changes,
-        "lr": cell.config.train.lr,
-        "values": cell.values,
-        "edge": cell.edge,
-        "seed": cell.config.run.seed,
-        "steps": max(event["step"] for event in events),
-        # of the training alone: scores are shared, and imports and pictures are no cost of a method
-        "seconds": round(fit["seconds"], 1),
-        "memory_mib": round(fit["memory_mib"]),
-        "test_seconds": test.get("seconds"),
-        "test_memory_mib": test.get("memory_mib"),
-        "choice": max(choice, default=None),
-        "settings": _settings(cell.config),
-    }
+    asked = {"name": cell.name, "task": cell.task, "row": cell.row, "title": cell.title, "overrides": cell.changes}
+    asked |= {"lr": cell.config.train.lr, "values": cell.values, "edge": cell.edge, "seed": cell.config.run.seed}
+    steps = max(event["step"] for event in events)
+    # of the training alone: scores are shared, and imports and pictures are no cost of a method
+    cost = {"steps": steps, "seconds": round(fit["seconds"], 1), "memory_mib": round(fit["memory_mib"])}
+    cost |= {"test_seconds": test.get("seconds"), "test_memory_mib": test.get("memory_mib")}
+    return asked | cost | {"choice": max(choice, default=None), "settings": _settings(cell.config)}
 
 
 def _settings(config: Config) -> dict[str, str]:
