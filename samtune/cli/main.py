@@ -18,7 +18,6 @@ from typer.main import get_command
 from samtune import console
 from samtune.base import environment
 from samtune.cli.files import data_app, files_app
-from samtune.cli.sweep import sweep_app
 from samtune.cli.train import train_app
 from samtune.cli.use import use_app
 from samtune.errors import SamtuneError
@@ -47,7 +46,6 @@ def _root(
 
 app.add_typer(train_app)  # without a name: its commands are on the top level
 app.add_typer(use_app)
-app.add_typer(sweep_app)
 app.add_typer(files_app)
 app.add_typer(data_app, name="data", rich_help_panel="Files")
 

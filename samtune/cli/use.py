@@ -89,7 +89,7 @@ def serve(
 ) -> None:
     """Answer HTTP requests: POST an image, get its mask or class."""
     _check_device(device)
-    from samtune.serve import run_server
+    from samtune.serve.server import run_server
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # asked to stop, the server drains and that is success
     run_server(find_path(checkpoint), host=host, port=port, device=device, insecure=insecure)

@@ -1,8 +1,4 @@
-"""Runs side by side: the table of a sweep, or of any run folders. Reads only.
-
-A row is one method with its seeds. Means and differences come from the per-image tables, so they can be made again
-from the files.
-"""
+"""Runs side by side: the table of a sweep, or of any run folders, made from the per-image tables. Reads only."""
 
 from __future__ import annotations
 
@@ -63,14 +59,9 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the same numbers, unrounded and in [0, 1]; what is not known is null."""
-        return {
-            "title": self.title,
-            "definition": definitions(self.methods),
-            "first": self.first.title,
-            "best": self.best.title,
-            "before": self.before,
-            "rows": [self._row_json(method) for method in self.methods],
-        }
+        shown = {"title": self.title, "definition": definitions(self.methods), "first": self.first.title}
+        rows = [self._row_json(method) for method in self.methods]
+        return shown | {"best": self.best.title, "before": self.before, "rows": rows}
 
     def _text(self, value: float, sign: str = "") -> str:
         percent = self.first.runs[0].words.percent

@@ -28,11 +28,9 @@ class Run:
     """What the files of one run say.
 
     Attributes:
-        words: in which its results are shown.
         facts: of `cell.json`, where a sweep made the run; else learning rate and seed of `config.yaml`.
         trainable: counts of `metrics.json`; {} for an evaluation.
         before: values of the untuned model.
-        saved_bytes: size of the delta.
         images: names and hashes of the test images.
     """
 

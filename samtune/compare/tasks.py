@@ -58,17 +58,14 @@ class TaskComparison:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the same numbers, unrounded; accuracies in percent; what is not known is null."""
-        return {
-            "title": self.title,
-            "definition": self._definitions() | NOTES,
-            "tasks": [asdict(task) for task in self.tasks],
-            "rows": [self._method_json(method) for method in self.methods],
-            "published": [
-                {"title": _paper_title(row), "backbone": self.backbone, "percent": row.percent}
-                | {"values": _aggregate(self._scores_of_paper(row), self.columns)}
-                for row in self.published
-            ],
-        }
+        papers = [
+            {"title": _paper_title(row), "backbone": self.backbone, "percent": row.percent}
+            | {"values": _aggregate(self._scores_of_paper(row), self.columns)}
+            for row in self.published
+        ]
+        tasks, rows = [asdict(task) for task in self.tasks], [self._method_json(method) for method in self.methods]
+        shown = {"title": self.title, "definition": self._definitions() | NOTES, "tasks": tasks}
+        return shown | {"rows": rows, "published": papers}
 
     def _definitions(self) -> dict[str, str]:
         found = definitions(self.methods)
@@ -140,12 +137,11 @@ def _columns(tasks: Sequence[Column]) -> Columns:
 
 def _aggregate(scores: Mapping[str, float], columns: Columns) -> dict[str, float | None]:
     """Returns the value of every column from one score per task; None where a task is missing."""
-    return {
-        name: statistics.fmean(statistics.fmean(scores[task] for task in part) for part in parts)
-        if all(task in scores for part in parts for task in part)
-        else None
-        for name, parts in columns.items()
-    }
+    values: dict[str, float | None] = {}
+    for name, parts in columns.items():
+        known = all(task in scores for part in parts for task in part)
+        values[name] = statistics.fmean(statistics.fmean(scores[t] for t in part) for part in parts) if known else None
+    return values
 
 
 def _spread(method: Method, columns: Columns, name: str) -> tuple[float | None, float | None, int, int]:

@@ -49,9 +49,8 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> tuple[float,
         elif not all(0 <= value <= 1 for value in values):
             problems.append(f"{name} has errors outside of 0 to 1")
     if problems:
-        raise DataError(
-            f"the mean corruption error needs {len(ALEXNET_ERRORS)} corruptions with {SEVERITIES} severities each: "
-            f"{'; '.join(problems)}. Known: {', '.join(ALEXNET_ERRORS)}."
-        )
+        needed = f"{len(ALEXNET_ERRORS)} corruptions with {SEVERITIES} severities each"
+        known = f"Known: {', '.join(ALEXNET_ERRORS)}."
+        raise DataError(f"the mean corruption error needs {needed}: {'; '.join(problems)}. {known}")
     relative = {name: 100 * sum(errors[name]) / SEVERITIES / alexnet for name, alexnet in ALEXNET_ERRORS.items()}
     return sum(relative.values()) / len(relative), relative

@@ -1,7 +1,6 @@
-"""What does a page consist of, and how does it become a file?
+"""A page is data: sections of charts, tables, pictures and code. `templates/` turns it into one HTML file.
 
-A page is data: sections of charts, tables, pictures and code. `templates/` turns it into one HTML file that works
-offline and can be mailed: styles and pictures are inside, charts are SVG in the page's colours, and no script runs.
+It works offline and can be mailed: styles and pictures are inside, charts are SVG in the page's colours.
 """
 
 from __future__ import annotations
@@ -95,11 +94,7 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The file as a `data:` URL.
-
-        Raises:
-            DiskError: it can't be read.
-        """
+        """The file as a `data:` URL; a `DiskError` if it can't be read."""
         try:
             return "data:image/png;base64," + base64.b64encode(self.file.read_bytes()).decode("ascii")
         except OSError as err:

@@ -1,7 +1,6 @@
-"""`fit`: one loop, read from top to bottom, on Lightning Fabric.
+"""`fit`: one loop, read from top to bottom, on Lightning Fabric, which gives device and precision.
 
-Fabric gives device and precision. Only what `attach` returned is trained, the best epoch by validation is restored at
-the end, and the test split is nowhere in sight.
+Only what `attach` returned is trained, the best epoch by validation is restored, the test split is nowhere in sight.
 """
 
 from __future__ import annotations
@@ -81,7 +80,6 @@ class Objective:
     """What training minimises.
 
     Attributes:
-        loss: of the model's output and its batch.
         penalty: of `start_penalty`, added to the loss of every update.
         mix: changes a training batch, given the number of forward passes so far: mixup, cutmix.
     """
@@ -98,7 +96,6 @@ class FitResult:
     Attributes:
         best_epoch: the epoch whose weights the model has now, from 1; without validation the last.
         best_value: the first of its validation numbers (mDice, top1); NaN without validation.
-        seconds: of training and validation.
         skipped: updates left out because a loss or gradient was not finite.
     """
 
@@ -241,8 +238,7 @@ class _Best:
     """The weights of the best epoch so far; of the last one where nothing is measured."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters = parameters
-        self.epoch, self.value = 0, math.nan
+        self.parameters, self.epoch, self.value = parameters, 0, math.nan
         self._keep()
 
     def see(self, epoch: int, report: AnyReport | None) -> None:

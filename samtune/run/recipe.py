@@ -34,7 +34,6 @@ class RunResult:
     Attributes:
         report: of the merged model on the test split, or on val if `eval.split` says so.
         before: of the untuned model on the same images; None where it has no head for these classes.
-        counts: what was trained.
     """
 
     run_dir: Path
@@ -95,8 +94,7 @@ def select_only(
     """Scores and selects, writes `selection.safetensors`, and returns the run folder.
 
     Args:
-        run_dir: the run folder itself; None for `runs/NAME/TIME`.
-        overwrite: empty a run folder that was used before.
+        run_dir, overwrite: as in `finetune`.
         report: also write `selection.html`: distribution, noise, stability; four more passes over the images.
         against: a selection file to compare with on that page.
     """
@@ -116,7 +114,6 @@ class DryRun:
     """What two steps of a job showed.
 
     Attributes:
-        step_seconds: of the second step.
         steps: optimizer steps of the whole job.
         train_seconds: estimate of the training, without scoring, validation and evaluation.
         peak_mib: the largest memory so far: of the GPU if there is one, else of the process.

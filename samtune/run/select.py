@@ -82,21 +82,16 @@ def selection_from(job: Job, scores: Scores | None) -> Selection:
 def report_selection(job: Job, path: Path, *, against: Selection | None = None) -> Selection:
     """Returns the selection and writes a page on it: where its entries lie, how far they are noise or chance of a draw.
 
-    Costs four passes over the scoring images: the selection's own, one with another seed where the loss draws by
-    it, and one on two halves for each seed.
-
-    Args:
-        path: of the HTML file.
-        against: another selection of this model, to be compared with.
+    Costs four passes over the scoring images: the selection's own, one with another seed where the loss draws by it,
+    and one on two halves for each seed. `against` is another selection to compare with.
 
     Raises:
         CheckpointError: `against` does not fit the model.
     """
     if against is not None:
         check_selection(against, job.model)
-    needs = job.needs
-    if needs is None:
-        scores = steady = None
+    scores = steady = None
+    if (needs := job.needs) is None:
         selection = select_parameters(job)
     else:
         source = _smallest_subset(job, needs)
@@ -138,14 +133,11 @@ def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability
 def scores_of(job: Job, needs: Needs, batches: Any = None) -> Scores:
     """Returns the scores of a pass: from `score.file` if it holds them, else computed, and written there.
 
-    Args:
-        needs: what to compute.
-        batches: to score on instead of the job's own; nothing is read or written then.
+    With `batches` to score on instead of the job's own, nothing is read or written.
     """
     config = job.config.score
     loss, said = job.task.scoring_loss(needs, job.config.run.seed)
-    source = _smallest_subset(job, needs) if batches is None else batches
-    file = config.file if batches is None else None
+    source, file = (_smallest_subset(job, needs), config.file) if batches is None else (batches, None)
     if file is not None and file.is_file():
         scores = load_scores(file)
         wanted = {"base_hash": job.base_hash, "loss": said, "images_hash": hash_batches(source)}

@@ -29,6 +29,5 @@ def needs_of(config: Config) -> Needs | None:
     """Returns the scoring pass that the config's selector needs, with the loss that the config asks for."""
     if config.select.file is not None:
         return None
-    needs = SELECTORS[config.select.name].needs(**config.select.options)
-    kind = config.score.kind
+    needs, kind = SELECTORS[config.select.name].needs(**config.select.options), config.score.kind
     return needs if needs is None or kind is None else replace(needs, loss=kind)

@@ -38,8 +38,7 @@ def run_server(
 
     Raises:
         CheckpointError: the file is missing, damaged or no merged file.
-        ConfigError: an unknown device, a key that no client can send, an address that can't be used, or that others
-            reach without a key.
+        ConfigError: an unknown device, an impossible key, an address that can't be used or that is open without a key.
     """
     path, key, local = Path(checkpoint), _api_key(), _is_loopback(host)
     if not (local or key or insecure):
@@ -87,10 +86,8 @@ def _api_key() -> str | None:
     if not key:
         return None
     if not (key.isascii() and key.isprintable() and key == key.strip()):
-        raise ConfigError(
-            f"{KEY_VARIABLE} begins or ends with a space, or holds a character that an HTTP header can't carry. "
-            "Use letters, digits and signs of ASCII."
-        )
+        wrong = f"{KEY_VARIABLE} begins or ends with a space, or holds a character that an HTTP header can't carry."
+        raise ConfigError(f"{wrong} Use letters, digits and signs of ASCII.")
     return key
 
 

@@ -27,7 +27,6 @@ class Cell:
 
     Attributes:
         task: short name of its task; `ONE_TASK` in a sweep without tasks.
-        log: gets what the run prints.
         overrides: its changes to the base config, complete; `changes` are those of its row alone.
         in_grid: it serves the choice of values, and no table shows it.
         values: of the grid's keys; {} without a grid.
@@ -156,11 +155,7 @@ def _shortened(sweep: Sweep, train: Train, values: Point) -> dict[str, float]:
     """Returns the changes of `train` that make a run of the table one of the grid: the same warm-up, fewer steps.
 
     With less warm-up than the table's runs a high rate diverges, and the choice would be of other runs than those.
-
     Without `train.steps` the epochs are counted. A length that the grid itself chooses, in `values`, is kept.
-
-    Raises:
-        ConfigError: fewer steps than the warm-up has.
     """
     shorter: dict[str, float] = {}
     if train.steps is not None:
@@ -201,11 +196,8 @@ def score_key(config: Config) -> str | None:
     needs = SELECTORS[config.select.name].needs(**config.select.options)
     if needs is None:
         return None
-    covered = {
-        "needs": asdict(needs),
-        "model": config.model.model_dump(mode="json"),
-        "data": config.data.model_dump(mode="json", exclude={"test", "workers", "cache"}),
-        "score": config.score.model_dump(mode="json", exclude={"file"}),
-    }
+    data = config.data.model_dump(mode="json", exclude={"test", "workers", "cache"})
+    how = config.score.model_dump(mode="json", exclude={"file"})
+    covered = {"needs": asdict(needs), "model": config.model.model_dump(mode="json"), "data": data, "score": how}
     digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:12]
     return f"{config.score.loss or needs.loss}-{needs.per}-seed{config.run.seed}-{digest}"

@@ -54,9 +54,7 @@ class SweepResult:
 
 
 def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None) -> SweepResult:
-    """Runs the cells of a sweep that are not finished.
-
-    A row whose grid failed in a task has no cells there.
+    """Runs the cells of a sweep that are not finished; a row whose grid failed in a task has no cells there.
 
     Args:
         engine: one of `ENGINES`.
@@ -69,9 +67,7 @@ def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None
     """
     if engine not in ENGINES:
         raise ConfigError(unknown_name("engine", engine, ENGINES))
-    folder = sweep.folder
-    grid = plan(sweep)
-    table = plan(sweep, first_values(sweep))
+    folder, grid, table = sweep.folder, plan(sweep), plan(sweep, first_values(sweep))
     check_rows(table)  # every mistake shows now: of the configs, and of what they select
     finished = [cell for cell in grid if is_finished(cell)]  # refuses other settings, before anything here changes
     if old := sum(map(had_less_warmup, finished)):
@@ -160,8 +156,7 @@ def run_cells(cells: list[Cell], run_all: RunAll) -> dict[str, Failure]:
     Raises:
         RunFolderError: a cell was run with other settings.
     """
-    waiting = {cell.name: cell for cell in cells if not is_finished(cell)}
-    failed: dict[str, Failure] = {}
+    waiting, failed = {cell.name: cell for cell in cells if not is_finished(cell)}, dict[str, Failure]()
     if not waiting:
         return failed
     with console.progress("grid" if cells[0].in_grid else "cells", len(waiting)) as advance:

@@ -1,8 +1,4 @@
-"""The settings of a sweep: methods, tasks, seeds, and the values to choose from.
-
-A sweep file names a base config, the rows of a table and, if there are several, its columns, each with its changes to
-that config. `samtune.sweep.plan` lists the runs.
-"""
+"""The settings of a sweep: a base config, the rows of a table and, if there are several, its columns, with changes."""
 
 from __future__ import annotations
 
@@ -83,8 +79,7 @@ class Sweep(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        problems = [*self._table_problems(), *self._grid_problems()]
-        if problems:
+        if problems := [*self._table_problems(), *self._grid_problems()]:
             raise PydanticCustomError("options", "parts do not fit", {"problems": problems})
         return self
 
@@ -102,8 +97,7 @@ class Sweep(Section):
             wrong = f"{self.choose_on:g}, expected no value with `tasks:`, whose data have a val of their own."
             yield "choose_on", wrong
         for name, row in self.cells.items():
-            unknown = [task for task in row.only or () if task not in (self.tasks or {})]
-            if unknown:
+            if not set(row.only or ()) <= set(self.tasks or ()):
                 known = ", ".join(self.tasks or {}) or "none, as there is no `tasks:`"
                 yield f"cells.{name}.only", f"{list(row.only or ())}, expected names of tasks: {known}."
 
@@ -149,8 +143,7 @@ def load_sweep(path: str | Path, settings: Sequence[str] = ()) -> Sweep:
 
     Args:
         path: looked up as a config is.
-        settings: `KEY=VALUE`, of the sweep (`steps=50`), or of the config (`data.dir=DIR`) of all runs that do not set
-            that key themselves.
+        settings: `KEY=VALUE`, of the sweep (`steps=50`), or of the config of all runs that do not set that key.
 
     Raises:
         ConfigError: no such file, or all problems in one message.

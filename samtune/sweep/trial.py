@@ -36,10 +36,7 @@ class TrialResult(TypedDict):
 
 
 def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
-    """Runs one `samtune finetune` in a process with so many `threads`, and writes `cell.json` into its folder.
-
-    A failure raises nothing, so that the other runs go on.
-    """
+    """Runs `samtune finetune` in a process with so many `threads`, and writes `cell.json`; a failure raises nothing."""
     done = TrialResult(name=cell.name, code=0, error="")
     if result_file(cell).is_file():  # another process of a cluster was quicker
         return done

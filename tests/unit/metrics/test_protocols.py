@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samtune.metrics.protocols import pranet_curves, pranet_dice, pranet_iou, probability_mae
+from samtune.metrics.protocols import pranet_curves, pranet_dice, probability_mae
 
 
 def direct(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
