@@ -43,8 +43,8 @@ def evaluate(
     """Measure a checkpoint: mDice and mIoU, or accuracy, with 95 % intervals."""
     _check_choice("split", split, ("auto", "all", "train", "val", "test"))
     _check_device(device)
+    from samtune.tasks.evaluate import Evaluation
     from samtune.tasks.table import task_of_file
-    from samtune.tasks.task import Evaluation
 
     file = find_path(checkpoint)
     request = Evaluation(file, find_path(data), out, device, split, tuple(metrics or ()), name)
@@ -69,8 +69,8 @@ def predict(
     _check_device(device)
     box_xyxy = _numbers("--box", box, 4) if box is not None else None
     points_xy = [_numbers("--point", text, 2) for text in point or ()]
+    from samtune.tasks.predict import Prediction
     from samtune.tasks.table import task_of_file
-    from samtune.tasks.task import Prediction
 
     file = find_path(checkpoint)
     request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy)

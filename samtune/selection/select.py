@@ -78,7 +78,7 @@ def check_select(
     Raises:
         ConfigError: unknown name, option or part, a value or budget that does not fit.
     """
-    problems = option_problems("selector", name, options, {key: row.function for key, row in SELECTORS.items()})
+    problems = option_problems("selector", name, options, {key: row.signature for key, row in SELECTORS.items()})
     if problems:
         raise ConfigError("; ".join(f"select.{key}: {text}" for key, text in problems))
     labels = set(model.parts().values())

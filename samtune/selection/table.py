@@ -12,7 +12,7 @@ from samtune.selection.gps import check_gps, gps, gps_needs, gps_size
 from samtune.selection.grft import check_grft, grft, grft_needs, grft_size
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Selector
-from samtune.selection.spt import check_spt, spt, spt_needs, spt_size
+from samtune.selection.spt import SptOptions, check_spt, spt, spt_needs, spt_size
 from samtune.selection.whole import bias, full, linear, partial
 
 
@@ -31,7 +31,7 @@ def _unscored(function: Callable[..., Selection], **row: Any) -> Selector:
 SELECTORS: dict[str, Selector] = {
     "gps": Selector(gps, gps_needs, check_gps, gps_size, biases=True, knob="per_neuron"),
     "grft": Selector(grft, grft_needs, check_grft, grft_size, biases=True, knob="k"),
-    "spt": Selector(spt, spt_needs, check_spt, spt_size, biases=False, knob="tau"),
+    "spt": Selector(spt, spt_needs, check_spt, spt_size, biases=False, knob="tau", options=SptOptions),
     "full": _unscored(full, biases=True),
     "linear": _unscored(linear, biases=False),
     "bias": _unscored(bias, biases=True),

@@ -21,7 +21,7 @@ from samtune.models.backbone import Backbone
 from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.evaluate import predict_classes
 from samtune.tasks.classes.views import build_view, check_shape
-from samtune.tasks.masks.predict import checked_image, find_images
+from samtune.tasks.predict import checked_image, find_images
 from samtune.types import ImageArray, LabelledBatch
 
 TOP = 5

@@ -38,7 +38,9 @@ from samtune.tasks.classes.report import TOP_K, ClassReport
 from samtune.tasks.classes.service import ClassService
 from samtune.tasks.classes.splits import resolve_classes
 from samtune.tasks.classes.verify import recognises, verify_folder
-from samtune.tasks.task import Advance, Evaluation, Measured, Pages, Prediction, Task, Words
+from samtune.tasks.evaluate import Evaluation
+from samtune.tasks.predict import Prediction
+from samtune.tasks.task import Advance, Measured, Pages, Task, Words
 from samtune.types import Mix, OutputLoss, Resize
 
 FEATURES = 2000  # at most this many images, spread over all, have their features kept, for maps of the feature space

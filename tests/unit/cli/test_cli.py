@@ -19,8 +19,9 @@ from samtune import errors
 from samtune.cli import main as cli
 from samtune.cli import train
 from samtune.data.verify import VerifyReport
+from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.masks.report import Report, Row
-from samtune.tasks.task import Evaluation, Prediction
+from samtune.tasks.predict import Prediction
 
 Run = Callable[..., tuple[int, str, str]]
 Stub = Callable[..., None]
