@@ -28,8 +28,7 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     """Merges, writes merged model (or bundle) and delta, and proves from the files that they are true.
 
     Raises:
-        CheckpointError: an unselected entry moved, merged and tuned logits differ, or the delta does not lead from
-            the base to the merged model and back; a bug of ours. The files stay.
+        CheckpointError: unselected entries or logits moved, or the delta does not restore both models: a bug of ours.
     """
     batch = next(iter(job.loaders.score if job.loaders.val is None else job.loaders.val)).to(job.model.device)
     if is_lowered(job.model):

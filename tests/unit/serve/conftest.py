@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from httpx import Response
 from serve_helpers import COLOURS, URL, Post, app_of
 
-from samtune.serve import Limits
+from samtune.serve.upload import Limits
 from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.predict import ClassPredictor, ClassService
 from samtune.tasks.masks.description import MaskDescription

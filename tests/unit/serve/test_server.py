@@ -24,8 +24,7 @@ from serve_helpers import encoded, picture
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.files.merged import save_merged
-from samtune.serve import run_server
-from samtune.serve.server import _listen
+from samtune.serve.server import _listen, run_server
 from samtune.tasks.classes.predict import ClassPredictor
 from samtune.tasks.masks.predict import Predictor, predict_files
 from samtune.tasks.predict import Prediction
