@@ -7,7 +7,7 @@ from typing import Literal
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
-from samtune.selection.additions import Positive, adapter_addition, check_rank, lora_addition
+from samtune.selection.additions import Positive, check_rank, lora_addition
 from samtune.selection.matrices import top_overall, weight_matrices
 from samtune.selection.selection import Addition, Selection
 from samtune.selection.selector import Needs
@@ -37,7 +37,6 @@ def spt(
     their own; convolutions never get a module.
 
     Args:
-        model: tells roles and fused weights.
         tau: number of sensitive parameters, one that passes `check_spt`; None for 0.5 % of the model's parameters.
         structure: the module: LoRA, an adapter after the matrix, or none.
         rank: of the LoRA, or width of the adapter.
@@ -45,8 +44,7 @@ def spt(
         per: what the squared gradients are of: a sample (Algorithm 1) or a batch (the release).
         alpha: a matrix gets a module when its sensitive weights reach the module's size divided by alpha: 1 in the
             paper, 10 in the release. Above 1 the parameters can be more than tau.
-        vectors: biases and norms compete too. A vector with 1/5 of its entries among the sensitive is tuned whole;
-            the entries of others are dropped.
+        vectors: biases and norms compete too: one with 1/5 of its entries among the sensitive is tuned whole.
     """
     assert scores.squares is not None and scores.per == per  # `select` refuses others
     sizes = _candidates(model, vectors)
@@ -55,9 +53,8 @@ def spt(
     whole = [n for n, i in sensitive.items() if n not in matrices and len(i) >= VECTOR_SHARE * sizes[n]]
     entries = {name: indices for name, indices in sensitive.items() if name in matrices}
     additions: list[Addition] = []
-    for name, rows, columns in _parts(model) if structure != "none" else ():
-        if name not in entries:
-            continue
+    hosts = [part for part in _parts(model) if part[0] in entries and structure != "none"]
+    for name, rows, columns in hosts:
         inside = (entries[name] >= rows.start * columns) & (entries[name] < rows.stop * columns)
         if int(inside.sum()) * alpha >= _cost(structure, rank, len(rows), columns):
             part = None if len(rows) == len(matrices[name]) else (rows.start, rows.stop)
@@ -65,7 +62,7 @@ def spt(
             if structure == "lora":
                 additions.append(lora_addition(module, rank, lora_alpha, part))
             else:
-                additions.append(adapter_addition(module, rank, len(rows), part))
+                additions.append(Addition("adapter", module, part, {"width": rank, "dim": len(rows)}))
             entries[name] = entries[name][~inside]
     return Selection({n: i for n, i in entries.items() if len(i)}, tuple(sorted(whole)), additions=tuple(additions))
 
