@@ -15,7 +15,7 @@ from samtune.serve import Limits
 from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.predict import ClassPredictor
 from samtune.tasks.classes.service import ClassService
-from samtune.tasks.masks.description import MaskDescription
+from samtune.tasks.masks.evaluate import MaskDescription
 from samtune.tasks.masks.predict import Predictor
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.service import Service
