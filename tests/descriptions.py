@@ -11,7 +11,7 @@ from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.models.sam.model import PIXEL_MEAN, PIXEL_STD
 from samtune.tasks.classes.description import ClassDescription
-from samtune.tasks.masks.description import MaskDescription
+from samtune.tasks.masks.evaluate import MaskDescription
 
 
 def mask_description(model: str = "sam_tiny", image_size: int = 64, **values: Any) -> MaskDescription:

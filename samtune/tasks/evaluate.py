@@ -20,6 +20,7 @@ from samtune.metrics.report import AnyReport
 logger = logging.getLogger(__name__)
 
 ReportT = TypeVar("ReportT", bound=AnyReport)
+Step = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,11 @@ class Evaluation:
 
 
 def measure_file(
-    request: Evaluation,
-    items: Sequence[Item],
-    measure: Callable[[Callable[..., None]], ReportT],
-    *,
-    part: str,
-    batches: int,
+    request: Evaluation, items: Sequence[Item], measure: Callable[[Step], ReportT], *, part: str, batches: int
 ) -> ReportT:
     """Measures a file with progress, warns when its run trained on some of the images, and saves the report.
 
-    Args:
-        items: what is measured.
-        measure: makes the report; its argument is to be called after each batch, with anything.
+    `measure` makes the report; its argument is to be called after each batch, with anything.
     """
     if seen := trained_on(request.checkpoint, items):
         logger.warning(
@@ -71,14 +65,7 @@ def measure_file(
 
 
 def check_finite(logits: Tensor, names: Sequence[str]) -> None:
-    """Refuses logits of which an image has NaN or infinity.
-
-    Args:
-        logits: (B, ...), an image per row.
-
-    Raises:
-        NonFiniteError: naming these images.
-    """
+    """Raises a `NonFiniteError` that names the images with NaN or infinity in (B, ...) logits, one image per row."""
     finite = logits.isfinite().flatten(1).all(dim=1).tolist()
     if bad := [name for name, good in zip(names, finite, strict=True) if not good]:
         raise NonFiniteError(

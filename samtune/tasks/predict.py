@@ -24,7 +24,6 @@ class Prediction:
     """What `samtune predict` asks for.
 
     Attributes:
-        checkpoint: a merged file or bundle.
         paths: image files, or folders of images (not searched deeper).
         overlay: also draw the answers over the images.
         box_xyxy: prompt for every image in its pixels, or None.

@@ -17,9 +17,7 @@ from samtune.types import ImageArray
 class FieldError(SamtuneError):
     """A field of a request that has a wrong form, or does not fit the picture.
 
-    Args:
-        code: a fixed word for programs, such as `invalid_box`.
-        message: what was wrong and what is allowed; repeats nothing of the request beyond its numbers.
+    `code` is a fixed word for programs, such as `invalid_box`; the message repeats of a request no more than numbers.
     """
 
     def __init__(self, code: str, message: str, *, field: str) -> None:

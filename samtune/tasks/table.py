@@ -6,8 +6,8 @@ Nothing of a task is imported before its name is asked for: its settings are lig
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, cast
 
 from samtune.config.sections import Config
@@ -26,11 +26,11 @@ class TaskEntry:
 
     def settings(self) -> type[Config]:
         """Returns the class of the settings."""
-        return cast(type[Config], _load(self.config))
+        return cast(type[Config], resolve_name(self.config))
 
     def load(self) -> type[Task[Any]]:
         """Returns the class of the task."""
-        return cast(type[Task[Any]], _load(self.task))
+        return cast(type[Task[Any]], resolve_name(self.task))
 
 
 TASKS: dict[str, TaskEntry] = {
@@ -66,8 +66,3 @@ def task_of_data(folder: Path, name: str | None) -> type[Task[Any]]:
     tasks = [entry.load() for entry in TASKS.values()]
     fitting = (task for task in reversed(tasks) if (task.recognises(folder) if name is None else task.knows(name)))
     return next(fitting, tasks[0])
-
-
-def _load(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)

@@ -198,8 +198,7 @@ class Task(ABC, Generic[ConfigT]):
         """Writes the answers for image files, and returns a line that says what was written where.
 
         Raises:
-            ConfigError: an option that this task does not have.
-            CheckpointError: a missing or damaged file.
+            ConfigError, CheckpointError: as `evaluate_file`.
             DataError: nothing to predict, or images that can't be read; the answers of the others are written.
         """
 

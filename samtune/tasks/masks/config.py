@@ -66,7 +66,6 @@ class Tune(shared.Tune):
 
     @property
     def trains_head(self) -> bool:
-        """Whether the mask decoder trains whole."""
         return self.decoder
 
 

@@ -32,24 +32,12 @@ def train_augmentation(image_size: int) -> Any:
     import albumentations as A  # type: ignore[import-untyped]
     import cv2
 
-    shift = image_size // 16
-    return A.Compose(
-        [
-            A.HorizontalFlip(p=0.5),
-            A.VerticalFlip(p=0.5),
-            A.RandomRotate90(p=0.5),
-            A.Affine(
-                scale=(0.85, 1.2),
-                rotate=(-15, 15),
-                translate_px={"x": (-shift, shift), "y": (-shift, shift)},
-                border_mode=cv2.BORDER_CONSTANT,
-                p=0.5,
-            ),
-            A.ColorJitter(
-                brightness=(0.85, 1.15), contrast=(0.85, 1.15), saturation=(0.85, 1.15), hue=(-0.02, 0.02), p=0.5
-            ),
-        ]
-    )
+    shift, mild = (-(image_size // 16), image_size // 16), (0.85, 1.15)
+    turns = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5), A.RandomRotate90(p=0.5)]
+    affine = {"scale": (0.85, 1.2), "rotate": (-15, 15), "translate_px": {"x": shift, "y": shift}}
+    moves = A.Affine(**affine, border_mode=cv2.BORDER_CONSTANT, p=0.5)
+    colours = A.ColorJitter(brightness=mild, contrast=mild, saturation=mild, hue=(-0.02, 0.02), p=0.5)
+    return A.Compose([*turns, moves, colours])
 
 
 def reseed(augmentation: Any, seed: int) -> None:
@@ -72,8 +60,7 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
         image_size: longer side in pixels of the input frame.
         prompt: which prompt, and with it which target, the samples carry.
         augment: random flips, turns, colours, box jitter and point positions.
-        seed: as for `EpochDataset`.
-        cache: as for `EpochDataset`, of the scaled arrays.
+        cache: keep the scaled arrays in memory.
     """
 
     def __init__(
@@ -87,10 +74,8 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
         cache: bool = False,
     ) -> None:
         super().__init__(len(pairs), seed=seed, cache=cache)
-        self.pairs = list(pairs)
-        self.image_size = image_size
+        self.pairs, self.image_size, self.augment = list(pairs), image_size, augment
         self.prompt: PromptMode = prompt
-        self.augment = augment
         self._transform: Any = train_augmentation(image_size) if augment else None
 
     def __len__(self) -> int:
@@ -115,10 +100,8 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
     @cached_property
     def names(self) -> list[str]:
         """The name of each item, without reading it: the stem, with `#1`, `#2`, ... for components."""
-        return [
-            self.pairs[which].name + ("" if component is None else f"#{component + 1}")
-            for which, component in self._items
-        ]
+        items = ((self.pairs[which].name, component) for which, component in self._items)
+        return [name if component is None else f"{name}#{component + 1}" for name, component in items]
 
     @property
     def skipped(self) -> int:
@@ -184,7 +167,10 @@ class Collate:
             masks[i, 0, :height, :width] = sample.mask
         sizes = tuple((int(s.mask.shape[0]), int(s.mask.shape[1])) for s in samples)
         names, truths = tuple(s.name for s in samples), tuple(s.truth for s in samples)
-        return Batch(images, masks, sizes, names, truths, _prompts(samples))
+        columns = zip(*((s.box_input, s.points_input, s.labels) for s in samples), strict=True)
+        prompts = [None if column[0] is None else torch.stack(column) for column in columns]
+        given = any(column is not None for column in prompts)
+        return Batch(images, masks, sizes, names, truths, Prompts(*prompts) if given else None)
 
 
 def build_data(
@@ -201,9 +187,7 @@ def build_data(
     Args:
         image_size: side S in pixels of the input frame.
         prompt: prompt mode of train, val and test.
-        augment: whether training images are augmented.
-        score_prompt: prompt mode of `score`, which has its images in order of the split; the contrastive loss wants
-            the whole foreground ("none").
+        score_prompt: of `score`, in order of the split; the contrastive loss wants the whole foreground ("none").
 
     Raises:
         DataError: no training image has an object to prompt for.
@@ -221,20 +205,14 @@ def build_data(
     return build_loaders(splits, options, Collate(image_size), score=score, train=train, val=val, test=test)
 
 
-def input_size(size: Size, longest: int) -> Size:
-    """Returns (height, width) scaled to a longer side of `longest`, rounded half up like Segment Anything."""
-    scale = longest / max(size)
-    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
-
-
 def resize_longest(image: ImageArray | MaskArray, size: int) -> ImageArray | MaskArray:
-    """Scales an array so that its longer side is `size`, as Segment Anything does.
+    """Scales an array so that its longer side has `size` pixels, rounded half up like Segment Anything.
 
-    Args:
-        image: (H, W, 3) uint8, scaled with Pillow's bilinear filter (antialiased), or (H, W) bool, nearest.
-        size: in pixels.
+    An image, (H, W, 3) uint8, is scaled with Pillow's bilinear filter (antialiased), an (H, W) bool mask by nearest.
     """
-    return cast(ImageArray | MaskArray, _resize(image, input_size((image.shape[0], image.shape[1]), size)))
+    scale = size / max(image.shape[:2])
+    height, width = (max(1, int(side * scale + 0.5)) for side in image.shape[:2])
+    return cast(ImageArray | MaskArray, _resize(image, (height, width)))
 
 
 def _resize(array: Any, size: Size) -> Any:
@@ -253,9 +231,3 @@ def _shrink(mask: MaskArray, size: Size) -> MaskArray:
         x, y = point_in(mask)
         small[int(y * size[0] / mask.shape[0]), int(x * size[1] / mask.shape[1])] = True
     return small
-
-
-def _prompts(samples: Sequence[Sample]) -> Prompts | None:
-    columns = zip(*((s.box_input, s.points_input, s.labels) for s in samples), strict=True)
-    stacked = [None if column[0] is None else torch.stack(column) for column in columns]
-    return None if stacked[0] is None and stacked[1] is None else Prompts(*stacked)

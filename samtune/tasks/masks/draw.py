@@ -79,9 +79,6 @@ def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
     """Writes one PNG per case and returns the files, in order; a lazy iterable keeps one image in memory at a time.
 
     Characters that a file name can't hold become "_".
-
-    Raises:
-        DiskError: a file can't be written.
     """
     paths = []
     for name, image, truth, prediction in cases:
@@ -106,13 +103,8 @@ def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair],
 def overlay_row(image: ImageArray, truth: MaskArray | None, prediction: MaskArray) -> ImageArray:
     """Draws one row: image | truth outline | prediction outline | error map; without a truth the first and third.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        truth: (H, W) bool or None.
-        prediction: (H, W) bool.
-
-    Returns:
-        uint8 RGB with a line of captions; each picture fits into 256 x 384.
+    The image is (H, W, 3) uint8 RGB, masks are (H, W) bool; each picture of the row, below its line of captions, fits
+    into 256 x 384.
 
     Raises:
         ValueError: a mask has another size than the image.
@@ -122,8 +114,8 @@ def overlay_row(image: ImageArray, truth: MaskArray | None, prediction: MaskArra
             raise ValueError(f"the {label} has {mask.shape} pixels and the image has {image.shape[:2]}.")
     scale = min(PANEL[0] / image.shape[0], PANEL[1] / image.shape[1])
     picture, found = _scaled(image, scale), _scaled(prediction, scale)
-    panels = [_captioned(picture, ("image", _INK))]
-    panels += [_captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION))]
+    answer = _captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION))
+    panels = [_captioned(picture, ("image", _INK)), answer]
     if truth is not None:
         wanted = _scaled(truth, scale)
         legend = (("right", TRUE_POSITIVE), ("extra", FALSE_POSITIVE), ("missed", FALSE_NEGATIVE))

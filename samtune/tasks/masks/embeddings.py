@@ -49,9 +49,8 @@ class CachedEncoder(nn.Module):
         return self.model.decode(embeddings.to(batch.images.device), batch.prompts)
 
     def _path(self, batch: Batch, item: int) -> Path:
-        digest = hashlib.sha256(self.salt)
-        digest.update(f"{tuple(batch.images.shape[1:])} {batch.sizes_input[item]}".encode())
-        digest.update(batch.images[item].cpu().numpy().tobytes())
+        extent = f"{tuple(batch.images.shape[1:])} {batch.sizes_input[item]}".encode()
+        digest = hashlib.sha256(self.salt + extent + batch.images[item].cpu().numpy().tobytes())
         return self.folder / f"{digest.hexdigest()}.safetensors"
 
 

@@ -11,28 +11,42 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
 from samtune.base.machine import pick_device
 from samtune.errors import ConfigError, DataError, unknown_name
+from samtune.files.description import Description
 from samtune.files.merged import load_merged
 from samtune.metrics.table import DEFINITIONS, METRICS, POOLED_METRICS, PROBABILITY_METRICS
 from samtune.models.backbone import evaluation_mode
 from samtune.tasks.evaluate import Evaluation, check_finite, measure_file
 from samtune.tasks.masks.dataset import Collate, SegmentationDataset
-from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.pairs import Pair, find_pairs
 from samtune.tasks.masks.report import ROW_METRICS, SIZES, Report, Row
-from samtune.tasks.masks.report import compare_reports as compare_reports
 from samtune.tasks.masks.splits import check_pairs, resolve_split
-from samtune.types import Batch, MaskArray, Prediction, Size
+from samtune.types import Batch, MaskArray, Prediction, PromptMode, Size
 
 DEFAULT_METRICS = ("mae", "pooled_dice", "pooled_iou")
+Empty = Literal["one", "nan"]
+
+
+class MaskDescription(Description):
+    """What a merged file of segmentation says about itself.
+
+    Attributes:
+        prompt: prompt mode that it was tuned with.
+        threshold: pixels of a higher probability are foreground; always 0.5 in this format.
+    """
+
+    task: ClassVar[str] = "segmentation"
+    prompt: PromptMode
+    threshold: float = Field(0.5, ge=0.5, le=0.5)
 
 
 def evaluate(
@@ -41,7 +55,7 @@ def evaluate(
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
     split: str = "test",
-    empty: Literal["one", "nan"] = "one",
+    empty: Empty = "one",
     autocast_dtype: torch.dtype | None = None,
     on_batch: Callable[[Batch, list[Prediction]], None] | None = None,
 ) -> Report:
@@ -53,9 +67,7 @@ def evaluate(
         model: maps a `Batch` to (B, 1, S/4, S/4) float logits.
         loader: batches that carry `truths`; any device.
         metrics: names beyond those of every row; `hd95` and `surface_dice` cost far more time than the rest.
-        split: which part of the data this is, for the report.
         empty: what an image without foreground in truth and prediction counts: 1, or NaN, which excludes it.
-        autocast_dtype: as in `predict_batch`.
         on_batch: called with each batch and its predictions, for a progress bar or pictures.
 
     Raises:
@@ -73,10 +85,9 @@ def evaluate(
         for batch in loader:
             unit = "image" if batch.prompts is None else "object"
             if len(batch.truths) != len(batch):
-                raise DataError(
-                    f"the batch of {', '.join(batch.names)} has {len(batch.truths)} truths for {len(batch)} "
-                    "images; evaluation needs the mask of every image at its original size."
-                )
+                found = f"{len(batch.truths)} truths for {len(batch)} images"
+                needed = "evaluation needs the mask of every image at its original size."
+                raise DataError(f"the batch of {', '.join(batch.names)} has {found}; {needed}")
             sizes = [truth.shape for truth in batch.truths]
             predictions = predict_batch(model, batch.to(device), sizes_original=sizes, autocast_dtype=autocast_dtype)
             triples = zip(batch.names, predictions, batch.truths, strict=True)
@@ -89,13 +100,7 @@ def evaluate(
 
 
 def evaluate_file(request: Evaluation) -> Report:
-    """Measures a merged file on a folder of images and masks, or one with parts, as a run's own report does.
-
-    Raises:
-        ConfigError: a name of a data set, or a split that has to be chosen.
-        CheckpointError: the file is missing, damaged or of another task.
-        DataError: an unusable folder.
-    """
+    """Measures a merged file on a folder of pairs, or one with parts; raises what `Task.evaluate_file` says."""
     if request.name is not None:
         raise ConfigError(f"--name {request.name!r} is for classification; {request.checkpoint} segments.")
     model, info = load_merged(request.checkpoint, MaskDescription, device=pick_device(request.device))
@@ -158,23 +163,18 @@ def _prediction(logits_input: Tensor, size_input: Size, size_original: Size) -> 
 
 
 def measure(
-    name: str,
-    prediction: Prediction,
-    truth: MaskArray,
-    *,
-    metrics: Sequence[str] = DEFAULT_METRICS,
-    empty: Literal["one", "nan"] = "one",
+    name: str, found: Prediction, truth: MaskArray, *, metrics: Sequence[str] = DEFAULT_METRICS, empty: Empty = "one"
 ) -> Row:
     """Measures one prediction; arguments as in `evaluate`. Pooled metrics are left to the report."""
     extra = {"truth_share": float(truth.mean())}
     for metric in metrics:
         if metric in PROBABILITY_METRICS:
-            extra[metric] = PROBABILITY_METRICS[metric](prediction.probability, truth)
+            extra[metric] = PROBABILITY_METRICS[metric](found.probability, truth)
         elif metric in METRICS and metric not in ROW_METRICS:
-            extra[metric] = METRICS[metric](prediction.mask, truth)
-    truth_px, pred_px = int(truth.sum()), int(prediction.mask.sum())
+            extra[metric] = METRICS[metric](found.mask, truth)
+    truth_px, pred_px = int(truth.sum()), int(found.mask.sum())
     excluded = empty == "nan" and truth_px + pred_px == 0
-    values = {m: math.nan if excluded else METRICS[m](prediction.mask, truth) for m in ROW_METRICS}
+    values = {m: math.nan if excluded else METRICS[m](found.mask, truth) for m in ROW_METRICS}
     return Row(name=name, truth_px=truth_px, pred_px=pred_px, extra=extra, **values)
 
 

@@ -15,16 +15,10 @@ from samtune.types import Batch, LogitLoss
 
 
 def dice_bce(logits: Tensor, batch: Batch, *, dice_weight: float = 1.0, bce_weight: float = 1.0) -> Tensor:
-    """Dice + binary cross-entropy over the pixels of the picture; padding never counts.
+    """Returns Dice + binary cross-entropy of (B, 1, S, S) logits in the input frame, in fp32; padding never counts.
 
     The Dice part is MONAI's `DiceLoss` per item, `1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)`, which is finite and
     falls with p where the mask is empty. The cross-entropy is a mean over the valid pixels of each item.
-
-    Args:
-        logits: (B, 1, S, S) in the input frame.
-
-    Returns:
-        A scalar in fp32.
     """
     from monai.losses.dice import DiceLoss
 

@@ -46,11 +46,7 @@ class MaskFacts(NamedTuple):
 
 
 def find_pairs(folder: str | Path) -> list[Pair]:
-    """Lists the pairs of a folder with `images/` and `masks/`, sorted by name; there is at least one.
-
-    Raises:
-        DataError: anything that `scan_folder` complains about, in one message.
-    """
+    """Lists the pairs of a folder, at least one, by name; a `DataError` has all that `scan_folder` complains about."""
     pairs, problems = scan_folder(folder)
     if problems:
         raise DataError(list_problems(f"{folder} is not a usable data folder", problems))
@@ -162,23 +158,19 @@ def _by_stem(folder: Path) -> tuple[dict[str, Path | None], list[str]]:
         if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
             continue
         if problem := _name_problem(path, found):
-            problems.append(f"{ascii(str(path)) if _not_utf8(name) else path}: {problem}")
+            problems.append(problem)
         # An unusable file still counts as its partner's partner: one line per fault.
         found.setdefault(path.stem, None if problem else path)
     return found, problems
 
 
 def _name_problem(path: Path, found: Mapping[str, Path | None]) -> str | None:
-    if _not_utf8(path.name):
-        return "name is not UTF-8; rename it"
+    if any("\ud800" <= letter <= "\udfff" for letter in path.name):  # surrogates: bytes of the file system as they were
+        return f"{str(path)!a}: name is not UTF-8; rename it"
     if path.stem in found:
-        return f"duplicate stem {path.stem!r}, another file of this folder has it too; keep one"
+        return f"{path}: duplicate stem {path.stem!r}, another file of this folder has it too; keep one"
     if path.suffix != path.suffix.lower():
-        return f"extension {path.suffix!r} in upper case; rename it to {path.suffix.lower()!r}"
+        return f"{path}: extension {path.suffix!r} in upper case; rename it to {path.suffix.lower()!r}"
     if path.is_symlink() and not path.exists():
-        return f"dangling link to {os.readlink(path)}"
-    return None if path.is_file() else "a folder or special file, not a picture"
-
-
-def _not_utf8(name: str) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in name)  # surrogates: bytes of the file system as they were
+        return f"{path}: dangling link to {os.readlink(path)}"
+    return None if path.is_file() else f"{path}: a folder or special file, not a picture"

@@ -21,10 +21,9 @@ from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.masks.dataset import Collate, resize_longest
-from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.draw import save_overlays
-from samtune.tasks.masks.evaluate import predict_batch
-from samtune.tasks.masks.prompts import Floats, PromptError, check_inside, checked_boxes, checked_points, clip_boxes
+from samtune.tasks.masks.evaluate import MaskDescription, predict_batch
+from samtune.tasks.masks.prompts import PromptError, check_inside, checked_boxes, checked_points, clip_boxes
 from samtune.tasks.predict import Prediction as Request
 from samtune.tasks.predict import checked_image, find_images, predict_each
 from samtune.types import ImageArray, MaskArray, Prediction, Sample
@@ -36,8 +35,7 @@ class Predictor:
     """Predicts masks with one model in eval mode, in fp32; every call stands alone."""
 
     def __init__(self, model: Backbone, info: MaskDescription) -> None:
-        self.model = model
-        self.info = info
+        self.model, self.info = model, info
 
     @classmethod
     def from_file(cls, path: str | Path, *, device: str = "auto") -> Predictor:
@@ -85,15 +83,17 @@ class Predictor:
         scale = np.array([small.shape[1] / size[1], small.shape[0] / size[0]])
         pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (3, h, w)
         mask, truth = torch.zeros(small.shape[:2], dtype=torch.bool), cast(MaskArray, np.zeros(size, dtype=np.bool_))
-        points_input = None if points is None else _floats(points * scale)
+        points_input = None if points is None else torch.as_tensor(points * scale, dtype=torch.float32)
         on_object = None if signs is None else torch.from_numpy(signs)
         predictions = []
         for box in boxes:
-            box_input = None if box is None else _floats(box * np.tile(scale, 2))
+            box_input = None if box is None else torch.as_tensor(box * np.tile(scale, 2), dtype=torch.float32)
             sample = Sample("the image", pixels, mask, truth, box_input, points_input, on_object)
             batch = Collate(side)([sample]).to(self.model.device)
             predictions += predict_batch(self.model, batch, sizes_original=[size])
-        return _union(predictions)
+        found = cast(MaskArray, np.logical_or.reduce([p.mask for p in predictions]))
+        probability = np.maximum.reduce([p.probability for p in predictions])
+        return Prediction(found, probability, float(probability[found].mean()) if found.any() else 0.0)
 
 
 def predict_files(request: Request) -> str:
@@ -130,10 +130,9 @@ def predict_files(request: Request) -> str:
 
 def other_prompt(info: MaskDescription, *, box: bool, points: bool) -> str | None:
     """Returns a warning when a model is asked in another way than it was tuned for, else None."""
-    used = " and ".join(kind for kind, given in (("box", box), ("point", points)) if given) or "none"
-    if info.prompt in used.split(" and "):
-        return None
-    return f"the model was tuned with prompt {info.prompt!r}, this prediction uses {used!r}: it may be worse"
+    used = [kind for kind, given in (("box", box), ("point", points)) if given] or ["none"]
+    text = f"the model was tuned with prompt {info.prompt!r}, this prediction uses {' and '.join(used)!r}"
+    return None if info.prompt in used else f"{text}: it may be worse"
 
 
 def png_of(mask: MaskArray) -> bytes:
@@ -141,18 +140,6 @@ def png_of(mask: MaskArray) -> bytes:
     file = BytesIO()
     Image.fromarray(mask.astype(np.uint8) * 255).save(file, format="PNG")
     return file.getvalue()
-
-
-def _floats(values: Floats) -> torch.Tensor:
-    return torch.from_numpy(values.astype(np.float32))
-
-
-def _union(predictions: list[Prediction]) -> Prediction:
-    if len(predictions) == 1:
-        return predictions[0]
-    mask = cast(MaskArray, np.logical_or.reduce([p.mask for p in predictions]))
-    probability = np.maximum.reduce([p.probability for p in predictions])
-    return Prediction(mask, probability, float(probability[mask].mean()) if mask.any() else 0.0)
 
 
 def _targets(images: Sequence[Path], out: Path) -> dict[Path, Path]:

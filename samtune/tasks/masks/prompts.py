@@ -48,11 +48,7 @@ def checked_boxes(boxes_xyxy: ArrayLike | None) -> Floats | None:
 
 
 def clip_boxes(boxes: Floats, size: Size) -> Floats:
-    """Returns (N, 4) XYXY boxes of `checked_boxes` without what sticks out of an image of `size` (H, W).
-
-    Raises:
-        PromptError: a box that lies outside altogether.
-    """
+    """Returns (N, 4) boxes without what is outside an image of `size` (H, W); a `PromptError` if all of a box is."""
     height, width = size
     clipped = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float64))
     for index, (x0, y0, x1, y1) in enumerate(clipped):
@@ -62,11 +58,7 @@ def clip_boxes(boxes: Floats, size: Size) -> Floats:
 
 
 def checked_points(points_xy: ArrayLike | None, labels: ArrayLike | None) -> tuple[Floats | None, np.ndarray | None]:
-    """Checks points and their labels, as far as that needs no image.
-
-    Args:
-        points_xy: (P, 2), or None.
-        labels: (P,) of 0 and 1, or None for all 1.
+    """Checks (P, 2) points and (P,) labels of 0 and 1 (None: all 1), as far as that needs no image.
 
     Returns:
         (P, 2) float64 and (P,) int64, or two None.

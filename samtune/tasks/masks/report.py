@@ -45,7 +45,6 @@ class Report(AnyReport):
 
     @property
     def values(self) -> dict[str, float]:
-        """The headline numbers by name."""
         return {"mDice": self.mDice, "mIoU": self.mIoU}
 
     @property
@@ -56,12 +55,11 @@ class Report(AnyReport):
 
     @property
     def n_images(self) -> int:
-        """Number of images."""
         return len(set(self.images))
 
     @property
     def ci95(self) -> dict[str, tuple[float, float]]:
-        """95 % bootstrap intervals (low, high) of mDice and mIoU; images are drawn, with all their objects."""
+        """95 % bootstrap intervals; images are drawn, with all their objects."""
         return {name: bootstrap_ci(self._column(m), images=self.images) for name, m in _HEADLINES.items()}
 
     @property
@@ -86,18 +84,15 @@ class Report(AnyReport):
         return result | {f"{name}_undefined": count for name, count in undefined.items() if count}
 
     def gain(self, before: Report) -> Gains:
-        """Returns `compare_reports` of another model and this one."""
         return compare_reports(before, self)
 
     def table(self) -> tuple[Sequence[str], list[Sequence[object]]]:
-        """Returns the columns and rows of `per_image.csv`."""
         extra = self._extra_names()
         rows = [[*(getattr(row, c) for c in _COLUMNS), *(row.extra[name] for name in extra)] for row in self.rows]
         return [*_COLUMNS, *extra], list(rows)
 
     @classmethod
     def load(cls, folder: Path) -> Report:
-        """Reads back what `save` wrote into `folder`; a `DataError` if a file is missing or has another form."""
         content, records = read_report(folder)
         try:
             return cls(tuple(map(_row, records)), content["split"], content["definition"])
@@ -139,10 +134,7 @@ class Row:
 
 
 def compare_reports(a: Report, b: Report) -> dict[str, tuple[float, float, float]]:
-    """Compares two evaluations of the same images by the paired bootstrap.
-
-    Returns:
-        For mDice and mIoU: (mean of b - a, low, high) with the 95 % interval.
+    """Returns (mean of b - a, low, high) for mDice and mIoU, with the 95 % interval of the paired bootstrap.
 
     Raises:
         DataError: the reports are of different images.
@@ -150,8 +142,8 @@ def compare_reports(a: Report, b: Report) -> dict[str, tuple[float, float, float
     rows_a, rows_b = ({row.name: row for row in report.rows} for report in (a, b))
     if alone := sorted(rows_a.keys() ^ rows_b.keys()):
         raise DataError(
-            f"the reports are of different images: {len(alone)} are in one report only, such as "
-            f"{alone[0]!r}. Evaluate both models on the same split."
+            f"the reports are of different images: {len(alone)} are in one report only, such as {alone[0]!r}. "
+            "Evaluate both models on the same split."
         )
     others = [rows_b[row.name] for row in a.rows]
     values = {name: [[getattr(row, m) for row in rows] for rows in (a.rows, others)] for name, m in _HEADLINES.items()}

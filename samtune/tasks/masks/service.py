@@ -98,10 +98,9 @@ class MaskService(Service):
 
 
 def encode_rle(mask: MaskArray) -> tuple[dict[str, Any], int, list[float]]:
-    """Encodes an (H, W) bool mask as COCO does.
+    """Returns COCO's `{"size": [H, W], "counts": str}` of an (H, W) bool mask, its area in pixels, and its box.
 
-    Returns:
-        `{"size": [H, W], "counts": str}`, the area in pixels, and the box x, y, width, height (0 for an empty mask).
+    The box is x, y, width, height, all 0 for an empty mask.
     """
     from pycocotools import mask as coco
 

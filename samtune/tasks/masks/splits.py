@@ -1,7 +1,4 @@
-"""Is every pair of a data folder usable, and which belongs to train, val and test: folders, lists of names, or a cut?
-
-All problems are listed at once, each with its file and reason, before anything is trained.
-"""
+"""Is every pair of a data folder usable, and which belongs to train, val and test: by folder, list of names or cut?"""
 
 from __future__ import annotations
 
@@ -21,27 +18,22 @@ MIN_SIDE = 8  # pixels; nothing smaller can be segmented at a quarter of its siz
 FactsT = TypeVar("FactsT", ImageFacts, MaskFacts)
 SplitMode = Literal["auto", "folders", "files", "ratio"]
 Parts = dict[str, list[Pair]]
-Ratios = tuple[float, float, float]
+Named = dict[str, str | Path]
+RATIOS = (0.8, 0.1, 0.1)  # of train, val and test; the last two are also what a missing part takes of train
 
 
-def recognises(folder: str | Path) -> bool:
+def recognises(folder: Path) -> bool:
     """Tells by names alone whether a folder looks like one of pairs: images/ or masks/, and no list of classes."""
-    folder = Path(folder)
     places = [folder, *(folder / part for part in PARTS)]
     pairs = any((place / name).is_dir() for place in places for name in ("images", "masks"))
     return pairs and not any((folder / name).is_file() for name in LABEL_LISTS)
 
 
 def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyReport:
-    """Checks the layout of a folder, with or without parts, and every pair in it; `name` must be None.
-
-    Raises:
-        ConfigError: a name of a known data set; there is none of pairs.
-    """
+    """Checks the layout of a folder, with or without parts, and every pair in it; any name is a `ConfigError`."""
     if name is not None:
         raise ConfigError(f"{name!r} names a data set, and none of images and masks has a name; leave it out")
-    folder = Path(folder)
-    parts = [folder / part for part in PARTS if (folder / part).is_dir()] or [folder]
+    parts = [Path(folder, part) for part in PARTS if Path(folder, part).is_dir()] or [Path(folder)]
     scans = [scan_folder(part) for part in parts]
     problems = [line for _, lines in scans for line in lines]
     report = verify_pairs(pair for pairs, _ in scans for pair in pairs)
@@ -49,11 +41,7 @@ def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyRepor
 
 
 def check_pairs(pairs: Iterable[Pair]) -> VerifyReport:
-    """Checks what a run is about to use; the report is in order of the image files, whatever the split.
-
-    Raises:
-        DataError: lists every bad file with its reason.
-    """
+    """Checks what a run is about to use, in order of the image files; a `DataError` lists every bad one and why."""
     report = verify_pairs(sorted(pairs, key=lambda pair: str(pair.image)))
     if report.errors:
         raise DataError(list_problems("the data can't be used", report.errors))
@@ -71,8 +59,7 @@ def verify_pairs(pairs: Iterable[Pair]) -> VerifyReport:
     counts: list[int] = []
     images, masks = image_facts([pair.image for pair in pairs]), mask_facts([pair.mask for pair in pairs])
     for pair, found_image, found_mask in zip(pairs, images, masks, strict=True):
-        image = _usable(pair.image, found_image, errors)
-        mask = _usable(pair.mask, found_mask, errors)
+        image, mask = _usable(pair.image, found_image, errors), _usable(pair.mask, found_mask, errors)
         for path, facts in ((pair.image, image), (pair.mask, mask)):
             warnings += [f"{path}: {oddity}" for oddity in (facts.oddities if facts else ())]
         if mask is not None:
@@ -109,32 +96,26 @@ def _compare(pair: Pair, image: ImageFacts, mask: MaskFacts, errors: list[str], 
 
 
 def resolve_split(
-    folder: str | Path,
-    *,
-    split: SplitMode = "auto",
-    seed: int = 0,
-    ratios: Ratios = (0.8, 0.1, 0.1),
-    given: Given = NONE_GIVEN,
+    folder: str | Path, *, split: SplitMode = "auto", seed: int = 0, given: Given = NONE_GIVEN
 ) -> Splits[Pair]:
-    """Checks and splits a data folder.
+    """Checks a data folder and returns its parts, each sorted by name.
 
     Args:
         folder: holds `train/`, `val/`, `test/` (each with `images/` and `masks/`), or `images/` and `masks/`
             with or without lists of names `splits/train.txt`, `val.txt`, `test.txt`.
         split: "folders", "files" and "ratio" force one of these; "auto" takes the first that is there.
         seed: of the cuts that are made here.
-        ratios: parts of train, val and test, summing to 1; val and test are also what a missing part takes of train.
         given: parts elsewhere: a folder with `images/` and `masks/`, or a text file of names in `folder`.
-
-    Returns:
-        The parts, each sorted by name.
 
     Raises:
         DataError: the folder has none of these layouts, pairs are incomplete, files are bad, a list names an absent
             file, parts share an image, or there are too few images.
     """
     folder = Path(folder)
-    _check_options(folder, split, ratios)
+    if split not in get_args(SplitMode):
+        raise DataError(unknown_name("split", split, get_args(SplitMode)))
+    if not folder.is_dir():
+        raise DataError(f"data folder {folder} does not exist; set data.dir, or see data/README.md to get one")
     problems: list[str] = []
     notes: list[str] = []
     parts = _found_parts(folder, split, given.parts(), problems, notes)
@@ -152,22 +133,11 @@ def resolve_split(
         found = ", ".join(parts) or "nothing"
         raise DataError(f"{folder}: no training part (found: {found}); add train/ or data.train")
     report = check_pairs([pair for part in PARTS for pair in parts.get(part, [])])  # before a bad file stops a hash
-    cut = _cut_missing(folder, parts, seed, ratios, notes)
+    cut = _cut_missing(folder, parts, seed, notes)
     return Splits(cut["train"], cut["val"], cut["test"], [*notes, *_shared_images(folder, cut), *report.summary()])
 
 
-def _check_options(folder: Path, split: SplitMode, ratios: Ratios) -> None:
-    if split not in get_args(SplitMode):
-        raise DataError(unknown_name("split", split, get_args(SplitMode)))
-    if len(ratios) != 3 or min(ratios) < 0 or ratios[0] <= 0 or abs(sum(ratios) - 1) > 1e-6:
-        raise DataError(f"split ratios {ratios} must be three numbers >= 0 that sum to 1, with a train part above 0")
-    if not folder.is_dir():
-        raise DataError(f"data folder {folder} does not exist; set data.dir, or see data/README.md to get one")
-
-
-def _found_parts(
-    folder: Path, split: SplitMode, given: dict[str, str | Path], problems: list[str], notes: list[str]
-) -> Parts:
+def _found_parts(folder: Path, split: SplitMode, given: Named, problems: list[str], notes: list[str]) -> Parts:
     """Returns the published parts, or all pairs as "train"."""
     folders = [part for part in PARTS if (folder / part / "images").is_dir() or (folder / part / "masks").is_dir()]
     lists = [part for part in PARTS if (folder / "splits" / f"{part}.txt").is_file()]
@@ -206,21 +176,20 @@ def _named(path: Path, pairs: list[Pair], problems: list[str]) -> list[Pair]:
     return sorted({by_name[name] for name in names if name in by_name}, key=lambda pair: pair.name)
 
 
-def _cut_missing(folder: Path, parts: Parts, seed: int, ratios: Ratios, notes: list[str]) -> Parts:
+def _cut_missing(folder: Path, parts: Parts, seed: int, notes: list[str]) -> Parts:
     """Cuts missing parts from train; near-duplicates stay together."""
-    missing = {part: ratio for part, ratio in zip(PARTS, ratios, strict=True) if part not in parts}
+    missing = {part: ratio for part, ratio in zip(PARTS, RATIOS, strict=True) if part not in parts}
     if not missing:
         return parts
     pairs = parts["train"]
     groups = group_near(hash_images([pair.image for pair in pairs]))
-    counts = {part: max(1, round(len(pairs) * ratio)) if ratio > 0 else 0 for part, ratio in missing.items()}
+    counts = {part: max(1, round(len(pairs) * ratio)) for part, ratio in missing.items()}
     chosen = cut_groups(groups, counts, seed)
     cut = parts | {part: [pairs[i] for i in sorted(indices)] for part, indices in chosen.items()}
-    if not cut["train"] or any(ratio > 0 and not cut[part] for part, ratio in missing.items()):
-        raise DataError(
-            f"{folder}: {len(pairs)} images in {len(groups)} group(s) of near-duplicates are too few to cut "
-            f"{' and '.join(missing)} from train; add images or give the parts as folders"
-        )
+    if not all(cut[part] for part in ("train", *missing)):
+        few = f"{len(pairs)} images in {len(groups)} group(s) of near-duplicates are too few to cut"
+        wanted = f"{' and '.join(missing)} from train; add images or give the parts as folders"
+        raise DataError(f"{folder}: {few} {wanted}")
     sizes = ", ".join(f"{len(cut[part])} {part}" for part in PARTS)
     notes.append(f"{' and '.join(missing)} cut from train with seed {seed}, near-duplicates kept together: {sizes}")
     return cut

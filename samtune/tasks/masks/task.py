@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +14,6 @@ from samtune.data.loaders import Loaders
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
-from samtune.files.description import Description
 from samtune.models.backbone import Backbone
 from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.table import build_model
@@ -24,10 +23,9 @@ from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.masks.config import SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset, build_data
-from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
-from samtune.tasks.masks.evaluate import DEFAULT_METRICS, evaluate, evaluate_file
+from samtune.tasks.masks.evaluate import DEFAULT_METRICS, MaskDescription, evaluate, evaluate_file
 from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
 from samtune.tasks.masks.pairs import Pair, find_pairs
 from samtune.tasks.masks.predict import predict_files
@@ -55,7 +53,7 @@ class SegmentationTask(Task[SegmentationConfig]):
     packages = ("segment-anything", "monai")
     measures_before = True
     contrast_draws = True  # cells
-    description: ClassVar[type[Description]] = MaskDescription
+    description = MaskDescription
     service = MaskService
 
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
@@ -125,7 +123,7 @@ class SegmentationTask(Task[SegmentationConfig]):
 
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
-    ) -> Description:
+    ) -> MaskDescription:
         return MaskDescription.of(model, base_hash=base_hash, additions=additions, prompt=self.config.data.prompt)
 
     def notes(self, counts: Counts, model: Backbone) -> list[str]:

@@ -43,8 +43,6 @@ def held(splits: Splits) -> str:
         ({"seed": 0}, "n04 n04x n19 | n06 n06x n13", "91ba0f43bbe05746"),
         ({"seed": 1}, "n01 n01x n10 | n07 n16 n18", "41149219c19a2578"),
         ({"seed": 2}, "n06 n06x n18 | n07 n10 n11", "e3226e315bf01f9d"),
-        ({"ratios": (0.9, 0.1, 0.0)}, "n04 n04x n19 | ", "d3d6bfaba560023e"),
-        ({"ratios": (0.97, 0.01, 0.02)}, "n19 | n13", "896b50d6aa80af5b"),
     ],
 )
 def test_cuts_of_pairs_stay_what_they_were(make_folder, options: dict, names: str, digest: str) -> None:

@@ -19,7 +19,7 @@ from samtune.models.timm.families import OWN
 from samtune.models.timm.model import Classifier
 from samtune.scoring.score import score
 from samtune.selection import select
-from samtune.tasks.masks.description import MaskDescription
+from samtune.tasks.masks.evaluate import MaskDescription
 from samtune.tasks.masks.losses import contrastive_loss, task_loss
 from samtune.tuning import attach, merge
 

@@ -14,7 +14,7 @@ from serve_helpers import COLOURS, URL, Post, app_of
 from samtune.serve.upload import Limits
 from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.predict import ClassPredictor, ClassService
-from samtune.tasks.masks.description import MaskDescription
+from samtune.tasks.masks.evaluate import MaskDescription
 from samtune.tasks.masks.predict import Predictor
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.service import Service

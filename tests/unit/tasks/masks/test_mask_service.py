@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from samtune.files.merged import save_merged
-from samtune.tasks.masks.description import MaskDescription
+from samtune.tasks.masks.evaluate import MaskDescription
 from samtune.tasks.masks.service import MAX_POINTS, MaskService
 from samtune.tasks.service import FieldError
 from samtune.tasks.table import task_of_file

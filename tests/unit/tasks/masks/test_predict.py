@@ -19,8 +19,7 @@ from samtune.files.merged import save_merged
 from samtune.models.sam.model import SamModel
 from samtune.models.table import build_model
 from samtune.tasks.masks.dataset import Collate, SegmentationDataset
-from samtune.tasks.masks.description import MaskDescription
-from samtune.tasks.masks.evaluate import evaluate
+from samtune.tasks.masks.evaluate import MaskDescription, evaluate
 from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.predict import Predictor, pick_device, predict_files
 from samtune.tasks.masks.prompts import PromptError
