@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ def evaluate_classifier(request: Evaluation) -> ClassReport:
     return measure_file(request, images, measure, part=part, batches=len(loader))
 
 
-def image_loader(info: ClassDescription, images: Sequence[LabelledImage]) -> DataLoader[LabelledBatch]:
+def image_loader(info: ClassDescription, images: Sequence[LabelledImage]) -> DataLoader[Any]:
     """Returns batches of images in order, as the model of a file takes them."""
     return DataLoader(ClassDataset(images, info.view()), batch_size=BATCH, collate_fn=collate_classes)
 
