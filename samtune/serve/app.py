@@ -21,8 +21,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from samtune.serve.answer import answer
-from samtune.serve.errors import RETRY, ApiError
-from samtune.serve.gate import LOOPBACK_HOSTS, Gate
+from samtune.serve.gate import LOOPBACK_HOSTS, RETRY, ApiError, Gate
 from samtune.serve.upload import Limits, read_upload
 from samtune.serve.worker import Worker
 from samtune.tasks.service import FieldError, Service

@@ -12,7 +12,7 @@ from fastapi import Request
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from samtune.serve.errors import ApiError
+from samtune.serve.gate import ApiError
 from samtune.tasks.service import FormField
 
 _FIELD_BYTES = 1 << 18

@@ -12,7 +12,7 @@ from fake_runs import FakeChildren
 from samtune.errors import ConfigError, RunFolderError
 from samtune.run.fit import rate, total_steps
 from samtune.run.settings import load_config
-from samtune.sweep import local as sweep_local
+from samtune.sweep import trial as sweep_trial
 from samtune.sweep.plan import Cell, first_values, plan
 from samtune.sweep.run import run_sweep
 from samtune.sweep.settings import Sweep, load_sweep
@@ -92,7 +92,7 @@ def test_a_folder_of_an_earlier_version_is_finished_but_other_settings_are_not(
 ) -> None:
     """Runs of the grid once had the table's share of warm-up, which gave them fewer steps of it."""
     children = FakeChildren(lambda given: 0.5)
-    monkeypatch.setattr(sweep_local, "Children", lambda: children)
+    monkeypatch.setattr(sweep_trial, "Children", lambda: children)
     sweep = sweep_of(steps=100)
     run_sweep(sweep)
     assert "warm-up" not in caplog.text
