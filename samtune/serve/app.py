@@ -45,8 +45,7 @@ def create_app(
         api_key: clients must send it as `Authorization: Bearer KEY`; None for no key.
         hosts: names that the Host header may have; None for any.
     """
-    limits = limits or Limits()
-    model = _Model(source)
+    limits, model = limits or Limits(), _Model(source)
     worker = Worker(waiting=limits.waiting, seconds=limits.seconds)
 
     @asynccontextmanager

@@ -120,12 +120,9 @@ def check_rows(cells: list[Cell]) -> None:
     Raises:
         ConfigError: the problems of every row, at once.
     """
-    problems: dict[str, str] = {}
-    models: dict[str, Backbone] = {}
-    checked = set()
+    problems, models, checked = dict[str, str](), dict[str, Backbone](), set()
     for cell in cells:
-        config, choice = cell.config, cell.config.select
-        name = config.model.model_dump_json()
+        config, choice, name = cell.config, cell.config.select, cell.config.model.model_dump_json()
         case = (cell.row, name, choice.model_dump_json(), config.tune.exclude)
         if cell.row in problems or choice.file is not None or case in checked:
             continue
