@@ -16,7 +16,6 @@ def cross_entropy(logits: Tensor, batch: LabelledBatch, *, label_smoothing: floa
 
     Args:
         logits: (B, classes).
-        batch: gives the labels, or soft targets.
         label_smoothing: part of each target that is spread over all classes, in [0, 1).
 
     Returns:

@@ -24,7 +24,7 @@ from samtune.errors import NonFiniteError
 from samtune.serve.app import create_app
 from samtune.serve.gate import SECURITY_HEADERS
 from samtune.serve.upload import Limits
-from samtune.tasks.classes.service import ClassService
+from samtune.tasks.classes.predict import ClassService
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.service import Answer, Service
 
