@@ -6,29 +6,31 @@ here are the linear and conv weights outside of head and decoder, and any other 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition, Selection, check_selection
-from samtune.tuning.added import build_added
+from samtune.tuning.counts import added_count, part_of
 
 _QKV = ("q", "k", "v")
 
 
-@dataclass(frozen=True)
-class Amount:
-    """What trains in one place.
+class Summed:
+    """Base of numbers of one place: those of several places add up one by one."""
 
-    Attributes:
-        chosen: entries of weights.
-        added: parameters of additions.
-        entries: all entries of the weights there.
-    """
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+@dataclass(frozen=True)
+class Amount(Summed):
+    """What trains in one place: chosen ones of all entries of the weights there, and parameters of additions."""
 
     chosen: int = 0
     added: int = 0
@@ -38,9 +40,6 @@ class Amount:
     def trained(self) -> int:
         """Chosen entries and added parameters."""
         return self.chosen + self.added
-
-    def __add__(self, other: Amount) -> Amount:
-        return Amount(self.chosen + other.chosen, self.added + other.added, self.entries + other.entries)
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,10 @@ class Distribution:
 
     def by(self, view: Literal["part", "operation"]) -> dict[str, Amount]:
         """Returns the amounts of each part (SPT, Fig. 4 top; GPS, Fig. 9), or operation (SPT, Fig. 4 bottom)."""
-        totals: dict[str, Amount] = {}
-        for key, amount in self.cells.items():
-            label = key[0] if view == "part" else key[1]
-            totals[label] = totals.get(label, Amount()) + amount
-        return totals
+        totals: defaultdict[str, Amount] = defaultdict(Amount)
+        for (part, operation), amount in self.cells.items():
+            totals[part if view == "part" else operation] += amount
+        return dict(totals)
 
     def share(self, amount: Amount) -> float:
         """Returns the share of the selection that an amount is; 0 for an empty selection."""
@@ -79,38 +77,30 @@ def distribution(model: Backbone, selection: Selection) -> Distribution:
     Operations are q, k, v, proj, fc1, fc2 (linear layers of the blocks; qkv is three), conv, and other. An addition
     counts for the operation of its host; on a whole sublayer, as `attention` or `mlp`; on all of a qkv, as `qkv`.
 
-    Args:
-        model: plain; its weights are not read.
-
     Raises:
         CheckpointError: the selection is another model's.
     """
     check_selection(selection, model)
     parts, labels = model.parts(), _operations(model)
-    weights = weights_of(model, selection)
-    cells: dict[tuple[str, str], Amount] = {}
-    for name, parameter in weights.items():
+    cells: defaultdict[tuple[str, str], Amount] = defaultdict(Amount)
+    for name, parameter in weights_of(model, selection).items():
         operations = labels.get(name, ("other",))
         size = parameter.numel() // len(operations)
-        indices = selection.entries.get(name, torch.empty(0, dtype=torch.int64))
-        chosen = torch.bincount(indices // size, minlength=len(operations)).tolist()  # equal blocks of rows
-        for operation, amount in zip(operations, chosen, strict=True):
-            cells[parts[name], operation] = cells.get((parts[name], operation), Amount()) + Amount(amount, 0, size)
+        chosen = torch.bincount(_entries(selection, name) // size, minlength=len(operations))  # equal blocks of rows
+        for operation, amount in zip(operations, chosen.tolist(), strict=True):
+            cells[parts[name], operation] += Amount(amount, 0, size)
     for addition in selection.additions:
-        key = _part_of(addition, parts), _operation_of(addition, model, labels)
-        size = sum(parameter.numel() for parameter in build_added(model, addition).parameters())
-        cells[key] = cells.get(key, Amount()) + Amount(added=size)
-    return Distribution(cells, sum(model.net.get_parameter(name).numel() for name in selection.whole))
+        place = part_of(addition, parts), _operation_of(addition, model, labels)
+        cells[place] += Amount(added=added_count(model, addition))
+    return Distribution(dict(cells), sum(model.net.get_parameter(name).numel() for name in selection.whole))
 
 
 @dataclass(frozen=True)
-class Shared:
+class Shared(Summed):
     """What two selections have in common, in one place.
 
     Attributes:
-        first: entries that the first chose.
-        second: entries that the second chose.
-        both: entries that both chose.
+        first, second, both: entries that one, the other, and both chose.
         expected: how many both would choose on average if each chose as many in every row, at random.
     """
 
@@ -128,9 +118,6 @@ class Shared:
     def expected_jaccard(self) -> float:
         """The Jaccard index when `expected` entries are shared; NaN where neither chose anything."""
         return ratio(self.expected, self.first + self.second - self.expected)
-
-    def __add__(self, other: Shared) -> Shared:
-        return Shared(*(getattr(self, n) + getattr(other, n) for n in ("first", "second", "both", "expected")))
 
 
 @dataclass(frozen=True)
@@ -157,25 +144,17 @@ def overlap(model: Backbone, first: Selection, second: Selection) -> Overlap:
     Two random selections with a_r and b_r entries in a row of d inputs share a_r * b_r / d of them on average (the
     mean of the hypergeometric distribution); a vector or a position table is one row.
 
-    Args:
-        model: plain; its weights are not read.
-
     Raises:
         CheckpointError: a selection is another model's.
     """
     for selection in (first, second):
         check_selection(selection, model)
-    whole = {*first.whole, *second.whole}
-    labels = model.parts()
-    parts: dict[str, Shared] = {}
+    whole, labels = {*first.whole, *second.whole}, model.parts()
+    parts: defaultdict[str, Shared] = defaultdict(Shared)
     for name, parameter in weights_of(model, first, second).items():
-        parts.setdefault(labels[name], Shared())
-        if name not in whole:
-            empty = torch.empty(0, dtype=torch.int64)
-            pair = first.entries.get(name, empty), second.entries.get(name, empty)
-            parts[labels[name]] += _shared(*pair, shape=tuple(parameter.shape))
+        parts[labels[name]] += Shared() if name in whole else _shared(first, second, name, parameter.shape)
     left_out = sorted(whole & {*first.entries, *second.entries})
-    return Overlap(parts, tuple(left_out))
+    return Overlap(dict(parts), tuple(left_out))
 
 
 def weights_of(model: Backbone, *selections: Selection) -> dict[str, Tensor]:
@@ -192,17 +171,18 @@ def _operations(model: Backbone) -> dict[str, tuple[str, ...]]:
     return found | dict.fromkeys(model.fused(), _QKV)
 
 
-def _shared(first: Tensor, second: Tensor, *, shape: tuple[int, ...]) -> Shared:
-    """Compares two sets of unique flat indices into one tensor."""
+def _entries(selection: Selection, name: str) -> Tensor:
+    """Returns the flat indices that are chosen of a tensor, (n,) int64; n may be 0."""
+    return selection.entries.get(name, torch.empty(0, dtype=torch.int64))
+
+
+def _shared(first: Selection, second: Selection, name: str, shape: torch.Size) -> Shared:
     rows = shape[0] if len(shape) > 1 else 1
-    columns = torch.Size(shape).numel() // rows
-    in_rows = [torch.bincount(indices // columns, minlength=rows).double() for indices in (first, second)]
+    columns = shape.numel() // rows
+    a, b = _entries(first, name), _entries(second, name)
+    in_rows = [torch.bincount(indices // columns, minlength=rows).double() for indices in (a, b)]
     expected = float(in_rows[0] @ in_rows[1]) / columns
-    return Shared(len(first), len(second), int(torch.isin(first, second).sum()), expected)
-
-
-def _part_of(addition: Addition, parts: Mapping[str, str]) -> str:
-    return next(label for name, label in parts.items() if name.startswith(addition.module + "."))
+    return Shared(len(a), len(b), int(torch.isin(a, b).sum()), expected)
 
 
 def _operation_of(addition: Addition, model: Backbone, labels: Mapping[str, tuple[str, ...]]) -> str:

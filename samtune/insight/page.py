@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FACTS = ("method", "model", "loss", "seed", "budget")
+_FOOTER = (
+    "Distribution and overlap can be computed again from the selection files, noise from the score file, stability "
+    "from the training images."
+)
 
 
 def save_selection_report(
@@ -33,10 +37,8 @@ def save_selection_report(
     """Writes the page to `path`; a part without data is left out.
 
     Args:
-        title: headline, such as the name of the run.
         overlap: of this selection (first) with another one (second).
         counts: trainable parameters by kind, "total" and "percent", see `samtune.tuning.Counts.to_json`.
-        provenance: where the selection came from.
 
     Raises:
         DiskError: the file can't be written.
@@ -51,16 +53,8 @@ def save_selection_report(
     if provenance:
         table = Table({"Key": "name", "Value": "words"}, list(provenance.items()))
         sections.append(Section("Provenance", tables=[table]))
-    page = Page(
-        kind="selection",
-        title=title,
-        facts={key.capitalize(): provenance[key] for key in _FACTS if key in provenance},
-        cards=(),
-        sections=sections,
-        footer="Distribution and overlap can be computed again from the selection files, noise from the score file, "
-        "stability from the training images.",
-    )
-    save_page(path, page)
+    facts = {key.capitalize(): provenance[key] for key in _FACTS if key in provenance}
+    save_page(path, Page("selection", title, facts, (), sections, _FOOTER))
 
 
 def _distribution_section(found: Distribution) -> Section:
@@ -101,9 +95,8 @@ def _overlap_section(found: Overlap) -> Section:
     )
     if not found.total.first + found.total.second:
         return Section("Overlap", "Neither selection chooses entries, so there is nothing to compare.")
-    chart = _chart(
-        "Entries chosen by one or by both", pictures.overlap_bars(found, names=("this", "the other")), wide=True
-    )
+    bars = pictures.overlap_bars(found, names=("this", "the other"))
+    chart = _chart("Entries chosen by one or by both", bars, wide=True)
     rows = [(part, *_shared_cells(shared)) for part, shared in found.parts.items() if shared.first or shared.second]
     rows.append(("Total", *_shared_cells(found.total)))
     columns = _numbers("Part", "This", "Other", "Both", "Jaccard index", "By chance", "Shared")
@@ -138,10 +131,8 @@ def _stability_section(found: Stability) -> Section:
         "images, and on two halves of the images without a common one. A half has half the images, so the full "
         "selection is more stable than this."
     )
-    rows = [
-        (label, _index(pair.total.jaccard), _index(pair.total.expected_jaccard))
-        for label, pair in (*found.seeds, *found.halves)
-    ]
+    totals = [(label, pair.total) for label, pair in (*found.seeds, *found.halves)]
+    rows = [(label, _index(total.jaccard), _index(total.expected_jaccard)) for label, total in totals]
     return Section("Stability", note, tables=[Table(_numbers("Between", "Jaccard index", "By chance"), rows)])
 
 

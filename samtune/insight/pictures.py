@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 _FIRST, _SECOND, _BOTH, _REFERENCE = "#0072B2", "#E69F00", "#7b8291", "#6d7481"
 _WIDTH, _HEIGHT = 5.0, 2.8  # inches; shown at half of a page that is 1000 px wide
 _MOST_LABELS = 16
+_PARTS = "part of the network (numbers: blocks)"
 
 
 def by_part(found: Distribution) -> Figure:
     """Draws the share of the selection in each part of the network."""
-    return _shares(found, found.by("part"), axis="part of the network (numbers: blocks)")
+    return _shares(found, found.by("part"), axis=_PARTS)
 
 
 def by_operation(found: Distribution) -> Figure:
@@ -48,7 +49,6 @@ def heat_map(found: Distribution) -> Figure:
     axes.invert_yaxis()
     axes.set_yticks(range(len(operations)), operations)
     _part_ticks(axes, parts)
-    axes.set_xlabel("part of the network (numbers: blocks)")
     bar = figure.colorbar(mesh, ax=axes, pad=0.015, fraction=0.03)
     bar.set_label("share of the selection (%)", color=INK, fontsize=9.5)
     bar.ax.tick_params(length=0, labelcolor=INK, labelsize=9)
@@ -78,11 +78,7 @@ def overlap_bars(found: Overlap, *, names: tuple[str, str]) -> Figure:
         heights = [100 * value / whole for value, whole in zip(values, either, strict=True)]
         axes.bar(range(len(shown)), heights, bottom=bottoms, color=colour, label=label, width=0.78)
         bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-    axes.set_ylim(0, 100)
-    axes.set_ylabel("of the entries of either (%)")
-    axes.set_xlabel("part of the network (numbers: blocks)")
-    _part_ticks(axes, list(shown))
-    _legend(axes)
+    _percent_by_part(axes, list(shown), "of the entries of either (%)")
     return figure
 
 
@@ -91,17 +87,12 @@ def noise_bars(found: Noise) -> Figure:
     figure, axes = new_axes(2 * _WIDTH, _HEIGHT)
     parts = list(found.parts)
     for offset, label, colour, values in (
-        (-0.2, "chosen entries", _FIRST, [counts.chosen_share for counts in found.parts.values()]),
-        (0.2, "all entries", _SECOND, [counts.share for counts in found.parts.values()]),
+        (-0.2, "chosen entries", _FIRST, [100 * counts.chosen_share for counts in found.parts.values()]),
+        (0.2, "all entries", _SECOND, [100 * counts.share for counts in found.parts.values()]),
     ):
-        places = [index + offset for index in range(len(parts))]
-        axes.bar(places, [100 * value for value in values], color=colour, label=label, width=0.38)
+        axes.bar([index + offset for index in range(len(parts))], values, color=colour, label=label, width=0.38)
     axes.axhline(100 * found.pure, color=_REFERENCE, linestyle="--", linewidth=1.2, label="if all were noise")
-    axes.set_ylim(0, 100)
-    axes.set_ylabel("|sum| ≤ its error (%)")
-    axes.set_xlabel("part of the network (numbers: blocks)")
-    _part_ticks(axes, parts)
-    _legend(axes)
+    _percent_by_part(axes, parts, "|sum| ≤ its error (%)")
     return figure
 
 
@@ -113,12 +104,11 @@ def _shares(found: Distribution, amounts: Mapping[str, Amount], *, axis: str) ->
         axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=2, fontsize=9, color=INK)
         axes.margins(y=0.14)
     axes.set_ylabel("share of the selection (%)")
-    axes.set_xlabel(axis)
-    _part_ticks(axes, list(amounts))
+    _part_ticks(axes, list(amounts), axis)
     return figure
 
 
-def _part_ticks(axes: Axes, parts: Sequence[str]) -> None:
+def _part_ticks(axes: Axes, parts: Sequence[str], label: str = _PARTS) -> None:
     """Labels the columns: blocks by their number, as many as there is room for; other names below, by their words."""
     short = [part.removeprefix("block ") for part in parts]
     every = math.ceil(len(parts) / _MOST_LABELS)
@@ -127,9 +117,14 @@ def _part_ticks(axes: Axes, parts: Sequence[str]) -> None:
     labels = [short[p] if short[p].isdecimal() else below + short[p].replace("_", "\n") for p in places]
     axes.set_xticks(places, labels)
     axes.set_xlim(-0.5, len(parts) - 0.5)
+    axes.set_xlabel(label)
 
 
-def _legend(axes: Axes) -> None:
+def _percent_by_part(axes: Axes, parts: Sequence[str], label: str) -> None:
+    """Finishes a chart of percentages, of several series, in each part of the network."""
+    axes.set_ylim(0, 100)
+    axes.set_ylabel(label)
+    _part_ticks(axes, parts)
     axes.legend(
         loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9, labelcolor=INK,
         handlelength=1.2, columnspacing=1.4,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from samtune.errors import ConfigError, DataError
-from samtune.insight.distribution import Overlap, overlap, ratio, weights_of
+from samtune.insight.distribution import Overlap, Summed, overlap, ratio, weights_of
 from samtune.models.backbone import Backbone
 from samtune.scoring.score import ScoreLoss, score
 from samtune.selection.selection import Selection, check_selection
@@ -19,15 +20,8 @@ from samtune.types import Granularity, Scores
 
 
 @dataclass(frozen=True)
-class Noisy:
-    """How many summed gradients are no larger than their standard error, in one place.
-
-    Attributes:
-        chosen: chosen entries.
-        chosen_noisy: those of them with |sum| <= its standard error.
-        entries: all entries of the weights.
-        entries_noisy: those of them with |sum| <= its standard error.
-    """
+class Noisy(Summed):
+    """Chosen and all entries of one place, and how many of them have |sum| <= its standard error: the noisy ones."""
 
     chosen: int = 0
     chosen_noisy: int = 0
@@ -43,10 +37,6 @@ class Noisy:
     def share(self) -> float:
         """Of all entries."""
         return ratio(self.entries_noisy, self.entries)
-
-    def __add__(self, other: Noisy) -> Noisy:
-        names = ("chosen", "chosen_noisy", "entries", "entries_noisy")
-        return Noisy(*(getattr(self, name) + getattr(other, name) for name in names))
 
 
 @dataclass(frozen=True)
@@ -81,9 +71,6 @@ def noise(model: Backbone, scores: Scores, selection: Selection) -> Noise:
     their share is lower than that of all entries even where the sums are noise only: the stability of the selection
     between halves of the images shows what is left of them.
 
-    Args:
-        model: plain; its weights are not read.
-
     Raises:
         CheckpointError: the selection is another model's.
         ConfigError: scores without squares, or of a single gradient.
@@ -92,35 +79,26 @@ def noise(model: Backbone, scores: Scores, selection: Selection) -> Noise:
     if scores.squares is None:
         raise ConfigError("the noise of a selection needs scores with squared gradients; score with squares=True.")
     labels = model.parts()
-    parts: dict[str, Noisy] = {}
+    parts: defaultdict[str, Noisy] = defaultdict(Noisy)
     for name in weights_of(model, selection):
         error = standard_error(scores.sums[name], scores.squares[name], scores.batches)
         below = (scores.sums[name].double().abs() <= error).flatten().cpu()
         chosen = below[selection.entries[name]] if name in selection.entries else below[:0]
-        found = Noisy(len(chosen), int(chosen.sum()), len(below), int(below.sum()))
-        parts[labels[name]] = parts.get(labels[name], Noisy()) + found
-    return Noise(parts, scores.batches)
+        parts[labels[name]] += Noisy(len(chosen), int(chosen.sum()), len(below), int(below.sum()))
+    return Noise(dict(parts), scores.batches)
 
 
 def standard_error(sums: Tensor, squares: Tensor, count: int) -> Tensor:
     """Returns the standard error of a sum of n gradients, sqrt(n / (n - 1) * (sum g^2 - (sum g)^2 / n)).
 
-    Args:
-        sums: the sums of the gradients, any shape.
-        squares: the sums of their squares, of the same shape.
-        count: n >= 2.
-
-    Returns:
-        Float64 of the same shape: sqrt(n) times the sample standard deviation.
+    That is sqrt(n) times the sample standard deviation, float64, of the shape of `sums` and `squares`, which is any.
 
     Raises:
         ConfigError: fewer than two gradients.
     """
     if count < 2:
-        raise ConfigError(
-            f"a standard error needs at least 2 gradients, and {count} was summed; use more scoring images, or "
-            "smaller scoring batches."
-        )
+        remedy = "use more scoring images, or smaller scoring batches"
+        raise ConfigError(f"a standard error needs at least 2 gradients, and {count} was summed; {remedy}.")
     spread = squares.double() - sums.double().square() / count
     return (spread.clamp_min(0) * (count / (count - 1))).sqrt()  # rounding can put it just below 0
 
@@ -135,12 +113,7 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Half:
-    """Some batches of a loader, in its order; read again from it each time, so nothing is kept in memory.
-
-    Attributes:
-        batches: all of them.
-        numbers: positions of those that belong to it.
-    """
+    """The batches of a loader at these positions, in its order; read again each time, so nothing is kept in memory."""
 
     batches: Loader
     numbers: frozenset[int]
@@ -155,7 +128,6 @@ class Half:
 def split_halves(batches: Loader, *, seed: int) -> tuple[Half, Half]:
     """Splits batches at random into two halves without a common one; of an odd number, the second has one more.
 
-
     Raises:
         DataError: fewer than two batches.
     """
@@ -164,19 +136,17 @@ def split_halves(batches: Loader, *, seed: int) -> tuple[Half, Half]:
         raise DataError(
             f"{count} scoring batch can't be split into halves; use more scoring images, or smaller scoring batches."
         )
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(count, generator=generator).tolist()
-    first, second = frozenset(order[: count // 2]), frozenset(order[count // 2 :])
-    return Half(batches, first), Half(batches, second)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return Half(batches, frozenset(order[: count // 2])), Half(batches, frozenset(order[count // 2 :]))
 
 
 @dataclass(frozen=True)
 class Stability:
-    """What selections by the same method share.
+    """What selections by the same method share, as (label, overlap).
 
     Attributes:
-        seeds: between two seeds of the scoring loss, on the same images: (label, overlap) of each pair.
-        halves: between two halves of the images, with the same seed: (label, overlap) of each split.
+        seeds: of each pair of seeds of the scoring loss, on the same images.
+        halves: of each split of the images into halves, with the same seed.
     """
 
     seeds: tuple[tuple[str, Overlap], ...]
@@ -200,7 +170,6 @@ def stability(
         model: pretrained, in fp32; it is left as it was.
         batches: of the training split, in fixed order, two or more.
         loss_of: seed -> the scoring loss; the contrastive loss draws its cells by it.
-        choose: scores -> selection.
         seeds: one or more, of the losses and of the splits into halves.
         first: the scores of all images by the first seed.
 

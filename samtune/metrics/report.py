@@ -106,7 +106,10 @@ class AnyReport(ABC):
             changes = {
                 name: (f"{gain:+.4f}", f"{low:+.4f} to {high:+.4f}") for name, (gain, low, high) in gains.items()
             }
-            rows = [(name, before.values[name], *rest, *changes[str(name)]) for name, *rest in rows]
+            rows = [
+                (name, before.values[name], value, intervals[name], *changes[name])
+                for name, value in self.values.items()
+            ]
         notes = [f"{name}: {self.definition[name]}" for name in (next(iter(self.values)), "ci95")]
         return Table(columns, rows, f"{self.split}, {self.n_images} images", notes)
 

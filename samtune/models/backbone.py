@@ -28,15 +28,12 @@ class Backbone(nn.Module):
     Args:
         name: of the model in the table.
         image_size: side in pixels of the square input.
-        mean: per channel, subtracted from RGB values of 0 to 255.
-        std: per channel, what the difference is divided by.
+        mean, std: per channel, of RGB values of 0 to 255; as attributes `pixel_mean` and `pixel_std`, (3, 1, 1).
         interpolation: how the weights saw images resized.
         options: of the library's own builder, as the user gave them.
-        head_seed: what a classification head's initial values were drawn from; None where they came with the weights.
 
     Attributes:
-        pixel_mean: (3, 1, 1), the mean.
-        pixel_std: (3, 1, 1), the std.
+        head_seed: what a classification head's initial values were drawn from; None where they came with the weights.
         checkpointing: whether training recomputes the blocks' activations: less memory, more time.
     """
 
@@ -78,9 +75,7 @@ class Backbone(nn.Module):
     def features(self, batch: Any) -> Tensor:
         """Returns what the contrastive losses compare.
 
-
-        Returns:
-            (B, C, h, w) image embeddings, cell by cell of the input frame, or (B, C) features before the head.
+        These are (B, C, h, w) image embeddings, cell by cell of the input frame, or (B, C) features before the head.
         """
         raise NotImplementedError
 
@@ -97,12 +92,11 @@ class Backbone(nn.Module):
 
     def roles(self) -> dict[str, Role]:
         """Returns parameter name -> role, complete."""
-        found: dict[str, Role] = {}
-        for owner_name, owner in self.net.named_modules():
-            for short, _ in owner.named_parameters(recurse=False):
-                name = f"{owner_name}.{short}" if owner_name else short
-                found[name] = self.role(name, owner)
-        return found
+        return {
+            name: self.role(name, owner)
+            for prefix, owner in self.net.named_modules()
+            for name, _ in owner.named_parameters(prefix, recurse=False)
+        }
 
     def role(self, name: str, owner: nn.Module) -> Role:
         """Returns the role of the parameter `name` of the module `owner`."""

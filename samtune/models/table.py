@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,16 +14,12 @@ if TYPE_CHECKING:
     from samtune.models.backbone import Backbone
 
 Gives = Literal["masks", "classes"]
+"""What a model's output is: logits of a mask, or of classes."""
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A row of `MODELS`.
-
-    Attributes:
-        build: "module:function", the function of which takes what `build_model` does and returns a `Backbone`.
-        gives: what the model's output is: logits of a mask, or of classes.
-    """
+    """A row of `MODELS`; `build` is "module:function", which takes what `build_model` does and returns a `Backbone`."""
 
     build: str
     gives: Gives
@@ -32,12 +29,8 @@ _SAM = ModelEntry("samtune.models.sam.model:build_sam", "masks")
 OTHERS = ModelEntry("samtune.models.timm.model:build_classifier", "classes")
 """Of every other name: timm knows whether it has such a model."""
 MODELS: dict[str, ModelEntry] = {
-    "sam_tiny": _SAM,
-    "sam_vit_b": _SAM,
-    "sam_vit_l": _SAM,
-    "sam_vit_h": _SAM,
-    "vit_mini": OTHERS,
-    "vit_base_patch16_224.mocov3": OTHERS,
+    **dict.fromkeys(("sam_tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"), _SAM),
+    **dict.fromkeys(("vit_mini", "vit_base_patch16_224.mocov3"), OTHERS),
 }
 
 
@@ -73,7 +66,5 @@ def build_model(
             raise ConfigError(f"{name} is a classifier: give classes=N, the number of its outputs.")
         raise ConfigError(f"{unknown_name('model', name, MODELS)} A model of timm needs classes=N.")
     module, _, function = entry.build.partition(":")
-    model: Backbone = getattr(import_module(module), function)(
-        name, checkpoint=checkpoint, image_size=image_size, **options
-    )
-    return model
+    build: Callable[..., Backbone] = getattr(import_module(module), function)
+    return build(name, checkpoint=checkpoint, image_size=image_size, **options)

@@ -9,7 +9,6 @@ import logging
 import pickle
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,37 +26,15 @@ Guess = Callable[[Mapping[str, Tensor]], str]
 
 RANDOM = "random"  # stands where a checkpoint's path does: the architecture's own initialisation
 
-
 # What trainers wrap weights in: the key that holds them, and the prefix of their names.
 _WRAPPERS = ("model_state", "state_dict", "model", "model_state_dict")
 _PREFIXES = ("module.sam.", "module.", "sam.", "model.")
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """What was loaded.
-
-    Attributes:
-        loaded: tensors loaded, which is all of them: loading is strict.
-        source: the file.
-        sha256: of the file.
-    """
-
-    loaded: int
-    source: Path
-    sha256: str
-
-    def __str__(self) -> str:
-        return f"loaded {self.loaded}/{self.loaded} tensors from {self.source}, sha256 {self.sha256}"
-
-
-def load_weights(model: Backbone, path: Path) -> LoadReport:
-    """Loads a checkpoint strictly: the same names and shapes, nothing missing, nothing over, all finite.
+def load_weights(model: Backbone, path: Path) -> None:
+    """Loads a checkpoint strictly, as the model's own dtype: the same names and shapes, nothing over, all finite.
 
     Official, MedSAM and micro-sam files all fit: known wrappings (`model_state`, `module.`, `sam.`) are taken off.
-
-    Args:
-        model: its `net` receives the weights, as its own dtype.
 
     Raises:
         CheckpointError: a missing or damaged file, another model's weights, missing or extra keys, NaN.
@@ -65,9 +42,12 @@ def load_weights(model: Backbone, path: Path) -> LoadReport:
     state = read_state(path)
     check_state(model.net.state_dict(), state, path, model.looks_like)
     model.net.load_state_dict(state)
-    report = LoadReport(len(state), path, file_sha256(path))
-    logger.info("%s", report)
-    return report
+    log_loaded(len(state), path)
+
+
+def log_loaded(count: int, path: Path, more: str = "") -> None:
+    """Logs that `count` tensors were loaded, which is all of them: loading is strict."""
+    logger.info("loaded %d/%d tensors from %s, sha256 %s%s", count, count, path, file_sha256(path), more)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -98,14 +78,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path, guess: Guess) -> None:
     """Refuses a state dict that does not fit exactly.
 
-    Args:
-        guess: says which model a state dict looks like.
-
     Raises:
         CheckpointError: naming missing and extra tensors, wrong shapes (and the model they fit), or NaN.
     """
-    missing = sorted(set(expected) - set(state))
-    extra = sorted(set(state) - set(expected))
+    missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     shapes = [n for n in expected if n in state and expected[n].shape != state[n].shape]
     if missing or extra or shapes:
         parts = [f"{len(missing)} missing ({_few(missing)})"] if missing else []
@@ -125,17 +101,12 @@ def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], pat
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
     """Finds the state dict inside what a trainer saved."""
     if isinstance(content, Mapping):
-        for key in _WRAPPERS:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
+        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"{path} holds no state dict (name -> tensor), nor one under {', '.join(_WRAPPERS)}.")
     state = {str(name): value for name, value in content.items()}
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            return {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+    prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in state)), "")
+    return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
 def _few(names: list[str]) -> str:

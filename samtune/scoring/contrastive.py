@@ -24,7 +24,7 @@ def supervised_contrastive(features: Tensor, labels: Tensor, *, temperature: flo
         temperature: t > 0.
 
     Returns:
-        A scalar in fp32, or None where no two features share a class (the loss is undefined then).
+        A scalar in fp32, or None where no two features share a class.
     """
     z = F.normalize(features.float(), dim=1)
     similarity = z @ z.T / temperature
@@ -35,8 +35,7 @@ def supervised_contrastive(features: Tensor, labels: Tensor, *, temperature: flo
     if not bool(anchors.any()):
         return None
     log_share = similarity - similarity.masked_fill(itself, -torch.inf).logsumexp(1, keepdim=True)
-    per_anchor = -(log_share * positive).sum(1)[anchors] / count[anchors]
-    return per_anchor.mean()
+    return (-(log_share * positive).sum(1)[anchors] / count[anchors]).mean()
 
 
 def pixel_contrastive(
@@ -50,7 +49,6 @@ def pixel_contrastive(
 
     Args:
         embeddings: (B, C, h, w) of the image encoder, after the neck.
-        batch: gives the masks and the extent of each picture.
         generator: a CPU generator; the same state draws the same cells.
 
     Returns:
@@ -72,11 +70,8 @@ def _draw_cells(share: Tensor, inside: Tensor, cells: int, generator: torch.Gene
     order = torch.randperm(len(share), generator=generator)
     order = order[inside[order]]
     foreground, pure = share[order] >= 0.5, (share[order] >= 0.8) | (share[order] <= 0.2)
-    wanted = round(cells * 0.1)
-    boundary = order[~pure][:wanted]
+    boundary = order[~pure][: round(cells * 0.1)]
     half = (cells - len(boundary)) // 2
-    chosen = [boundary, order[pure & foreground][:half], order[pure & ~foreground][:half]]
-    taken = torch.cat(chosen)
-    rest = order[~torch.isin(order, taken)]
-    rest = rest[pure[~torch.isin(order, taken)]]  # boundary cells stay at their share
+    taken = torch.cat([boundary, order[pure & foreground][:half], order[pure & ~foreground][:half]])
+    rest = order[pure & ~torch.isin(order, taken)]  # boundary cells stay at their share
     return torch.cat([taken, rest[: cells - len(taken)]])

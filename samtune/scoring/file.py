@@ -7,7 +7,7 @@ scores come from is in the metadata.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -19,27 +19,19 @@ from samtune.types import Granularity, Scores
 FORMAT = "samtune-scores-1"
 
 _REMEDY = "Delete the file, or give another score.file."
+_COUNTS = ("batches", "skipped")  # fields of `Scores` that are kept in the metadata
+_TEXTS = ("images_hash", "per", "loss", "base_hash")
 
 
 def save_scores(scores: Scores, path: Path) -> None:
     """Writes a score file.
-
 
     Raises:
         DiskError: it can't be written.
     """
     tensors = {f"sum/{name}": tensor for name, tensor in scores.sums.items()}
     tensors |= {f"square/{name}": tensor for name, tensor in (scores.squares or {}).items()}
-    metadata = {
-        "format": FORMAT,
-        "batches": str(scores.batches),
-        "skipped": str(scores.skipped),
-        "images_hash": scores.images_hash,
-        "per": scores.per,
-        "loss": scores.loss,
-        "base_hash": scores.base_hash,
-    }
-    save_tensors(path, tensors, metadata)
+    save_tensors(path, tensors, {"format": FORMAT, **{key: str(getattr(scores, key)) for key in (*_COUNTS, *_TEXTS)}})
 
 
 def load_scores(path: Path) -> Scores:
@@ -57,21 +49,12 @@ def load_scores(path: Path) -> Scores:
         raise CheckpointError(f"{path} is damaged ({err}). {_REMEDY}") from err
     sums = {key.removeprefix("sum/"): tensor for key, tensor in tensors.items() if key.startswith("sum/")}
     squares = {key.removeprefix("square/"): tensor for key, tensor in tensors.items() if key.startswith("square/")}
-    per = next((known for known in get_args(Granularity) if known == metadata.get("per")), None)
-    counts = [metadata.get(key, "") for key in ("batches", "skipped")]
+    counts, texts = ({key: metadata.get(key, "") for key in keys} for keys in (_COUNTS, _TEXTS))
     complete = len(sums) + len(squares) == len(tensors) and squares.keys() in (sums.keys(), set())
-    if per is None or not complete or not all(count.isdecimal() for count in counts):
+    if texts["per"] not in get_args(Granularity) or not complete or not all(map(str.isdecimal, counts.values())):
         raise CheckpointError(f"{path} is damaged (its parts don't belong together). {_REMEDY}")
-    return Scores(
-        sums,
-        int(counts[0]),
-        int(counts[1]),
-        metadata.get("images_hash", ""),
-        squares or None,
-        per,
-        metadata.get("loss", ""),
-        metadata.get("base_hash", ""),
-    )
+    fields: dict[str, Any] = texts | {key: int(count) for key, count in counts.items()}
+    return Scores(sums, squares=squares or None, **fields)
 
 
 def check_scores_file(
@@ -82,7 +65,6 @@ def check_scores_file(
     Args:
         base_hash: `state_hash` of the weights to be tuned.
         loss: the scoring loss with its options, as text.
-        per: what one gradient must be of.
         squares: whether squared gradients are needed; a file that has them fits where they are not.
         images_hash: of the scoring images; None where it is not known.
 
@@ -91,18 +73,14 @@ def check_scores_file(
     """
     problems = []
     if scores.base_hash != base_hash:
-        problems.append(f"of another model (weights {_short(scores.base_hash)}, here {_short(base_hash)})")
+        problems.append(f"of another model (weights {scores.base_hash[:12] or 'not known'}, here {base_hash[:12]})")
     if scores.loss != loss:
         problems.append(f"of another loss ({scores.loss or 'not known'}, here {loss})")
     if scores.per != per:
         problems.append(f"of one gradient per {scores.per}, here per {per}")
     if images_hash is not None and scores.images_hash != images_hash:
-        problems.append(f"of other images (hash {_short(scores.images_hash)}, here {_short(images_hash)})")
+        problems.append(f"of other images (hash {scores.images_hash[:12] or 'not known'}, here {images_hash[:12]})")
     if squares and scores.squares is None:
         problems.append("without squared gradients, which this method or report needs")
     if problems:
         raise CheckpointError(f"the score file does not fit: its scores are {'; '.join(problems)}. {_REMEDY}")
-
-
-def _short(digest: str) -> str:
-    return digest[:12] or "not known"

@@ -34,12 +34,11 @@ def score(
     Args:
         model: pretrained, in fp32.
         batches: of the training split, in fixed order, without augmentation.
-        loss: one of `contrastive_loss(...)`, `task_loss(...)`, `cross_entropy`, `image_contrastive(...)`.
         per: what one gradient is of: a batch, or a single image (slower, as images go one by one).
         squares: also sum the squared gradients: SPT's sensitivity, and the standard error of the sums.
 
     Returns:
-        The signed sums for every parameter that got a gradient; others are zero.
+        The signed sums, in the shapes of the parameters; zero where no gradient came.
 
     Raises:
         DataError: no batch counted.
@@ -101,12 +100,9 @@ class _Totals:
         if self.squares is None:
             return
         for name, parameter in self.parameters.items():
-            if parameter.grad is not None:
-                self.squares[name].addcmul_(parameter.grad, parameter.grad)
-                if name in self.kept:
-                    self.kept[name].add_(parameter.grad)
-                else:
-                    self.kept[name] = parameter.grad.clone()
+            if (gradient := parameter.grad) is not None:
+                self.squares[name].addcmul_(gradient, gradient)
+                self.kept[name] = self.kept[name].add_(gradient) if name in self.kept else gradient.clone()
                 parameter.grad = None
 
     def sums(self) -> dict[str, Tensor]:

@@ -32,11 +32,10 @@ def lora(
         ConfigError: no or unknown targets, or a rank above the size of a matrix.
     """
     shapes = {name: p.shape for name, p in model.net.named_parameters()}
-    found = []
-    for module in [m for modules in _chosen(model, "targets", targets, model.linears()) for m in modules]:
+    hosts = [module for modules in _chosen(model, "targets", targets, model.linears()) for module in modules]
+    for module in hosts:
         check_rank(rank, f"{module}.weight", shapes[f"{module}.weight"])
-        found.append(lora_addition(module, rank, alpha))
-    return _adding(found)
+    return _adding(lora_addition(module, rank, alpha) for module in hosts)
 
 
 def adapter(model: Backbone, scores: Scores | None, *, width: int = 8, places: Names = ("mlp",)) -> Selection:
@@ -48,17 +47,14 @@ def adapter(model: Backbone, scores: Scores | None, *, width: int = 8, places: N
     Raises:
         ConfigError: no or unknown places.
     """
-    hosts = _chosen(model, "places", places, model.sublayers())
-    return _adding(adapter_addition(m, width, dim) for modules in hosts for m, dim in modules.items())
+    hosts = [host for modules in _chosen(model, "places", places, model.sublayers()) for host in modules.items()]
+    return _adding(Addition("adapter", module, options={"width": width, "dim": dim}) for module, dim in hosts)
 
 
 def adaptformer(model: Backbone, scores: Scores | None, *, width: int = 64, scale: Positive = 0.1) -> Selection:
     """Adds scaled bottlenecks parallel to the MLP of each block (Chen et al., arXiv:2205.13535)."""
-    modules = model.sublayers()["mlp"]
-    return _adding(
-        Addition("adaptformer", module, options={"width": width, "dim": dim, "scale": scale})
-        for module, dim in modules.items()
-    )
+    hosts = model.sublayers()["mlp"].items()
+    return _adding(Addition("adaptformer", m, options={"width": width, "dim": dim, "scale": scale}) for m, dim in hosts)
 
 
 def ssf(model: Backbone, scores: Scores | None) -> Selection:
@@ -116,16 +112,8 @@ def lora_addition(module: str, rank: int, alpha: float | None, rows: tuple[int, 
     return Addition("lora", module, rows, {"rank": rank, "alpha": float(rank) if alpha is None else alpha})
 
 
-def adapter_addition(module: str, width: int, dim: int, rows: tuple[int, int] | None = None) -> Addition:
-    """Returns a bottleneck after a module whose output (or the given rows of it) is `dim` wide."""
-    return Addition("adapter", module, rows, {"width": width, "dim": dim})
-
-
 def check_rank(rank: int, name: str, shape: Sequence[int]) -> None:
-    """Refuses a rank that a matrix can't have.
-
-    Args:
-        shape: (out, in) of the matrix.
+    """Refuses a rank that a matrix of a shape (out, in) can't have.
 
     Raises:
         ConfigError: naming the weight and the largest rank.
@@ -140,17 +128,18 @@ def check_rank(rank: int, name: str, shape: Sequence[int]) -> None:
 def added_size(model: Backbone, addition: Addition) -> int:
     """Returns the number of parameters that an addition brings."""
     size = {key: int(value) for key, value in addition.options.items() if key != "until"}
-    if addition.kind == "lora":
-        rows, columns = dict(model.net.named_parameters())[f"{addition.module}.weight"].shape
-        if addition.rows is not None:
-            rows = addition.rows[1] - addition.rows[0]
-        return size["rank"] * (rows + columns)
-    if addition.kind in ("adapter", "adaptformer"):
-        return 2 * size["dim"] * size["width"] + size["width"] + size["dim"]
-    if addition.kind == "ssf":
-        return size["dim"] * (1 + size["shift"])
-    if addition.kind == "prompt":
-        return size["count"] * size["dim"]
+    match addition.kind:
+        case "lora":
+            rows, columns = dict(model.net.named_parameters())[f"{addition.module}.weight"].shape
+            if addition.rows is not None:
+                rows = addition.rows[1] - addition.rows[0]
+            return size["rank"] * (rows + columns)
+        case "adapter" | "adaptformer":
+            return 2 * size["dim"] * size["width"] + size["width"] + size["dim"]
+        case "ssf":
+            return size["dim"] * (1 + size["shift"])
+        case "prompt":
+            return size["count"] * size["dim"]
     return size["layers"] * (size["dim"] + 1) * size["dim"]  # mlp
 
 
@@ -168,8 +157,7 @@ def _chosen(model: Backbone, option: str, wanted: Sequence[str], known: Mapping[
 
 
 def _token_blocks(model: Backbone, name: str) -> list[str]:
-    blocks = model.token_blocks()
-    if not blocks:
+    if not (blocks := model.token_blocks()):
         raise ConfigError(
             f"select.name={name} needs a plain ViT, whose tokens all attend to each other; {model.name} is none. "
             "Alternatives that add parameters: lora, adapter, adaptformer, ssf."

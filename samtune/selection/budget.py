@@ -35,30 +35,26 @@ def parse_budget(budget: int | str, total: int) -> int:
             )
         return budget
     percent = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*", budget) if isinstance(budget, str) else None
-    if percent and 0 < Decimal(percent[1]) <= 100:
-        count = int(total * Decimal(percent[1]) / 100)
-        if count == 0:
-            # rounded up, so that what the message names does buy a parameter
-            least = Context(prec=2, rounding=ROUND_CEILING).divide(Decimal(100), Decimal(total))
-            raise ConfigError(
-                f"select.budget is {budget!r}, which is 0 of the model's {total:,} parameters; "
-                f'the smallest percent is "{least:f}%".'
-            )
-        return count
-    raise ConfigError(
-        f"select.budget is {budget!r}; give a number of parameters >= 1, such as 400000, "
-        'or a share of the model above 0 % and up to 100 %, such as "0.5%".'
-    )
+    if not percent or not 0 < Decimal(percent[1]) <= 100:
+        raise ConfigError(
+            f"select.budget is {budget!r}; give a number of parameters >= 1, such as 400000, "
+            'or a share of the model above 0 % and up to 100 %, such as "0.5%".'
+        )
+    count = int(total * Decimal(percent[1]) / 100)
+    if count == 0:
+        # rounded up, so that what the message names does buy a parameter
+        least = Context(prec=2, rounding=ROUND_CEILING).divide(Decimal(100), Decimal(total))
+        raise ConfigError(
+            f"select.budget is {budget!r}, which is 0 of the model's {total:,} parameters; "
+            f'the smallest percent is "{least:f}%".'
+        )
+    return count
 
 
 def solve(
     model: Backbone, table: Mapping[str, Selector], name: str, options: dict[str, object], limit: int
 ) -> dict[str, object]:
-    """Finds the largest value of a selector's knob within a budget.
-
-
-    Returns:
-        The options, with the knob's value where there is a knob.
+    """Returns a selector's options with the largest value of its knob, if it has one, within a budget.
 
     Raises:
         ConfigError: the knob is given too, other options don't fit the model, or even the smallest size is too large.
@@ -71,7 +67,11 @@ def solve(
     row.check(model, **first)
     smallest = row.size(model, **first)
     if smallest > limit:
-        fitting = [other for other in table if other != name and _smallest_fits(model, table[other], limit)]
+        fitting = [
+            other
+            for other, found in table.items()
+            if other != name and _fits(model, found, {} if found.knob is None else {found.knob: 1}, limit)
+        ]
         what = f"always picks {smallest:,}" if knob is None else f"picks at least {smallest:,} (select.{knob}=1)"
         raise ConfigError(
             f"select.budget is {limit:,} parameters, but {name} {what} on {model.name}. "
@@ -79,12 +79,7 @@ def solve(
         )
     if knob is None:
         return options
-
-    def fits(value: int) -> bool:
-        tried = {**options, knob: value}
-        return _passes(model, row, tried) and row.size(model, **tried) <= limit
-
-    return {**options, knob: _largest(fits)}
+    return {**options, knob: _largest(lambda value: _fits(model, row, {**options, knob: value}, limit))}
 
 
 def select_within(
@@ -130,14 +125,9 @@ def _largest(fits: Callable[[int], bool]) -> int:
     return low
 
 
-def _passes(model: Backbone, row: Selector, options: dict[str, object]) -> bool:
+def _fits(model: Backbone, row: Selector, options: dict[str, object], limit: int) -> bool:
     try:
         row.check(model, **options)
     except ConfigError:
         return False
-    return True
-
-
-def _smallest_fits(model: Backbone, row: Selector, limit: int) -> bool:
-    options: dict[str, object] = {} if row.knob is None else {row.knob: 1}
-    return _passes(model, row, options) and row.size(model, **options) <= limit
+    return row.size(model, **options) <= limit

@@ -36,21 +36,18 @@ def gps(
     Convolutions count as (out, in/groups * kh * kw); each row of a fused qkv is a neuron.
 
     Args:
-        model: tells which parameters are linear and conv weights.
         scores: signed gradient sums; None for the criteria that read none.
         per_neuron: K >= 1, one that passes `check_gps`.
-        level: where entries compete: within a neuron (the method), a layer or the whole net. The number of entries
-            is the same, K times the number of neurons.
+        level: where entries compete: within a neuron (the method), a layer or the whole net; there are always K
+            times as many as neurons.
         criterion: the gradient (the method), |weight|, or a random number.
     """
     importance = _importance(model, scores, criterion, seed)
     if level == "neuron":
         return Selection({name: top_per_row(table, per_neuron) for name, table in importance.items()})
-    if level == "net":
-        return Selection(top_overall(importance, per_neuron * sum(len(table) for table in importance.values())))
     entries: dict[str, Tensor] = {}
-    for name, table in importance.items():
-        entries |= top_overall({name: table}, per_neuron * len(table))
+    for group in [importance] if level == "net" else [{name: table} for name, table in importance.items()]:
+        entries |= top_overall(group, per_neuron * sum(len(table) for table in group.values()))
     return Selection(entries)
 
 
@@ -65,7 +62,7 @@ def gps_size(model: Backbone, *, per_neuron: int = 1, **_: object) -> int:
 
 
 def check_gps(model: Backbone, *, per_neuron: int = 1, level: Level = "neuron", **_: object) -> None:
-    """Refuses a K that does not fit the model; known before a scoring pass is spent on it.
+    """Refuses a K that does not fit the model.
 
     Raises:
         ConfigError: K larger than the number of inputs of some neuron; at level `net`, than their mean.

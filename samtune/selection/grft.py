@@ -12,7 +12,6 @@ from samtune.models.backbone import Backbone
 from samtune.selection.gps import gps, gps_size
 from samtune.selection.matrices import weight_matrices
 from samtune.selection.selection import Selection
-from samtune.selection.selector import Needs
 from samtune.types import Scores
 
 Pattern = Literal["rows", "columns", "sparse"]
@@ -24,7 +23,6 @@ def grft(model: Backbone, scores: Scores, *, pattern: Pattern = "rows", k: int =
     H is the signed sum of the gradients. Convolutions count as (out, in/groups * kh * kw), a fused qkv as one matrix.
 
     Args:
-        model: tells which parameters are linear and conv weights.
         pattern: rows, columns, or single entries as in GPS (the paper's ablation, Tab. 4).
         k: rows or columns per matrix, entries per row for `sparse`; one that passes `check_grft`.
     """
@@ -32,11 +30,6 @@ def grft(model: Backbone, scores: Scores, *, pattern: Pattern = "rows", k: int =
         return gps(model, scores, per_neuron=k)
     axis = _axis(pattern)
     return Selection({name: _largest(scores.sums[name].flatten(1), axis, k) for name in weight_matrices(model)})
-
-
-def grft_needs(**_: object) -> Needs:
-    """Returns the scoring pass: the one of GPS."""
-    return Needs("contrastive")
 
 
 def grft_size(model: Backbone, *, pattern: Pattern = "rows", k: int = 1) -> int:
@@ -52,9 +45,7 @@ def check_grft(model: Backbone, *, pattern: Pattern = "rows", k: int = 1) -> Non
     Raises:
         ConfigError: k above the number of rows (or columns) of some matrix.
     """
-    # `sparse` takes k entries of each row, so the columns are its limit
-    axis = _axis(pattern)
-    matrices = weight_matrices(model)
+    axis, matrices = _axis(pattern), weight_matrices(model)
     name = min(matrices, key=lambda name: matrices[name].shape[axis])
     largest = matrices[name].shape[axis]
     if k > largest:
@@ -63,6 +54,7 @@ def check_grft(model: Backbone, *, pattern: Pattern = "rows", k: int = 1) -> Non
 
 
 def _axis(pattern: Pattern) -> int:
+    """Returns the axis that k counts along; `sparse` takes k entries of each row, so the columns are its limit."""
     return 0 if pattern == "rows" else 1
 
 

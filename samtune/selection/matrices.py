@@ -11,23 +11,20 @@ from samtune.models.backbone import Backbone
 
 
 def weight_matrices(model: Backbone) -> dict[str, Tensor]:
-    """Returns name -> (out, in) of every linear and conv weight of the backbone.
-
-    Convolutions are (out, in/groups * kh * kw); a fused qkv is one matrix of 3 d rows.
-    """
+    """Returns name -> (out, in) of every linear and conv weight: (out, in/groups * kh * kw); a fused qkv is one."""
     roles = model.roles()
     return {n: p.detach().flatten(1) for n, p in model.net.named_parameters() if roles[n] in ("linear", "conv")}
 
 
 def top_per_row(importance: Tensor, count: int) -> Tensor:
-    """Returns the sorted flat indices of the `count` largest entries of each row.
+    """Returns the flat indices of the `count` largest entries of each row.
 
     Args:
         importance: (rows, columns).
         count: at most the number of columns.
 
     Returns:
-        (rows * count,) int64 on the CPU.
+        (rows * count,) int64 on the CPU, sorted.
     """
     columns = importance.shape[1]
     # stable: torch.topk promises no order among equals
@@ -71,8 +68,6 @@ def _kth_largest(values: list[Tensor], count: int) -> float:
     low, high = 0, max(int(k.max()) for k in keys)
     while low < high:
         middle = low + (high - low + 1) // 2
-        if sum(int((k >= middle).count_nonzero()) for k in keys) >= count:
-            low = middle
-        else:
-            high = middle - 1
+        enough = sum(int((k >= middle).count_nonzero()) for k in keys) >= count
+        low, high = (middle, high) if enough else (low, middle - 1)
     return torch.tensor(low, dtype=integer).view(dtype).item()

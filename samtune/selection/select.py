@@ -1,18 +1,53 @@
-"""`select`: runs a selector, adds what trains beside it, and leaves out what the user excludes."""
+"""`select`: runs a selector of the table, adds what trains beside it, and leaves out what the user excludes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from samtune.config.options import option_problems
 from samtune.errors import ConfigError, unknown_name
 from samtune.models.backbone import Backbone
-from samtune.selection.budget import parse_budget, select_within, solve
+from samtune.selection.additions import adapter, adaptformer, lora, mlp, ssf, vpt_deep, vpt_shallow
+from samtune.selection.budget import parse_budget, picked, select_within, solve
+from samtune.selection.gps import check_gps, gps, gps_needs, gps_size
+from samtune.selection.grft import check_grft, grft, grft_size
 from samtune.selection.selection import Selection
-from samtune.selection.selector import check_scores
-from samtune.selection.table import SELECTORS
+from samtune.selection.selector import Needs, Selector, check_scores
+from samtune.selection.spt import SptOptions, check_spt, spt, spt_needs, spt_size
+from samtune.selection.whole import bias, full, linear, partial
 from samtune.types import Scores
+
+
+def _unscored(function: Callable[..., Selection], **row: Any) -> Selector:
+    """A selector without scores: its choice costs nothing, so making it is the check, and counting it the size."""
+
+    def check(model: Backbone, **options: object) -> None:
+        function(model, None, **options)
+
+    def size(model: Backbone, **options: object) -> int:
+        return picked(model, function(model, None, **options))
+
+    return Selector(function, lambda **options: None, check, size, **row)
+
+
+SELECTORS: dict[str, Selector] = {
+    "gps": Selector(gps, gps_needs, check_gps, gps_size, biases=True, knob="per_neuron"),
+    "grft": Selector(grft, lambda **_: Needs("contrastive"), check_grft, grft_size, biases=True, knob="k"),
+    "spt": Selector(spt, spt_needs, check_spt, spt_size, biases=False, knob="tau", options=SptOptions),
+    "full": _unscored(full, biases=True),
+    "linear": _unscored(linear, biases=False),
+    "bias": _unscored(bias, biases=True),
+    "partial": _unscored(partial, biases=False, knob="blocks"),
+    "lora": _unscored(lora, biases=False, knob="rank"),
+    "ssf": _unscored(ssf, biases=False),
+    "adapter": _unscored(adapter, biases=False, knob="width", merges=False),
+    "adaptformer": _unscored(adaptformer, biases=False, knob="width", merges=False),
+    "vpt_shallow": _unscored(vpt_shallow, biases=False, knob="prompts", identity=False, merges=False),
+    "vpt_deep": _unscored(vpt_deep, biases=False, knob="prompts", identity=False, merges=False),
+    "mlp": _unscored(mlp, biases=False, knob="layers", identity=False, merges=False),
+}
 
 
 def select(
@@ -30,16 +65,14 @@ def select(
 
     Args:
         scores: of a scoring pass; None for selectors that need none.
-        budget: parameters that the selector may pick and add, as a number or as text such as "0.5%" of the model;
-            sets the selector's knob. Biases, norms, decoder and head come on top.
+        budget: parameters that the selector may pick and add, a number or text such as "0.5%" of the model; sets
+            the selector's knob. Biases, norms, decoder and head come on top.
         decoder: also train the mask decoder and the no-mask embedding, or the classification head, whole.
         biases: also train the backbone's biases whole; None does as the method's paper.
-        exclude: labels of `model.parts()`, such as "block 0", in which nothing trains. The selector chooses as if
-            all of the model was there; what falls into these parts is dropped and not made up for.
+        exclude: labels of `model.parts()`, such as "block 0": what is chosen there is dropped, not made up for.
 
     Raises:
-        ConfigError: unknown name, option or part, a value or budget that does not fit, missing or wrong scores, or
-            nothing to train.
+        ConfigError: as `check_select`, missing or wrong scores, or nothing to train.
         NonFiniteError: NaN or infinity in the scores.
     """
     solved = check_select(model, name=name, budget=budget, exclude=exclude, **options)
@@ -56,8 +89,8 @@ def select(
     wanted = {"decoder", "head"} if decoder else set()
     if selector.biases if biases is None else biases:
         wanted.add("bias")
-    selection = selection.add_whole([n for n, role in model.roles().items() if role in wanted])
-    selection = _leave_out(model, selection, exclude)
+    whole = [name for name, role in model.roles().items() if role in wanted]
+    selection = _leave_out(model, selection.add_whole(whole), exclude)
     if not selection.names() and not selection.additions:
         rest = ", no biases and these parts excluded" if exclude else " and no biases"
         raise ConfigError(f"select.name={name} with tune.decoder=false{rest} leaves nothing to train.")
@@ -67,19 +100,13 @@ def select(
 def check_select(
     model: Backbone, *, name: str, budget: int | str | None = None, exclude: Sequence[str] = (), **options: object
 ) -> dict[str, object]:
-    """Checks everything that can be wrong with a call of `select` before a scoring pass is spent on it.
-
-    Args:
-        model, name, budget, exclude, **options: as of `select`.
-
-    Returns:
-        The options, with the value of the knob that the budget buys.
+    """Checks what can be wrong with a call of `select` before a scoring pass; returns the options within the budget.
 
     Raises:
         ConfigError: unknown name, option or part, a value or budget that does not fit.
     """
-    problems = option_problems("selector", name, options, {key: row.signature for key, row in SELECTORS.items()})
-    if problems:
+    signatures = {key: row.signature for key, row in SELECTORS.items()}
+    if problems := option_problems("selector", name, options, signatures):
         raise ConfigError("; ".join(f"select.{key}: {text}" for key, text in problems))
     labels = set(model.parts().values())
     for label in exclude:
@@ -97,8 +124,7 @@ def _limit(model: Backbone, budget: int | str) -> int:
 
 def _leave_out(model: Backbone, selection: Selection, exclude: Sequence[str]) -> Selection:
     """Returns the selection without the tensors and hosts in the parts with these labels."""
-    parts = model.parts()
-    gone = {name for name, label in parts.items() if label in exclude}
+    gone = {name for name, label in model.parts().items() if label in exclude}
     return replace(
         selection,
         entries={name: indices for name, indices in selection.entries.items() if name not in gone},

@@ -31,7 +31,7 @@ class Addition:
     """A small module that trains beside a module of the base, its host.
 
     Attributes:
-        kind: key of `samtune.tuning.added.KINDS`: lora, adapter, adaptformer, ssf, prompt, mlp.
+        kind: key of `samtune.tuning.added.KINDS`.
         module: name of the host.
         rows: (start, stop) of the host's output channels that it acts on; None for all. A fused qkv has three parts.
         options: numbers that the kind needs, such as `rank`.
@@ -84,18 +84,10 @@ class Selection:
         return sorted({*self.entries, *self.whole})
 
     def changes(self, shapes: Mapping[str, Collection[int]]) -> dict[str, Tensor | None]:
-        """Returns the base's tensors that may differ after merging: name -> flat indices, or None for all of them.
-
-        Args:
-            shapes: names and shapes of the base's tensors.
-        """
-        changed: dict[str, Tensor | None] = {**self.entries, **dict.fromkeys(self.whole)}
-        for addition in self.additions:
-            for short in FOLDS.get(addition.kind, ()):
-                name = f"{addition.module}.{short}"
-                if name in shapes:
-                    changed[name] = None
-        return changed
+        """Returns which tensors of a base of these shapes may differ after merging: flat indices, or None for all."""
+        hosts = [f"{a.module}.{short}" for a in self.additions for short in FOLDS.get(a.kind, ())]
+        folded = [name for name in hosts if name in shapes]
+        return {**self.entries, **dict.fromkeys(self.whole), **dict.fromkeys(folded)}
 
     def add_whole(self, names: list[str]) -> Selection:
         """Returns a selection that also trains these tensors whole."""
@@ -116,32 +108,22 @@ def check_selection(selection: Selection, model: Backbone) -> None:
             raise CheckpointError(f"the selection tunes {name!r}, which this model does not have: another model's?")
         if roles[name] == "fixed":
             raise CheckpointError(f"the selection tunes {name!r}, which is fixed in this model.")
-    modules = {name for name, _ in model.net.named_modules()}
-    for addition in selection.additions:
-        if addition.module not in modules:
-            raise CheckpointError(
-                f"the selection adds to {addition.module!r}, which this model does not have: another model's?"
-            )
+    modules = dict(model.net.named_modules())
+    for host in [addition.module for addition in selection.additions]:
+        if host not in modules:
+            raise CheckpointError(f"the selection adds to {host!r}, which this model does not have: another model's?")
     for name, indices in selection.entries.items():
         if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= shapes[name]):
             raise CheckpointError(f"the selection points outside of {name!r} ({shapes[name]} entries).")
 
 
 def save_selection(selection: Selection, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Writes a selection file.
-
-    Args:
-        path: the file, `selection.safetensors` in a run folder.
-        shapes: shape of every tensor in `selection.entries`.
-    """
-    tensors = {}
-    for name, indices in selection.entries.items():
-        key, packed = pack_indices(indices, shapes[name])
-        tensors[f"{key}/{name}"] = packed
+    """Writes a selection file; `shapes` has those of every tensor in `selection.entries`."""
+    packed = {name: pack_indices(indices, shapes[name]) for name, indices in selection.entries.items()}
     metadata = {"format": FORMAT, "whole": json.dumps(selection.whole), **selection.provenance}
     metadata["additions"] = additions_to_json(selection.additions)
     metadata["shapes"] = json.dumps({name: list(shapes[name]) for name in selection.entries})
-    save_tensors(path, tensors, metadata)
+    save_tensors(path, {f"{kind}/{name}": tensor for name, (kind, tensor) in packed.items()}, metadata)
 
 
 def load_selection(path: Path) -> Selection:
@@ -205,7 +187,5 @@ def unpack_indices(kind: str, packed: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _narrow(indices: Tensor) -> Tensor:
     """Returns the indices in the smallest unsigned type that holds them."""
     largest = int(indices.max()) if len(indices) else 0
-    for dtype in (torch.uint8, torch.uint16, torch.int32):
-        if largest <= torch.iinfo(dtype).max:
-            return indices.to(dtype)
-    return indices
+    types = (torch.uint8, torch.uint16, torch.int32)
+    return next((indices.to(dtype) for dtype in types if largest <= torch.iinfo(dtype).max), indices)

@@ -20,8 +20,7 @@ class Needs:
     """A scoring pass that a selector needs.
 
     Attributes:
-        loss: whose gradient: a contrastive loss on features, or the task's own.
-        per: what one gradient is of.
+        loss: whose gradient, one per batch or per sample: of a contrastive loss on features, or of the task's own.
         squares: whether the squared gradients are summed too.
     """
 
@@ -68,8 +67,7 @@ def check_scores(scores: Scores, needs: Needs, model: Backbone) -> None:
     The loss is not compared: GPS with the task's loss, for one, is an ablation of its paper (Tab. 6 c).
 
     Args:
-        scores: what a selector is to read.
-        model: whose parameters are scored. Its weights are compared where the scores have a `base_hash`.
+        model: its weights are compared where the scores have a `base_hash`.
 
     Raises:
         ConfigError: naming what is missing or does not fit.
@@ -84,8 +82,12 @@ def check_scores(scores: Scores, needs: Needs, model: Backbone) -> None:
         tables["square"] = scores.squares
     for table in tables.values():
         _check_shapes(table, model)
-    if scores.base_hash:
-        _check_base(scores.base_hash, model)
+    found = state_hash(dict(model.net.state_dict())) if scores.base_hash else ""
+    if found != scores.base_hash:
+        raise ConfigError(
+            f"the scores are of another checkpoint of {model.name} (weights {scores.base_hash[:12]}, here "
+            f"{found[:12]}); score again, or set model.checkpoint to the one that was scored."
+        )
     for kind, table in tables.items():
         for name, _ in model.net.named_parameters():
             if not bool(table[name].isfinite().all()):
@@ -104,12 +106,3 @@ def _check_shapes(table: Mapping[str, Tensor], model: Backbone) -> None:
                 f"the scores of {name!r} have the shape {tuple(table[name].shape)}, the parameter of {model.name} "
                 f"has {tuple(parameter.shape)}: scores of another model?"
             )
-
-
-def _check_base(base_hash: str, model: Backbone) -> None:
-    found = state_hash(dict(model.net.state_dict()))
-    if found != base_hash:
-        raise ConfigError(
-            f"the scores are of another checkpoint of {model.name} (weights {base_hash[:12]}, here {found[:12]}); "
-            "score again, or set model.checkpoint to the one that was scored."
-        )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
-from samtune.selection.additions import Positive, adapter_addition, check_rank, lora_addition
+from samtune.selection.additions import Positive, check_rank, lora_addition
 from samtune.selection.matrices import top_overall, weight_matrices
 from samtune.selection.selection import Addition, Selection
 from samtune.selection.selector import Needs
@@ -32,8 +32,7 @@ class SptOptions:
         per: what the squared gradients are of: a sample (Algorithm 1) or a batch (the release).
         alpha: a matrix gets a module when its sensitive weights reach the module's size divided by alpha: 1 in the
             paper, 10 in the release. Above 1 the parameters can be more than tau.
-        vectors: biases and norms compete too. A vector with 1/5 of its entries among the sensitive is tuned whole;
-            the entries of others are dropped.
+        vectors: biases and norms compete too: one with 1/5 of its entries among the sensitive is tuned whole.
     """
 
     tau: int | None = None
@@ -64,9 +63,8 @@ def spt(model: Backbone, scores: Scores, **options: Any) -> Selection:
     whole = [n for n, i in sensitive.items() if n not in matrices and len(i) >= VECTOR_SHARE * sizes[n]]
     entries = {name: indices for name, indices in sensitive.items() if name in matrices}
     additions: list[Addition] = []
-    for name, rows, columns in _parts(model) if given.structure != "none" else ():
-        if name not in entries:
-            continue
+    hosts = [part for part in _parts(model) if part[0] in entries and given.structure != "none"]
+    for name, rows, columns in hosts:
         inside = (entries[name] >= rows.start * columns) & (entries[name] < rows.stop * columns)
         if int(inside.sum()) * given.alpha >= _cost(given.structure, given.rank, len(rows), columns):
             part = None if len(rows) == len(matrices[name]) else (rows.start, rows.stop)
@@ -74,7 +72,7 @@ def spt(model: Backbone, scores: Scores, **options: Any) -> Selection:
             if given.structure == "lora":
                 additions.append(lora_addition(module, given.rank, given.lora_alpha, part))
             else:
-                additions.append(adapter_addition(module, given.rank, len(rows), part))
+                additions.append(Addition("adapter", module, part, {"width": given.rank, "dim": len(rows)}))
             entries[name] = entries[name][~inside]
     return Selection({n: i for n, i in entries.items() if len(i)}, tuple(sorted(whole)), additions=tuple(additions))
 

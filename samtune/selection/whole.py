@@ -17,15 +17,11 @@ def linear(model: Backbone, scores: Scores | None) -> Selection:
 
 def full(model: Backbone, scores: Scores | None) -> Selection:
     """Selects every weight, norm and position table of the backbone; biases and decoder are added as for any method."""
-    wanted = ("linear", "conv", "norm", "position")
-    return _whole(name for name, role in model.roles().items() if role in wanted)
+    return _whole(n for n, role in model.roles().items() if role in ("linear", "conv", "norm", "position"))
 
 
 def bias(model: Backbone, scores: Scores | None) -> Selection:
-    """Selects all biases of the backbone, with the shifts of its norms (BitFit, arXiv:2106.10199).
-
-    Layer scales count as biases, see the model's roles.
-    """
+    """Selects all biases, with the shifts of norms and layer scales (BitFit, arXiv:2106.10199)."""
     roles = model.roles().items()
     return _whole(n for n, role in roles if role == "bias" or (role == "norm" and n.endswith(".bias")))
 

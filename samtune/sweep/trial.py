@@ -147,8 +147,14 @@ def _facts(cell: Cell) -> dict[str, Any]:
     test: dict[str, Any] = next((e for e in events if e["split"] == "test" and "seconds" in e), {})
     metric = TASKS[cell.config.task].load().words.choice
     choice = [e[metric] for e in events if e["split"] == "val" and e.get(metric) is not None]
-    asked = {"name": cell.name, "task": cell.task, "row": cell.row, "title": cell.title, "overrides": cell.changes}
-    asked |= {"lr": cell.config.train.lr, "values": cell.values, "edge": cell.edge, "seed": cell.config.run.seed}
+    asked: dict[str, Any] = {
+        "name": cell.name,
+        "task": cell.task,
+        "row": cell.row,
+        "title": cell.title,
+        "overrides": cell.changes,
+    }
+    asked |= {"overrides": cell.changes, "lr": cell.config.train.lr, "seed": cell.config.run.seed}
     steps = max(event["step"] for event in events)
     # of the training alone: scores are shared, and imports and pictures are no cost of a method
     cost = {"steps": steps, "seconds": round(fit["seconds"], 1), "memory_mib": round(fit["memory_mib"])}

@@ -93,9 +93,7 @@ class ScaleShift(Folding):
         """Maps y of (..., C), or (B, C, h, w) of a host that has its channels there, to the same; x is not read."""
         shape = (-1, 1, 1) if self.on_axis_1 else (-1,)
         scaled = y * self.scale.view(shape)  # in fp32 also for y in bf16, which has no number between 1 and 1.008
-        if self.shift is not None:
-            scaled = scaled + self.shift.view(shape)
-        return scaled.to(y.dtype)
+        return (scaled if self.shift is None else scaled + self.shift.view(shape)).to(y.dtype)
 
     def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the weight with output channel c times scale[c], and the (C,) bias times scale plus shift."""
@@ -114,12 +112,7 @@ class ScaleShift(Folding):
 
 
 class Adapter(Added):
-    """y += up(relu(down(y))), on all rows or some (Houlsby et al., arXiv:1902.00751, sec. 2.1).
-
-    Attributes:
-        down: linear layer from the rows to the width of the bottleneck.
-        up: linear layer back.
-    """
+    """y += up(relu(down(y))), linear to the bottleneck and back, on all rows or some (arXiv:1902.00751, sec. 2.1)."""
 
     def __init__(self, host: nn.Module, addition: Addition) -> None:
         super().__init__(host, addition)
@@ -177,11 +170,7 @@ class Prompt(Added):
 
 
 class HeadLayers(Added):
-    """Layers of a linear map and GELU before the head (MLP-k).
-
-    Attributes:
-        layers: k linear layers from C to C channels.
-    """
+    """Layers of a linear map from C to C channels and GELU, before the head (MLP-k)."""
 
     identity, before = False, True
 
@@ -206,20 +195,13 @@ class HeadLayers(Added):
 
 
 KINDS: dict[str, type[Added]] = {
-    "lora": LoRA,
-    "adapter": Adapter,
-    "adaptformer": AdaptFormer,
-    "ssf": ScaleShift,
-    "prompt": Prompt,
+    "lora": LoRA, "adapter": Adapter, "adaptformer": AdaptFormer, "ssf": ScaleShift, "prompt": Prompt,
     "mlp": HeadLayers,
-}
+}  # fmt: skip
 
 
 def build_added(model: Backbone, addition: Addition) -> Added:
-    """Returns an addition's module on the meta device: it has sizes, but no values yet.
-
-    Args:
-        addition: of a selection that fits the model.
+    """Returns the module of an addition that fits the model, on the meta device: it has sizes, but no values yet.
 
     Raises:
         CheckpointError: an unknown kind, or a host of the wrong class or size.

@@ -26,8 +26,7 @@ def attach(
     """Freezes the model except for what the selection names, and puts its additions in.
 
     Args:
-        model: plain; afterwards its state dict still has the stock keys, with current values, and the parameters of
-            additions that do not merge.
+        model: plain; its state dict keeps the stock keys, with current values, beside additions that do not merge.
         seed: of the initial values of additions.
         base_dtype: of frozen linear and conv weights, torch.bfloat16 or torch.float16; the model then runs under
             autocast to it only. None leaves them as they are.
@@ -37,8 +36,8 @@ def attach(
         values, in fp32 or better; by the addition's name and its own the parameter of an addition.
 
     Raises:
-        CheckpointError: a selection of another model, one with entries in two tensors of one module or with additions
-            that do not go together, or a model that is attached already.
+        CheckpointError: another model's selection, one with entries in two tensors of a module or additions that do
+            not go together, or a model that is attached already.
         ConfigError: another `base_dtype`.
     """
     _check(model, selection)
@@ -90,13 +89,11 @@ def _check(model: Backbone, selection: Selection) -> None:
     """Refuses a model that is not plain, and a selection that does not fit it or itself."""
     if any(isinstance(module, CompactModule) for module in model.modules()):
         raise CheckpointError("the model has a selection attached already; merge it first.")
-    present = [name for name, _ in added_modules(model)]
-    if present:
+    if present := [name for name, _ in added_modules(model)]:
         raise CheckpointError(f"the model has an addition already, {present[0]}; attach to a fresh model.")
     check_selection(selection, model)
     owners = [name.rpartition(".")[0] for name in selection.entries]
-    doubled = sorted({owner for owner in owners if owners.count(owner) > 1})
-    if doubled:
+    if doubled := sorted({owner for owner in owners if owners.count(owner) > 1}):
         raise CheckpointError(
             f"the selection has entries in two tensors of {doubled[0]}; select one of them whole instead."
         )
@@ -115,7 +112,7 @@ def _check_additions(model: Backbone, additions: tuple[Addition, ...]) -> None:
                 "addition of a kind for the same rows."
             )
         if addition.kind == "prompt":
-            _check_prompt(model, addition)
+            _check_prompt(addition, model.token_blocks())
     for host, found in kinds.items():
         if "ssf" in found and found & {"lora", "adapter", "adaptformer"}:
             raise CheckpointError(
@@ -124,8 +121,7 @@ def _check_additions(model: Backbone, additions: tuple[Addition, ...]) -> None:
             )
 
 
-def _check_prompt(model: Backbone, addition: Addition) -> None:
-    blocks = model.token_blocks()
+def _check_prompt(addition: Addition, blocks: list[str]) -> None:
     for name in (addition.module, addition.options["until"]):
         if name not in blocks:
             known = f"{blocks[0]} to {blocks[-1]}" if blocks else "none; prompts need a plain ViT"

@@ -17,6 +17,7 @@ its state dict has exactly the stock keys, with current values.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,30 +26,27 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from samtune.tuning.once import once_differentiable
-
 KEEP_WHOLE_INPUT = 0.75  # above this share of columns, keeping X itself is cheaper than a copy of X[:, U]
 _SUFFIX = "_values"
+_Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
 def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
-    """Makes entries of `module.<name>` trainable and freezes the rest of that tensor.
+    """Makes entries of the module's own parameter `name` trainable and freezes the rest of that tensor.
 
     Args:
-        name: of a parameter of the module itself, such as "weight".
         indices: (n,) sorted unique int64 indices into the flattened tensor.
 
     Returns:
-        The (n,) values, in fp32 or better, to be given to an optimizer. Changes in place, by whatever means that
-        autograd sees, reach the dense tensor at the next forward pass or `state_dict()`.
+        The (n,) values, in fp32 or better, for an optimizer. Changes in place, by whatever means that autograd sees,
+        reach the dense tensor at the next forward pass or `state_dict()`.
     """
     _watch_fused_optimizers()
     dense = module._parameters[name]
     assert dense is not None and not isinstance(module, CompactModule)
     dense.requires_grad_(False)
     indices = indices.to(dense.device)
-    master_dtype = torch.promote_types(dense.dtype, torch.float32)
-    values = nn.Parameter(dense.detach().flatten()[indices].to(master_dtype))
+    values = nn.Parameter(dense.detach().flatten()[indices].to(torch.promote_types(dense.dtype, torch.float32)))
     module.register_parameter(name + _SUFFIX, values)
     module.register_buffer("tuned_indices", indices, persistent=False)
     module.tuned_name = name  # type: ignore[assignment]
@@ -63,7 +61,7 @@ def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
 
 def release_entries(module: CompactModule) -> None:
     """Undoes `tune_entries`: the dense tensor keeps the current values and stays frozen."""
-    module.write_values()
+    module.dense()
     del module._parameters[module.tuned_name + _SUFFIX]
     for name in [n for n in module._buffers if n.startswith("tuned_")]:
         delattr(module, name)
@@ -80,43 +78,34 @@ class CompactModule(nn.Module):
 
     def values(self) -> nn.Parameter:
         """Returns the trainable (n,) values."""
-        values = self._parameters[self.tuned_name + _SUFFIX]
-        assert values is not None
-        return values
+        return self._parameters[self.tuned_name + _SUFFIX]  # type: ignore[return-value]
 
     def dense(self) -> Tensor:
-        """Returns the frozen dense tensor with the current values in it."""
-        self.write_values()
-        dense = self._parameters[self.tuned_name]
-        assert dense is not None
-        return dense
-
-    def write_values(self) -> None:
-        """Writes the values into the dense tensor when they changed since the last time.
+        """Returns the frozen dense tensor, with the values written into it when they changed since the last time.
 
         Autograd counts in-place changes of a tensor (`_version`): optimizers, `load_state_dict` and `copy_` all
         raise the count, so no caller has to remember a hook.
         """
-        values = self.values()
+        values, dense = self.values(), self._parameters[self.tuned_name]
+        assert dense is not None
         if values._version != self.written_version:
-            dense = self._parameters[self.tuned_name]
-            assert dense is not None
             with torch.no_grad():
                 dense.view(-1)[self.tuned_indices] = values.detach().to(dense.dtype)
             self.written_version = values._version
+        return dense
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.written_version = -1  # the tensors of a copy count their versions anew
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        self.write_values()
+        self.dense()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         del destination[prefix + self.tuned_name + _SUFFIX]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        missing_keys = rest[2]
-        stock_key, values_key = prefix + self.tuned_name, prefix + self.tuned_name + _SUFFIX
+        stock_key, missing_keys = prefix + self.tuned_name, rest[2]
+        values_key = stock_key + _SUFFIX
         if stock_key in state_dict:
             state_dict[values_key] = state_dict[stock_key].flatten()[self.tuned_indices.to("cpu")]
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -133,12 +122,11 @@ class CompactLinear(CompactModule, nn.Linear):
     tuned_places: Tensor
 
     # Compiled code would not look whether the values changed. One break of the graph around the layer, rather than
-    # one in `write_values`, lets all blocks share their compiled code.
+    # one in `dense`, lets all blocks share their compiled code.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:
         """Maps (..., inputs) to (..., outputs), in autocast's dtype where that is on."""
-        device = input.device.type
-        if torch.is_autocast_enabled(device):
+        if torch.is_autocast_enabled(device := input.device.type):
             input = input.to(torch.get_autocast_dtype(device))
         return _SelectedLinear.apply(  # type: ignore[no-any-return]
             input, self.dense(), self.bias, self.values(), self.tuned_rows, self.tuned_columns, self.tuned_places
@@ -168,23 +156,51 @@ def _chosen_columns(x: Tensor, columns: Tensor, *, ones: bool) -> Tensor:
 
 
 def _selected_product(grad: Tensor, kept: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
-    """Returns the product that holds the chosen entries of the weight's gradient; it exists only here.
+    """Returns the product that holds the chosen entries of the weight's gradient, of dY (T, outputs) and what was kept.
+
+    Of (U, T), the chosen columns of X, it is (U, R), below it dY's sum over T if X came with ones; of (T, inputs), all
+    of X, it is (R, inputs). None stands for all rows or columns.
 
     A contiguous left side is up to 2.3 x faster than a transposed view. One sum of products per entry was no faster
     in bf16 for 10 to 3000 scattered entries of a (3072, 768) weight.
-
-    Args:
-        grad: (T, outputs), dY.
-        kept: (U, T), the chosen columns of X, or (T, inputs), all of X.
-        rows: R of the outputs, or None for all.
-        columns: U of the inputs, or None for all.
-
-    Returns:
-        (U, R), below it dY's sum over T if X came with ones; or (R, inputs) where all columns were kept.
     """
     if columns is not None:
         return kept @ (grad if rows is None else grad.index_select(1, rows))
     return (grad.T if rows is None else grad.T.index_select(0, rows)) @ kept
+
+
+def _once_differentiable(backward: _Backward) -> _Backward:
+    """Makes a backward pass refuse second derivatives, which would lack the part that goes through the weight.
+
+    torch's own `once_differentiable` lets them pass where the incoming gradient is a constant.
+    """
+
+    @functools.wraps(backward)
+    def without_graph(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            gradients = backward(ctx, grad)
+        if not torch.is_grad_enabled():
+            return gradients
+        return tuple(None if g is None else _Refusal.apply(g.requires_grad_()) for g in gradients)
+
+    return without_graph
+
+
+class _Refusal(torch.autograd.Function):
+    """The identity, with no derivative."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        """Returns the gradient, of any shape, as it is."""
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Refuses."""
+        raise RuntimeError(
+            "a layer with tuned entries is once_differentiable: it has no second derivatives. "
+            "Compute them on the merged model."
+        )
 
 
 class _SelectedLinear(torch.autograd.Function):
@@ -192,30 +208,18 @@ class _SelectedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        values: Tensor,
-        rows: Tensor | None,
-        columns: Tensor | None,
-        places: Tensor,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, *plan: Tensor | None
     ) -> Tensor:
-        """Maps x.
+        """Maps x (..., inputs) to (..., outputs).
 
         Args:
-            ctx: keeps what the backward pass needs.
-            x: (..., inputs).
             weight: (outputs, inputs), with the current values in it; of any float dtype.
             bias: (outputs,), or None.
-            values: (n,) trained values, which get the gradient.
-            rows: R of the outputs, or None for all.
-            columns: U of the inputs, or None for all.
-            places: (n,) where each value lies in the flattened product of `_selected_product`.
-
-        Returns:
-            (..., outputs) in the dtype of x.
+            values: (n,), which get the gradient.
+            plan: R of the outputs and U of the inputs, None for all, and (n,) where each value lies in the flattened
+                product of `_selected_product`.
         """
+        rows, columns, places = plan
         kept = x.reshape(-1, x.shape[-1])  # (T, inputs)
         ctx.bias_in_product = ctx.needs_input_grad[2] and rows is None and columns is not None
         if columns is not None:
@@ -227,7 +231,7 @@ class _SelectedLinear(torch.autograd.Function):
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    @once_differentiable
+    @_once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of x (..., inputs), bias (outputs,) and values (n,); `grad` is (..., outputs)."""
         kept, weight, rows, columns, places = ctx.saved_tensors
@@ -256,7 +260,7 @@ class _WriteThrough(torch.autograd.Function):
         return dense.view_as(dense)
 
     @staticmethod
-    @once_differentiable
+    @_once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the (n,) gradient of the values; `grad` has the shape of the dense tensor."""
         (indices,) = ctx.saved_tensors

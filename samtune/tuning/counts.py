@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from torch import nn
@@ -11,7 +13,6 @@ from samtune.selection.selection import Addition, Selection
 from samtune.tuning.added import build_added
 from samtune.tuning.compact import CompactModule
 from samtune.tuning.hooks import added_modules
-from samtune.types import Role
 
 
 @dataclass(frozen=True)
@@ -43,42 +44,48 @@ class Counts:
         return asdict(self)
 
 
-_LINES: dict[Role, str] = {"bias": "bias", "norm": "norm", "decoder": "decoder", "head": "head"}
-
-
 def count(model: Backbone, selection: Selection) -> Counts:
     """Counts what a selection trains, by kind."""
-    sizes = {name: parameter.numel() for name, parameter in _base_parameters(model).items()}
+    parameters, roles = _base_parameters(model), model.roles()
     lines = dict.fromkeys(("selected", "bias", "norm", "decoder", "head"), 0)
-    roles = model.roles()
-    for name in selection.names():
-        amount = len(selection.entries[name]) if name in selection.entries else sizes[name]
-        lines[_LINES.get(roles[name], "selected")] += amount
-    added = sum(_size(model, addition) for addition in selection.additions)
+    for name, amount in _trained(parameters, selection):
+        lines[roles[name] if roles[name] in lines else "selected"] += amount
+    added = sum(added_count(model, addition) for addition in selection.additions)
     total = sum(lines.values()) + added
-    return Counts(**lines, added=added, total=total, percent=100 * total / sum(sizes.values()))
+    percent = 100 * total / sum(parameter.numel() for parameter in parameters.values())
+    return Counts(**lines, added=added, total=total, percent=percent)
 
 
 def count_by_block(model: Backbone, selection: Selection) -> list[tuple[str, str, int]]:
     """Counts what trains per block and kind: rows of (block, role or `added`, parameters), in the model's order."""
-    parameters = _base_parameters(model)
-    roles, blocks = model.roles(), model.parts()
-    totals: dict[tuple[str, str], int] = {}
-    for name in (n for n in parameters if n in selection.entries or n in selection.whole):
-        amount = len(selection.entries[name]) if name in selection.entries else parameters[name].numel()
-        key: tuple[str, str] = (blocks[name], roles[name])
-        totals[key] = totals.get(key, 0) + amount
+    parameters, roles, blocks = _base_parameters(model), model.roles(), model.parts()
+    totals: Counter[tuple[str, str]] = Counter()
+    for name, amount in _trained(parameters, selection):
+        totals[blocks[name], roles[name]] += amount
     for addition in selection.additions:
-        of_host = next(name for name in parameters if name.startswith(addition.module + "."))
-        key = (blocks[of_host], "added")
-        totals[key] = totals.get(key, 0) + _size(model, addition)
+        totals[part_of(addition, blocks), "added"] += added_count(model, addition)
     order = list(dict.fromkeys(blocks[name] for name in parameters))
     rows = [(block, role, amount) for (block, role), amount in totals.items()]
     return sorted(rows, key=lambda row: order.index(row[0]))
 
 
-def _size(model: Backbone, addition: Addition) -> int:
+def added_count(model: Backbone, addition: Addition) -> int:
+    """Returns the number of parameters of an addition."""
     return sum(parameter.numel() for parameter in build_added(model, addition).parameters())
+
+
+def part_of(addition: Addition, parts: Mapping[str, str]) -> str:
+    """Returns the part of the network, of `model.parts()`, that the host of an addition belongs to."""
+    return next(label for name, label in parts.items() if name.startswith(addition.module + "."))
+
+
+def _trained(parameters: Mapping[str, nn.Parameter], selection: Selection) -> Iterator[tuple[str, int]]:
+    """Yields the base's tensors that train, in part or whole, with how much of them does; in the model's order."""
+    for name, parameter in parameters.items():
+        if name in selection.entries:
+            yield name, len(selection.entries[name])
+        elif name in selection.whole:
+            yield name, parameter.numel()
 
 
 def _base_parameters(model: Backbone) -> dict[str, nn.Parameter]:

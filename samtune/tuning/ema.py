@@ -14,14 +14,13 @@ class Ema:
 
     Values change by `copy_` under `no_grad`, which autograd counts, so a compact module writes them into its dense
     tensor at the next forward pass.
+
+    Args:
+        parameters: with the values to start at.
+        decay: share of the old average that a late update keeps, in [0, 1).
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
-        """Starts at the current values.
-
-        Args:
-            decay: share of the old average that a late update keeps, in [0, 1).
-        """
         self.parameters = list(parameters)
         self.decay = decay
         self.averages = [p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in parameters]
@@ -30,10 +29,8 @@ class Ema:
     def update(self, step: int) -> None:
         """Takes the current values in: average = d * average + (1 - d) * value, d = min(decay, (1 + t) / (10 + t)).
 
-        The second term is TensorFlow's warm-up: without it the start values weigh for 1 / (1 - decay) steps.
-
-        Args:
-            step: t, the optimizer steps before this one, from 0.
+        t are the optimizer steps before this one. The second term is TensorFlow's warm-up: without it the start
+        values weigh for 1 / (1 - decay) steps.
         """
         keep = min(self.decay, (1 + step) / (10 + step))
         for average, parameter in zip(self.averages, self.parameters, strict=True):

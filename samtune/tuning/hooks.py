@@ -20,11 +20,9 @@ from samtune.tuning.kind import Added, Folding
 
 
 def install(model: Backbone, addition: Addition, added: Added) -> None:
-    """Registers a module on its host, with the hooks that call it.
+    """Registers a module that has values, on its host's device, with the hooks that call it.
 
-    Args:
-        model: has the host; its state dict keeps the stock keys, plus `name.param` where the addition does not merge.
-        added: with values, on the host's device.
+    The model's state dict keeps the stock keys, plus `name.param` where the addition does not merge.
     """
     host, short = model.net.get_submodule(addition.module), addition.short
     host.add_module(short, added)
@@ -60,16 +58,6 @@ def added_modules(model: Backbone) -> Iterator[tuple[str, Added]]:
             yield name, module
 
 
-def added_state(model: Backbone) -> dict[str, Tensor]:
-    """Returns the values of what does not merge, by the names of the state dict, for a bundle."""
-    return {
-        f"{name}.{short}": parameter.detach()
-        for name, added in added_modules(model)
-        if not added.merges
-        for short, parameter in added.named_parameters()
-    }
-
-
 def _map_output(short: str, host: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     return getattr(host, short)(args[0], output)  # type: ignore[no-any-return]
 
@@ -97,7 +85,7 @@ def _fold_before_loading(short: str, host: nn.Module, *_: Any) -> None:
 def _fold_into(host: nn.Module, added: Folding) -> None:
     """Writes the folded values into the host's tensors; the addition becomes the identity."""
     if isinstance(host, CompactModule):
-        host.write_values()
+        host.dense()
     tensors = {name: p for name in ("weight", "bias") if (p := host._parameters.get(name)) is not None}
     with torch.no_grad():
         for name, tensor in added.fold(tensors).items():

@@ -14,10 +14,7 @@ from samtune.selection.selection import Addition
 
 
 class Added(nn.Module):
-    """Base of the kinds.
-
-    Args:
-        host: where it goes; says its sizes.
+    """Base of the kinds; the host, where it goes, says its sizes.
 
     Attributes:
         identity: whether a new one leaves the model's output as it is.
@@ -41,11 +38,7 @@ class Added(nn.Module):
         self.handles: list[RemovableHandle] = []
 
     def start(self, generator: torch.Generator) -> None:
-        """Sets the values to start from.
-
-        Args:
-            generator: on the CPU, as the parameters then are; one generator starts all additions, in their order.
-        """
+        """Sets the values to start from, on the CPU; one generator starts all additions, in their order."""
         raise NotImplementedError
 
 
@@ -55,13 +48,11 @@ class Folding(Added):
     merges = True
 
     def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns new values of the host's tensors that do what host and addition do together.
+        """Returns the host's tensors that change, worth what host and addition are together.
 
         Args:
-            tensors: the host's `weight` (out, in) or (out, in/groups, kh, kw) or (C,), and `bias` (out,) if it has one.
-
-        Returns:
-            the tensors that change, in their shapes, computed in float64 and rounded once to their dtype.
+            tensors: the host's `weight` (out, in) or (out, in/groups, kh, kw) or (C,), and `bias` (out,) if it has one;
+                the new ones have their shapes, are computed in float64 and rounded once to their dtype.
         """
         raise NotImplementedError
 

@@ -23,11 +23,9 @@ def lower_base(model: Backbone, dtype: torch.dtype, keep: Collection[str] = ()) 
     """Stores the frozen weights of linear and conv layers in a low precision, in place.
 
     Until `restore_base`, the model runs under autocast to the same dtype only (stock layers refuse fp32 inputs
-    otherwise), and its state dict is the rounded one.
+    otherwise), and its state dict is the rounded one. Entries that are tuned later start from the rounded weights.
 
     Args:
-        model: attached, or plain. Entries that are tuned later start from the rounded weights.
-        dtype: one of `LOW`.
         keep: names of weights that stay in fp32. Those that train whole always do.
 
     Raises:
@@ -47,10 +45,6 @@ def is_lowered(model: Backbone) -> bool:
 
 def restore_base(model: Backbone, base: Mapping[str, Tensor]) -> None:
     """Undoes `lower_base`: frozen entries are the base's again, bit for bit, and tuned ones their fp32 values.
-
-    Args:
-        model: attached or plain, lowered or not.
-        base: state dict of the base that was lowered.
 
     Raises:
         CheckpointError: a base without one of the lowered weights, or with another shape of it; nothing is changed.

@@ -13,6 +13,7 @@ from samtune.models.backbone import Backbone
 from samtune.tuning.hooks import added_modules
 
 Penalty = Callable[[], Tensor]
+Norm = Literal["l2", "l1"]
 
 
 def start_penalty(
@@ -20,7 +21,7 @@ def start_penalty(
     trainable: Mapping[str, nn.Parameter],
     *,
     weight: float,
-    norm: Literal["l2", "l1"] = "l2",
+    norm: Norm = "l2",
     blocks: int | None = None,
 ) -> Penalty:
     """Returns `lambda * sum over R of ||w - w0||^2` (or of absolute values) as a function of the current values.
@@ -29,7 +30,6 @@ def start_penalty(
     head w0 is its initial value.
 
     Args:
-        model: attached; tells which layers a parameter belongs to.
         trainable: what `attach` returned, with the values to be pulled to.
         weight: lambda >= 0.
         blocks: R is the last L blocks, the patch embedding and the head or decoder; None: everything.
@@ -37,8 +37,7 @@ def start_penalty(
     Raises:
         ConfigError: L larger than the number of blocks, or added modules, which have no pretrained value.
     """
-    added = [name for name, _ in added_modules(model)]
-    if added:
+    if added := [name for name, _ in added_modules(model)]:
         raise ConfigError(
             f"tune.start pulls to pretrained values, but {added[0]} is added and has none. "
             "Set tune.start.weight=0, or choose a selector that adds nothing, such as grft."
@@ -55,7 +54,7 @@ def start_penalty(
 
 
 def check_start(model: Backbone, blocks: int | None) -> None:
-    """Refuses an L that does not fit the model; known before anything is computed.
+    """Refuses an L that does not fit the model.
 
     Raises:
         ConfigError: L larger than the number of blocks.

@@ -19,32 +19,17 @@ from torch import Tensor, nn
 
 
 class FusedAttention(nn.Module):
-    """Multi-head attention over an (H, W) grid, equal to segment-anything's up to rounding.
-
-    Args:
-        stock: the attention module whose parameters are taken over.
-    """
+    """Multi-head attention over an (H, W) grid, with those of `stock` as its parameters; equal to it up to rounding."""
 
     def __init__(self, stock: Attention) -> None:
         super().__init__()
-        self.num_heads = stock.num_heads
-        self.scale = stock.scale
-        self.qkv = stock.qkv
-        self.proj = stock.proj
-        self.use_rel_pos = stock.use_rel_pos
+        self.num_heads, self.scale, self.use_rel_pos = stock.num_heads, stock.scale, stock.use_rel_pos
+        self.qkv, self.proj = stock.qkv, stock.proj
         if self.use_rel_pos:
-            self.rel_pos_h = stock.rel_pos_h
-            self.rel_pos_w = stock.rel_pos_w
+            self.rel_pos_h, self.rel_pos_w = stock.rel_pos_h, stock.rel_pos_w
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attends over all cells of each grid.
-
-        Args:
-            x: (B, H, W, C).
-
-        Returns:
-            (B, H, W, C).
-        """
+        """Attends over all cells of each grid: (B, H, W, C) to (B, H, W, C)."""
         batch, height, width, channels = x.shape
         qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, channels // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, d)
@@ -61,20 +46,14 @@ class FusedAttention(nn.Module):
 def attend_with_relative_positions(
     q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, *, scale: float
 ) -> Tensor:
-    """Computes `softmax(scale * q.k + q.Rh + q.Rw) v` without an (N, N) tensor.
+    """Computes `softmax(scale * q.k + q.Rh + q.Rw) v`, (B, heads, N, d), without an (N, N) tensor.
 
     Args:
-        q: (B, heads, N, d) with N = H * W, row-major.
-        k: (B, heads, N, d).
-        v: (B, heads, N, d).
-        rel_h: (H, H, d), the embedding of each pair of rows.
-        rel_w: (W, W, d), the embedding of each pair of columns.
-
-    Returns:
-        (B, heads, N, d).
+        q, k, v: (B, heads, N, d) with N = H * W, row-major.
+        rel_h, rel_w: (H, H, d) and (W, W, d), the embedding of each pair of rows, and of columns.
     """
     batch, heads, tokens, dim = q.shape
-    height, width = rel_h.shape[0], rel_w.shape[0]
+    height, width = len(rel_h), len(rel_w)
     grid = q.reshape(batch, heads, height, width, dim)
     on_rows = torch.einsum("bnhwd,hkd->bnhwk", grid, rel_h.to(q.dtype)).flatten(2, 3)  # (B, heads, N, H)
     on_columns = torch.einsum("bnhwd,wkd->bnhwk", grid, rel_w.to(q.dtype)).flatten(2, 3)  # (B, heads, N, W)

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from samtune.errors import ConfigError, unknown_name
 from samtune.models.backbone import Backbone
 from samtune.models.sam.attention import FusedAttention
-from samtune.models.sam.published import OFFICIAL, load_published, looks_like
+from samtune.models.sam.published import OFFICIAL, load_published
 from samtune.models.weights import RANDOM, load_weights
 from samtune.types import Batch, Prompts, Role
 
@@ -37,12 +37,9 @@ class SamSpec:
     """The numbers that tell one SAM from another.
 
     Attributes:
-        embed_dim: width of the image encoder.
-        depth: blocks of the image encoder.
-        heads: attention heads of the image encoder.
-        global_blocks: blocks that attend over the whole image; the others use windows of `window` cells.
+        embed_dim, depth, heads: width, blocks and attention heads of the image encoder.
+        global_blocks: blocks that attend over the whole image; the others use windows of `window` x `window` cells.
         image_size: side of the input frame that the position table is made for, in pixels.
-        window: side of an attention window in cells.
         prompt_dim: width of prompts, image embeddings and mask decoder.
         decoder_mlp: hidden width of the mask decoder's transformer.
     """
@@ -70,7 +67,7 @@ class SamModel(Backbone):
     """A SAM: segment-anything's own network.
 
     Args:
-        image_size: side of the input frame in pixels, a multiple of 16; None for the stock size.
+        image_size: side S of the input frame in pixels, a multiple of 16; None for the stock size.
 
     Raises:
         ConfigError: a size that is no multiple of 16.
@@ -88,14 +85,7 @@ class SamModel(Backbone):
         super().__init__(_network(spec, size), name=name, image_size=size, mean=PIXEL_MEAN, std=PIXEL_STD)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Predicts one mask per item (mask token 0, SAM's `multimask_output=False`).
-
-        Args:
-            batch: images in the input frame of this model's `image_size`, with prompts or none.
-
-        Returns:
-            (B, 1, S/4, S/4) logits; foreground where > 0.
-        """
+        """Predicts (B, 1, S/4, S/4) logits, foreground where > 0: mask token 0, SAM's `multimask_output=False`."""
         return self.decode(self.features(batch), batch.prompts)
 
     def features(self, batch: Batch) -> Tensor:
@@ -103,46 +93,21 @@ class SamModel(Backbone):
         return self.encode(self.normalise(batch.images, batch.valid()))
 
     def normalise(self, images: Tensor, valid: Tensor) -> Tensor:
-        """Applies SAM's normalisation; the padding becomes 0 afterwards, as in segment-anything.
-
-        Args:
-            images: (B, 3, S, S) uint8 RGB.
-            valid: (B, 1, S, S) bool, False in the padding.
-
-        Returns:
-            (B, 3, S, S) float32.
-        """
+        """Normalises (B, 3, S, S) uint8 RGB to float32, 0 where `valid`, (B, 1, S, S) bool, is False: the padding."""
         return (images.float() - self.pixel_mean) / self.pixel_std * valid
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Computes image embeddings.
-
-        Args:
-            pixels: (B, 3, S, S) normalised; S may be any multiple of 16.
-
-        Returns:
-            (B, C, S/16, S/16).
-        """
+        """Maps normalised (B, 3, S, S) pixels, S any multiple of 16, to (B, C, S/16, S/16) image embeddings."""
         encoder = self.net.image_encoder
         x = encoder.patch_embed(pixels)  # (B, h, w, D)
         x = x + _resample_positions(encoder.pos_embed, x.shape[1], x.shape[2])
         for block in encoder.blocks:
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            again = self.checkpointing and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
         return encoder.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 
     def decode(self, embeddings: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Decodes one mask per item.
-
-        Args:
-            embeddings: (B, C, h, w) of `encode`.
-            prompts: one prompt set per item, or None for no prompt.
-
-        Returns:
-            (B, 1, 4h, 4w) logits.
-        """
+        """Decodes (B, C, h, w) embeddings, with one prompt set per item or no prompt, to (B, 1, 4h, 4w) logits."""
         decoder = self.net.mask_decoder
         batch, channels, height, width = embeddings.shape
         # one dtype from here on: under autocast, sums of fp32 and bf16 tensors are slow and no more exact
@@ -210,22 +175,16 @@ class SamModel(Backbone):
         return notes
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
-        """Says which SAM a state dict looks like."""
-        return looks_like(state)
+        """Says which SAM a state dict looks like, by the width of its position table."""
+        table = state.get("image_encoder.pos_embed")
+        names = {spec.embed_dim: name for name, spec in SPECS.items()}
+        if table is None or table.shape[-1] not in names:
+            return "It does not look like a Segment Anything checkpoint."
+        return f"It looks like {names[table.shape[-1]]}: set model.name to that."
 
 
 def build_sam(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> SamModel:
-    """Builds a pretrained SAM in eval mode.
-
-    Args:
-        checkpoint: a file; None for the weights inside the package (`sam_tiny`) or the official ones, downloaded
-            once; "random" for segment-anything's own initialisation.
-        image_size: side of the input frame in pixels, a multiple of 16; None for the stock size.
-
-    Raises:
-        ConfigError: unknown name or impossible size.
-        CheckpointError: a file that is missing, damaged or belongs to another model.
-    """
+    """Builds a pretrained SAM in eval mode; arguments and errors are those of `build_model` and `SamModel`."""
     if name not in SPECS:
         raise ConfigError(unknown_name("model", name, SPECS))
     model = SamModel(name, SPECS[name], image_size).eval()
@@ -237,15 +196,7 @@ def build_sam(name: str, *, checkpoint: str | Path | None = None, image_size: in
 
 
 def upsample_logits(logits: Tensor, size: int) -> Tensor:
-    """Scales low-res logits to the input frame.
-
-    Args:
-        logits: (B, 1, h, w), any float type.
-        size: side of the input frame in pixels.
-
-    Returns:
-        (B, 1, size, size) float32, bilinear as in segment-anything.
-    """
+    """Scales low-res (B, 1, h, w) logits to the input frame: (B, 1, size, size) float32, bilinear as in SAM's code."""
     return F.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)
 
 
@@ -270,19 +221,10 @@ def _network(spec: SamSpec, size: int) -> Sam:
 
 def _image_encoder(spec: SamSpec) -> ImageEncoderViT:
     encoder = ImageEncoderViT(
-        depth=spec.depth,
-        embed_dim=spec.embed_dim,
-        img_size=spec.image_size,
-        mlp_ratio=4,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        num_heads=spec.heads,
-        patch_size=PATCH,
-        qkv_bias=True,
-        use_rel_pos=True,
-        global_attn_indexes=spec.global_blocks,
-        window_size=spec.window,
-        out_chans=spec.prompt_dim,
-    )
+        depth=spec.depth, embed_dim=spec.embed_dim, num_heads=spec.heads, mlp_ratio=4, out_chans=spec.prompt_dim,
+        img_size=spec.image_size, patch_size=PATCH, window_size=spec.window, global_attn_indexes=spec.global_blocks,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6), qkv_bias=True, use_rel_pos=True,
+    )  # fmt: skip
     for block in encoder.blocks:
         block.attn = FusedAttention(block.attn)
     return encoder

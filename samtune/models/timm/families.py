@@ -22,12 +22,9 @@ class OwnModel:
 
     Attributes:
         timm: the name to build it by.
-        mean: normalisation of its weights, of RGB in 0 to 1.
-        std: the same.
+        mean, std: normalisation of its weights, of RGB in 0 to 1.
         image_size: side of its input in pixels.
-        options: of timm's builder.
-        packaged: its weights are inside the package.
-        source: else, the official file.
+        source: the official file, where the weights are not packaged, inside the package.
     """
 
     timm: str
@@ -45,8 +42,8 @@ OWN: dict[str, OwnModel] = {
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         image_size=64,
-        options={"patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3},
         packaged=True,
+        options={"patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3},
     ),
     "vit_base_patch16_224.mocov3": OwnModel(
         "vit_base_patch16_224",
@@ -58,15 +55,7 @@ OWN: dict[str, OwnModel] = {
 
 
 def timm_name(name: str, image_size: int | None = None) -> tuple[str, dict[str, Any]]:
-    """Returns what `timm.create_model` takes for a model: its name and options.
-
-    Args:
-        name: of the model, as `build_classifier` takes it.
-        image_size: side of the input in pixels; None for the model's own.
-
-    Raises:
-        ConfigError: as `published`.
-    """
+    """Returns the name and options that `timm.create_model` takes for a model and size; raises as `published`."""
     own = OWN.get(name)
     stock, options = (own.timm, {"img_size": own.image_size, **own.options}) if own else (name, {})
     fixed = published(stock).get("fixed_input_size")  # the others take any size
@@ -86,8 +75,8 @@ def published(stock: str) -> dict[str, Any]:
 
     architecture, _, tag = stock.partition(".")
     if not timm.is_model(architecture):
-        near = [*MODELS, *timm.list_models()]
-        near = get_close_matches(architecture, near, n=5) or near[:5]
+        names = [*MODELS, *timm.list_models()]
+        near = get_close_matches(architecture, names, n=5) or names[:5]
         raise ConfigError(f"timm has no model {architecture!r}. Similar names: {', '.join(near)}.")
     known = get_arch_pretrained_cfgs(architecture)
     if tag and stock not in known:
@@ -100,7 +89,6 @@ class Family(NamedTuple):
     """What samtune knows about a class of timm.
 
     Attributes:
-        block: class of its blocks.
         plain_tokens: the blocks map (B, N, C) tokens and attend over all N, as those of a plain ViT.
         from_official: (state dict of an official file, network) to timm's names and the network's position tables.
     """
@@ -113,21 +101,18 @@ class Family(NamedTuple):
 def family_of(net: nn.Module, name: str) -> Family:
     """Returns what samtune knows about the class of a network.
 
-    Args:
-        name: of the model, for the message.
-
     Raises:
         ConfigError: a class that samtune does not know.
     """
-    from timm.models import convnext, swin_transformer, vision_transformer
+    from timm.models import convnext
+    from timm.models import swin_transformer as swin
+    from timm.models import vision_transformer as vit
 
     # DeiT-III's official files name layer scales differently; for other files the option changes nothing
-    vit_weights = partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True)
+    vit_weights = partial(vit.checkpoint_filter_fn, adapt_layer_scale=True)
     known = {
-        vision_transformer.VisionTransformer: Family(vision_transformer.Block, True, vit_weights),
-        swin_transformer.SwinTransformer: Family(
-            swin_transformer.SwinTransformerBlock, False, swin_transformer.checkpoint_filter_fn
-        ),
+        vit.VisionTransformer: Family(vit.Block, True, vit_weights),
+        swin.SwinTransformer: Family(swin.SwinTransformerBlock, False, swin.checkpoint_filter_fn),
         convnext.ConvNeXt: Family(convnext.ConvNeXtBlock, False, convnext.checkpoint_filter_fn),
     }
     for kind, family in known.items():

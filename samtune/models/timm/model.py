@@ -22,13 +22,10 @@ from samtune.types import LabelledBatch, Role
 
 # Options that are timm's, but not the user's: the key to give instead. (A config refuses our own arguments.)
 _TAKEN = {
-    "img_size": "model.image_size",
-    "num_classes": "the classes by the data",
-    "drop_path_rate": "train.drop_path",
-    "pretrained": "model.checkpoint",
-    "checkpoint_path": "model.checkpoint",
+    "img_size": "model.image_size", "num_classes": "the classes by the data", "drop_path_rate": "train.drop_path",
+    "pretrained": "model.checkpoint", "checkpoint_path": "model.checkpoint",
     "in_chans": "images, which are read as RGB,",
-}
+}  # fmt: skip
 
 
 class Classifier(Backbone):
@@ -37,9 +34,8 @@ class Classifier(Backbone):
     net: Any  # of timm, whose classes share methods, but no base class that declares them
 
     def __init__(self, net: nn.Module, *, name: str, **facts: Any) -> None:
-        family = family_of(net, name)
         super().__init__(net, name=name, **facts)
-        self.family = family
+        self.family = family_of(net, name)
 
     def forward(self, batch: LabelledBatch) -> Tensor:
         """Returns (B, classes) logits."""
@@ -122,9 +118,7 @@ def build_classifier(
 
     Args:
         name: a ViT, Swin or ConvNeXt of timm, such as `vit_base_patch16_224.augreg_in21k`, or a key of `OWN`.
-        checkpoint: a file; None for the model's own published weights (inside the package, or downloaded once from
-            the Hugging Face hub); "random" for timm's own initialisation.
-        image_size: side of the input in pixels; None for the size of the published weights.
+        checkpoint, image_size: as of `build_model`; other published weights come from the Hugging Face hub.
         head: "new" starts a head from `seed`, whatever the weights are; "checkpoint" takes theirs.
         drop_path: largest probability that a block is skipped (stochastic depth), in train mode only.
         seed: of the new head, and of random weights.
@@ -169,15 +163,9 @@ def _create(name: str, image_size: int | None, options: dict[str, Any], **ours: 
         raise ConfigError(f"timm can't build {name} of {given} ({err!r}). Check model.options and image_size.") from err
     config = net.pretrained_cfg
     mean, std = ((255 * torch.tensor(config[key], device="cpu")).tolist() for key in ("mean", "std"))
-    model = Classifier(
-        net,
-        name=name,
-        image_size=config["input_size"][-1] if image_size is None else image_size,
-        mean=mean,
-        std=std,
-        interpolation=config["interpolation"],
-        options=options,
-    )
+    size = config["input_size"][-1] if image_size is None else image_size
+    facts = {"mean": mean, "std": std, "interpolation": config["interpolation"], "options": options}
+    model = Classifier(net, name=name, image_size=size, **facts)
     _check(model)
     return model
 
@@ -186,27 +174,20 @@ def _check(model: Classifier) -> None:
     """Refuses a model without blocks or a head that samtune knows, and sizes that cut patches."""
     head = model.head_module()
     if head is None or not isinstance(model.net.get_submodule(head), nn.Linear) or not model.block_modules():
-        raise ConfigError(
-            f"{model.name} has no blocks or no single linear head that samtune knows. "
-            "Check model.options, or use another model."
-        )
+        known = "no blocks or no single linear head that samtune knows"
+        raise ConfigError(f"{model.name} has {known}. Check model.options, or use another model.")
     side: int = getattr(getattr(model.net, "patch_embed", None), "patch_size", (1,))[0]
     if model.image_size < side or model.image_size % side:
         nearest = max(round(model.image_size / side), 1) * side
-        raise ConfigError(
-            f"model.image_size is {model.image_size}, but {model.name} needs a multiple of {side}; "
-            f"the nearest is {nearest}."
-        )
+        wrong = f"model.image_size is {model.image_size}, but {model.name} needs a multiple of {side}"
+        raise ConfigError(f"{wrong}; the nearest is {nearest}.")
 
 
 def _check_output(model: Classifier, classes: int) -> None:
     """Refuses what only shows when the model runs: options that change its output, or an input that is too small."""
     side = model.image_size
-    batch = LabelledBatch(
-        torch.zeros(1, 3, side, side, dtype=torch.uint8, device=model.device),
-        torch.zeros(1, dtype=torch.int64, device=model.device),
-        ("an empty image",),
-    )
+    image = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    batch = LabelledBatch(image, torch.zeros(1, dtype=torch.int64), ("an empty image",)).to(model.device)
     advice = f"Check model.options ({model.options or 'none'}) and model.image_size ({side})."
     try:
         with torch.no_grad():

@@ -25,11 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samtune.base.download import file_sha256
 from samtune.errors import CheckpointError
 from samtune.models.backbone import Backbone
 from samtune.models.timm.families import OWN, family_of, published
-from samtune.models.weights import LoadReport, check_state, read_state
+from samtune.models.weights import check_state, log_loaded, read_state
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +38,13 @@ HUB_SECONDS = 4.0  # for the hub to answer; without this question its client wou
 _PATCHES = "patch_embed.proj.weight"
 
 
-def load_classifier_weights(model: Backbone, path: Path, *, head: Head) -> LoadReport:
+def load_classifier_weights(model: Backbone, path: Path, *, head: Head) -> None:
     """Loads a checkpoint: everything but the head must fit, with nothing missing, nothing over, all finite.
 
     Args:
-        model: plain; receives the weights, as its own dtype, or stays as it was.
-        path: `.safetensors`, `.pth`, `.pt`, `.pth.tar` or `.bin` of timm or an official release, a merged file of
-            ours, or `.npz` of Google (ViT only).
+        model: receives the weights, as its own dtype, or stays as it was.
+        path: `.safetensors`, `.pth`, `.pt`, `.pth.tar` or `.bin` of timm, of an official release or of ours, or
+            `.npz` of Google (ViT only).
         head: "new" leaves the model's head alone, whatever the file has; "checkpoint" takes the file's.
 
     Raises:
@@ -63,9 +62,7 @@ def load_classifier_weights(model: Backbone, path: Path, *, head: Head) -> LoadR
     state = {n: t for n, t in state.items() if head == "checkpoint" or not n.startswith(prefix)}
     check_state(wanted, state, path, lambda _: looks_like(raw))
     model.net.load_state_dict({**own_head, **state})
-    report = LoadReport(len(state), path, file_sha256(path))
-    logger.info("%s, head: %s", report, head)
-    return report
+    log_loaded(len(state), path, f", head: {head}")
 
 
 def load_published(model: Backbone, *, head: Head) -> None:
@@ -82,15 +79,12 @@ def load_published(model: Backbone, *, head: Head) -> None:
             f"{model.name} has no weights on the Hugging Face hub. Give a file as model.checkpoint=FILE "
             f"(the official one: {source}), or model.checkpoint=random."
         )
-    path = hub_file(model.name, known["hf_hub_id"], known.get("hf_hub_filename") or HUB_FILE)
+    path = _hub_file(model.name, known["hf_hub_id"], known.get("hf_hub_filename") or HUB_FILE)
     load_classifier_weights(model, path, head=head)
 
 
-def hub_file(name: str, repo: str, filename: str = HUB_FILE) -> Path:
+def _hub_file(name: str, repo: str, filename: str) -> Path:
     """Returns a file of the Hugging Face hub, from its cache or downloaded into it.
-
-    Args:
-        name: of the model, for messages.
 
     Raises:
         CheckpointError: it is not in the cache, and there is no network, `HF_HUB_OFFLINE` is set, or the hub refuses.
@@ -136,18 +130,17 @@ def _check_head(own: Tensor, found: Tensor | None, path: Path) -> None:
     if found is None:
         raise CheckpointError(f"{path} has no head: use model.head=new.")
     if len(found) != len(own):
-        raise CheckpointError(
-            f"the head of {path} has {len(found)} outputs, the data has {len(own)} classes: use model.head=new."
-        )
+        amounts = f"{len(found)} outputs, the data has {len(own)} classes"
+        raise CheckpointError(f"the head of {path} has {amounts}: use model.head=new.")
 
 
 def _to_timm(model: Backbone, raw: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Gives the tensors of an official file timm's names, and position tables the model's size."""
     state = dict(raw)
-    if any(name.startswith("base_encoder.") for name in state):
-        stem = "base_encoder."
-        state = {name.removeprefix(stem): tensor for name, tensor in state.items() if name.startswith(stem)}
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    stem = "base_encoder."
+    if any(name.startswith(stem) for name in state):
+        state = {n.removeprefix(stem): t for n, t in state.items() if n.startswith(stem)}
+        state = {n: t for n, t in state.items() if not n.startswith("head.")}
     if any(name.startswith("decoder_") for name in state):
         state = {n: t for n, t in state.items() if not n.startswith("decoder_") and n != "mask_token"}
     try:

@@ -29,8 +29,7 @@ def state() -> State:
 
 def assert_loaded(path: Path, state: State) -> None:
     model = toy_model()
-    report = load_weights(model, path)
-    assert report.loaded == len(state)
+    load_weights(model, path)
     loaded = model.net.state_dict()
     assert loaded.keys() == state.keys() and all(torch.equal(loaded[name], state[name]) for name in state)
 
@@ -79,8 +78,7 @@ def test_packaged_weights_come_from_the_package(state: State, tmp_path: Path, mo
     )
     save_file({name: tensor.half() for name, tensor in state.items()}, tmp_path / "toy.safetensors")
     model = toy_model()
-    report = load_published(model)
-    assert report.source.name == "toy.safetensors"
+    load_published(model)
     assert all(torch.equal(tensor, state[name].half().float()) for name, tensor in model.net.state_dict().items())
 
 
