@@ -147,17 +147,11 @@ def _facts(cell: Cell) -> dict[str, Any]:
     test: dict[str, Any] = next((e for e in events if e["split"] == "test" and "seconds" in e), {})
     metric = TASKS[cell.config.task].load().words.choice
     choice = [e[metric] for e in events if e["split"] == "val" and e.get(metric) is not None]
-    asked: dict[str, Any] = {
-        "name": cell.name,
-        "task": cell.task,
-        "row": cell.row,
-        "title": cell.title,
-        "overrides": cell.changes,
-    }
-    asked |= {"overrides": cell.changes, "lr": cell.config.train.lr, "seed": cell.config.run.seed}
-    steps = max(event["step"] for event in events)
+    asked: dict[str, Any] = {"name": cell.name, "task": cell.task, "row": cell.row, "title": cell.title}
+    asked |= {"overrides": cell.changes, "lr": cell.config.train.lr, "values": cell.values, "edge": cell.edge}
+    asked |= {"seed": cell.config.run.seed, "steps": max(event["step"] for event in events)}
     # of the training alone: scores are shared, and imports and pictures are no cost of a method
-    cost = {"steps": steps, "seconds": round(fit["seconds"], 1), "memory_mib": round(fit["memory_mib"])}
+    cost = {"seconds": round(fit["seconds"], 1), "memory_mib": round(fit["memory_mib"])}
     cost |= {"test_seconds": test.get("seconds"), "test_memory_mib": test.get("memory_mib")}
     return asked | cost | {"choice": max(choice, default=None), "settings": _settings(cell.config)}
 

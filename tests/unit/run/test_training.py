@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -141,7 +140,7 @@ def test_accumulation_equals_a_bigger_batch(images: int) -> None:
     plan = Train(epochs=3, lr=0.01, weight_decay=0.1)
     one, several = Toy(), Toy()
     _, big = train(one, ToyLoaders(images, batch=6), plan)
-    _, small = train(several, ToyLoaders(images, batch=2), replace(plan, accumulate=3))
+    _, small = train(several, ToyLoaders(images, batch=2), plan.model_copy(update={"accumulate": 3}))
     assert of_split(small, "train", "step") == of_split(big, "train", "step")
     assert of_split(small, "train", "loss") == pytest.approx(of_split(big, "train", "loss"), abs=1e-6)
     assert torch.allclose(several.conv.weight, one.conv.weight, atol=1e-6)
@@ -327,7 +326,7 @@ def test_the_moving_average_is_what_is_validated_and_kept() -> None:
 
     plan = Train(epochs=2, ema=0.9)
     train(model, ToyLoaders(4, batch=2), plan, validate=validate)
-    train(plain, ToyLoaders(4, batch=2), replace(plan, ema=None), validate=scripted(0.1, 0.2))
+    train(plain, ToyLoaders(4, batch=2), plan.model_copy(update={"ema": None}), validate=scripted(0.1, 0.2))
     assert torch.equal(model.conv.weight, seen[-1])
     start = Toy().conv.weight
     far, near = (plain.conv.weight - start).norm(), (model.conv.weight - start).norm()
