@@ -33,7 +33,7 @@ from samtune.run.fit import Event, fit
 from samtune.run.prepare import Job, prepare
 from samtune.run.select import select_parameters
 from samtune.run.settings import load_config
-from samtune.run.train import attach_selection, objective_of, optimisation_of
+from samtune.run.train import attach_selection, objective_of
 
 FLOOR_EVERY = 8  # steps
 EPOCHS = 2
@@ -120,7 +120,7 @@ def measure(job: Job) -> dict[str, Any]:
         loaders,
         fabric=job.fabric,
         objective=objective_of(job, trainable),
-        optimisation=optimisation_of(job.config.train),
+        optimisation=job.config.train,
         validate=None,
         on_event=on_event,
     )

@@ -95,11 +95,10 @@ def draw_features(methods: Sequence[Method]) -> Any:
     """Returns t-SNE maps of the features of test images, one per method: its first seed, on the first task with any."""
     from matplotlib.lines import Line2D
 
-    tasks = [task for method in methods for task in method.rows]
-    found = {task: runs for task in dict.fromkeys(tasks) if (runs := _runs_with_features(methods, task))}
-    if not found:
+    tasks = dict.fromkeys(task for method in methods for task in method.rows)
+    task, runs = next(((task, runs) for task in tasks if (runs := _runs_with_features(methods, task))), ("", []))
+    if not runs:
         return None
-    task, runs = next(iter(found.items()))
     columns = min(3, len(runs))
     lines = -(-len(runs) // columns)
     figure = new_figure(2.9 * columns, 2.9 * lines + 0.5, dpi=150)
@@ -114,10 +113,9 @@ def draw_features(methods: Sequence[Method]) -> Any:
         axis.scatter(*places.T, c=np.searchsorted(shown, labels), cmap="tab10", vmin=0, vmax=9, s=5, linewidths=0)
         axis.set_title(title)
     report = runs[0][1].report
-    handles = [
-        Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=report.label_name(int(c)))
-        for c, colour in zip(shown, _colours(10)[: len(shown)], strict=True)
-    ]
+    dot: Any = {"marker": "o", "linestyle": "", "markersize": 4}
+    named = zip(_colours(len(shown)), map(report.label_name, map(int, shown)), strict=True)
+    handles = [Line2D([], [], color=colour, label=name, **dot) for colour, name in named]
     figure.suptitle(task)
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     return figure

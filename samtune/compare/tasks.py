@@ -68,16 +68,14 @@ class TaskComparison:
         return shown | {"rows": rows, "published": papers}
 
     def _definitions(self) -> dict[str, str]:
-        found = definitions(self.methods)
-        return {name: found[name] for name in ("mean", "training")}
+        return {name: text for name, text in definitions(self.methods).items() if name in ("mean", "training")}
 
     def _rows(self) -> list[list[str]]:
         """Returns ours, each followed by what papers say of the same selector; then the rest of theirs."""
         rows, waiting = [], list(self.published)
         for method in self.methods:
-            percent = _percent(method)
             texts = [_text(*_spread(method, self.columns, name)) for name in self.columns]
-            rows.append([method.title, *texts, _two_digits(percent)])
+            rows.append([method.title, *texts, _two_digits(_percent(method))])
             same = [row for row in waiting if row.key == _key(method)]
             waiting = [row for row in waiting if row not in same]
             rows += [self._paper_row(row) for row in same]
@@ -147,9 +145,8 @@ def _aggregate(scores: Mapping[str, float], columns: Columns) -> dict[str, float
 def _spread(method: Method, columns: Columns, name: str) -> tuple[float | None, float | None, int, int]:
     """Returns (mean, sample standard deviation, seeds, wanted seeds) of one column over the seeds that have it."""
     by_seed: dict[Any, dict[str, float]] = {}
-    for task, row in method.rows.items():
-        for run in row.runs:
-            by_seed.setdefault(run.facts.get("seed"), {})[task] = 100 * run.report.choice
+    for task, run in ((task, run) for task, row in method.rows.items() for run in row.runs):
+        by_seed.setdefault(run.facts.get("seed"), {})[task] = 100 * run.report.choice
     found = [value for scores in by_seed.values() if (value := _aggregate(scores, columns)[name]) is not None]
     wanted = max(row.wanted for row in method.rows.values())
     if not found:

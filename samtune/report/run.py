@@ -81,12 +81,10 @@ def save_report(path: Path, run: Run) -> None:
 
 
 def _when(history: Sequence[Event]) -> dict[str, str]:
-    times = [event["time"] for event in history if "time" in event]
-    seconds = [event["seconds"] for event in history if event.get("split") == "fit"]
     facts = {}
-    if times:
+    if times := [event["time"] for event in history if "time" in event]:
         facts["Finished"] = f"{datetime.fromtimestamp(times[-1], UTC):%Y-%m-%d %H:%M} UTC"
-    if seconds:
+    if seconds := [event["seconds"] for event in history if event.get("split") == "fit"]:
         facts["Training took"] = _duration(seconds[-1])
     return facts
 

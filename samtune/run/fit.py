@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -30,49 +30,21 @@ logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 MOST_SKIPPED = 3  # updates in a row
-_DEFAULTS: dict[str, Any] = {name: field.default for name, field in Train.model_fields.items()}
 
 
-@dataclass(frozen=True)
-class Optimisation:
-    """How to train; the fields and their defaults are those of the `train` section.
+def total_steps(plan: Train, batches: int) -> int:
+    """Returns the number of optimizer steps when an epoch has `batches` forward passes."""
+    steps = plan.epochs * math.ceil(batches / plan.accumulate)
+    return steps if plan.steps is None else min(steps, plan.steps)
 
-    Attributes:
-        steps: optimizer steps at most.
-        accumulate: forward passes per optimizer step.
-        optimizer: AdamW, or Adam (whose decay is part of the gradient).
-        warmup: share of the steps in which the rate rises linearly to `lr`; a cosine to `min_lr` follows.
-        clip: largest gradient norm.
-        patience: epochs without a better validation before it stops.
-        validate_every: epochs between validations; the last epoch always is validated.
-        ema: decay of a moving average of what trains, which is what is validated and kept.
-    """
 
-    epochs: int = _DEFAULTS["epochs"]
-    steps: int | None = _DEFAULTS["steps"]
-    lr: float = _DEFAULTS["lr"]
-    accumulate: int = _DEFAULTS["accumulate"]
-    optimizer: Literal["adam", "adamw"] = _DEFAULTS["optimizer"]
-    weight_decay: float = _DEFAULTS["weight_decay"]
-    warmup: float = _DEFAULTS["warmup"]
-    min_lr: float = _DEFAULTS["min_lr"]
-    clip: float | None = _DEFAULTS["clip"]
-    patience: int | None = _DEFAULTS["patience"]
-    validate_every: int = _DEFAULTS["validate_every"]
-    ema: float | None = _DEFAULTS["ema"]
-
-    def total_steps(self, batches: int) -> int:
-        """Returns the number of optimizer steps when an epoch has `batches` forward passes."""
-        steps = self.epochs * math.ceil(batches / self.accumulate)
-        return steps if self.steps is None else min(steps, self.steps)
-
-    def rate(self, step: int, total: int) -> float:
-        """Returns the learning rate of a step (from 0) of `total`."""
-        warm = round(self.warmup * total)
-        if step < warm:
-            return self.lr * (step + 1) / warm
-        progress = (step - warm) / max(total - warm, 1)
-        return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+def rate(plan: Train, step: int, total: int) -> float:
+    """Returns the learning rate of a step (from 0) of `total`: a linear warm-up, then a cosine to `min_lr`."""
+    warm = round(plan.warmup * total)
+    if step < warm:
+        return plan.lr * (step + 1) / warm
+    progress = (step - warm) / max(total - warm, 1)
+    return plan.min_lr + (plan.lr - plan.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @dataclass(frozen=True)
@@ -113,7 +85,7 @@ def fit(
     *,
     fabric: Fabric,
     objective: Objective,
-    optimisation: Optimisation,
+    optimisation: Train,
     validate: Callable[[], AnyReport] | None,
     on_event: Callable[[Event], None],
 ) -> FitResult:
@@ -122,6 +94,7 @@ def fit(
     Args:
         model: attached, on Fabric's device; maps a batch to what the loss takes.
         trainable: what `attach` returned.
+        optimisation: schedule and optimizer; `batch`, `precision` and `checkpointing` of it are not looked at here.
         validate: returns the validation report of the model as it is; None keeps the last epoch.
         on_event: told of every step and every validation.
 
@@ -130,7 +103,7 @@ def fit(
             weights then too.
     """
     parameters = list(trainable.values())
-    total = optimisation.total_steps(len(loaders.train))
+    total = total_steps(optimisation, len(loaders.train))
     updates = _Updates(fabric, model, parameters, objective, optimisation, total)
     start, best = time.monotonic(), _Best(parameters)
     try:
@@ -141,9 +114,9 @@ def fit(
             for batches in _groups(loaders.train, optimisation.accumulate):
                 value, lr = updates.make(batches)
                 images = sum(len(batch) for batch in batches)
-                began, rate = time.monotonic(), images / (time.monotonic() - began)  # loading the batches counts
+                began, speed = time.monotonic(), images / (time.monotonic() - began)  # loading the batches counts
                 now = {"step": updates.step, "epoch": epoch, "split": "train"}
-                on_event({**now, "loss": value, "lr": lr, "images_per_s": rate})
+                on_event({**now, "loss": value, "lr": lr, "images_per_s": speed})
                 if updates.step >= total:
                     break
             if validate is None or updates.step >= total or epoch % optimisation.validate_every == 0:
@@ -163,13 +136,7 @@ class _Updates:
     """Makes the optimizer steps of a run and counts them."""
 
     def __init__(
-        self,
-        fabric: Fabric,
-        model: nn.Module,
-        parameters: list[nn.Parameter],
-        goal: Objective,
-        plan: Optimisation,
-        total: int,
+        self, fabric: Fabric, model: nn.Module, parameters: list[nn.Parameter], goal: Objective, plan: Train, total: int
     ) -> None:
         self.fabric, self.model, self.goal, self.plan, self.total = fabric, model, goal, plan, total
         kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
@@ -179,7 +146,7 @@ class _Updates:
 
     def make(self, batches: list[AnyBatch]) -> tuple[float, float]:
         """Makes one step of these batches; returns their loss and the learning rate."""
-        lr, mix = self.plan.rate(self.step, self.total), self.goal.mix
+        lr, mix = rate(self.plan, self.step, self.total), self.goal.mix
         mixed = batches if mix is None else [mix(batch, self.passes + n) for n, batch in enumerate(batches)]
         self.passes += len(batches)
         value = self._accumulate(mixed)

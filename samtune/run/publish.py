@@ -18,19 +18,14 @@ from samtune.selection import Selection
 def evaluate_model(job: Job, title: str, *, keep: Path | None = None) -> tuple[AnyReport, dict[str, float]]:
     """Evaluates the model as it is, in fp32, on the part that the run reports on.
 
-    Args:
-        title: of the progress line.
-        keep: see `Task.evaluate`.
-
     Returns:
-        The report, and what it took: "seconds" and "memory_mib".
+        The report, and what it took: "seconds" and "memory_mib". For `keep` see `Task.evaluate`.
     """
     split = job.config.eval.split
     start, loaded = time.monotonic(), forget_peak(job.model.device)
     with console.progress(f"evaluate {title}", len(job.loaders.part(split))) as advance:
         report = job.task.evaluate(job.model, job.loaders, split=split, full=True, keep=keep, advance=advance)
-    cost = {"seconds": time.monotonic() - start, "memory_mib": max(0.0, peak_mib(job.model.device) - loaded)}
-    return report, cost
+    return report, {"seconds": time.monotonic() - start, "memory_mib": max(0.0, peak_mib(job.model.device) - loaded)}
 
 
 def save_pages(

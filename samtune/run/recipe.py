@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from samtune.config.sections import Config
 from samtune.data.splitfile import save_splits
 from samtune.errors import NonFiniteError
 from samtune.metrics.report import AnyReport
-from samtune.run.fit import Event, FitResult, fit
+from samtune.run.fit import Event, FitResult, fit, total_steps
 from samtune.run.merge import merge_and_audit
 from samtune.run.prepare import Job, prepare
 from samtune.run.publish import evaluate_model, save_pages
 from samtune.run.select import announce, report_selection, select_parameters, shapes_of
-from samtune.run.train import attach_selection, objective_of, optimisation_of, train
+from samtune.run.train import attach_selection, objective_of, train
 from samtune.selection import load_selection, save_selection
 from samtune.tuning import Counts, count
 
@@ -140,7 +140,6 @@ def dry_run(config: Config) -> DryRun:
     selection = select_parameters(job, batches=[next(iter(job.loaders.score))])
     counts = count(job.model, selection)
     trainable = attach_selection(job, selection)
-    options = optimisation_of(config.train)
     events: list[Event] = []
     fit(
         job.task.network(job.model, selection, base_hash=job.base_hash, autocast=job.autocast),
@@ -148,11 +147,11 @@ def dry_run(config: Config) -> DryRun:
         job.loaders,
         fabric=job.fabric,
         objective=objective_of(job, trainable),
-        optimisation=replace(options, epochs=2, steps=2),
+        optimisation=config.train.model_copy(update={"epochs": 2, "steps": 2}),
         validate=None,
         on_event=events.append,
     )
-    steps = options.total_steps(len(job.loaders.train))
+    steps = total_steps(config.train, len(job.loaders.train))
     step_seconds = config.train.batch * config.train.accumulate / events[-1]["images_per_s"]
     return DryRun(counts, step_seconds, steps, steps * step_seconds, peak_mib(job.model.device))
 

@@ -64,14 +64,9 @@ def selection_from(job: Job, scores: Scores | None) -> Selection:
         exclude=config.tune.exclude,
         **config.select.options,
     )
-    provenance = {
-        "method": config.select.name,
-        "options": json.dumps(config.select.options),
-        "model": job.model.name,
-        "base_hash": job.base_hash,
-        "seed": str(config.run.seed),
-        "tune": json.dumps(config.tune.model_dump(mode="json", exclude={"base", "start"})),
-    }
+    tune = json.dumps(config.tune.model_dump(mode="json", exclude={"base", "start"}))
+    provenance = {"method": config.select.name, "options": json.dumps(config.select.options), "model": job.model.name}
+    provenance |= {"base_hash": job.base_hash, "seed": str(config.run.seed), "tune": tune}
     if config.select.budget is not None:
         provenance["budget"] = str(config.select.budget)
     if scores is not None:
@@ -114,8 +109,8 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
 def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability | None:
     """Selects again by another seed, where the loss has one, and on halves; None for a single batch."""
     if len(source) < 2:
-        text = "one scoring batch can't be halved: no stability. Use more score.images or a smaller score.batch"
-        logger.warning(text)
+        advice = "Use more score.images or a smaller score.batch"
+        logger.warning("one scoring batch can't be halved: no stability. %s", advice)
         return None
     seed = job.config.run.seed
     return stability(

@@ -13,9 +13,8 @@ from torch import nn
 from samtune import console
 from samtune.base.machine import forget_peak, peak_mib
 from samtune.base.tracking import RunLog
-from samtune.config.sections import Train
 from samtune.metrics.report import AnyReport
-from samtune.run.fit import Event, FitResult, Objective, Optimisation, fit
+from samtune.run.fit import Event, FitResult, Objective, fit, total_steps
 from samtune.run.prepare import Job
 from samtune.selection import Selection
 from samtune.tuning import attach
@@ -28,9 +27,8 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
     """Attaches the selection and trains it."""
     trainable = attach_selection(job, selection)
     network = job.task.network(job.model, selection, base_hash=job.base_hash, autocast=job.autocast)
-    options = optimisation_of(job.config.train)
     loaded = forget_peak(job.model.device)
-    with console.progress("train", options.total_steps(len(job.loaders.train))) as advance:
+    with console.progress("train", total_steps(job.config.train, len(job.loaders.train))) as advance:
         choice, shown = job.task.words.choice, dict[str, Any]()
 
         def on_event(event: Event) -> None:
@@ -50,7 +48,7 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
             job.loaders,
             fabric=job.fabric,
             objective=objective_of(job, trainable),
-            optimisation=options,
+            optimisation=job.config.train,
             validate=None if job.loaders.val is None else validate,
             on_event=on_event,
         )
@@ -75,9 +73,3 @@ def objective_of(job: Job, trainable: Mapping[str, nn.Parameter]) -> Objective:
     if start.weight:
         penalty = start_penalty(job.model, trainable, weight=start.weight, norm=start.norm, blocks=start.blocks)
     return Objective(job.task.training_loss(), penalty, job.task.mixing(job.loaders))
-
-
-def optimisation_of(train: Train) -> Optimisation:
-    """Returns the `train` section as what `fit` takes."""
-    names = Optimisation.__dataclass_fields__
-    return Optimisation(**{name: value for name, value in train.model_dump().items() if name in names})

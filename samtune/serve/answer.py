@@ -10,7 +10,7 @@ from PIL import Image
 
 from samtune.data.pictures import FORMATS, ORIENTATION, to_rgb
 from samtune.errors import DataError
-from samtune.serve.errors import RETRY, ApiError
+from samtune.serve.gate import RETRY, ApiError
 from samtune.serve.upload import Upload
 from samtune.tasks.service import Service
 from samtune.types import ImageArray

@@ -21,8 +21,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from samtune.serve.answer import answer
-from samtune.serve.errors import RETRY, ApiError
-from samtune.serve.gate import LOOPBACK_HOSTS, Gate
+from samtune.serve.gate import LOOPBACK_HOSTS, RETRY, ApiError, Gate
 from samtune.serve.upload import Limits, read_upload
 from samtune.serve.worker import Worker
 from samtune.tasks.service import FieldError, Service
@@ -46,8 +45,7 @@ def create_app(
         api_key: clients must send it as `Authorization: Bearer KEY`; None for no key.
         hosts: names that the Host header may have; None for any.
     """
-    limits = limits or Limits()
-    model = _Model(source)
+    limits, model = limits or Limits(), _Model(source)
     worker = Worker(waiting=limits.waiting, seconds=limits.seconds)
 
     @asynccontextmanager

@@ -12,7 +12,7 @@ from fastapi import Request
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from samtune.serve.errors import ApiError
+from samtune.serve.gate import ApiError
 from samtune.tasks.service import FormField
 
 _FIELD_BYTES = 1 << 18
@@ -84,8 +84,7 @@ async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, No
 
 
 async def _checked(form: FormData, fields: Sequence[FormField]) -> Upload:
-    names = [name for name, _ in form.multi_items()]
-    known = ["image", *(field.name for field in fields)]
+    names, known = [name for name, _ in form.multi_items()], ["image", *(field.name for field in fields)]
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, n=1)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from samtune.serve.errors import RETRY, ApiError
+from samtune.serve.gate import RETRY, ApiError
 
 T = TypeVar("T")
 

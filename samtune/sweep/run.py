@@ -23,11 +23,18 @@ from samtune.errors import ConfigError, DataError, RunFolderError, unknown_name
 from samtune.models.backbone import Backbone
 from samtune.run.settings import load_config
 from samtune.selection import check_select
-from samtune.sweep.local import RunAll, local_engine
 from samtune.sweep.plan import Cell, Place, Point, choice_list, data_folder, first_values, plan
 from samtune.sweep.ray import ray_engine
 from samtune.sweep.settings import Sweep
-from samtune.sweep.trial import TrialResult, had_less_warmup, is_finished, read_result, result_file
+from samtune.sweep.trial import (
+    RunAll,
+    TrialResult,
+    had_less_warmup,
+    is_finished,
+    local_engine,
+    read_result,
+    result_file,
+)
 from samtune.tasks.table import TASKS, task_of
 
 logger = logging.getLogger(__name__)
@@ -113,12 +120,9 @@ def check_rows(cells: list[Cell]) -> None:
     Raises:
         ConfigError: the problems of every row, at once.
     """
-    problems: dict[str, str] = {}
-    models: dict[str, Backbone] = {}
-    checked = set()
+    problems, models, checked = dict[str, str](), dict[str, Backbone](), set()
     for cell in cells:
-        config, choice = cell.config, cell.config.select
-        name = config.model.model_dump_json()
+        config, choice, name = cell.config, cell.config.select, cell.config.model.model_dump_json()
         case = (cell.row, name, choice.model_dump_json(), config.tune.exclude)
         if cell.row in problems or choice.file is not None or case in checked:
             continue

@@ -1,4 +1,4 @@
-"""One run of a sweep: what it does, and how it is known to be finished.
+"""One run of a sweep: what it does, and how it is known to be finished; and many of them at once on this machine.
 
 `cell.json` appears when a run is complete, in one step: a sweep may be killed at any moment.
 """
@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,7 +21,7 @@ from samtune.base.children import Children
 from samtune.base.disk import write_json
 from samtune.base.tracking import flatten
 from samtune.config.sections import Config
-from samtune.errors import DiskError, NonFiniteError, RunFolderError
+from samtune.errors import ConfigError, DiskError, NonFiniteError, RunFolderError
 from samtune.sweep.plan import Cell
 from samtune.tasks.table import TASKS
 
@@ -33,6 +38,10 @@ class TrialResult(TypedDict):
     name: str
     code: int
     error: str
+
+
+Done = Callable[[TrialResult], None]  # is told of every run that ended
+RunAll = Callable[[list[Cell], Done], None]  # runs all of the cells, and returns when the last one ended
 
 
 def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
@@ -61,6 +70,34 @@ def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
     except (OSError, DiskError, ValueError, KeyError, TypeError, StopIteration) as err:
         return TrialResult(name=cell.name, code=1, error=f"the run left no complete result: {err!r}")
     return done
+
+
+@contextmanager
+def local_engine(*, jobs: int, folder: Path, address: str | None) -> Iterator[RunAll]:
+    """Opens the engine that runs child processes from a pool of threads; each of the `jobs` has its share of the cores.
+
+    Raises:
+        ConfigError: an address, which only Ray can use.
+    """
+    if address is not None:
+        raise ConfigError(f"--address {address}: only Ray runs on other machines; add --engine ray.")
+    yield partial(_run_all, jobs=jobs)
+
+
+def _run_all(cells: list[Cell], done: Done, *, jobs: int) -> None:
+    threads = max(1, cores() // jobs)
+    with Children() as children, ThreadPoolExecutor(jobs) as pool:
+        try:
+            for future in as_completed([pool.submit(run_trial, cell, children, threads=threads) for cell in cells]):
+                done(future.result())
+        except BaseException:  # Ctrl-C and SIGTERM arrive here
+            children.stop()
+            raise
+
+
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_finished(cell: Cell) -> bool:
@@ -110,17 +147,11 @@ def _facts(cell: Cell) -> dict[str, Any]:
     test: dict[str, Any] = next((e for e in events if e["split"] == "test" and "seconds" in e), {})
     metric = TASKS[cell.config.task].load().words.choice
     choice = [e[metric] for e in events if e["split"] == "val" and e.get(metric) is not None]
-    asked: dict[str, Any] = {
-        "name": cell.name,
-        "task": cell.task,
-        "row": cell.row,
-        "title": cell.title,
-        "overrides": cell.changes,
-    }
-    asked |= {"overrides": cell.changes, "lr": cell.config.train.lr, "seed": cell.config.run.seed}
-    steps = max(event["step"] for event in events)
+    asked: dict[str, Any] = {"name": cell.name, "task": cell.task, "row": cell.row, "title": cell.title}
+    asked |= {"overrides": cell.changes, "lr": cell.config.train.lr, "values": cell.values, "edge": cell.edge}
+    asked |= {"seed": cell.config.run.seed, "steps": max(event["step"] for event in events)}
     # of the training alone: scores are shared, and imports and pictures are no cost of a method
-    cost = {"steps": steps, "seconds": round(fit["seconds"], 1), "memory_mib": round(fit["memory_mib"])}
+    cost = {"seconds": round(fit["seconds"], 1), "memory_mib": round(fit["memory_mib"])}
     cost |= {"test_seconds": test.get("seconds"), "test_memory_mib": test.get("memory_mib")}
     return asked | cost | {"choice": max(choice, default=None), "settings": _settings(cell.config)}
 

@@ -19,7 +19,7 @@ from samtune.cli import main as cli
 from samtune.files.description import read_description
 from samtune.models.table import MODELS
 from samtune.serve.app import create_app
-from samtune.sweep import local
+from samtune.sweep import trial as sweep_trial
 from samtune.tasks.table import TASKS, task_of_file
 
 
@@ -99,7 +99,7 @@ def test_a_task_and_a_backbone_from_outside(
     assert "closeness" in capsys.readouterr().out
 
 
-class InProcess(local.Children):
+class InProcess(sweep_trial.Children):
     """Runs the commands of a sweep here, where the two lines are; a process would read its own tables."""
 
     def run(self, command: list[str], log: Path, threads: int) -> int:
@@ -110,7 +110,7 @@ class InProcess(local.Children):
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(local, "Children", InProcess)
+    monkeypatch.setattr(sweep_trial, "Children", InProcess)
     yield
 
 

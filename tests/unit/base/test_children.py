@@ -15,7 +15,7 @@ import pytest
 from processes import is_alive, until
 
 from samtune.base.children import Children
-from samtune.sweep import local as sweep_local
+from samtune.sweep import trial as sweep_trial
 from samtune.sweep.plan import Cell
 
 
@@ -96,9 +96,9 @@ def test_ctrl_c_ends_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         started.set()
         codes.append(children.run([sys.executable, "-c", "import time; time.sleep(60)"], cell.log, threads))
 
-    monkeypatch.setattr(sweep_local, "run_trial", run_trial)
+    monkeypatch.setattr(sweep_trial, "run_trial", run_trial)
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), sweep_local.local_engine(jobs=2, folder=tmp_path, address=None) as run_all:
+    with pytest.raises(KeyboardInterrupt), sweep_trial.local_engine(jobs=2, folder=tmp_path, address=None) as run_all:
         run_all(cells(tmp_path, "abcdef"), lambda result: None)
     assert time.monotonic() - start < 10
     assert codes and all(code == -signal.SIGTERM for code in codes)
@@ -110,13 +110,13 @@ def test_sigterm_leaves_no_orphan(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from samtune.cli import main as cli
-from samtune.sweep import local as sweep_local
+from samtune.sweep import trial as sweep_trial
 from test_children import cells
-run = sweep_local.Children.run
+run = sweep_trial.Children.run
 sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-sweep_local.Children.run = lambda self, command, log, threads: run(self, [sys.executable, "-c", sleep], log, threads)
+sweep_trial.Children.run = lambda self, command, log, threads: run(self, [sys.executable, "-c", sleep], log, threads)
 cli.signal.signal(cli.signal.SIGTERM, lambda *_: cli.sys.exit(143))
-with sweep_local.local_engine(jobs=1, folder=Path(), address=None) as run_all:
+with sweep_trial.local_engine(jobs=1, folder=Path(), address=None) as run_all:
     run_all(cells(Path(sys.argv[1]), "ab"), print)
 """
     log = tmp_path / "a.log"

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from samtune.cli.train import train_app
 from samtune.errors import ConfigError, DataError
-from samtune.sweep import local as sweep_local
+from samtune.sweep import trial as sweep_trial
 
 ROWS = {
     "linear": {"title": "Linear", "overrides": {"select": {"name": "linear"}}},
@@ -35,7 +35,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def children(monkeypatch: pytest.MonkeyPatch) -> FakeChildren:
     """Plays the runs: GPS is better."""
     children = FakeChildren(lambda given: 0.7 if "gps" in given["select"] else 0.5)
-    monkeypatch.setattr(sweep_local, "Children", lambda: children)
+    monkeypatch.setattr(sweep_trial, "Children", lambda: children)
     return children
 
 

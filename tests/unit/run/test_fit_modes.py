@@ -10,7 +10,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from samtune.run.fit import Objective, Optimisation, fit
+from samtune.config.sections import Train
+from samtune.run.fit import Objective, fit
 from samtune.tuning.ema import Ema
 from samtune.types import Batch
 
@@ -41,7 +42,7 @@ class ToyLoaders:
         pass
 
 
-def run(model: Toy, optimisation: Optimisation, *, bad: str = "", **options: Any) -> None:
+def run(model: Toy, optimisation: Train, *, bad: str = "", **options: Any) -> None:
     def loss(output: Tensor, batch: Batch) -> Tensor:
         return output.square().sum() * (math.nan if bad in batch.names else 1.0)
 
@@ -64,7 +65,7 @@ def test_every_epoch_trains_in_training_mode_whatever_was_before() -> None:
         model.eval()
         return SimpleNamespace(choice=0.5, values={"top1": 0.5})
 
-    run(model, Optimisation(epochs=3), validate=validate, on_event=lambda event: None)
+    run(model, Train(epochs=3), validate=validate, on_event=lambda event: None)
     assert model.modes == [(True, True)] * 9
 
 
@@ -82,7 +83,7 @@ def test_a_skipped_update_is_no_value_of_the_moving_average() -> None:
                 ours.data.copy_(theirs.data)
             average.update(event["step"] - 1)
 
-    plan = Optimisation(epochs=1, lr=0.1, warmup=0.0, ema=0.9)
+    plan = Train(epochs=1, lr=0.1, warmup=0.0, ema=0.9)
     run(model, plan, bad="i1", validate=None, on_event=follow)
     assert [math.isfinite(loss) for loss in losses] == [True, False, True]
     for value, expected in zip(model.parameters(), average.averages, strict=True):

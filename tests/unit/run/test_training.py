@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +13,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from samtune.config.sections import Train
 from samtune.errors import NonFiniteError
 from samtune.models.sam.model import upsample_logits
-from samtune.run.fit import Event, FitResult, Objective, Optimisation, fit
+from samtune.run.fit import Event, FitResult, Objective, fit, rate
 from samtune.tasks.masks.losses import dice_bce
 from samtune.types import Batch
 
@@ -73,7 +73,7 @@ def scripted(*values: float) -> Callable[[], Any]:
 def train(
     model: Toy,
     loaders: ToyLoaders,
-    optimisation: Optimisation,
+    optimisation: Train,
     *,
     validate: Callable[[], Any] | None = None,
     loss: Any = dice_bce,
@@ -98,24 +98,24 @@ def of_split(events: list[Event], split: str, name: str) -> list[Any]:
 
 
 def test_the_rate_warms_up_then_falls_as_a_cosine() -> None:
-    plan = Optimisation(epochs=1, lr=0.8, warmup=0.2, min_lr=0.2)
-    rates = [plan.rate(step, 20) for step in range(21)]
+    plan = Train(epochs=1, lr=0.8, warmup=0.2, min_lr=0.2)
+    rates = [rate(plan, step, 20) for step in range(21)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])  # 4 steps of warm-up end at the peak
     assert rates[12] == pytest.approx(0.5)  # half way down
     assert rates[20] == pytest.approx(0.2)
     assert rates[3:] == sorted(rates[3:], reverse=True)
-    assert Optimisation(epochs=1, lr=0.8, warmup=0.0).rate(0, 20) == 0.8
-    assert Optimisation(epochs=1, lr=0.8, warmup=1.0).rate(19, 20) == 0.8
+    assert rate(Train(epochs=1, lr=0.8, warmup=0.0), 0, 20) == 0.8
+    assert rate(Train(epochs=1, lr=0.8, warmup=1.0), 19, 20) == 0.8
 
 
 def test_events_tell_steps_epochs_rates_and_losses() -> None:
     loaders = ToyLoaders(6, batch=2)
-    plan = Optimisation(epochs=2, lr=0.1, warmup=0.0)
+    plan = Train(epochs=2, lr=0.1, warmup=0.0)
     result, events = train(Toy(), loaders, plan, validate=scripted(0.25, 0.75))
     assert [event["split"] for event in events] == ["train"] * 3 + ["val"] + ["train"] * 3 + ["val"]
     assert of_split(events, "train", "step") == [1, 2, 3, 4, 5, 6]
     assert of_split(events, "train", "epoch") == [1, 1, 1, 2, 2, 2]
-    assert of_split(events, "train", "lr") == [plan.rate(step, 6) for step in range(6)]
+    assert of_split(events, "train", "lr") == [rate(plan, step, 6) for step in range(6)]
     assert of_split(events, "val", "step") == [3, 6]
     assert of_split(events, "val", "mDice") == [0.25, 0.75]
     assert of_split(events, "val", "mIoU") == [0.125, 0.375]
@@ -129,7 +129,7 @@ def test_the_first_loss_is_that_of_the_model_and_training_lowers_it() -> None:
     (batch,) = loaders.train
     logits = nn.functional.interpolate(model(batch), (SIDE, SIDE), mode="bilinear", align_corners=False)
     first = float(dice_bce(logits, batch).detach())
-    _, events = train(model, loaders, Optimisation(epochs=30, lr=0.05))
+    _, events = train(model, loaders, Train(epochs=30, lr=0.05))
     losses = of_split(events, "train", "loss")
     assert losses[0] == pytest.approx(first, abs=1e-6)
     assert losses[-1] < losses[0] - 0.1
@@ -137,23 +137,23 @@ def test_the_first_loss_is_that_of_the_model_and_training_lowers_it() -> None:
 
 @pytest.mark.parametrize("images", [12, 11])  # 11: the last batch of the update is smaller
 def test_accumulation_equals_a_bigger_batch(images: int) -> None:
-    plan = Optimisation(epochs=3, lr=0.01, weight_decay=0.1)
+    plan = Train(epochs=3, lr=0.01, weight_decay=0.1)
     one, several = Toy(), Toy()
     _, big = train(one, ToyLoaders(images, batch=6), plan)
-    _, small = train(several, ToyLoaders(images, batch=2), replace(plan, accumulate=3))
+    _, small = train(several, ToyLoaders(images, batch=2), plan.model_copy(update={"accumulate": 3}))
     assert of_split(small, "train", "step") == of_split(big, "train", "step")
     assert of_split(small, "train", "loss") == pytest.approx(of_split(big, "train", "loss"), abs=1e-6)
     assert torch.allclose(several.conv.weight, one.conv.weight, atol=1e-6)
 
 
 def test_the_last_update_of_an_epoch_may_be_smaller() -> None:
-    result, events = train(Toy(), ToyLoaders(5, batch=1), Optimisation(epochs=2, accumulate=2))
+    result, events = train(Toy(), ToyLoaders(5, batch=1), Train(epochs=2, accumulate=2))
     assert result.steps == 6
     assert of_split(events, "val", "step") == [3, 6]
 
 
 def test_the_best_epoch_is_restored() -> None:
-    loaders, plan = ToyLoaders(4, batch=4), Optimisation(epochs=4, lr=0.1)
+    loaders, plan = ToyLoaders(4, batch=4), Train(epochs=4, lr=0.1)
     model, seen = Toy(), []
     values = scripted(0.2, 0.9, 0.9, 0.1)
 
@@ -168,16 +168,16 @@ def test_the_best_epoch_is_restored() -> None:
 
 
 def test_nan_is_never_the_best() -> None:
-    result, _ = train(Toy(), ToyLoaders(2, batch=2), Optimisation(epochs=3), validate=scripted(math.nan, 0.1, math.nan))
+    result, _ = train(Toy(), ToyLoaders(2, batch=2), Train(epochs=3), validate=scripted(math.nan, 0.1, math.nan))
     assert (result.best_epoch, result.best_value) == (2, 0.1)
 
 
 def test_patience_stops_and_steps_limit() -> None:
     loaders = ToyLoaders(6, batch=2)
-    patient = Optimisation(epochs=50, patience=2)
+    patient = Train(epochs=50, patience=2)
     result, events = train(Toy(), loaders, patient, validate=scripted(0.1, 0.5, 0.4, 0.5))
     assert (result.best_epoch, of_split(events, "val", "epoch")) == (2, [1, 2, 3, 4])
-    result, events = train(Toy(), loaders, Optimisation(epochs=50, steps=4))
+    result, events = train(Toy(), loaders, Train(epochs=50, steps=4))
     assert result.steps == 4
     assert of_split(events, "train", "epoch") == [1, 1, 1, 2]
     assert of_split(events, "val", "step") == [3, 4]  # validated also where the limit cut an epoch
@@ -202,7 +202,7 @@ def test_an_update_without_a_finite_loss_is_skipped_and_named(caplog: pytest.Log
         return broken_on("i2")(logits, batch)
 
     with caplog.at_level(logging.WARNING, logger="samtune.run.fit"):
-        result, events = train(model, ToyLoaders(6, batch=2), Optimisation(epochs=1), loss=watched)
+        result, events = train(model, ToyLoaders(6, batch=2), Train(epochs=1), loss=watched)
     assert (result.steps, result.skipped) == (3, 1)
     assert [math.isnan(loss) for loss in of_split(events, "train", "loss")] == [False, True, False]
     (message,) = caplog.messages
@@ -219,17 +219,17 @@ def test_an_update_without_a_finite_gradient_is_skipped() -> None:
 
     model = Toy()
     before = model.conv.weight.detach().clone()
-    result, events = train(model, ToyLoaders(2, batch=2), Optimisation(epochs=2), loss=loss)
+    result, events = train(model, ToyLoaders(2, batch=2), Train(epochs=2), loss=loss)
     assert (result.skipped, of_split(events, "train", "loss")) == (2, [0.0, 0.0])
     assert torch.equal(model.conv.weight, before)
 
 
 def test_the_third_skipped_update_in_a_row_stops() -> None:
     loaders = ToyLoaders(8, batch=1)
-    result, _ = train(Toy(), loaders, Optimisation(epochs=1), loss=broken_on("i1", "i2", "i4", "i5"))
+    result, _ = train(Toy(), loaders, Train(epochs=1), loss=broken_on("i1", "i2", "i4", "i5"))
     assert result.skipped == 4  # never three in a row
     with pytest.raises(NonFiniteError, match=r"3 updates in a row .*last images were i3.*Lower train.lr"):
-        train(Toy(), loaders, Optimisation(epochs=1), loss=broken_on("i1", "i2", "i3"))
+        train(Toy(), loaders, Train(epochs=1), loss=broken_on("i1", "i2", "i3"))
 
 
 def test_gradients_are_clipped() -> None:
@@ -240,7 +240,7 @@ def test_gradients_are_clipped() -> None:
     for clip in (1e-9, None):
         model = Toy()
         before = model.conv.weight.detach().clone()
-        plan = Optimisation(epochs=1, lr=0.1, warmup=0.0, weight_decay=0.0, clip=clip)
+        plan = Train(epochs=1, lr=0.1, warmup=0.0, weight_decay=0.0, clip=clip)
         train(model, ToyLoaders(2, batch=2), plan, loss=steep)
         moved[clip] = float((model.conv.weight - before).abs().max().detach())
     assert moved[None] == pytest.approx(0.1, rel=1e-3)  # the first step of Adam is the rate, whatever the gradient,
@@ -249,7 +249,7 @@ def test_gradients_are_clipped() -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_the_same_start_gives_the_same_run(optimizer: Any) -> None:
-    plan = Optimisation(epochs=2, lr=0.05, optimizer=optimizer)
+    plan = Train(epochs=2, lr=0.05, optimizer=optimizer)
     runs = [train(Toy(), ToyLoaders(6, batch=2), plan)[1] for _ in range(2)]
     assert of_split(runs[0], "train", "loss") == of_split(runs[1], "train", "loss")
 
@@ -262,7 +262,7 @@ def test_decay_is_part_of_the_gradient_in_adam_only() -> None:
     for optimizer in ("adam", "adamw"):
         model = Toy()
         before = model.conv.weight.detach().clone()
-        plan = Optimisation(
+        plan = Train(
             epochs=1,
             lr=0.01,
             warmup=0.0,
@@ -288,7 +288,7 @@ def test_bf16_trains_fp32_weights() -> None:
             return logits
 
     model = Watched()
-    _, events = train(model, ToyLoaders(4, batch=4), Optimisation(epochs=30, lr=0.05), precision="bf16-mixed")
+    _, events = train(model, ToyLoaders(4, batch=4), Train(epochs=30, lr=0.05), precision="bf16-mixed")
     losses = of_split(events, "train", "loss")
     assert set(seen) == {torch.bfloat16}
     assert model.conv.weight.dtype == torch.float32
@@ -304,7 +304,7 @@ def test_without_validation_the_last_epoch_stays() -> None:
         ToyLoaders(4, batch=2),  # type: ignore[arg-type]
         fabric=Fabric(accelerator="cpu", devices=1),
         objective=Objective(lambda low, batch: dice_bce(upsample_logits(low, SIDE), batch)),
-        optimisation=Optimisation(epochs=3),
+        optimisation=Train(epochs=3),
         validate=None,
         on_event=events.append,
     )
@@ -312,7 +312,7 @@ def test_without_validation_the_last_epoch_stays() -> None:
     assert math.isnan(result.best_value)
     assert {event["split"] for event in events} == {"train"}
     twin = Toy()
-    train(twin, ToyLoaders(4, batch=2), Optimisation(epochs=3), validate=scripted(0.1, 0.2, 0.3))
+    train(twin, ToyLoaders(4, batch=2), Train(epochs=3), validate=scripted(0.1, 0.2, 0.3))
     assert torch.equal(model.conv.weight, twin.conv.weight)
 
 
@@ -324,9 +324,9 @@ def test_the_moving_average_is_what_is_validated_and_kept() -> None:
         seen.append(model.conv.weight.detach().clone())
         return SimpleNamespace(choice=0.5 + len(seen), values={"mDice": 0.5})
 
-    plan = Optimisation(epochs=2, ema=0.9)
+    plan = Train(epochs=2, ema=0.9)
     train(model, ToyLoaders(4, batch=2), plan, validate=validate)
-    train(plain, ToyLoaders(4, batch=2), replace(plan, ema=None), validate=scripted(0.1, 0.2))
+    train(plain, ToyLoaders(4, batch=2), plan.model_copy(update={"ema": None}), validate=scripted(0.1, 0.2))
     assert torch.equal(model.conv.weight, seen[-1])
     start = Toy().conv.weight
     far, near = (plain.conv.weight - start).norm(), (model.conv.weight - start).norm()
@@ -347,7 +347,7 @@ def test_batches_are_mixed_by_the_number_of_the_pass() -> None:
         ToyLoaders(6, batch=2),  # type: ignore[arg-type]
         fabric=Fabric(accelerator="cpu", devices=1),
         objective=Objective(lambda low, batch: dice_bce(upsample_logits(low, SIDE), batch), mix=mix),
-        optimisation=Optimisation(epochs=2, accumulate=2),
+        optimisation=Train(epochs=2, accumulate=2),
         validate=None,
         on_event=lambda _: None,
     )
@@ -355,7 +355,7 @@ def test_batches_are_mixed_by_the_number_of_the_pass() -> None:
 
 
 def test_validation_can_be_rarer_than_epochs() -> None:
-    plan = Optimisation(epochs=5, validate_every=2)
+    plan = Train(epochs=5, validate_every=2)
     result, events = train(Toy(), ToyLoaders(4, batch=2), plan, validate=scripted(0.1, 0.3, 0.2))
     assert of_split(events, "val", "epoch") == [2, 4, 5]  # the last one always
     assert result.best_epoch == 4

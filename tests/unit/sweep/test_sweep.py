@@ -14,7 +14,7 @@ from helpers import write_data
 from PIL import Image
 
 from samtune.errors import ConfigError, DataError, RunFolderError
-from samtune.sweep import local as sweep_local
+from samtune.sweep import trial as sweep_trial
 from samtune.sweep.plan import choice_list, first_values, plan
 from samtune.sweep.run import Failure, best_values, run_sweep, save_choice
 from samtune.sweep.settings import ONE_TASK, Sweep, load_sweep
@@ -46,7 +46,7 @@ def sweep_of(*settings: str, **changes: Any) -> Sweep:
 
 def play(monkeypatch: pytest.MonkeyPatch, **options: Any) -> FakeChildren:
     children = FakeChildren(options.pop("dice", lambda given: 0.5), **options)
-    monkeypatch.setattr(sweep_local, "Children", lambda: children)
+    monkeypatch.setattr(sweep_trial, "Children", lambda: children)
     return children
 
 

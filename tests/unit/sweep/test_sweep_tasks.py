@@ -11,7 +11,7 @@ import pytest
 from fake_runs import FakeChildren
 
 from samtune.errors import ConfigError, RunFolderError
-from samtune.sweep import local as sweep_local
+from samtune.sweep import trial as sweep_trial
 from samtune.sweep.plan import first_values, plan
 from samtune.sweep.run import Failure, run_sweep
 from samtune.sweep.settings import Sweep, load_sweep
@@ -36,7 +36,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> FakeChildren:
     children = FakeChildren(lambda given: 0.5)
-    monkeypatch.setattr(sweep_local, "Children", lambda: children)
+    monkeypatch.setattr(sweep_trial, "Children", lambda: children)
     return children
 
 
@@ -214,7 +214,7 @@ def test_a_row_can_be_left_out(children: FakeChildren) -> None:
 
 def test_a_value_with_which_training_diverges_loses_and_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     children = FakeChildren(lambda given: 0.5, code=lambda name: 5 if name.endswith("linear_0.1") else 0)
-    monkeypatch.setattr(sweep_local, "Children", lambda: children)
+    monkeypatch.setattr(sweep_trial, "Children", lambda: children)
     sweep = sweep_of(cells={"linear": ROWS["linear"]}, grid={"train.lr": [0.01, 0.1]})
     result = run_sweep(sweep)
     assert (result.finished, result.failed) == (2, {})

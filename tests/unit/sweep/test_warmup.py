@@ -10,9 +10,9 @@ import pytest
 from fake_runs import FakeChildren
 
 from samtune.errors import ConfigError, RunFolderError
-from samtune.run.fit import Optimisation
+from samtune.run.fit import rate, total_steps
 from samtune.run.settings import load_config
-from samtune.sweep import local as sweep_local
+from samtune.sweep import trial as sweep_trial
 from samtune.sweep.plan import Cell, first_values, plan
 from samtune.sweep.run import run_sweep
 from samtune.sweep.settings import Sweep, load_sweep
@@ -35,9 +35,8 @@ def sweep_of(*settings: str, **changes: Any) -> Sweep:
 def risen(cell: Cell, batches: int = 10) -> tuple[int, int]:
     """Returns the steps of a run of `batches` batches an epoch, and after how many of them its rate is at the peak."""
     train = cell.config.train
-    schedule = Optimisation(epochs=train.epochs, steps=train.steps, lr=train.lr, warmup=train.warmup)
-    total = schedule.total_steps(batches)
-    rates = [schedule.rate(step, total) for step in range(total)]
+    total = total_steps(train, batches)
+    rates = [rate(train, step, total) for step in range(total)]
     return total, rates.index(max(rates)) + 1
 
 
@@ -93,7 +92,7 @@ def test_a_folder_of_an_earlier_version_is_finished_but_other_settings_are_not(
 ) -> None:
     """Runs of the grid once had the table's share of warm-up, which gave them fewer steps of it."""
     children = FakeChildren(lambda given: 0.5)
-    monkeypatch.setattr(sweep_local, "Children", lambda: children)
+    monkeypatch.setattr(sweep_trial, "Children", lambda: children)
     sweep = sweep_of(steps=100)
     run_sweep(sweep)
     assert "warm-up" not in caplog.text
