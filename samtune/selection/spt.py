@@ -7,7 +7,7 @@ from typing import Literal
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
-from samtune.selection.additions import Positive, check_rank, lora_addition
+from samtune.selection.additions import Positive, added_size, check_rank, lora_addition
 from samtune.selection.matrices import top_overall, weight_matrices
 from samtune.selection.selection import Addition, Selection
 from samtune.selection.selector import Needs
@@ -56,13 +56,12 @@ def spt(
     hosts = [part for part in _parts(model) if part[0] in entries and structure != "none"]
     for name, rows, columns in hosts:
         inside = (entries[name] >= rows.start * columns) & (entries[name] < rows.stop * columns)
-        if int(inside.sum()) * alpha >= _cost(structure, rank, len(rows), columns):
-            part = None if len(rows) == len(matrices[name]) else (rows.start, rows.stop)
-            module = name.removesuffix(".weight")
-            if structure == "lora":
-                additions.append(lora_addition(module, rank, lora_alpha, part))
-            else:
-                additions.append(Addition("adapter", module, part, {"width": rank, "dim": len(rows)}))
+        part = None if len(rows) == len(matrices[name]) else (rows.start, rows.stop)
+        addition = lora_addition(name.removesuffix(".weight"), rank, lora_alpha, part)
+        if structure == "adapter":
+            addition = Addition("adapter", addition.module, part, {"width": rank, "dim": len(rows)})
+        if int(inside.sum()) * alpha >= added_size(model, addition):
+            additions.append(addition)
             entries[name] = entries[name][~inside]
     return Selection({n: i for n, i in entries.items() if len(i)}, tuple(sorted(whole)), additions=tuple(additions))
 
@@ -124,8 +123,3 @@ def _parts(model: Backbone) -> Iterator[tuple[str, range, int]]:
             step = rows // fused.get(name, 1)
             for start in range(0, rows, step):
                 yield name, range(start, start + step), columns
-
-
-def _cost(structure: Structure, rank: int, rows: int, columns: int) -> int:
-    """Returns the size of a module: LoRA r (in + out), or an adapter with its biases on the `rows` outputs."""
-    return rank * (rows + columns) if structure == "lora" else 2 * rows * rank + rank + rows

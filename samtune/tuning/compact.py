@@ -147,14 +147,6 @@ def _plan_linear(module: nn.Linear, indices: Tensor, inputs: int) -> None:
     module.register_buffer("tuned_places", places, persistent=False)
 
 
-def _chosen_columns(x: Tensor, columns: Tensor, *, ones: bool) -> Tensor:
-    """Returns the columns of a (T, inputs) X as rows, (U, T), with a row of ones below them if asked for."""
-    chosen = x.new_empty(len(columns) + ones, len(x))
-    torch.index_select(x.T, 0, columns, out=chosen[: len(columns)])
-    chosen[len(columns) :] = 1
-    return chosen
-
-
 def _selected_product(grad: Tensor, kept: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
     """Returns the product that holds the chosen entries of the weight's gradient, of dY (T, outputs) and what was kept.
 
@@ -222,8 +214,10 @@ class _SelectedLinear(torch.autograd.Function):
         rows, columns, places = plan
         kept = x.reshape(-1, x.shape[-1])  # (T, inputs)
         ctx.bias_in_product = ctx.needs_input_grad[2] and rows is None and columns is not None
-        if columns is not None:
-            kept = _chosen_columns(kept, columns, ones=ctx.bias_in_product)
+        if columns is not None:  # (U, T), with a row of ones below
+            x_rows, kept = kept.T, kept.new_empty(len(columns) + ctx.bias_in_product, len(kept))
+            torch.index_select(x_rows, 0, columns, out=kept[: len(columns)])
+            kept[len(columns) :] = 1
         # the weight as it is stored, to be rounded again: rounded copies would hold 160 MiB of a ViT-B for 2 % of time
         needs_x, _, _, needs_values, *_ = ctx.needs_input_grad
         ctx.save_for_backward(kept if needs_values else None, weight if needs_x else None, rows, columns, places)

@@ -202,24 +202,7 @@ def upsample_logits(logits: Tensor, size: int) -> Tensor:
 
 def _network(spec: SamSpec, size: int) -> Sam:
     """Returns segment-anything's network for an input frame of `size` pixels."""
-    image_encoder = _image_encoder(spec)  # first: random values are drawn in the order of the parameters
-    prompt_encoder = PromptEncoder(
-        embed_dim=spec.prompt_dim,
-        image_embedding_size=(size // PATCH, size // PATCH),
-        input_image_size=(size, size),
-        mask_in_chans=16,
-    )
-    mask_decoder = MaskDecoder(
-        num_multimask_outputs=3,
-        transformer=TwoWayTransformer(depth=2, embedding_dim=spec.prompt_dim, mlp_dim=spec.decoder_mlp, num_heads=8),
-        transformer_dim=spec.prompt_dim,
-        iou_head_depth=3,
-        iou_head_hidden_dim=spec.prompt_dim,
-    )
-    return Sam(image_encoder, prompt_encoder, mask_decoder)
-
-
-def _image_encoder(spec: SamSpec) -> ImageEncoderViT:
+    # in the order of the parameters, in which random values are drawn
     encoder = ImageEncoderViT(
         depth=spec.depth, embed_dim=spec.embed_dim, num_heads=spec.heads, mlp_ratio=4, out_chans=spec.prompt_dim,
         img_size=spec.image_size, patch_size=PATCH, window_size=spec.window, global_attn_indexes=spec.global_blocks,
@@ -227,7 +210,13 @@ def _image_encoder(spec: SamSpec) -> ImageEncoderViT:
     )  # fmt: skip
     for block in encoder.blocks:
         block.attn = FusedAttention(block.attn)
-    return encoder
+    dim, cells = spec.prompt_dim, size // PATCH
+    prompts = PromptEncoder(dim, (cells, cells), (size, size), mask_in_chans=16)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=dim, mlp_dim=spec.decoder_mlp, num_heads=8)
+    decoder = MaskDecoder(
+        transformer_dim=dim, transformer=transformer, num_multimask_outputs=3, iou_head_depth=3, iou_head_hidden_dim=dim
+    )
+    return Sam(encoder, prompts, decoder)
 
 
 def _resample_positions(table: Tensor, height: int, width: int) -> Tensor:
