@@ -12,7 +12,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
-from samtune.selection.additions import added_size
+from samtune.selection.baselines import added_size
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Selector
 from samtune.types import Scores

@@ -7,7 +7,7 @@ from typing import Literal
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
-from samtune.selection.additions import Positive, added_size, check_rank, lora_addition
+from samtune.selection.baselines import Positive, added_size, check_rank, lora_addition
 from samtune.selection.matrices import top_overall, weight_matrices
 from samtune.selection.selection import Addition, Selection
 from samtune.selection.selector import Needs
