@@ -35,9 +35,11 @@ from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs
+from samtune.tasks.evaluate import Evaluation
+from samtune.tasks.predict import Prediction
 from samtune.tasks.service import Answer, Service
 from samtune.tasks.table import TaskEntry
-from samtune.tasks.task import Advance, Evaluation, Pages, Prediction, Task, Words
+from samtune.tasks.task import Advance, Pages, Task, Words
 from samtune.types import ImageArray, OutputLoss
 
 ENTRY = TaskEntry("toy_task:ShareConfig", "toy_task:ShareTask")

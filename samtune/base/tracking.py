@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from samtune.base import environment
+from samtune.base.disk import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class SweepLog(_Tracked):
             known = file.read_text(encoding="utf-8").strip() if file.is_file() else None
             self._open(experiment, name, params, known=known)
             if self.run_id is not None:
-                file.write_text(self.run_id + "\n", encoding="utf-8")
+                write_text(file, self.run_id + "\n")
 
     @property
     def run_id(self) -> str | None:

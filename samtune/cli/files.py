@@ -6,25 +6,23 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
 from samtune import console
 from samtune.base.paths import find_path
 from samtune.errors import ConfigError, DataError
 
 logger = logging.getLogger("samtune.cli.files")
-files_app = typer.Typer()
-data_app = typer.Typer(help="Check and fetch data sets.", no_args_is_help=True)
+files_app = Typer()
+data_app = Typer(help="Check and fetch data sets.", no_args_is_help=True)
 
-Base = Annotated[str, typer.Argument(help="Weights of the base model, or the name of a model for its own.")]
-OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write.")]
+Base = Annotated[str, Argument(help="Weights of the base model, or the name of a model for its own.")]
+OutFile = Annotated[Path, Option("--out", metavar="FILE", help="The file to write.")]
 
 
 @files_app.command(rich_help_panel="Files")
 def apply(
-    base: Base,
-    delta: Annotated[Path, typer.Option(metavar="FILE", help="The delta.safetensors of a run.")],
-    out: OutFile,
+    base: Base, delta: Annotated[Path, Option(metavar="FILE", help="The delta.safetensors of a run.")], out: OutFile
 ) -> None:
     """Base + delta = merged model."""
     from samtune.files.delta import apply_delta
@@ -35,8 +33,8 @@ def apply(
 
 @files_app.command(rich_help_panel="Files")
 def undo(
-    merged: Annotated[Path, typer.Argument(help="A merged model.")],
-    delta: Annotated[Path, typer.Option(metavar="FILE", help="The delta.safetensors of its run.")],
+    merged: Annotated[Path, Argument(help="A merged model.")],
+    delta: Annotated[Path, Option(metavar="FILE", help="The delta.safetensors of its run.")],
     out: OutFile,
 ) -> None:
     """Merged model - delta = base, bit for bit."""
@@ -48,10 +46,10 @@ def undo(
 
 @files_app.command(rich_help_panel="Files")
 def export(
-    merged: Annotated[Path, typer.Argument(help="A merged model.")],
+    merged: Annotated[Path, Argument(help="A merged model.")],
     out: OutFile,
     format: Annotated[
-        str, typer.Option(metavar="pth", help="pth: loads in segment-anything's registry, or in timm.")
+        str, Option(metavar="pth", help="pth: loads in segment-anything's registry, or in timm.")
     ] = "pth",
 ) -> None:
     """Write a merged model for other programs."""
@@ -68,7 +66,7 @@ def export(
 
 
 @files_app.command(rich_help_panel="Files")
-def inspect(file: Annotated[Path, typer.Argument(help="A model, selection or delta.")]) -> None:
+def inspect(file: Annotated[Path, Argument(help="A model, selection or delta.")]) -> None:
     """Show what a file is and where it came from."""
     from samtune.files.inspect import inspect_file
 
@@ -77,8 +75,8 @@ def inspect(file: Annotated[Path, typer.Argument(help="A model, selection or del
 
 @files_app.command(rich_help_panel="Files")
 def diff(
-    a: Annotated[str, typer.Argument(help="A model file, or the name of a model for its own weights.")],
-    b: Annotated[str, typer.Argument(help="Another one.")],
+    a: Annotated[str, Argument(help="A model file, or the name of a model for its own weights.")],
+    b: Annotated[str, Argument(help="Another one.")],
 ) -> None:
     """Count the entries in which two models differ, per tensor."""
     from samtune.files.inspect import diff_files
@@ -94,8 +92,8 @@ def diff(
 @files_app.command(rich_help_panel="Files")
 def audit(
     base: Base,
-    merged: Annotated[Path, typer.Argument(help="The merged model.")],
-    selection: Annotated[Path, typer.Argument(help="The selection.safetensors of its run.")],
+    merged: Annotated[Path, Argument(help="The merged model.")],
+    selection: Annotated[Path, Argument(help="The selection.safetensors of its run.")],
 ) -> None:
     """Check that only selected entries differ from the base."""
     from samtune.files.audit import audit_files
@@ -104,7 +102,7 @@ def audit(
     for line in report.lines:
         console.print_line(line)
     if not report.ok:
-        raise typer.Exit(4)
+        raise Exit(4)
 
 
 def _base(text: str) -> str | Path:
@@ -115,9 +113,9 @@ def _base(text: str) -> str | Path:
 
 @data_app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with images/ and masks/, or with classes.")],
+    folder: Annotated[Path, Argument(metavar="DIR", help="Folder with images/ and masks/, or with classes.")],
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Data set in it, such as vtab/cifar or fgvc/cub.")
+        str | None, Option("--name", metavar="NAME", help="Data set in it, such as vtab/cifar or fgvc/cub.")
     ] = None,
 ) -> None:
     """Read every image, and list all problems at once."""
@@ -134,8 +132,8 @@ def verify(
 
 @data_app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="Name of the data set, such as kvasir-seg or digits.")],
-    dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to put it; data/NAME if not given.")] = None,
+    name: Annotated[str, Argument(help="Name of the data set, such as kvasir-seg or digits.")],
+    dir: Annotated[Path | None, Option(metavar="DIR", help="Where to put it; data/NAME if not given.")] = None,
 ) -> None:
     """Get a data set: download it, or write one that is bundled."""
     from samtune.data.fetch import fetch as fetch_data
@@ -145,9 +143,9 @@ def fetch(
 
 @data_app.command("import")
 def import_(
-    name: Annotated[str, typer.Argument(help="Name of the data set: cifar-100.")],
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Its archive, or the folder it was unpacked to.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Gets the class folders.")],
+    name: Annotated[str, Argument(help="Name of the data set: cifar-100.")],
+    source: Annotated[Path, Argument(metavar="SRC", help="Its archive, or the folder it was unpacked to.")],
+    out: Annotated[Path, Option("--out", metavar="DIR", help="Gets the class folders.")],
 ) -> None:
     """Turn a data set of another format into class folders."""
     from samtune.data.importing import import_data

@@ -5,23 +5,26 @@ Whatever a command needs is imported when it runs, so that `samtune --help` is q
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
-import typer
+from typer import Option, Typer
+from typer.main import get_command
 
 from samtune import console
 from samtune.base import environment
-from samtune.cli.errors import exit_143, explain
 from samtune.cli.files import data_app, files_app
-from samtune.cli.sweep import sweep_app
 from samtune.cli.train import train_app
 from samtune.cli.use import use_app
+from samtune.errors import SamtuneError
 
-app = typer.Typer(
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+app = Typer(
     name="samtune",
     help="Adapts Segment Anything, ViT, Swin and ConvNeXt to your images by tuning a small, well-chosen part of their "
     "own parameters.",
@@ -35,35 +38,27 @@ app = typer.Typer(
 
 
 @app.callback()
-def root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may also follow the command.")] = False,
+def _root(
+    debug: Annotated[bool, Option("--debug", help="Show tracebacks; may also follow the command.")] = False,
 ) -> None:
     console.setup_logging(debug=debug)
 
 
 app.add_typer(train_app)  # without a name: its commands are on the top level
 app.add_typer(use_app)
-app.add_typer(sweep_app)
 app.add_typer(files_app)
 app.add_typer(data_app, name="data", rich_help_panel="Files")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs one command and exits with its code.
-
-    Args:
-        argv: the arguments after the program's name; those of the process if None.
-
-    Raises:
-        SystemExit: always.
-    """
+    """Runs one command and exits with its code; `argv` starts after the program's name, None: as it was called."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = ["--debug"] * debug + [a for a in arguments if a != "--debug"]
     environment.set_defaults()
-    signal.signal(signal.SIGTERM, exit_143)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # it is interrupted
     try:
-        typer.main.get_command(app).main(arguments, prog_name="samtune")
+        get_command(app).main(arguments, prog_name="samtune")
     except Exception as error:
         if debug:
             console.print_traceback(traceback.format_exc())
@@ -71,3 +66,23 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         console.print_error(message, hint=None if debug else hint)
         sys.exit(code)
     sys.exit(0)
+
+
+def explain(error: Exception) -> tuple[int, str, str | None]:
+    """Returns exit code (see `samtune.errors`), message and perhaps a hint for an error that ended a command."""
+    if isinstance(error, SamtuneError):
+        return error.exit_code, str(error), None
+    if _is_out_of_memory(error):
+        return (6, f"out of memory: {error}", "Lower train.batch (and raise train.accumulate), or model.image_size.")
+    if isinstance(error, OSError) and error.errno in _DISK:
+        where = f" {error.filename}" if error.filename else ""
+        return 7, f"can't write or read{where}: {error.strerror}", "Free some space, or name another folder."
+    bug = "This is a bug in samtune. Please report it with the command and what --debug shows."
+    return 1, f"{type(error).__name__}: {error}", bug
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")  # an error of torch's can't come from a torch that was not imported
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's CPU allocator

@@ -1,4 +1,4 @@
-"""The commands that train: the whole job of a config, or its selection alone."""
+"""The commands that train: the whole job of a config, its selection alone, or many; and put runs side by side."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
 from samtune import console
+from samtune.base.disk import disk_errors, write_json
 from samtune.base.paths import find_path
 from samtune.errors import ConfigError
 
-train_app = typer.Typer()
+train_app = Typer()
 
-ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="YAML file; also looked up in configs/.")]
+ConfigFile = Annotated[Path, Option("--config", metavar="FILE", help="YAML file; also looked up in configs/.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the config, such as train.lr=1e-4.")
+    list[str] | None, Argument(metavar="KEY=VALUE", help="Changes to the config, such as train.lr=1e-4.")
 ]
-RunDir = Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder itself, instead of runs/NAME/TIME.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Empty the run folder if it was used before.")]
+RunDir = Annotated[Path | None, Option(metavar="DIR", help="The run folder itself, instead of runs/NAME/TIME.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Empty the run folder if it was used before.")]
 
 
 @train_app.command(rich_help_panel="Train")
 def finetune(
     config: ConfigFile,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Two steps; estimate time and memory.")] = False,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings and stop.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Two steps; estimate time and memory.")] = False,
+    print_config: Annotated[bool, Option("--print-config", help="Print all settings and stop.")] = False,
     run_dir: RunDir = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -54,10 +55,10 @@ def select(
     config: ConfigFile,
     overrides: Overrides = None,
     report: Annotated[
-        bool, typer.Option("--report", help="Also a page: where it selects, what is noise, what is stable.")
+        bool, Option("--report", help="Also a page: where it selects, what is noise, what is stable.")
     ] = False,
     against: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A selection.safetensors to compare with, in the report.")
+        Path | None, Option(metavar="FILE", help="A selection.safetensors to compare with, in the report.")
     ] = None,
     run_dir: RunDir = None,
     overwrite: Overwrite = False,
@@ -75,12 +76,68 @@ def select(
     console.print_line(str(folder))
 
 
+@train_app.command(rich_help_panel="Train")
+def sweep(
+    config: Annotated[Path, Option("--config", metavar="FILE", help="Sweep file, such as those of configs/.")],
+    settings: Annotated[
+        list[str] | None,
+        Argument(metavar="KEY=VALUE", help="Changes: to the sweep (steps=50), or to all runs (data.dir=DIR)."),
+    ] = None,
+    out: Annotated[Path | None, Option(metavar="DIR", help="Where it goes; runs/sweeps/NAME if not given.")] = None,
+    jobs: Annotated[int | None, Option(min=1, help="Runs at once; each gets its share of the cores.")] = None,
+    engine: Annotated[str, Option(metavar="local|ray", help="What hands out the runs; ray is an extra.")] = "local",
+    address: Annotated[
+        str | None,
+        Option(metavar="HOST:PORT", help="A Ray cluster, all of whose machines share the working folder and --out."),
+    ] = None,
+) -> None:
+    """Run methods on tasks, choose their hyper-parameters, and print the table; goes on where it stopped."""
+    from samtune.compare.compare import compare as compare_runs
+    from samtune.sweep.run import run_sweep
+    from samtune.sweep.settings import load_sweep
+
+    given = {"dir": out, "jobs": jobs}
+    wanted = load_sweep(config, settings or ())
+    wanted = wanted.model_copy(update={name: value for name, value in given.items() if value is not None})
+    result = run_sweep(wanted, engine=engine, address=address)
+    if result.failed:
+        lines = [f"{name}: {failure.error} ({failure.log})" for name, failure in result.failed.items()]
+        console.print_error("\n".join([f"{len(lines)} cell(s) failed; the same command runs them again:", *lines]))
+    if result.finished:
+        console.print_line(compare_runs([result.folder]).to_markdown())
+    console.print_line(f"\n{result.folder}")
+    if result.failed:
+        raise Exit(1)
+
+
+@train_app.command(rich_help_panel="Train")
+def compare(
+    runs: Annotated[list[Path], Argument(metavar="RUN", help="Run folders, or folders of sweeps.")],
+    json_file: Annotated[Path | None, Option("--json", metavar="FILE", help="Also write the numbers here.")] = None,
+    figures: Annotated[Path | None, Option(metavar="DIR", help="Also draw costs, few shots, features.")] = None,
+    paper: Annotated[
+        str | None, Option(metavar="vtab|fgvc", help="Also list what papers published, below a sweep's rows.")
+    ] = None,
+) -> None:
+    """Print runs side by side, in Markdown: results with intervals, parameters, cost."""
+    from samtune.compare.compare import compare as compare_runs
+
+    comparison = compare_runs([find_path(run) for run in runs], paper=paper)
+    if json_file is not None:
+        write_json(json_file, comparison.to_json())
+    console.print_line(comparison.to_markdown())
+    if figures is not None:
+        from samtune.compare.figures import save_figures
+
+        with disk_errors(figures):
+            saved = save_figures(comparison.methods, figures)
+        console.print_line("\n" + "\n".join(str(path) for path in saved))
+
+
 def _command_line() -> str:
     """Returns what was typed, without the run folder: it is used now, and repeating `--overwrite` would empty it."""
-    program = Path(sys.argv[0])
-    if program.name == "__main__.py":  # python -m samtune
-        program = Path("samtune")
-    start = ["python", f"scripts/{program.name}"] if program.suffix == ".py" else [program.name]
+    program = Path(sys.argv[0]).name.replace("__main__.py", "samtune")  # of python -m samtune
+    start = ["python", f"scripts/{program}"] if program.endswith(".py") else [program]
     kept, arguments = [], iter(sys.argv[1:])
     for argument in arguments:
         if argument == "--run-dir":

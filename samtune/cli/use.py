@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
 from samtune import console
 from samtune.base.paths import find_path
-from samtune.cli.errors import exit_0
 from samtune.errors import ConfigError
 
-use_app = typer.Typer()
+use_app = Typer()
 
-Checkpoint = Annotated[Path, typer.Option(metavar="FILE", help="A merged.safetensors of a run.")]
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+Checkpoint = Annotated[Path, Option(metavar="FILE", help="A merged.safetensors of a run.")]
+Device = Annotated[str, Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 
 
 @use_app.command(rich_help_panel="Use a checkpoint")
 def evaluate(
     checkpoint: Checkpoint,
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with images/ and masks/, or with class folders.")],
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write metrics.json and per_image.csv here.")] = None,
+    data: Annotated[Path, Option(metavar="DIR", help="Folder with images/ and masks/, or with class folders.")],
+    out: Annotated[Path | None, Option(metavar="DIR", help="Write metrics.json and per_image.csv here.")] = None,
     split: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="auto|all|train|val|test",
             help="Part to measure; auto: test if there is one, or all. For classes, `all` is no part.",
         ),
     ] = "auto",
     metrics: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A further metric of masks, such as hd95; repeat for more.")
+        list[str] | None, Option(metavar="NAME", help="A further metric of masks, such as hd95; repeat for more.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Classes: the data set, such as vtab/cifar or imagenet-c.")
+        str | None, Option(metavar="NAME", help="Classes: the data set, such as vtab/cifar or imagenet-c.")
     ] = None,
     device: Device = "auto",
 ) -> None:
     """Measure a checkpoint: mDice and mIoU, or accuracy, with 95 % intervals."""
     _check_choice("split", split, ("auto", "all", "train", "val", "test"))
     _check_device(device)
+    from samtune.tasks.evaluate import Evaluation
     from samtune.tasks.table import task_of_file
-    from samtune.tasks.task import Evaluation
 
     file = find_path(checkpoint)
     request = Evaluation(file, find_path(data), out, device, split, tuple(metrics or ()), name)
@@ -56,14 +56,12 @@ def evaluate(
 @use_app.command(rich_help_panel="Use a checkpoint")
 def predict(
     checkpoint: Checkpoint,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images, or folders of images.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where STEM.png masks (0, 255) or predictions.csv go.")],
-    overlay: Annotated[bool, typer.Option("--overlay", help="Also draw each mask over its image.")] = False,
-    box: Annotated[
-        str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Prompt: a box in pixels of the image.")
-    ] = None,
+    paths: Annotated[list[Path], Argument(metavar="PATH", help="Images, or folders of images.")],
+    out: Annotated[Path, Option(metavar="DIR", help="Where STEM.png masks (0, 255) or predictions.csv go.")],
+    overlay: Annotated[bool, Option("--overlay", help="Also draw each mask over its image.")] = False,
+    box: Annotated[str | None, Option(metavar="X1,Y1,X2,Y2", help="Prompt: a box in pixels of the image.")] = None,
     point: Annotated[
-        list[str] | None, typer.Option(metavar="X,Y", help="Prompt: a point on the object; repeat for more.")
+        list[str] | None, Option(metavar="X,Y", help="Prompt: a point on the object; repeat for more.")
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -71,8 +69,8 @@ def predict(
     _check_device(device)
     box_xyxy = _numbers("--box", box, 4) if box is not None else None
     points_xy = [_numbers("--point", text, 2) for text in point or ()]
+    from samtune.tasks.predict import Prediction
     from samtune.tasks.table import task_of_file
-    from samtune.tasks.task import Prediction
 
     file = find_path(checkpoint)
     request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy)
@@ -82,18 +80,18 @@ def predict(
 @use_app.command(rich_help_panel="Use a checkpoint")
 def serve(
     checkpoint: Checkpoint,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
     device: Device = "auto",
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond this machine without an API key (SAMTUNE_API_KEY).")
+        bool, Option("--insecure", help="Listen beyond this machine without an API key (SAMTUNE_API_KEY).")
     ] = False,
 ) -> None:
     """Answer HTTP requests: POST an image, get its mask or class."""
     _check_device(device)
-    from samtune.serve import run_server
+    from samtune.serve.server import run_server
 
-    signal.signal(signal.SIGTERM, exit_0)  # asked to stop, the server drains and that is success
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # asked to stop, the server drains and that is success
     run_server(find_path(checkpoint), host=host, port=port, device=device, insecure=insecure)
 
 

@@ -1,8 +1,4 @@
-"""Runs side by side: the table of a sweep, or of any run folders. Reads only.
-
-A row is one method with its seeds. Means and differences come from the per-image tables, so they can be made again
-from the files.
-"""
+"""Runs side by side: the table of a sweep, or of any run folders, made from the per-image tables. Reads only."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samtune.compare.read import Method, Row, Run, check_same_images, load_methods
-from samtune.compare.tables import cost_numbers, cost_table, counts_table, definitions, markdown
+from samtune.compare.tables import cost_numbers, definitions, tables
 from samtune.compare.tasks import TaskComparison, compare_tasks
 from samtune.errors import ConfigError, DataError
 from samtune.sweep.settings import ONE_TASK
@@ -20,12 +16,7 @@ from samtune.sweep.settings import ONE_TASK
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods on one task.
-
-    Attributes:
-        title: of the table.
-        methods: in the order of the sweep, or of the given folders.
-    """
+    """Methods on one task, in the order of the sweep or of the given folders."""
 
     title: str
     methods: tuple[Method, ...]
@@ -64,20 +55,13 @@ class Comparison:
             rows.insert(0, ["Before (untuned)", *values, "", ""])
         heads = [text for metric in self.metrics for text in (metric, "95 % interval")]
         ends = [f"{self.metrics[0]} - {name} row" for name in ("first", "best")]
-        tables = [markdown((self.title, *heads, *ends), rows), counts_table(self.methods), cost_table(self.methods)]
-        notes = [f"- {name}: {text}" for name, text in definitions(self.methods).items()]
-        return "\n\n".join([*tables, "\n".join(notes)])
+        return tables((self.title, *heads, *ends), rows, self.methods, definitions(self.methods))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the same numbers, unrounded and in [0, 1]; what is not known is null."""
-        return {
-            "title": self.title,
-            "definition": definitions(self.methods),
-            "first": self.first.title,
-            "best": self.best.title,
-            "before": self.before,
-            "rows": [self._row_json(method) for method in self.methods],
-        }
+        shown = {"title": self.title, "definition": definitions(self.methods), "first": self.first.title}
+        rows = [self._row_json(method) for method in self.methods]
+        return shown | {"best": self.best.title, "before": self.before, "rows": rows}
 
     def _text(self, value: float, sign: str = "") -> str:
         percent = self.first.runs[0].words.percent
@@ -101,23 +85,14 @@ class Comparison:
 
     def _row_json(self, method: Method) -> dict[str, Any]:
         row = method.rows[ONE_TASK]
-        result: dict[str, Any] = {
-            "title": row.title,
-            "runs": [str(run.folder) for run in row.runs],
-            "seeds": [run.facts.get("seed") for run in row.runs],
-            "seeds_wanted": row.wanted,
-        }
+        folders, seeds = [str(run.folder) for run in row.runs], [run.facts.get("seed") for run in row.runs]
+        result: dict[str, Any] = {"title": row.title, "runs": folders, "seeds": seeds, "seeds_wanted": row.wanted}
         if not row.runs:
             return result
         for metric in self.metrics:
             mean, deviation = row.spread(metric)
-            result[metric] = {
-                "mean": mean,
-                "std": deviation,
-                "ci95": row.ci95(metric),
-                "minus_first": row.minus(self.first, metric),
-                "minus_best": row.minus(self.best, metric),
-            }
+            gains = {f"minus_{name}": row.minus(getattr(self, name), metric) for name in ("first", "best")}
+            result[metric] = {"mean": mean, "std": deviation, "ci95": row.ci95(metric), **gains}
         shared = {key: row.runs[0].facts.get(key) for key in ("lr", "values", "edge", "steps")}
         return result | {"trainable": row.runs[0].trainable or None} | shared | cost_numbers(method)
 

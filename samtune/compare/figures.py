@@ -23,27 +23,14 @@ COST_PANELS = {  # fact -> title, unit, factor
     "test_seconds": ("test time", "s", 1.0),
     "test_memory_mib": ("test memory", "MiB", 1.0),
 }
-STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-}
+OPEN = {"axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {"font.size": 9, "axes.axisbelow": True, "grid.color": GRID, **OPEN}
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def save_figures(methods: Sequence[Method], folder: Path) -> list[Path]:
-    """Draws what the runs have data for: `cost.png`, `few_shot.png`, `tsne.png`.
-
-    Args:
-        methods: of a comparison.
-        folder: is made if needed.
-
-    Returns:
-        The files, in this order; those without data are left out, and that is logged.
-    """
+    """Draws what the runs have data for: `cost.png`, `few_shot.png`, `tsne.png`; returns the files that were drawn."""
     import matplotlib  # late, as the library is large
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,16 +47,12 @@ def save_figures(methods: Sequence[Method], folder: Path) -> list[Path]:
 
 
 def draw_costs(methods: Sequence[Method]) -> Any:
-    """Returns a panel of bars for each cost that is known of any run; None without one.
-
-    Times are means over the runs of a method, memories the largest.
-    """
+    """Returns a panel of bars for each cost that is known of any run, see `cost_numbers`; None without one."""
     costs = [cost_numbers(method) for method in methods]
     known = [name for name in COST_PANELS if any(cost[name] is not None for cost in costs)]
     if not known:
         return None
-    height = 1.0 + 0.28 * len(methods)
-    figure = new_figure(2.0 + 2.4 * len(known), height, dpi=150)
+    figure = new_figure(2.0 + 2.4 * len(known), 1.0 + 0.28 * len(methods), dpi=150)
     axes = figure.subplots(1, len(known), sharey=True, squeeze=False)
     places = range(len(methods))
     for name, axis in zip(known, axes[0], strict=True):
@@ -87,10 +70,7 @@ def draw_costs(methods: Sequence[Method]) -> Any:
 
 
 def draw_shots(methods: Sequence[Method]) -> Any:
-    """Returns the result against `data.shots`, a line per method, with ± one standard deviation over the seeds.
-
-    None where the tasks do not differ in their number of shots.
-    """
+    """Returns results by `data.shots`, a line per method, ± one deviation over the seeds; None without two shots."""
     curves = {method.title: _by_shots(method) for method in methods}
     shots = sorted({shot for curve in curves.values() for shot in curve})
     if len(shots) < 2:
@@ -112,10 +92,7 @@ def draw_shots(methods: Sequence[Method]) -> Any:
 
 
 def draw_features(methods: Sequence[Method]) -> Any:
-    """Returns t-SNE maps of the features of test images, one per method: its first seed, on one task.
-
-    The task is the first of which a run has `features.safetensors`; None without one.
-    """
+    """Returns t-SNE maps of the features of test images, one per method: its first seed, on the first task with any."""
     from matplotlib.lines import Line2D
 
     tasks = [task for method in methods for task in method.rows]
@@ -150,8 +127,7 @@ def _by_shots(method: Method) -> dict[int, list[float]]:
     """Returns shots -> first reported value of each seed, in percent."""
     curve: dict[int, list[float]] = {}
     for run in method.runs:
-        shots = run.setting("data.shots")
-        if shots is not None:
+        if (shots := run.setting("data.shots")) is not None:
             curve.setdefault(int(shots), []).append(100 * run.report.choice)
     return curve
 

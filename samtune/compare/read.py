@@ -28,15 +28,10 @@ class Run:
     """What the files of one run say.
 
     Attributes:
-        folder: the run folder.
-        task: name of its kind of job.
-        words: in which its results are shown.
-        report: its per-image table.
         facts: of `cell.json`, where a sweep made the run; else learning rate and seed of `config.yaml`.
         trainable: counts of `metrics.json`; {} for an evaluation.
-        before: values of the untuned model, or None.
-        saved_bytes: size of the delta, or None.
-        images: names and hashes of the test images, or None.
+        before: values of the untuned model.
+        images: names and hashes of the test images.
     """
 
     folder: Path
@@ -62,13 +57,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one task.
-
-    Attributes:
-        title: of the method.
-        runs: one per seed; none if not run yet.
-        wanted: number of seeds that it should have.
-    """
+    """One method on one task: a run per seed, none if not run yet, and the number of seeds that it should have."""
 
     title: str
     runs: tuple[Run, ...]
@@ -134,11 +123,7 @@ def load_methods(folder: Path) -> tuple[list[Column], list[Method]]:
 
 
 def check_same_images(runs: Sequence[Run]) -> None:
-    """Refuses runs that were measured on different images.
-
-    Raises:
-        DataError: naming two such runs.
-    """
+    """Refuses runs of different images or kinds by a `DataError` that names two of them."""
     first = runs[0]
     names = {row.name for row in first.report.rows}
     for run in runs[1:]:
@@ -148,26 +133,22 @@ def check_same_images(runs: Sequence[Run]) -> None:
         files_differ = None not in (run.images, first.images) and run.images != first.images
         if alone or files_differ:
             which = f"{alone[0]!r} is in one of them only" if alone else "the files differ, though their names do not"
-            raise DataError(
-                f"{first.folder} and {run.folder} were measured on different test images: {which}. "
-                "Compare runs of one test part; a split by ratio changes with run.seed."
-            )
+            advice = "Compare runs of one test part; a split by ratio changes with run.seed."
+            both = f"{first.folder} and {run.folder}"
+            raise DataError(f"{both} were measured on different test images: {which}. {advice}")
 
 
 def _load_sweep(folder: Path, one: list[Column]) -> tuple[list[Column], list[Method]]:
     content = parse_yaml((folder / "sweep.yaml").read_text(encoding="utf-8")).value
     named = (content.get("tasks") or {}).items()
     tasks = [Column(name, task["title"], task.get("group")) for name, task in named] or one
-    methods = []
+    methods = {name: Method(row["title"]) for name, row in content["cells"].items()}
     for name, row in content["cells"].items():
-        rows = {}
-        for task in tasks:
-            if row.get("only") is None or task.name in row["only"]:
-                cells = [folder / "cells" / task.name / f"{name}_{seed}" for seed in content["seeds"]]
-                runs = tuple(_load_run(cell) for cell in cells if (cell / "cell.json").is_file())
-                rows[task.name] = Row(row["title"], runs, len(cells))
-        methods.append(Method(row["title"], rows))
-    return tasks, methods
+        for task in (task.name for task in tasks if row.get("only") is None or task.name in row["only"]):
+            cells = [folder / "cells" / task / f"{name}_{seed}" for seed in content["seeds"]]
+            runs = tuple(_load_run(cell) for cell in cells if (cell / "cell.json").is_file())
+            methods[name].rows[task] = Row(row["title"], runs, len(cells))
+    return tasks, list(methods.values())
 
 
 def _load_run(folder: Path) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from samtune.compare.read import Method
@@ -32,6 +32,14 @@ def definitions(methods: Sequence[Method]) -> dict[str, str]:
     """Returns what the names in the tables mean, in the words of the runs' task."""
     words = next(run.words for method in methods for run in method.runs)
     return DEFINITION | {"mean": f"{DEFINITION['mean']}{words.explained}."}
+
+
+def tables(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], methods: Sequence[Method], notes: Mapping[str, str]
+) -> str:
+    """Returns three tables in Markdown, results, trainable parameters and cost, and what the names in them mean."""
+    parts = [markdown(columns, rows), counts_table(methods), cost_table(methods)]
+    return "\n\n".join([*parts, "\n".join(f"- {name}: {text}" for name, text in notes.items())])
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from samtune.compare.read import Column, Method, Run
-from samtune.compare.tables import cost_numbers, cost_table, counts_table, definitions, markdown
+from samtune.compare.read import Column, Method
+from samtune.compare.tables import cost_numbers, definitions, tables
 from samtune.config.papers import PublishedRow, published
 from samtune.errors import ConfigError, DataError
 
@@ -32,15 +32,7 @@ NOTES = {
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """Methods on several tasks.
-
-    Attributes:
-        title: of the table.
-        tasks: the columns.
-        methods: the rows.
-        published: rows of papers.
-        backbone: of those; "" without them.
-    """
+    """Methods on several tasks, beside the published rows of papers for one backbone, where they are asked for."""
 
     title: str
     tasks: tuple[Column, ...]
@@ -55,33 +47,25 @@ class TaskComparison:
 
     def to_markdown(self) -> str:
         """Returns three tables: results, trainable parameters of the first task, and cost."""
-        tables = [
-            markdown((self.title, *self.columns, "trainable %"), self._rows()),
-            counts_table(self.methods),
-            cost_table(self.methods),
-        ]
-        kept = self._definitions()
-        notes = {name: text for name, text in NOTES.items() if name in self.columns or name == "trainable"}
+        shown = {name: text for name, text in NOTES.items() if name in self.columns or name == "trainable"}
+        notes = self._definitions() | shown
         if self.published:
             notes["[paper]"] = (
                 f"Numbers that others published, for {self.backbone}, with their own data, code and hardware; their "
                 "means are computed here, in the same way as ours. A * marks a re-run by the authors of that paper."
             )
-        return "\n\n".join([*tables, "\n".join(f"- {name}: {text}" for name, text in (kept | notes).items())])
+        return tables((self.title, *self.columns, "trainable %"), self._rows(), self.methods, notes)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the same numbers, unrounded; accuracies in percent; what is not known is null."""
-        return {
-            "title": self.title,
-            "definition": self._definitions() | NOTES,
-            "tasks": [{"name": task.name, "title": task.title, "group": task.group} for task in self.tasks],
-            "rows": [self._method_json(method) for method in self.methods],
-            "published": [
-                {"title": _paper_title(row), "backbone": self.backbone, "percent": row.percent}
-                | {"values": _aggregate(self._scores_of_paper(row), self.columns)}
-                for row in self.published
-            ],
-        }
+        papers = [
+            {"title": _paper_title(row), "backbone": self.backbone, "percent": row.percent}
+            | {"values": _aggregate(self._scores_of_paper(row), self.columns)}
+            for row in self.published
+        ]
+        tasks, rows = [asdict(task) for task in self.tasks], [self._method_json(method) for method in self.methods]
+        shown = {"title": self.title, "definition": self._definitions() | NOTES, "tasks": tasks}
+        return shown | {"rows": rows, "published": papers}
 
     def _definitions(self) -> dict[str, str]:
         found = definitions(self.methods)
@@ -93,7 +77,7 @@ class TaskComparison:
         for method in self.methods:
             percent = _percent(method)
             texts = [_text(*_spread(method, self.columns, name)) for name in self.columns]
-            rows.append([method.title, *texts, "" if percent is None else f"{percent:.2f}"])
+            rows.append([method.title, *texts, _two_digits(percent)])
             same = [row for row in waiting if row.key == _key(method)]
             waiting = [row for row in waiting if row not in same]
             rows += [self._paper_row(row) for row in same]
@@ -101,28 +85,23 @@ class TaskComparison:
 
     def _paper_row(self, row: PublishedRow) -> list[str]:
         values = _aggregate(self._scores_of_paper(row), self.columns)
-        texts = ["" if values[name] is None else f"{values[name]:.2f}" for name in self.columns]
-        return [_paper_title(row), *texts, "" if row.percent is None else f"{row.percent:.2f}"]
+        return [_paper_title(row), *(_two_digits(values[name]) for name in self.columns), _two_digits(row.percent)]
 
     def _scores_of_paper(self, row: PublishedRow) -> dict[str, float]:
         names = {task.name: _dataset(task, self.methods) for task in self.tasks}
         return {task: row.values[name] for task, name in names.items() if name in row.values}
 
     def _method_json(self, method: Method) -> dict[str, Any]:
-        values = {}
-        for name in self.columns:
-            mean, deviation, seeds, wanted = _spread(method, self.columns, name)
-            values[name] = {"mean": mean, "std": deviation, "seeds": seeds, "seeds_wanted": wanted}
-        runs = [str(run.folder) for run in method.runs]
-        return {"title": method.title, "values": values, "percent": _percent(method), "runs": runs} | cost_numbers(
-            method
-        )
+        keys = ("mean", "std", "seeds", "seeds_wanted")
+        values = {n: dict(zip(keys, _spread(method, self.columns, n), strict=True)) for n in self.columns}
+        shown = {"title": method.title, "values": values, "percent": _percent(method)}
+        return shown | {"runs": [str(run.folder) for run in method.runs]} | cost_numbers(method)
 
 
 def compare_tasks(
     title: str, tasks: Sequence[Column], methods: tuple[Method, ...], *, paper: str | None
 ) -> TaskComparison:
-    """Puts methods side by side on several tasks; arguments as of `compare`.
+    """Puts methods side by side on several tasks.
 
     Raises:
         ConfigError: an unknown `paper`.
@@ -158,12 +137,11 @@ def _columns(tasks: Sequence[Column]) -> Columns:
 
 def _aggregate(scores: Mapping[str, float], columns: Columns) -> dict[str, float | None]:
     """Returns the value of every column from one score per task; None where a task is missing."""
-    return {
-        name: statistics.fmean(statistics.fmean(scores[task] for task in part) for part in parts)
-        if all(task in scores for part in parts for task in part)
-        else None
-        for name, parts in columns.items()
-    }
+    values: dict[str, float | None] = {}
+    for name, parts in columns.items():
+        known = all(task in scores for part in parts for task in part)
+        values[name] = statistics.fmean(statistics.fmean(scores[t] for t in part) for part in parts) if known else None
+    return values
 
 
 def _spread(method: Method, columns: Columns, name: str) -> tuple[float | None, float | None, int, int]:
@@ -171,7 +149,7 @@ def _spread(method: Method, columns: Columns, name: str) -> tuple[float | None, 
     by_seed: dict[Any, dict[str, float]] = {}
     for task, row in method.rows.items():
         for run in row.runs:
-            by_seed.setdefault(run.facts.get("seed"), {})[task] = _score(run)
+            by_seed.setdefault(run.facts.get("seed"), {})[task] = 100 * run.report.choice
     found = [value for scores in by_seed.values() if (value := _aggregate(scores, columns)[name]) is not None]
     wanted = max(row.wanted for row in method.rows.values())
     if not found:
@@ -186,9 +164,8 @@ def _text(mean: float | None, deviation: float | None, seeds: int, wanted: int) 
     return text if seeds == wanted else f"{text} ({seeds} of {wanted} seeds)"
 
 
-def _score(run: Run) -> float:
-    """Returns the first reported value, in percent."""
-    return 100 * run.report.choice
+def _two_digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _percent(method: Method) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from types import SimpleNamespace
@@ -48,7 +49,7 @@ def _options_model(function: Callable[..., Any]) -> type[BaseModel]:
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     # Only these annotations are evaluated: those of model and scores may exist for type checkers alone.
     written = SimpleNamespace(__annotations__={p.name: p.annotation for p in parameters})
-    hints = get_type_hints(written, globalns=getattr(function, "__globals__", {}), include_extras=True)
+    hints = get_type_hints(written, globalns=vars(sys.modules[function.__module__]), include_extras=True)
     fields: dict[str, Any] = {}
     for parameter in parameters:
         hint = Any if parameter.annotation is parameter.empty else hints[parameter.name]

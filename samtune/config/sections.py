@@ -24,10 +24,10 @@ SELECTORS = "selectors"
 
 
 class SelectorFacts(Protocol):
-    """What a config asks of a row of the table of selectors: its function, and the option that a budget sets."""
+    """What a config asks of a selector: whose arguments its options are, and which of them a budget sets."""
 
     @property
-    def function(self) -> Callable[..., Any]: ...
+    def signature(self) -> Callable[..., Any]: ...
 
     @property
     def knob(self) -> str | None: ...
@@ -118,7 +118,7 @@ class Select(Section):
         if self.file is not None and given:
             text = f"not used with a file; write 'select={{file: {self.file}}}'."
             raise PydanticCustomError("options", "options do not fit", {"problems": [(key, text) for key in given]})
-        functions = {name: selector.function for name, selector in table.items()}
+        functions = {name: selector.signature for name, selector in table.items()}
         problems = option_problems("selector", self.name, self.options, functions)
         if problems:
             raise PydanticCustomError("options", "options do not fit", {"problems": problems})

@@ -17,7 +17,7 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image
 
-from samtune.base.disk import disk_errors
+from samtune.base.disk import disk_errors, write_text
 from samtune.base.download import download
 from samtune.data.importing import ARCHIVES, IMPORTERS, write_class_images
 from samtune.data.pictures import SUFFIXES
@@ -121,18 +121,12 @@ def _get(name: str, target: Path, url: str | None) -> None:
     else:
         _place(name, target, partial(_unpack, archive, _pair_places if source.unpack == "pairs" else _folder_places))
     if source.unpack == "pairs":
-        _log.info("%s: %d pairs in %s", name, _count_pairs(target), target)
-
-
-def _count_pairs(target: Path) -> int:
-    """Returns the number of images, each of which must have a mask of its name."""
-    images, masks = ({path.stem for path in (target / sub).glob("*")} for sub in ("images", "masks"))
-    if alone := sorted(images ^ masks):
-        raise DataError(
-            f"{target}: {len(alone)} file(s) of images/ and masks/ have no partner, such as {alone[0]}; "
-            f"see all of them with samtune data verify {target}"
-        )
-    return len(images)
+        images, masks = ({path.stem for path in (target / sub).glob("*")} for sub in ("images", "masks"))
+        if images != masks:
+            raise DataError(
+                f"{target}: {len(images ^ masks)} file(s) have no partner; see samtune data verify {target}"
+            )
+        _log.info("%s: %d pairs in %s", name, len(images), target)
 
 
 def _place(name: str, target: Path, write: Callable[[Path], object]) -> None:
@@ -144,7 +138,7 @@ def _place(name: str, target: Path, write: Callable[[Path], object]) -> None:
         write(part)
         entries = sorted(path.name for path in part.iterdir())
         _refuse_used(target, entries)
-        _record(name, target).write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
+        write_text(_record(name, target), "".join(f"{entry}\n" for entry in entries))
         for entry in entries:
             (part / entry).rename(target / entry)
         part.rmdir()

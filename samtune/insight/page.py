@@ -11,7 +11,7 @@ from samtune.insight import pictures
 from samtune.insight.distribution import Distribution, Overlap, Shared, View
 from samtune.insight.stability import Noise, Stability
 from samtune.report.page import Chart, Kind, Page, Section, Table, save_page
-from samtune.report.trained import trained_sections
+from samtune.report.run import trained_sections
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,17 +25,14 @@ def bootstrap_ci(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Returns the bootstrap interval (low, high) of the mean of `values`.
+    """Returns the bootstrap interval (low, high) of the mean of `values`; (NaN, NaN) where none is defined.
 
     Args:
         values: one number per image or object; NaN (undefined) is left out.
         images: of each value its image, by name; None: each has its own.
         resamples: number of drawn means.
-        seed: of the drawing; the same seed and values give the same interval.
+        seed: the same seed and values give the same interval.
         level: share of the means inside the interval, in (0, 1).
-
-    Returns:
-        (low, high); (NaN, NaN) when every value is NaN or there is none.
     """
     names = range(len(values)) if images is None else images
     pairs = [(name, value) for name, value in zip(names, values, strict=True) if not math.isnan(value)]
@@ -54,20 +51,14 @@ def bootstrap_ci(
 
 
 def paired_bootstrap(
-    a: Sequence[float],
-    b: Sequence[float],
-    *,
-    images: Sequence[str] | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    a: Sequence[float], b: Sequence[float], *, images: Sequence[str] | None = None
 ) -> tuple[float, float, float]:
     """Compares two models on the same images: does `b` beat `a` by more than the choice of images explains?
 
     Args:
         a: one number per image or object of the first model.
         b: one number of the second for each of them, in the same order; pairs with a NaN are left out.
-        images, resamples, seed, level: as in `bootstrap_ci`.
+        images: as in `bootstrap_ci`.
 
     Returns:
         (mean of b - a, low, high). An interval without 0 speaks for a real difference.
@@ -80,4 +71,4 @@ def paired_bootstrap(
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     defined = differences[~np.isnan(differences)]
     mean = float(defined.mean()) if defined.size else math.nan
-    return mean, *bootstrap_ci(differences.tolist(), images=images, resamples=resamples, seed=seed, level=level)
+    return mean, *bootstrap_ci(differences.tolist(), images=images)

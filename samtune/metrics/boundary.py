@@ -1,7 +1,6 @@
-"""Distances between the outlines of two masks, computed by MONAI.
+"""Distances between the outlines of two masks, computed by MONAI, in pixels of the original image.
 
-Distances are in pixels of the original image. Both functions cost far more than the overlap metrics, so
-`evaluate` runs them only on request.
+Both cost far more than the overlap metrics, so `evaluate` runs them only on request.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ TOLERANCE_PX = 2.0
 def hd95(prediction: MaskArray, truth: MaskArray) -> float:
     """Returns the 95th percentile of the distances between the two outlines, in pixels; 0 is best.
 
-    The larger of both directions (prediction to truth and back), as
-    `monai.metrics.compute_hausdorff_distance`. NaN when one mask is empty: there is no distance to nothing,
-    and any number put in its place would rule the mean.
+    The larger of both directions (prediction to truth and back), as `monai.metrics.compute_hausdorff_distance`. NaN
+    when one mask is empty: there is no distance to nothing, and any number put in its place would rule the mean.
 
     Args:
         prediction: (H, W) bool, original size.
@@ -31,27 +29,21 @@ def hd95(prediction: MaskArray, truth: MaskArray) -> float:
         return math.nan
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 
-    prediction_hot, truth_hot = _one_hot(prediction), _one_hot(truth)
-    distance = compute_hausdorff_distance(prediction_hot, truth_hot, include_background=True, percentile=95.0)
-    return float(distance)
+    masks = _one_hot(prediction), _one_hot(truth)
+    return float(compute_hausdorff_distance(*masks, include_background=True, percentile=95.0))
 
 
 def surface_dice(prediction: MaskArray, truth: MaskArray) -> float:
     """Returns the share of both outlines that lies within 2 pixels of the other one, in [0, 1].
 
-    The normalised surface Dice (Nikolov et al. 2021), as `monai.metrics.compute_surface_dice`. NaN when both
-    masks are empty, 0 when one is.
-
-    Args:
-        prediction: (H, W) bool, original size.
-        truth: (H, W) bool, original size.
+    The normalised surface Dice (Nikolov et al. 2021), as `monai.metrics.compute_surface_dice`. NaN when both masks
+    are empty, 0 when one is. Arguments as in `hd95`.
     """
     if not (prediction.any() and truth.any()):
         return 0.0 if prediction.any() or truth.any() else math.nan
     from monai.metrics.surface_dice import compute_surface_dice
 
-    prediction_hot, truth_hot = _one_hot(prediction), _one_hot(truth)
-    share = compute_surface_dice(prediction_hot, truth_hot, [TOLERANCE_PX], include_background=True)
+    share = compute_surface_dice(_one_hot(prediction), _one_hot(truth), [TOLERANCE_PX], include_background=True)
     return float(share)
 
 

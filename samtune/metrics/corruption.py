@@ -29,16 +29,13 @@ ALEXNET_ERRORS: dict[str, float] = {
 
 
 def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> tuple[float, dict[str, float]]:
-    """Returns the mean corruption error: how often a model fails, compared with AlexNet.
+    """Returns how often a model fails, compared with AlexNet: (mCE, {corruption: CE}), in percent, lower is better.
 
     With the top-1 errors E of severities s: CE_c = sum_s E(model, s, c) / sum_s E(AlexNet, s, c), and mCE is the mean
-    of CE_c over the 15 corruptions (eq. 1 of the paper).
+    of CE_c over the 15 corruptions (eq. 1 of the paper); AlexNet has 100.
 
     Args:
         errors: corruption -> its top-1 errors at severities 1 to 5, fractions in [0, 1].
-
-    Returns:
-        (mCE, {corruption: CE}), in percent: AlexNet is 100, lower is better.
 
     Raises:
         DataError: corruptions or severities are missing or unknown, or an error is not in [0, 1]; all are listed.
@@ -52,9 +49,8 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> tuple[float,
         elif not all(0 <= value <= 1 for value in values):
             problems.append(f"{name} has errors outside of 0 to 1")
     if problems:
-        raise DataError(
-            f"the mean corruption error needs {len(ALEXNET_ERRORS)} corruptions with {SEVERITIES} severities each: "
-            f"{'; '.join(problems)}. Known: {', '.join(ALEXNET_ERRORS)}."
-        )
+        needed = f"{len(ALEXNET_ERRORS)} corruptions with {SEVERITIES} severities each"
+        known = f"Known: {', '.join(ALEXNET_ERRORS)}."
+        raise DataError(f"the mean corruption error needs {needed}: {'; '.join(problems)}. {known}")
     relative = {name: 100 * sum(errors[name]) / SEVERITIES / alexnet for name, alexnet in ALEXNET_ERRORS.items()}
     return sum(relative.values()) / len(relative), relative

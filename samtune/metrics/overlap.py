@@ -1,12 +1,13 @@
 """Overlap of a predicted and a true mask: the numbers that a segmentation paper reports.
 
-The per-image functions take one pair of (H, W) bool arrays at the original size of the image, True =
-foreground. With TP, FP, FN = pixels that are rightly, wrongly, and not predicted:
+The per-image functions take one pair of (H, W) bool arrays at the original size of the image, True = foreground, and
+raise ValueError for anything else. With TP, FP, FN = pixels that are rightly, wrongly, and not predicted:
 
     Dice = 2 TP / (2 TP + FP + FN)        IoU = TP / (TP + FP + FN)        Dice = 2 IoU / (1 + IoU)
 
-Undefined cases follow one rule: **both masks empty is 1, exactly one empty is 0**. The pooled functions take
-pixel counts summed over all images of a set, and are therefore ruled by the large objects.
+Undefined cases follow one rule: **both masks empty is 1, exactly one empty is 0**. The pooled functions take pixel
+counts summed over all images of a set, and are therefore ruled by the large objects: `overlap_px` foreground in both
+masks (TP), `pred_px` in the prediction (TP + FP), `truth_px` in the truth (TP + FN).
 """
 
 from __future__ import annotations
@@ -17,31 +18,23 @@ from samtune.types import MaskArray
 
 
 def dice(prediction: MaskArray, truth: MaskArray) -> float:
-    """Returns 2 TP / (2 TP + FP + FN), in [0, 1] (Dice 1945; the F1 score of the pixels).
-
-    Args:
-        prediction: (H, W) bool, original size.
-        truth: (H, W) bool, original size.
-
-    Raises:
-        ValueError: the masks are not bool arrays of the same (H, W).
-    """
+    """Returns 2 TP / (2 TP + FP + FN), in [0, 1] (Dice 1945; the F1 score of the pixels)."""
     return pooled_dice(*_counts(prediction, truth))
 
 
 def iou(prediction: MaskArray, truth: MaskArray) -> float:
-    """Returns TP / (TP + FP + FN), in [0, 1] (the Jaccard index). Arguments and errors as in `dice`."""
+    """Returns TP / (TP + FP + FN), in [0, 1] (the Jaccard index)."""
     return pooled_iou(*_counts(prediction, truth))
 
 
 def precision(prediction: MaskArray, truth: MaskArray) -> float:
-    """Returns TP / (TP + FP), the part of the prediction that is right. Arguments and errors as in `dice`."""
+    """Returns TP / (TP + FP), the part of the prediction that is right."""
     overlap_px, pred_px, truth_px = _counts(prediction, truth)
     return overlap_px / pred_px if pred_px else float(truth_px == 0)
 
 
 def recall(prediction: MaskArray, truth: MaskArray) -> float:
-    """Returns TP / (TP + FN), the part of the truth that is found. Arguments and errors as in `dice`."""
+    """Returns TP / (TP + FN), the part of the truth that is found."""
     overlap_px, pred_px, truth_px = _counts(prediction, truth)
     return overlap_px / truth_px if truth_px else float(pred_px == 0)
 
@@ -49,16 +42,14 @@ def recall(prediction: MaskArray, truth: MaskArray) -> float:
 def mae(prediction: MaskArray, truth: MaskArray) -> float:
     """Returns the mean absolute error of the masks: the share of wrong pixels, in [0, 1], 0 is best.
 
-    Arguments and errors as in `dice`. Papers that follow PraNet take the error of the probability map
-    instead: `samtune.metrics.protocols.probability_mae`.
+    Papers that follow PraNet take the error of the probability map: `samtune.metrics.protocols.probability_mae`.
     """
     _check(prediction, truth)
     return float(np.mean(prediction ^ truth))
 
 
 def classmean_dice(prediction: MaskArray, truth: MaskArray) -> float:
-    """Returns the mean of the Dice of the foreground and of the background. Arguments and errors as in
-    `dice`.
+    """Returns the mean of the Dice of the foreground and of the background.
 
     A small object makes it look good: an empty prediction already scores almost 0.5.
     """
@@ -71,19 +62,13 @@ def classmean_iou(prediction: MaskArray, truth: MaskArray) -> float:
 
 
 def pooled_dice(overlap_px: int, pred_px: int, truth_px: int) -> float:
-    """Returns the Dice of pixel counts: 2 overlap / (prediction + truth).
-
-    Args:
-        overlap_px: pixels that are foreground in both masks (TP).
-        pred_px: foreground pixels of the prediction (TP + FP).
-        truth_px: foreground pixels of the truth (TP + FN).
-    """
+    """Returns the Dice of pixel counts: 2 overlap / (prediction + truth)."""
     total = pred_px + truth_px
     return 2 * overlap_px / total if total else 1.0
 
 
 def pooled_iou(overlap_px: int, pred_px: int, truth_px: int) -> float:
-    """Returns the IoU of pixel counts: overlap / union. Arguments as in `pooled_dice`."""
+    """Returns the IoU of pixel counts: overlap / union."""
     union = pred_px + truth_px - overlap_px
     return overlap_px / union if union else 1.0
 
@@ -91,10 +76,8 @@ def pooled_iou(overlap_px: int, pred_px: int, truth_px: int) -> float:
 def gps_released_dice(overlap_px: int, pred_px: int, truth_px: int) -> float:
     """Returns the "mDice" of the released code of GPS, for comparison with its table only.
 
-    That code tells its metric to ignore class 0, so only pixels that are foreground in the truth are looked
-    at: false positives do not exist, and a prediction of foreground everywhere scores 1. Arguments as in
-        `pooled_dice`;
-    `pred_px` has no influence.
+    That code tells its metric to ignore class 0, so only pixels that are foreground in the truth are looked at: false
+    positives do not exist, foreground everywhere scores 1, and `pred_px` has no influence.
     """
     return pooled_dice(overlap_px, overlap_px, truth_px)
 

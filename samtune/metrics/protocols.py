@@ -1,13 +1,11 @@
 """Metrics of probability maps, as the polyp literature since PraNet reports them (Fan et al., MICCAI 2020).
 
-Each map is stretched to [0, 1] and cut at the 256 thresholds 0, 1/255, ..., 1; Dice and IoU are averaged over
-thresholds and images. Numbers of this protocol and of the plain `mDice` (one cut at 0.5) differ: never mix
-them in one table.
+Each map is stretched to [0, 1] and cut at the 256 thresholds 0, 1/255, ..., 1; Dice and IoU are means over these.
+Numbers of this protocol and of the plain `mDice` (one cut at 0.5) differ: never mix them in one table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,31 +14,6 @@ from samtune.types import MaskArray
 
 THRESHOLDS = 256
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def pranet(pairs: Iterable[tuple[Array, MaskArray]]) -> dict[str, float]:
-    """Evaluates a whole set with the protocol of PraNet.
-
-    Args:
-        pairs: for each image its (H, W) probability in [0, 1] and its (H, W) bool truth, both at the original
-            size.
-
-    Returns:
-        `pranet_dice` and `pranet_iou`, means over thresholds and images, and `pranet_max_dice`, the mean over
-        images at the one threshold where it is largest.
-
-    Raises:
-        ValueError: there is no pair.
-    """
-    curves = [pranet_curves(probability, truth) for probability, truth in pairs]
-    if not curves:
-        raise ValueError("pranet() got no image; it needs at least one (probability, truth) pair.")
-    mean_dice, mean_iou = np.mean(curves, axis=0)  # (images, 2, 256) -> two curves
-    return {
-        "pranet_dice": float(mean_dice.mean()),
-        "pranet_iou": float(mean_iou.mean()),
-        "pranet_max_dice": float(mean_dice.max()),
-    }
 
 
 def pranet_dice(probability: Array, truth: MaskArray) -> float:
@@ -61,8 +34,8 @@ def probability_mae(probability: Array, truth: MaskArray) -> float:
 def pranet_curves(probability: Array, truth: MaskArray) -> Array:
     """Computes Dice and IoU of one image at every threshold, from two histograms instead of 256 masks.
 
-    The mask at threshold k/255 is `stretched >= k/255`; a map of one value is left as it is. As in the
-    protocol, a mask without any true positive scores 0, also when the truth is empty.
+    The mask at threshold k/255 is `stretched >= k/255`; a map of one value is left as it is. As in the protocol, a mask
+    without any true positive scores 0, also when the truth is empty.
 
     Args:
         probability: (H, W) float in [0, 1], original size.

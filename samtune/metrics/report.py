@@ -22,7 +22,6 @@ class AnyReport(ABC):
     """The result of an evaluation: rows, and what derives from them.
 
     Attributes:
-        task: name of the task that it is of.
         rows: one per image or object, each with a `name`.
         split: which part of the data was evaluated.
         definition: a sentence for each reported number.
@@ -79,8 +78,8 @@ class AnyReport(ABC):
         """Returns the content of `metrics.json`; an undefined number is null.
 
         Args:
-            before: the report of the untouched model on the same images; `gain` is the paired difference to it,
-                with its 95 % bootstrap interval.
+            before: of the untouched model on the same images; `gain` is the paired difference to it, with its 95 %
+                bootstrap interval.
             trainable: parameter counts `selected`, `bias`, ..., `total`, `percent` of the tuned model.
         """
         gains = {} if before is None else self.gain(before)
@@ -98,23 +97,19 @@ class AnyReport(ABC):
         }
 
     def to_table(self, before: AnyReport | None = None) -> Table:
-        """Returns the headline numbers for the terminal.
-
-        Args:
-            before: of the untouched model on the same images: its values and the gains are shown too.
-        """
-        gains = {} if before is None else self.gain(before)
-        rows: list[tuple[object, ...]] = []
-        for name, value in self.values.items():
-            low, high = self.ci95[name]
-            row: tuple[object, ...] = (name, value, f"{low:.4f} to {high:.4f}")
-            if before is not None:
-                gain, worst, best = gains[name]
-                row = (name, before.values[name], *row[1:], f"{gain:+.4f}", f"{worst:+.4f} to {best:+.4f}")
-            rows.append(row)
+        """Returns the headline numbers for the terminal, with those of the untouched model and the gains if given."""
+        intervals = {name: f"{low:.4f} to {high:.4f}" for name, (low, high) in self.ci95.items()}
+        rows: list[Sequence[object]] = [(name, value, intervals[name]) for name, value in self.values.items()]
         columns: tuple[str, ...] = ("", "value", "95 % interval")
         if before is not None:
-            columns = ("", "before", "after", "95 % interval", "gain", "95 % interval")
+            columns, gains = ("", "before", "after", "95 % interval", "gain", "95 % interval"), self.gain(before)
+            changes = {
+                name: (f"{gain:+.4f}", f"{low:+.4f} to {high:+.4f}") for name, (gain, low, high) in gains.items()
+            }
+            rows = [
+                (name, before.values[name], value, intervals[name], *changes[name])
+                for name, value in self.values.items()
+            ]
         notes = [f"{name}: {self.definition[name]}" for name in (next(iter(self.values)), "ci95")]
         return Table(columns, rows, f"{self.split}, {self.n_images} images", notes)
 
@@ -145,10 +140,8 @@ def read_report(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
 
 def not_a_report(folder: Path, kind: str, reason: Exception) -> DataError:
     """Words the error of a folder that does not hold a report of this kind."""
-    return DataError(
-        f"{folder} does not hold metrics.json and per_image.csv of {kind}: {reason!r}. "
-        "Name a run folder, or make one with `samtune evaluate`."
-    )
+    advice = "Name a run folder, or make one with `samtune evaluate`."
+    return DataError(f"{folder} does not hold metrics.json and per_image.csv of {kind}: {reason!r}. {advice}")
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -14,51 +14,23 @@ from typing import Any
 
 import numpy as np
 
+from samtune.metrics import overlap
 from samtune.metrics.boundary import hd95, surface_dice
-from samtune.metrics.overlap import (
-    classmean_dice,
-    classmean_iou,
-    dice,
-    gps_released_dice,
-    gps_released_iou,
-    iou,
-    mae,
-    pooled_dice,
-    pooled_iou,
-    precision,
-    recall,
-)
 from samtune.metrics.protocols import pranet_dice, pranet_iou, probability_mae
 from samtune.types import MaskArray, Metric
 
 ProbabilityMetric = Callable[[np.ndarray[Any, np.dtype[Any]], MaskArray], float]
 PooledMetric = Callable[[int, int, int], float]
 
-METRICS: dict[str, Metric] = {
-    "dice": dice,
-    "iou": iou,
-    "precision": precision,
-    "recall": recall,
-    "mae": mae,
-    "classmean_dice": classmean_dice,
-    "classmean_iou": classmean_iou,
-    "hd95": hd95,
-    "surface_dice": surface_dice,
-}
+_CLASSMEANS = (overlap.classmean_dice, overlap.classmean_iou)
+_MASKS = (overlap.dice, overlap.iou, overlap.precision, overlap.recall, overlap.mae, *_CLASSMEANS, hd95, surface_dice)
+_POOLED = (overlap.pooled_dice, overlap.pooled_iou, overlap.gps_released_dice, overlap.gps_released_iou)
 
-PROBABILITY_METRICS: dict[str, ProbabilityMetric] = {
-    "pranet_dice": pranet_dice,
-    "pranet_iou": pranet_iou,
-    "probability_mae": probability_mae,
-}
+METRICS: dict[str, Metric] = {f.__name__: f for f in _MASKS}
+PROBABILITY_METRICS: dict[str, ProbabilityMetric] = {f.__name__: f for f in (pranet_dice, pranet_iou, probability_mae)}
+POOLED_METRICS: dict[str, PooledMetric] = {f.__name__: f for f in _POOLED}
 
-POOLED_METRICS: dict[str, PooledMetric] = {
-    "pooled_dice": pooled_dice,
-    "pooled_iou": pooled_iou,
-    "gps_released_dice": gps_released_dice,
-    "gps_released_iou": gps_released_iou,
-}
-
+_RELEASED = "{} as released with GPS: background pixels are ignored, so all-foreground is 1. For comparison only."
 DEFINITIONS: dict[str, str] = {
     "mDice": "Mean over images of the foreground Dice at probability > 0.5, at the original size.",
     "mIoU": "Mean over images of the foreground IoU at probability > 0.5, at the original size.",
@@ -77,10 +49,8 @@ DEFINITIONS: dict[str, str] = {
     "probability_mae": "PraNet protocol: mean absolute error of the stretched probability, per image.",
     "pooled_dice": "Dice of all pixels of the set at once; large objects dominate.",
     "pooled_iou": "IoU of all pixels of the set at once; large objects dominate.",
-    "gps_released_dice": "Dice as released with GPS: background pixels are ignored, so all-foreground is 1. "
-    "For comparison only.",
-    "gps_released_iou": "IoU as released with GPS: background pixels are ignored, so all-foreground is 1. "
-    "For comparison only.",
+    "gps_released_dice": _RELEASED.format("Dice"),
+    "gps_released_iou": _RELEASED.format("IoU"),
     "both_empty": "Number of images without foreground in truth and prediction.",
     **{
         f"{size}_{name}": f"{label} images whose object covers {share} of the picture."

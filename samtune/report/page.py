@@ -1,7 +1,6 @@
-"""What does a page consist of, and how does it become a file?
+"""A page is data: sections of charts, tables, pictures and code. `templates/` turns it into one HTML file.
 
-A page is data: sections of charts, tables, pictures and code. `templates/` turns it into one HTML file that works
-offline and can be mailed: styles and pictures are inside, charts are SVG in the page's colours, and no script runs.
+It works offline and can be mailed: styles and pictures are inside, charts are SVG in the page's colours.
 """
 
 from __future__ import annotations
@@ -30,15 +29,12 @@ Trend = Literal["up", "down", "unsure"]
 
 @dataclass(frozen=True)
 class Card:
-    """One headline number; all numbers are in [0, 1].
+    """One headline number; numbers are in [0, 1], None where there is none.
 
     Attributes:
-        label: what it is.
         value: the number as text, in percent.
-        now: the number, for the bar; None where it is undefined, and there is no bar.
-        interval: (low, high), or None.
-        before: the number before tuning, or None.
-        change: difference to `before` as text, or "".
+        now: the number, for the bar; without it there is no bar.
+        change: difference to `before`, the number before tuning, as text.
         trend: where the interval of the change lies.
         words: what else there is to say, a few words each.
     """
@@ -58,10 +54,7 @@ class Chart:
     """A picture that is drawn in the page's colours.
 
     Attributes:
-        heading: above it.
-        figure: see `samtune.base.figures.new_axes`.
         about: what it shows, for readers who can't see it.
-        note: below it.
         wide: over the whole page; others stand two in a row.
     """
 
@@ -101,11 +94,7 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The file as a `data:` URL.
-
-        Raises:
-            DiskError: it can't be read.
-        """
+        """The file as a `data:` URL; a `DiskError` if it can't be read."""
         try:
             return "data:image/png;base64," + base64.b64encode(self.file.read_bytes()).decode("ascii")
         except OSError as err:
@@ -114,17 +103,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page; what it has is shown in the order of the attributes.
-
-    Attributes:
-        heading: plain text, as all others here.
-        note: what is to be seen.
-        charts: drawn by us.
-        tables: of text and numbers.
-        pictures: files.
-        code: to be copied.
-        folded: the code is hidden until it is asked for.
-    """
+    """A part of a page, shown in the order of the attributes; `folded` code is hidden until it is asked for."""
 
     heading: str
     note: str = ""
@@ -141,10 +120,7 @@ class Page:
 
     Attributes:
         kind: what it reports on, one word.
-        title: headline.
-        facts: a few words each, such as {"Model": "sam_vit_b"}, shown below it.
-        cards: the result, above the sections.
-        sections: in order.
+        facts: a few words each, such as {"Model": "sam_vit_b"}.
         footer: where the numbers come from.
     """
 
@@ -162,13 +138,8 @@ def save_page(path: Path, page: Page) -> None:
     Raises:
         DiskError: a picture can't be read or the file can't be written.
     """
-    templates = Environment(
-        loader=PackageLoader("samtune.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader, strict = PackageLoader("samtune.report"), StrictUndefined
+    templates = Environment(loader=loader, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True)
     write_text(path, templates.get_template("page.html").render(page=page))
 
 

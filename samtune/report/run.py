@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samtune.base.figures import ACCENT, INK, new_axes
-from samtune.report.page import Card, Chart, Page, Section, Table, Trend, percent, save_page
-from samtune.report.trained import trained_sections
+from samtune.report.page import Card, Chart, Kind, Page, Section, Table, Trend, percent, save_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,13 +18,21 @@ if TYPE_CHECKING:
 Event = Mapping[str, Any]
 Point = tuple[float, float]
 
+_KINDS = {
+    "selected": ("Selected entries", "Chosen entries of weights, and weights that train whole."),
+    "bias": ("Biases", "Biases of linear and conv layers that train."),
+    "norm": ("Norms", "Scales and shifts of norms that train."),
+    "decoder": ("Mask decoder", "The mask decoder with the no-mask embedding."),
+    "head": ("Head", "The classification head."),
+    "added": ("Added modules", "Parameters that the pretrained model does not have."),
+}
+
 
 @dataclass(frozen=True)
 class Run:
     """What is known of a run when it ends; a part without data is left out of the report.
 
     Attributes:
-        title: headline, such as the name of the run.
         facts: a few words each, such as {"Model": "sam_vit_b"}.
         metrics: content of `metrics.json`, see `samtune.metrics.report.AnyReport.to_json`.
         headlines: name of a metric -> its label, of the cards.
@@ -34,7 +41,6 @@ class Run:
         best_epoch: the epoch whose weights were kept, from 1.
         sections: what the task shows, between the curves and the tables.
         command: repeats the run.
-        config_yaml: the resolved configuration.
     """
 
     title: str
@@ -105,16 +111,8 @@ def _card(metrics: Mapping[str, Any], name: str, label: str) -> Card:
         trend = "up" if low > 0 else "down" if high < 0 else "unsure"
         holds = ", holds 0" if trend == "unsure" else ""
         words.append(f"gain {100 * low:+.1f} to {100 * high:+.1f} points (95 % interval{holds})")
-    return Card(
-        label=f"{label} ({name})",
-        value=percent(now),
-        now=now,
-        interval=interval,
-        before=before,
-        change="" if now is None or before is None else f"{100 * (now - before):+.1f} points",
-        trend=trend,
-        words=words,
-    )
+    change = "" if now is None or before is None else f"{100 * (now - before):+.1f} points"
+    return Card(f"{label} ({name})", percent(now), now, interval, before, change, trend, words)
 
 
 def _bounds(numbers: Mapping[str, Any] | None, name: str) -> tuple[float, float] | None:
@@ -141,9 +139,7 @@ def _series(history: Sequence[Event], split: str, name: str) -> list[Point]:
     values: dict[float, list[float]] = {}
     for event in history:
         value, epoch = event.get(name), event.get("epoch")
-        if event.get("split") != split or value is None or epoch is None:
-            continue
-        if math.isfinite(value):
+        if event.get("split") == split and epoch is not None and value is not None and math.isfinite(value):
             values.setdefault(float(epoch), []).append(float(value))
     return [(epoch, sum(group) / len(group)) for epoch, group in sorted(values.items())]
 
@@ -151,12 +147,10 @@ def _series(history: Sequence[Event], split: str, name: str) -> list[Point]:
 def _curve_chart(label: str, points: Sequence[Point], *, form: str, best: int | None = None) -> Chart:
     (first, start), (last, end) = points[0], points[-1]
     about = f"{label}: {form.format(start)} at epoch {first:g}, {form.format(end)} at epoch {last:g}"
-    values = dict(points)
-    note = ""
-    if best in values:
-        note = f"Ringed: {form.format(values[best])} at epoch {best}, the best; its weights were kept."
-        about = f"{about}; the best is {form.format(values[best])} at epoch {best}"
-    ringed = (best, values[best]) if best in values else None
+    note, ringed = "", next((point for point in points if point[0] == best), None)
+    if ringed is not None:
+        note = f"Ringed: {form.format(ringed[1])} at epoch {best}, the best; its weights were kept."
+        about = f"{about}; the best is {form.format(ringed[1])} at epoch {best}"
     return Chart(f"{label} by epoch", curve(points, form=form, ringed=ringed), about, note)
 
 
@@ -166,7 +160,7 @@ def curve(points: Sequence[Point], *, form: str, ringed: Point | None = None) ->
     Args:
         points: two or more (epoch, value), by rising epoch; values are finite.
         form: format of the value, such as "{:.3f}".
-        ringed: a point that is marked by a ring, or None.
+        ringed: a point that is marked by a ring.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -181,11 +175,29 @@ def curve(points: Sequence[Point], *, form: str, ringed: Point | None = None) ->
     axes.plot(xs[-1:], ys[-1:], color=ACCENT, marker="o", markersize=5)
     if ringed is not None:
         axes.plot(*ringed, color=ACCENT, marker="o", markersize=11, fillstyle="none", markeredgewidth=1.5)
-    axes.annotate(
-        form.format(ys[-1]), (xs[-1], ys[-1]), xytext=(9, 0), textcoords="offset points",
-        ha="left", va="center", color=INK, fontsize=9.5, fontweight="bold",
-    )  # fmt: skip
+    beside: Any = {"xytext": (9, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
+    axes.annotate(form.format(ys[-1]), (xs[-1], ys[-1]), color=INK, fontsize=9.5, fontweight="bold", **beside)
     return figure
+
+
+def trained_sections(heading: str, counts: Mapping[str, float]) -> Sequence[Section]:
+    """Returns the section of what trained, or would train, by kind, for runs and selections; none without counts.
+
+    Args:
+        counts: parameters by kind, "total", and "percent" of all of the model; see `samtune.tuning.Counts.to_json`.
+    """
+    if not counts:
+        return []
+    total = int(counts["total"])
+    rows = [
+        (label, f"{int(counts[kind]):,}", f"{100 * counts[kind] / total:.1f}", about)
+        for kind, (label, about) in _KINDS.items()
+        if counts.get(kind)
+    ]
+    whole = f"{counts['percent']:.3g} % of the model's parameters." if "percent" in counts else ""
+    rows.append(("Total", f"{total:,}", "", whole))
+    columns: dict[str, Kind] = {"Part": "name", "Parameters": "number", "Share": "bar", "Definition": "words"}
+    return [Section(heading, tables=[Table(columns, rows, total=True)])]
 
 
 def _all_metrics(metrics: Mapping[str, Any]) -> list[Section]:

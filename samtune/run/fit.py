@@ -1,7 +1,6 @@
-"""`fit`: one loop, read from top to bottom, on Lightning Fabric.
+"""`fit`: one loop, read from top to bottom, on Lightning Fabric, which gives device and precision.
 
-Fabric gives device and precision; the loop owns the rest. Only what `attach` returned is trained, the best epoch by
-validation is restored at the end, and the test split is nowhere in sight.
+Only what `attach` returned is trained, the best epoch by validation is restored, the test split is nowhere in sight.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from samtune.config.sections import Train
 from samtune.data.loaders import Loaders
 from samtune.errors import NonFiniteError
 from samtune.metrics.report import AnyReport
@@ -29,40 +29,37 @@ from samtune.types import AnyBatch, Mix, OutputLoss
 logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
-MOST_SKIPPED = 3
+MOST_SKIPPED = 3  # updates in a row
+_DEFAULTS: dict[str, Any] = {name: field.default for name, field in Train.model_fields.items()}
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """How to train; the fields are those of the `train` section.
+    """How to train; the fields and their defaults are those of the `train` section.
 
     Attributes:
-        epochs: passes over the training images.
-        steps: optimizer steps at most, or None.
-        lr: peak learning rate.
+        steps: optimizer steps at most.
         accumulate: forward passes per optimizer step.
         optimizer: AdamW, or Adam (whose decay is part of the gradient).
-        weight_decay: of that optimizer.
-        warmup: share of the steps in which the rate rises linearly.
-        min_lr: rate at the end of the cosine.
-        clip: largest gradient norm, or None.
-        patience: epochs without a better validation before it stops, or None.
+        warmup: share of the steps in which the rate rises linearly to `lr`; a cosine to `min_lr` follows.
+        clip: largest gradient norm.
+        patience: epochs without a better validation before it stops.
         validate_every: epochs between validations; the last epoch always is validated.
-        ema: decay of a moving average of what trains, which is what is validated and kept; or None.
+        ema: decay of a moving average of what trains, which is what is validated and kept.
     """
 
-    epochs: int
-    steps: int | None = None
-    lr: float = 1e-3
-    accumulate: int = 1
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    weight_decay: float = 1e-4
-    warmup: float = 0.05
-    min_lr: float = 0.0
-    clip: float | None = 1.0
-    patience: int | None = None
-    validate_every: int = 1
-    ema: float | None = None
+    epochs: int = _DEFAULTS["epochs"]
+    steps: int | None = _DEFAULTS["steps"]
+    lr: float = _DEFAULTS["lr"]
+    accumulate: int = _DEFAULTS["accumulate"]
+    optimizer: Literal["adam", "adamw"] = _DEFAULTS["optimizer"]
+    weight_decay: float = _DEFAULTS["weight_decay"]
+    warmup: float = _DEFAULTS["warmup"]
+    min_lr: float = _DEFAULTS["min_lr"]
+    clip: float | None = _DEFAULTS["clip"]
+    patience: int | None = _DEFAULTS["patience"]
+    validate_every: int = _DEFAULTS["validate_every"]
+    ema: float | None = _DEFAULTS["ema"]
 
     def total_steps(self, batches: int) -> int:
         """Returns the number of optimizer steps when an epoch has `batches` forward passes."""
@@ -70,7 +67,7 @@ class Optimisation:
         return steps if self.steps is None else min(steps, self.steps)
 
     def rate(self, step: int, total: int) -> float:
-        """Returns the learning rate of a step (from 0) of `total`: linear warm-up, then cosine to `min_lr`."""
+        """Returns the learning rate of a step (from 0) of `total`."""
         warm = round(self.warmup * total)
         if step < warm:
             return self.lr * (step + 1) / warm
@@ -83,9 +80,8 @@ class Objective:
     """What training minimises.
 
     Attributes:
-        loss: of the model's output and its batch.
-        penalty: of `start_penalty`, added to the loss of every update, or None.
-        mix: changes a training batch, given the number of forward passes so far: mixup, cutmix; or None.
+        penalty: of `start_penalty`, added to the loss of every update.
+        mix: changes a training batch, given the number of forward passes so far: mixup, cutmix.
     """
 
     loss: OutputLoss
@@ -98,10 +94,8 @@ class FitResult:
     """What `fit` did.
 
     Attributes:
-        steps: optimizer steps taken.
         best_epoch: the epoch whose weights the model has now, from 1; without validation the last.
         best_value: the first of its validation numbers (mDice, top1); NaN without validation.
-        seconds: of training and validation.
         skipped: updates left out because a loss or gradient was not finite.
     """
 
@@ -128,10 +122,6 @@ def fit(
     Args:
         model: attached, on Fabric's device; maps a batch to what the loss takes.
         trainable: what `attach` returned.
-        loaders: gives the training batches.
-        fabric: device and precision.
-        objective: what is minimised.
-        optimisation: schedule and optimizer.
         validate: returns the validation report of the model as it is; None keeps the last epoch.
         on_event: told of every step and every validation.
 
@@ -141,7 +131,7 @@ def fit(
     """
     parameters = list(trainable.values())
     total = optimisation.total_steps(len(loaders.train))
-    updates = _Updates(fabric, model, parameters, objective, plan=optimisation, total=total)
+    updates = _Updates(fabric, model, parameters, objective, optimisation, total)
     start, best = time.monotonic(), _Best(parameters)
     try:
         for epoch in itertools.count(1):
@@ -177,30 +167,30 @@ class _Updates:
         fabric: Fabric,
         model: nn.Module,
         parameters: list[nn.Parameter],
-        objective: Objective,
-        *,
+        goal: Objective,
         plan: Optimisation,
         total: int,
     ) -> None:
-        self.fabric, self.model, self.objective = fabric, model, objective
-        self.plan, self.total = plan, total
-        self.optimizer = _optimizer(fabric, parameters, plan)
+        self.fabric, self.model, self.goal, self.plan, self.total = fabric, model, goal, plan, total
+        kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer: Any = fabric.setup_optimizers(kind(parameters, lr=plan.lr, weight_decay=plan.weight_decay))
         self.ema = None if plan.ema is None else Ema(parameters, decay=plan.ema)
         self.step = self.passes = self.skipped = self.in_a_row = 0
 
     def make(self, batches: list[AnyBatch]) -> tuple[float, float]:
         """Makes one step of these batches; returns their loss and the learning rate."""
-        lr = self.plan.rate(self.step, self.total)
-        mixed, mix = batches, self.objective.mix
-        if mix is not None:
-            mixed = [mix(batch, self.passes + number) for number, batch in enumerate(batches)]
+        lr, mix = self.plan.rate(self.step, self.total), self.goal.mix
+        mixed = batches if mix is None else [mix(batch, self.passes + n) for n, batch in enumerate(batches)]
         self.passes += len(batches)
-        value = _accumulate(self.fabric, self.model, mixed, self.objective)
-        updated = _update(self.optimizer, value, batches, lr=lr, clip=self.plan.clip)
+        value = self._accumulate(mixed)
+        updated = self._update(value, batches, lr)
         self.in_a_row = 0 if updated else self.in_a_row + 1
         self.skipped += not updated
         if self.in_a_row >= MOST_SKIPPED:
-            raise _diverged(self.in_a_row, batches)
+            raise NonFiniteError(
+                f"{self.in_a_row} updates in a row had no finite loss and gradient; the last images were "
+                f"{_names(batches)}. Lower train.lr, or set train.precision=fp32."
+            )
         if self.ema is not None and updated:
             self.ema.update(self.step)
         self.step += 1
@@ -210,13 +200,45 @@ class _Updates:
         """Lends the moving average to the model, where there is one."""
         return nullcontext() if self.ema is None else self.ema.swapped()
 
+    def _accumulate(self, batches: list[AnyBatch]) -> float:
+        """Runs forward and backward over the batches of one update; returns their loss per image, with the penalty."""
+        total, images = 0.0, sum(len(batch) for batch in batches)
+        for batch in batches:
+            batch = batch.to(self.fabric.device)
+            with self.fabric.autocast():  # not through Fabric's wrapper, which rounds prompt coordinates to bf16
+                output = self.model(batch)
+            value = self.goal.loss(output, batch) * (len(batch) / images)
+            if not bool(value.isfinite()):
+                return math.nan  # nothing to learn from; the caller says which images
+            self.fabric.backward(value)
+            total += float(value.detach())
+        if self.goal.penalty is not None:
+            value = self.goal.penalty()
+            self.fabric.backward(value)
+            total += float(value.detach())
+        return total
+
+    def _update(self, value: float, batches: list[AnyBatch], lr: float) -> bool:
+        """Makes one optimizer step, unless the loss or the gradient is not finite; returns whether it did."""
+        groups = self.optimizer.param_groups
+        for group in groups:
+            group["lr"] = lr
+        with_gradient = [p for group in groups for p in group["params"] if p.grad is not None]
+        norm = float(nn.utils.clip_grad_norm_(with_gradient, math.inf if self.plan.clip is None else self.plan.clip))
+        finite = math.isfinite(value) and math.isfinite(norm)
+        if finite:
+            self.optimizer.step()
+        else:
+            logger.warning("update skipped: loss %s, gradient norm %s on %s", value, norm, _names(batches))
+        self.optimizer.zero_grad()
+        return finite
+
 
 class _Best:
     """The weights of the best epoch so far; of the last one where nothing is measured."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters = parameters
-        self.epoch, self.value = 0, math.nan
+        self.parameters, self.epoch, self.value = parameters, 0, math.nan
         self._keep()
 
     def see(self, epoch: int, report: AnyReport | None) -> None:
@@ -233,52 +255,6 @@ class _Best:
 
     def _keep(self) -> None:
         self.kept = [p.detach().clone() for p in self.parameters]
-
-
-def _optimizer(fabric: Fabric, parameters: list[nn.Parameter], optimisation: Optimisation) -> Any:
-    cls = torch.optim.AdamW if optimisation.optimizer == "adamw" else torch.optim.Adam
-    return fabric.setup_optimizers(cls(parameters, lr=optimisation.lr, weight_decay=optimisation.weight_decay))
-
-
-def _diverged(updates: int, batches: list[AnyBatch]) -> NonFiniteError:
-    return NonFiniteError(
-        f"{updates} updates in a row had no finite loss and gradient; the last images were {_names(batches)}. "
-        "Lower train.lr, or set train.precision=fp32."
-    )
-
-
-def _update(optimizer: Any, value: float, batches: list[AnyBatch], *, lr: float, clip: float | None) -> bool:
-    """Makes one optimizer step, unless the loss or the gradient is not finite; returns whether it did."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    with_gradient = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = float(nn.utils.clip_grad_norm_(with_gradient, math.inf if clip is None else clip))
-    finite = math.isfinite(value) and math.isfinite(norm)
-    if finite:
-        optimizer.step()
-    else:
-        logger.warning("update skipped: loss %s, gradient norm %s on %s", value, norm, _names(batches))
-    optimizer.zero_grad()
-    return finite
-
-
-def _accumulate(fabric: Fabric, model: nn.Module, batches: list[AnyBatch], objective: Objective) -> float:
-    """Runs forward and backward over the batches of one update; returns their loss per image, with the penalty."""
-    total, images = 0.0, sum(len(batch) for batch in batches)
-    for batch in batches:
-        batch = batch.to(fabric.device)
-        with fabric.autocast():  # not through Fabric's wrapper, which rounds prompt coordinates to bf16
-            output = model(batch)
-        value = objective.loss(output, batch) * (len(batch) / images)
-        if not bool(value.isfinite()):
-            return math.nan  # nothing to learn from; the caller says which images
-        fabric.backward(value)
-        total += float(value.detach())
-    if objective.penalty is not None:
-        value = objective.penalty()
-        fabric.backward(value)
-        total += float(value.detach())
-    return total
 
 
 def _names(batches: list[AnyBatch]) -> str:

@@ -30,14 +30,10 @@ class Job:
     """What the phases of a run share.
 
     Attributes:
-        config: the settings.
-        task: everything in which kinds of jobs differ, built from the config.
         fabric: device and precision of the training.
         model: on that device.
-        base: its untuned fp32 state, on the CPU.
-        base_hash: `state_hash` of that state.
-        loaders: the data.
-        needs: the scoring pass that the selector asks for, or None.
+        base: its untuned fp32 state, on the CPU; `base_hash` is the `state_hash` of it.
+        needs: the scoring pass that the selector asks for.
         autocast: dtype of the training's forward passes, or None for fp32.
     """
 
@@ -65,14 +61,9 @@ def prepare(config: Config) -> Job:
         check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)
     check_start(model, config.tune.start.blocks)
     model.checkpointing = config.train.checkpointing
-    logger.info(
-        "%s at %d px on %s, %s; %d train, %d val, %d test images",
-        model.name,
-        model.image_size,
-        device,
-        "bf16" if bf16 else "fp32",
-        *(len(part) for part in (loaders.splits.train, loaders.splits.val, loaders.splits.test)),
-    )
+    counts = [len(part) for part in (loaders.splits.train, loaders.splits.val, loaders.splits.test)]
+    facts = (model.name, model.image_size, device, "bf16" if bf16 else "fp32", *counts)
+    logger.info("%s at %d px on %s, %s; %d train, %d val, %d test images", *facts)
     for part in ("train", "val", "test"):
         if skipped := loaders.skipped(part):
             logger.warning("%d %s images have no object to prompt for and are left out", skipped, part)

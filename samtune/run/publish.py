@@ -14,19 +14,16 @@ from samtune.report.run import Run, save_report
 from samtune.run.prepare import Job
 from samtune.selection import Selection
 
-Cost = dict[str, float]
 
-
-def evaluate_model(job: Job, title: str, *, keep: Path | None = None) -> tuple[AnyReport, Cost]:
-    """Evaluates the model as it is on the part that the run reports on, in fp32.
+def evaluate_model(job: Job, title: str, *, keep: Path | None = None) -> tuple[AnyReport, dict[str, float]]:
+    """Evaluates the model as it is, in fp32, on the part that the run reports on.
 
     Args:
-        job: model and data.
         title: of the progress line.
-        keep: as of `Task.evaluate`.
+        keep: see `Task.evaluate`.
 
     Returns:
-        The report, and the time and memory that it took.
+        The report, and what it took: "seconds" and "memory_mib".
     """
     split = job.config.eval.split
     start, loaded = time.monotonic(), forget_peak(job.model.device)
@@ -41,9 +38,11 @@ def save_pages(
 ) -> None:
     """Draws the pictures of the run and writes `report.html`."""
     pages = job.task.draw(job.model, job.loaders, report, folder)
+    made_by = selection.provenance
+    options = (f"{key}={value}" for key, value in json.loads(made_by.get("options", "{}")).items())
     run = Run(
         title=job.config.run.name,
-        facts={**pages.facts, "Method": method_of(selection)},
+        facts={**pages.facts, "Method": " ".join([made_by["method"], *options])},
         metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
         headlines=job.task.words.headlines,
         choice=job.task.words.choice,
@@ -54,9 +53,3 @@ def save_pages(
         config_yaml=(folder / "config.yaml").read_text(encoding="utf-8"),
     )
     save_report(folder / "report.html", run)
-
-
-def method_of(selection: Selection) -> str:
-    """Returns the method that made a selection, with its options."""
-    options = json.loads(selection.provenance.get("options", "{}"))
-    return " ".join([selection.provenance["method"], *(f"{k}={v}" for k, v in options.items())])

@@ -22,7 +22,7 @@ from samtune.run.merge import merge_and_audit
 from samtune.run.prepare import Job, prepare
 from samtune.run.publish import evaluate_model, save_pages
 from samtune.run.select import announce, report_selection, select_parameters, shapes_of
-from samtune.run.train import attach_selection, network_of, objective_of, optimisation_of, train
+from samtune.run.train import attach_selection, objective_of, optimisation_of, train
 from samtune.selection import load_selection, save_selection
 from samtune.tuning import Counts, count
 
@@ -32,11 +32,8 @@ class RunResult:
     """What `finetune` returns.
 
     Attributes:
-        run_dir: the run folder.
         report: of the merged model on the test split, or on val if `eval.split` says so.
         before: of the untuned model on the same images; None where it has no head for these classes.
-        counts: what was trained.
-        fit: steps, best epoch, seconds.
     """
 
     run_dir: Path
@@ -50,13 +47,9 @@ def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = F
     """Runs a config to its end: adapted model, measured before and after, files in the run folder.
 
     Args:
-        config: of `load_config`.
         run_dir: the run folder itself; None for `runs/NAME/TIME`.
         overwrite: empty a run folder that was used before.
         command: what the user typed, for the report.
-
-    Returns:
-        Folder, reports and counts.
 
     Raises:
         SamtuneError: by kind, see `samtune.errors`.
@@ -65,7 +58,8 @@ def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = F
     folder = open_run_folder(config.run.dir / config.run.name, run_dir, overwrite=overwrite)
     write_text(folder / "config.yaml", _resolved(config, job))
     save_splits(folder, job.loaders.splits)
-    with _run_log(config, folder) as log:
+    name, params = config.run.name, config.model_dump(mode="json")
+    with RunLog(folder, run_name=name, params=params, **config.track.model_dump()) as log:
         before = None
         if job.task.measures_before:
             before, _ = evaluate_model(job, "before")
@@ -81,7 +75,8 @@ def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = F
             raise
         merge_and_audit(job, selection, folder)
         report, cost = evaluate_model(job, config.eval.split, keep=folder)
-        log.event({"split": report_name(config), "step": result.steps, **report.values, **cost})
+        split = "test" if config.eval.split == "test" else "report"  # of val, whose own events are the validations
+        log.event({"split": split, "step": result.steps, **report.values, **cost})
         report.save(folder, before=before, trainable=counts.to_json())
         save_pages(job, selection, report, log, best_epoch=result.best_epoch, folder=folder, command=command)
         log.artifacts(sorted(p for p in folder.iterdir() if p.suffix != ".jsonl"))
@@ -99,9 +94,7 @@ def select_only(
     """Scores and selects, writes `selection.safetensors`, and returns the run folder.
 
     Args:
-        config: of `load_config`.
-        run_dir: as of `finetune`.
-        overwrite: as of `finetune`.
+        run_dir, overwrite: as in `finetune`.
         report: also write `selection.html`: distribution, noise, stability; four more passes over the images.
         against: a selection file to compare with on that page.
     """
@@ -121,8 +114,6 @@ class DryRun:
     """What two steps of a job showed.
 
     Attributes:
-        counts: what would train.
-        step_seconds: of the second step.
         steps: optimizer steps of the whole job.
         train_seconds: estimate of the training, without scoring, validation and evaluation.
         peak_mib: the largest memory so far: of the GPU if there is one, else of the process.
@@ -150,49 +141,24 @@ def dry_run(config: Config) -> DryRun:
     counts = count(job.model, selection)
     trainable = attach_selection(job, selection)
     options = optimisation_of(config.train)
-    images_per_s: list[float] = []
-
-    def on_event(event: Event) -> None:
-        if event["split"] == "train":
-            images_per_s.append(event["images_per_s"])
-
+    events: list[Event] = []
     fit(
-        network_of(job, selection),
+        job.task.network(job.model, selection, base_hash=job.base_hash, autocast=job.autocast),
         trainable,
         job.loaders,
         fabric=job.fabric,
         objective=objective_of(job, trainable),
         optimisation=replace(options, epochs=2, steps=2),
         validate=None,
-        on_event=on_event,
+        on_event=events.append,
     )
     steps = options.total_steps(len(job.loaders.train))
-    step_seconds = config.train.batch * config.train.accumulate / images_per_s[-1]
+    step_seconds = config.train.batch * config.train.accumulate / events[-1]["images_per_s"]
     return DryRun(counts, step_seconds, steps, steps * step_seconds, peak_mib(job.model.device))
-
-
-def report_name(config: Config) -> str:
-    """Returns what the history calls the final report: "test", or "report" for one of val, which trained on nothing."""
-    return "test" if config.eval.split == "test" else "report"
-
-
-def _run_log(config: Config, folder: Path) -> RunLog:
-    return RunLog(
-        folder,
-        mlflow=config.track.mlflow,
-        experiment=config.track.experiment,
-        run_name=config.run.name,
-        params=config.model_dump(mode="json"),
-        parent=config.track.parent,
-    )
 
 
 def _resolved(config: Config, job: Job) -> str:
     """Returns the resolved config with a header that says what ran it; `load_config` reads it back."""
-    names = ("samtune", "torch", *job.task.packages)
-    packages = " ".join(f"{name}={version(name)}" for name in names)
-    header = [
-        f"# {packages} python={platform.python_version()}",
-        f"# base_hash={job.base_hash} splits={job.loaders.splits.digest()}",
-    ]
-    return "\n".join([*header, config.to_yaml()])
+    packages = " ".join(f"{name}={version(name)}" for name in ("samtune", "torch", *job.task.packages))
+    ran = f"# {packages} python={platform.python_version()}"
+    return f"{ran}\n# base_hash={job.base_hash} splits={job.loaders.splits.digest()}\n{config.to_yaml()}"

@@ -31,22 +31,14 @@ logger = logging.getLogger(__name__)
 
 
 def select_parameters(job: Job, batches: list[AnyBatch] | None = None) -> Selection:
-    """Scores if the selector needs it, selects, and records where the selection came from; or reads `select.file`.
-
-    Args:
-        job: model and data.
-        batches: to score on instead of the job's.
+    """Scores if the selector needs it, on `batches` or the job's own, and selects; or reads `select.file`.
 
     Raises:
         CheckpointError: a selection file of another base, or one that does not fit the model.
     """
-    if job.config.select.file is not None:
-        return _selection_of_file(job, find_path(job.config.select.file))
-    scores = None if job.needs is None else scores_of(job, job.needs, batches)
-    return selection_from(job, scores)
-
-
-def _selection_of_file(job: Job, file: Path) -> Selection:
+    if job.config.select.file is None:
+        return selection_from(job, None if job.needs is None else scores_of(job, job.needs, batches))
+    file = find_path(job.config.select.file)
     selection = load_selection(file)
     base = selection.provenance.get("base_hash")
     if base != job.base_hash:
@@ -78,8 +70,8 @@ def selection_from(job: Job, scores: Scores | None) -> Selection:
         "model": job.model.name,
         "base_hash": job.base_hash,
         "seed": str(config.run.seed),
+        "tune": json.dumps(config.tune.model_dump(mode="json", exclude={"base", "start"})),
     }
-    provenance["tune"] = json.dumps(config.tune.model_dump(mode="json", exclude={"base", "start"}))
     if config.select.budget is not None:
         provenance["budget"] = str(config.select.budget)
     if scores is not None:
@@ -88,27 +80,18 @@ def selection_from(job: Job, scores: Scores | None) -> Selection:
 
 
 def report_selection(job: Job, path: Path, *, against: Selection | None = None) -> Selection:
-    """Selects and writes a page on it: where the entries lie, how far they are noise, and what another draw selects.
+    """Returns the selection and writes a page on it: where its entries lie, how far they are noise or chance of a draw.
 
-    Costs four passes over the scoring images: the selection's own, one with another seed where the loss draws by
-    it, and one on two halves for each seed.
-
-    Args:
-        job: model and data.
-        path: of the HTML file.
-        against: another selection of this model, to be compared with.
-
-    Returns:
-        The selection.
+    Costs four passes over the scoring images: the selection's own, one with another seed where the loss draws by it,
+    and one on two halves for each seed. `against` is another selection to compare with.
 
     Raises:
         CheckpointError: `against` does not fit the model.
     """
     if against is not None:
         check_selection(against, job.model)
-    needs = job.needs
-    if needs is None:
-        scores = steady = None
+    scores = steady = None
+    if (needs := job.needs) is None:
         selection = select_parameters(job)
     else:
         source = _smallest_subset(job, needs)
@@ -131,9 +114,8 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
 def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability | None:
     """Selects again by another seed, where the loss has one, and on halves; None for a single batch."""
     if len(source) < 2:
-        logger.warning(
-            "one scoring batch can't be halved: no stability. Use more score.images or a smaller score.batch"
-        )
+        text = "one scoring batch can't be halved: no stability. Use more score.images or a smaller score.batch"
+        logger.warning(text)
         return None
     seed = job.config.run.seed
     return stability(
@@ -148,26 +130,18 @@ def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability
     )
 
 
-def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None = None) -> Scores:
+def scores_of(job: Job, needs: Needs, batches: Any = None) -> Scores:
     """Returns the scores of a pass: from `score.file` if it holds them, else computed, and written there.
 
-    Args:
-        job: model and data.
-        needs: what to compute.
-        batches: to score on instead of the job's own; nothing is read or written then.
-        seed: of the draw of cells; None for the run's.
+    With `batches` to score on instead of the job's own, nothing is read or written.
     """
     config = job.config.score
-    seed = job.config.run.seed if seed is None else seed
-    loss, said = job.task.scoring_loss(needs, seed)
-    source = _smallest_subset(job, needs) if batches is None else batches
-    file = config.file if batches is None else None
+    loss, said = job.task.scoring_loss(needs, job.config.run.seed)
+    source, file = (_smallest_subset(job, needs), config.file) if batches is None else (batches, None)
     if file is not None and file.is_file():
         scores = load_scores(file)
-        images_hash = hash_batches(source)
-        check_scores_file(
-            scores, base_hash=job.base_hash, loss=said, per=needs.per, squares=needs.squares, images_hash=images_hash
-        )
+        wanted = {"base_hash": job.base_hash, "loss": said, "images_hash": hash_batches(source)}
+        check_scores_file(scores, per=needs.per, squares=needs.squares, **wanted)
         logger.info("scores of %d passes read from %s", scores.batches, file)
         return scores
     if file is not None:
@@ -184,18 +158,13 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, *, seed: int | None =
 def announce(job: Job, selection: Selection) -> Counts:
     """Prints what will train, per block and kind, and returns the counts."""
     counts = count(job.model, selection)
-    rows = count_by_block(job.model, selection)
-    kinds = sorted({kind for _, kind, _ in rows})
-    amounts = {(block, kind): amount for block, kind, amount in rows}
-    table = [
-        [block, *(f"{amounts.get((block, kind), 0):,}" for kind in kinds)]
-        for block in dict.fromkeys(block for block, _, _ in rows)
-    ]
-    totals = [sum(amount for (_, k), amount in amounts.items() if k == kind) for kind in kinds]
-    table.append(["all", *(f"{total:,}" for total in totals)])
-    title = (
-        f"{selection.provenance['method']}: {counts.total:,} trainable parameters, {counts.percent:.2f} % of the model"
-    )
+    amounts = {(block, kind): amount for block, kind, amount in count_by_block(job.model, selection)}
+    kinds = sorted({kind for _, kind in amounts})
+    blocks = list(dict.fromkeys(block for block, _ in amounts))
+    table = [[block, *(f"{amounts.get((block, kind), 0):,}" for kind in kinds)] for block in blocks]
+    table.append(["all", *(f"{sum(amounts.get((block, kind), 0) for block in blocks):,}" for kind in kinds)])
+    method = selection.provenance["method"]
+    title = f"{method}: {counts.total:,} trainable parameters, {counts.percent:.2f} % of the model"
     console.print_table(table, columns=["", *kinds], title=title)
     for note in job.task.notes(counts, job.model):
         logger.info("%s", note)
@@ -215,17 +184,10 @@ def _smallest_subset(job: Job, needs: Needs) -> Any:
     images = len(loader.dataset)  # type: ignore[arg-type]
     if parts > images:
         raise DataError(f"score.subsets is {parts}, but there are {images} scoring images: that is the largest n.")
-    order = np.random.default_rng((job.config.run.seed, 2)).permutation(images)
-    subsets = [
-        DataLoader(
-            Subset(loader.dataset, sorted(part)),
-            batch_size=loader.batch_size,
-            collate_fn=loader.collate_fn,
-            num_workers=loader.num_workers,
-        )
-        for part in np.array_split(order, parts)
-    ]
     seed = job.config.run.seed
+    order = np.random.default_rng((seed, 2)).permutation(images)
+    how: Any = {name: getattr(loader, name) for name in ("batch_size", "collate_fn", "num_workers")}
+    subsets = [DataLoader(Subset(loader.dataset, sorted(part)), **how) for part in np.array_split(order, parts)]
     losses = [mean_loss(job.model, part, job.task.scoring_loss(needs, seed)[0]) for part in subsets]
     if np.isnan(losses).all():
         raise DataError("score.subsets: the loss is undefined in every part. Use fewer parts, or another score.loss.")

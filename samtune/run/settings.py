@@ -1,4 +1,4 @@
-"""Which settings does a run have? `load_config`, and what follows from the settings alone."""
+"""Which settings does a run have, and what follows from them alone?"""
 
 from __future__ import annotations
 
@@ -13,20 +13,14 @@ from samtune.tasks.table import TASKS
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a config file, applies overrides and checks everything, by the tables of tasks and selectors.
+    """Returns the checked config of a file with overrides, all defaults filled in, of the class that its `task` names.
 
     Args:
-        path: a YAML file; a relative path is tried in the working folder, then in the project root, then in
-            `configs/` of both.
-        overrides: `section.key=value` each, with the value as YAML; later ones win. `select={name: linear}`
-            replaces a whole block.
-
-    Returns:
-        The checked config with all defaults filled in, of the class that its `task` names.
+        path: a YAML file; relative: in the working folder, else in the project root, else in `configs/` of both.
+        overrides: `section.key=value`, the value as YAML; later ones win. `select={name: linear}` replaces a block.
 
     Raises:
-        ConfigError: no such file, or all problems of file and overrides in one message: place, key, value,
-            expectation and nearest valid key.
+        ConfigError: no such file, or all problems in one message: place, key, value, expectation, nearest valid key.
     """
     return read_config(path, overrides, tasks=TASKS, selectors=SELECTORS)
 
@@ -35,6 +29,5 @@ def needs_of(config: Config) -> Needs | None:
     """Returns the scoring pass that the config's selector needs, with the loss that the config asks for."""
     if config.select.file is not None:
         return None
-    needs = SELECTORS[config.select.name].needs(**config.select.options)
-    kind = config.score.kind
+    needs, kind = SELECTORS[config.select.name].needs(**config.select.options), config.score.kind
     return needs if needs is None or kind is None else replace(needs, loss=kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,20 +27,19 @@ logger = logging.getLogger(__name__)
 def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
     """Attaches the selection and trains it."""
     trainable = attach_selection(job, selection)
-    network = network_of(job, selection)
+    network = job.task.network(job.model, selection, base_hash=job.base_hash, autocast=job.autocast)
     options = optimisation_of(job.config.train)
     loaded = forget_peak(job.model.device)
     with console.progress("train", options.total_steps(len(job.loaders.train))) as advance:
-        shown: dict[str, float | str] = {}
+        choice, shown = job.task.words.choice, dict[str, Any]()
 
         def on_event(event: Event) -> None:
             log.event(event)
             if event["split"] == "val":
-                name = job.task.words.choice
-                shown[f"val_{name}"] = f"{event[name]:.4f}"
-                return
-            shown.update(loss=event["loss"], lr=event["lr"], images_per_s=event["images_per_s"])
-            advance(1, epoch=str(event["epoch"]), **shown)
+                shown[f"val_{choice}"] = f"{event[choice]:.4f}"
+            else:
+                shown.update({name: event[name] for name in ("loss", "lr", "images_per_s")})
+                advance(1, epoch=str(event["epoch"]), **shown)
 
         def validate() -> AnyReport:
             return job.task.evaluate(network, job.loaders, split="val", full=False, autocast=job.autocast)
@@ -66,11 +66,6 @@ def attach_selection(job: Job, selection: Selection) -> dict[str, nn.Parameter]:
     """Attaches a selection as the config says."""
     base_dtype = torch.bfloat16 if job.config.tune.base == "bf16" else None
     return attach(job.model, selection, seed=job.config.run.seed, base_dtype=base_dtype)
-
-
-def network_of(job: Job, selection: Selection) -> nn.Module:
-    """Returns what is trained: the attached model, or what the task puts around it."""
-    return job.task.network(job.model, selection, base_hash=job.base_hash, autocast=job.autocast)
 
 
 def objective_of(job: Job, trainable: Mapping[str, nn.Parameter]) -> Objective:

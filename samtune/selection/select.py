@@ -15,7 +15,7 @@ from samtune.selection.gps import check_gps, gps, gps_needs, gps_size
 from samtune.selection.grft import check_grft, grft, grft_size
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Needs, Selector, check_scores
-from samtune.selection.spt import check_spt, spt, spt_needs, spt_size
+from samtune.selection.spt import SptOptions, check_spt, spt, spt_needs, spt_size
 from samtune.types import Scores
 
 
@@ -34,7 +34,7 @@ def _unscored(function: Callable[..., Selection], **row: Any) -> Selector:
 SELECTORS: dict[str, Selector] = {
     "gps": Selector(gps, gps_needs, check_gps, gps_size, biases=True, knob="per_neuron"),
     "grft": Selector(grft, lambda **_: Needs("contrastive"), check_grft, grft_size, biases=True, knob="k"),
-    "spt": Selector(spt, spt_needs, check_spt, spt_size, biases=False, knob="tau"),
+    "spt": Selector(spt, spt_needs, check_spt, spt_size, biases=False, knob="tau", options=SptOptions),
     "full": _unscored(baselines.full, biases=True),
     "linear": _unscored(baselines.linear, biases=False),
     "bias": _unscored(baselines.bias, biases=True),
@@ -104,8 +104,8 @@ def check_select(
     Raises:
         ConfigError: unknown name, option or part, a value or budget that does not fit.
     """
-    functions = {key: row.function for key, row in SELECTORS.items()}
-    if problems := option_problems("selector", name, options, functions):
+    signatures = {key: row.signature for key, row in SELECTORS.items()}
+    if problems := option_problems("selector", name, options, signatures):
         raise ConfigError("; ".join(f"select.{key}: {text}" for key, text in problems))
     labels = set(model.parts().values())
     for label in exclude:

@@ -40,6 +40,7 @@ class Selector:
         knob: the option that a budget is solved for; None where the size is fixed.
         identity: whether the attached model equals the untouched one before the first step.
         merges: whether the tuned model ends as a stock checkpoint, with default options.
+        options: a class whose keyword-only arguments are the options; None: those of `function` are.
     """
 
     function: Callable[..., Selection]
@@ -50,6 +51,12 @@ class Selector:
     knob: str | None = None
     identity: bool = True
     merges: bool = True
+    options: Callable[..., object] | None = None
+
+    @property
+    def signature(self) -> Callable[..., object]:
+        """What an options block is checked against: its keyword-only arguments, with types, bounds and defaults."""
+        return self.options or self.function
 
 
 def check_scores(scores: Scores, needs: Needs, model: Backbone) -> None:

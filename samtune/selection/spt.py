@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
@@ -19,25 +20,12 @@ SHARE = 0.005  # of the model: of ViT-B 0.43 M, the nearest to the 0.4 M under t
 VECTOR_SHARE = 0.2  # of a vector's entries, as in the release
 
 
-def spt(
-    model: Backbone,
-    scores: Scores,
-    *,
-    tau: int | None = None,
-    structure: Structure = "lora",
-    rank: int = 8,
-    lora_alpha: Positive | None = None,
-    per: Granularity = "sample",
-    alpha: Positive = 1.0,
-    vectors: bool = False,
-) -> Selection:
-    """Tunes the tau most sensitive weights of the backbone; a matrix with many of them gets a module instead.
+@dataclass(frozen=True, kw_only=True)
+class SptOptions:
+    """Options of `spt`.
 
-    The sensitivity of a weight is its sum of squared gradients (eq. 3). q, k and v of a fused weight are matrices of
-    their own; convolutions never get a module.
-
-    Args:
-        tau: number of sensitive parameters, one that passes `check_spt`; None for 0.5 % of the model's parameters.
+    Attributes:
+        tau: number of sensitive parameters; None for 0.5 % of the model's parameters.
         structure: the module: LoRA, an adapter after the matrix, or none.
         rank: of the LoRA, or width of the adapter.
         lora_alpha: the LoRA is scaled by lora_alpha / rank; None for a scale of 1.
@@ -46,21 +34,43 @@ def spt(
             paper, 10 in the release. Above 1 the parameters can be more than tau.
         vectors: biases and norms compete too: one with 1/5 of its entries among the sensitive is tuned whole.
     """
-    assert scores.squares is not None and scores.per == per  # `select` refuses others
-    sizes = _candidates(model, vectors)
-    sensitive = top_overall({name: scores.squares[name] for name in sizes}, _tau(model, tau))
+
+    tau: int | None = None
+    structure: Structure = "lora"
+    rank: int = 8
+    lora_alpha: Positive | None = None
+    per: Granularity = "sample"
+    alpha: Positive = 1.0
+    vectors: bool = False
+
+
+def spt(model: Backbone, scores: Scores, **options: Any) -> Selection:
+    """Tunes the tau most sensitive weights of the backbone; a matrix with many of them gets a module instead.
+
+    The sensitivity of a weight is its sum of squared gradients (eq. 3). q, k and v of a fused weight are matrices of
+    their own; convolutions never get a module.
+
+    Args:
+        model: tells roles and fused weights.
+        scores: with squares.
+        **options: of `SptOptions`, with values that pass `check_spt`.
+    """
+    given = SptOptions(**options)
+    assert scores.squares is not None and scores.per == given.per  # `select` refuses others
+    sizes = _candidates(model, given.vectors)
+    sensitive = top_overall({name: scores.squares[name] for name in sizes}, _tau(model, given.tau))
     matrices = weight_matrices(model)
     whole = [n for n, i in sensitive.items() if n not in matrices and len(i) >= VECTOR_SHARE * sizes[n]]
     entries = {name: indices for name, indices in sensitive.items() if name in matrices}
     additions: list[Addition] = []
-    hosts = [part for part in _parts(model) if part[0] in entries and structure != "none"]
+    hosts = [part for part in _parts(model) if part[0] in entries and given.structure != "none"]
     for name, rows, columns in hosts:
         inside = (entries[name] >= rows.start * columns) & (entries[name] < rows.stop * columns)
         part = None if len(rows) == len(matrices[name]) else (rows.start, rows.stop)
-        addition = lora_addition(name.removesuffix(".weight"), rank, lora_alpha, part)
-        if structure == "adapter":
-            addition = Addition("adapter", addition.module, part, {"width": rank, "dim": len(rows)})
-        if int(inside.sum()) * alpha >= added_size(model, addition):
+        addition = lora_addition(name.removesuffix(".weight"), given.rank, given.lora_alpha, part)
+        if given.structure == "adapter":
+            addition = Addition("adapter", addition.module, part, {"width": given.rank, "dim": len(rows)})
+        if int(inside.sum()) * given.alpha >= added_size(model, addition):
             additions.append(addition)
             entries[name] = entries[name][~inside]
     return Selection({n: i for n, i in entries.items() if len(i)}, tuple(sorted(whole)), additions=tuple(additions))

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
+from jinja2 import DictLoader, Environment, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from samtune.serve.answer import answer
 from samtune.serve.errors import RETRY, ApiError
 from samtune.serve.gate import LOOPBACK_HOSTS, Gate
-from samtune.serve.shell import render_page
 from samtune.serve.upload import Limits, read_upload
 from samtune.serve.worker import Worker
 from samtune.tasks.service import FieldError, Service
@@ -33,17 +38,13 @@ def create_app(
     hosts: Collection[str] | None = LOOPBACK_HOSTS,
     limits: Limits | None = None,
 ) -> FastAPI:
-    """Builds the application.
+    """Builds the ASGI application.
 
     Args:
         kind: the class of the service, which has the form and the page: both are there before the model is.
         source: the service, or what loads it; it is loaded in the background while `/readyz` says 503.
         api_key: clients must send it as `Authorization: Bearer KEY`; None for no key.
         hosts: names that the Host header may have; None for any.
-        limits: of requests.
-
-    Returns:
-        The ASGI application.
     """
     limits = limits or Limits()
     model = _Model(source)
@@ -56,27 +57,9 @@ def create_app(
         worker.close()
 
     app = FastAPI(title="samtune", docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
-    app.add_exception_handler(HTTPException, _routing_error)
-    app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(FieldError, _field_error)
-    html, policy = render_page(kind.page)
-
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def page() -> Response:
-        return HTMLResponse(html, headers={"Content-Security-Policy": policy})
-
-    @app.get("/livez")
-    async def livez() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @app.get("/readyz")
-    async def readyz() -> dict[str, str]:
-        model.get()
-        return {"status": "ready"}
-
-    @app.get("/v1/model")
-    async def about() -> dict[str, Any]:
-        return model.get().about()
+    for wrong in (HTTPException, ApiError, FieldError):
+        app.add_exception_handler(wrong, _as_answer)
+    _add_pages(app, kind, model)
 
     @app.post("/v1/predict", response_class=Response, openapi_extra=_described(kind))
     async def predict(request: Request) -> Response:
@@ -122,32 +105,65 @@ class _Model:
             logger.error("the model can't be loaded: %s", err)
 
 
+def _add_pages(app: FastAPI, kind: type[Service], model: _Model) -> None:
+    """Adds what is asked without a picture: the page, the probes, and what the model says of itself."""
+    html, policy = _render_page(kind.page)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page() -> Response:
+        return HTMLResponse(html, headers={"Content-Security-Policy": policy})
+
+    @app.get("/livez")
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        model.get()
+        return {"status": "ready"}
+
+    @app.get("/v1/model")
+    async def about() -> dict[str, Any]:
+        return model.get().about()
+
+
 def _described(kind: type[Service]) -> dict[str, Any]:
     """Returns what OpenAPI says of a prediction beside its address."""
     image = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, BMP or TIFF."}
-    form = {
-        "type": "object",
-        "required": ["image"],
-        "additionalProperties": False,
-        "properties": {"image": image} | {field.name: dict(field.schema) for field in kind.fields},
-    }
+    fields = {"image": image} | {field.name: dict(field.schema) for field in kind.fields}
+    form = {"type": "object", "required": ["image"], "additionalProperties": False, "properties": fields}
+    body = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     answers: dict[str, Any] = {media_type: {} for media_type in kind.media_types}
-    return {
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
-        "responses": {"200": {"description": "The answer", "content": answers}},
-    }
+    return {"requestBody": body, "responses": {"200": {"description": "The answer", "content": answers}}}
 
 
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return error.response(request.state.request_id)
+async def _as_answer(request: Request, error: Exception) -> Response:
+    match error:
+        case ApiError():
+            found = error
+        case FieldError():
+            found = ApiError(422, error.code, str(error), field=error.field)
+        case HTTPException():
+            found = ApiError.of_status(error.status_code, error.headers)
+        case _:
+            raise error
+    return found.response(request.state.request_id)
 
 
-async def _field_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, FieldError)
-    return ApiError(422, error.code, str(error), field=error.field).response(request.state.request_id)
+def _render_page(part: Traversable) -> tuple[str, str]:
+    """Returns the page, whose template extends `shell.html`, and a policy that lets exactly its own code run."""
+    shell = files("samtune.serve") / "page" / "shell.html"
+    sources = {"shell.html": shell.read_text(encoding="utf-8"), "part.html": part.read_text(encoding="utf-8")}
+    environment = Environment(loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined)
+    text = environment.get_template("part.html").render()
+    policy = (
+        f"default-src 'none'; script-src {_hash(text, 'script')}; style-src {_hash(text, 'style')}; "
+        "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return text, policy
 
 
-async def _routing_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return ApiError.of_status(error.status_code, error.headers).response(request.state.request_id)
+def _hash(text: str, tag: str) -> str:
+    """Returns how a policy names what is inside the one element of a kind."""
+    (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()}'"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from fastapi.responses import JSONResponse
 
+Headers = Mapping[str, str]  # headers of a response
 RETRY = {"Retry-After": "2"}
 """Seconds a client should wait when the server is loading, busy or short of memory."""
 
@@ -16,31 +17,17 @@ _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: 
 
 
 class ApiError(Exception):
-    """An answer other than 200.
-
-    Args:
-        status: of HTTP.
-        code: a fixed word for programs.
-        message: what was wrong and what is allowed, for people.
-        field: the form field at fault.
-        headers: of the response.
-    """
+    """An answer other than 200: `code` is a fixed word for programs, `message` is for people, `field` is at fault."""
 
     def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        *,
-        field: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, status: int, code: str, message: str, *, field: str | None = None, headers: Headers | None = None
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.field = status, code, message, field
         self.headers = dict(headers or {})
 
     @classmethod
-    def of_status(cls, status: int, headers: Mapping[str, str] | None = None) -> ApiError:
+    def of_status(cls, status: int, headers: Headers | None = None) -> ApiError:
         """Words the errors that the router raises: no such route, a wrong method."""
         messages = {404: "There is no such address.", 405: "This address doesn't take this method."}
         message = messages.get(status, "The request can't be read.")

@@ -36,7 +36,6 @@ class Gate:
     """ASGI middleware, outermost: nothing of a request is read before host and key are checked.
 
     Args:
-        app: the application.
         hosts: names that the Host header may have, which stops DNS rebinding; None for any.
         api_key: what `Authorization: Bearer KEY` must hold; None for no key.
         paths: the known paths; others are logged as "?", because a log is no place for a client's text.

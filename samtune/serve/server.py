@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from samtune.base.machine import pick_device
 from samtune.errors import ConfigError
@@ -32,25 +33,17 @@ def run_server(
     With `SAMTUNE_API_KEY` set, clients must send that key.
 
     Args:
-        checkpoint: the `merged.safetensors` of a run.
-        host: address to listen on.
         port: 0 takes a free one; the log says which.
-        device: auto, cpu, cuda or mps.
         insecure: lets other machines in without a key.
 
     Raises:
         CheckpointError: the file is missing, damaged or no merged file.
-        ConfigError: an unknown device, a key that no client can send, an address that can't be used, or that others
-            reach without a key.
+        ConfigError: an unknown device, an impossible key, an address that can't be used or that is open without a key.
     """
-    path = Path(checkpoint)
-    key = _api_key()
-    local = _is_loopback(host)
+    path, key, local = Path(checkpoint), _api_key(), _is_loopback(host)
     if not (local or key or insecure):
-        raise ConfigError(
-            f"host {host} lets other machines in. Set {KEY_VARIABLE} to a long random key, "
-            "or allow anyone with --insecure."
-        )
+        advice = f"Set {KEY_VARIABLE} to a long random key, or allow anyone with --insecure."
+        raise ConfigError(f"host {host} lets other machines in. {advice}")
     task, info = task_of_file(path), describe_file(path)  # wrong files fail here, before anything listens
     pick_device(device)
     failures: list[Exception] = []
@@ -66,6 +59,16 @@ def run_server(
     warnings.filterwarnings("ignore", module="PIL")  # Pillow quotes what is in a client's file
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     app = create_app(task.service, load, api_key=key, hosts={*LOOPBACK_HOSTS, host} if local else None)
+    server = _server(app)
+    with _listen(host, port) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        logger.info("serving %s (%s) on http://%s:%d", info.model, task.name, shown, listener.getsockname()[1])
+        server.run(sockets=[listener])
+    if failures:
+        raise failures[0]
+
+
+def _server(app: FastAPI) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -75,13 +78,7 @@ def run_server(
         ws="none",
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
-    server = uvicorn.Server(config)
-    with _listen(host, port) as listener:
-        shown = f"[{host}]" if ":" in host else host
-        logger.info("serving %s (%s) on http://%s:%d", info.model, task.name, shown, listener.getsockname()[1])
-        server.run(sockets=[listener])
-    if failures:
-        raise failures[0]
+    return uvicorn.Server(config)
 
 
 def _api_key() -> str | None:
@@ -89,10 +86,8 @@ def _api_key() -> str | None:
     if not key:
         return None
     if not (key.isascii() and key.isprintable() and key == key.strip()):
-        raise ConfigError(
-            f"{KEY_VARIABLE} begins or ends with a space, or holds a character that an HTTP header can't carry. "
-            "Use letters, digits and signs of ASCII."
-        )
+        wrong = f"{KEY_VARIABLE} begins or ends with a space, or holds a character that an HTTP header can't carry."
+        raise ConfigError(f"{wrong} Use letters, digits and signs of ASCII.")
     return key
 
 
@@ -101,9 +96,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family)
     except OSError as err:
-        raise ConfigError(
-            f"can't listen on {host} port {port}: {err.strerror}. Choose another --port or --host."
-        ) from err
+        text = f"can't listen on {host} port {port}: {err.strerror}. Choose another --port or --host."
+        raise ConfigError(text) from err
     # asyncio sends small answers at once (TCP_NODELAY) only on sockets that name their protocol
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listener.detach())
 

@@ -38,24 +38,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Upload:
-    """A checked form.
-
-    Attributes:
-        data: the bytes of the image file; its name is dropped.
-        values: field -> parsed value, of the fields that were sent.
-    """
+    """A checked form: the bytes of the image file, whose name is dropped, and the value of each field that was sent."""
 
     data: bytes
     values: Mapping[str, Any]
 
 
 async def read_upload(request: Request, fields: Sequence[FormField], limits: Limits) -> Upload:
-    """Receives and checks a form.
-
-    Args:
-        request: whose body is read.
-        fields: what the form may have beside the image.
-        limits: of its size.
+    """Receives and checks a form of an image and these fields.
 
     Raises:
         ApiError: 400 a broken form, 413 too large, 415 no form, 422 a missing, unknown or wrong field.
@@ -68,9 +58,8 @@ async def read_upload(request: Request, fields: Sequence[FormField], limits: Lim
     if declared.isdecimal() and int(declared) > limits.body_bytes:
         raise _too_large(limits)
     async with aclosing(_limited(request, limits)) as stream:
-        parser = MultiPartParser(
-            request.headers, stream, max_files=_FILES, max_fields=_TEXTS, max_part_size=_FIELD_BYTES
-        )
+        most = {"max_files": _FILES, "max_fields": _TEXTS, "max_part_size": _FIELD_BYTES}
+        parser = MultiPartParser(request.headers, stream, **most)
         parser.spool_max_size = limits.body_bytes + 1  # in memory: no temporary file to forget
         try:
             form = await parser.parse()

@@ -20,12 +20,7 @@ RunAll = Callable[[list[Cell], Done], None]  # runs all of the cells, and return
 
 @contextmanager
 def local_engine(*, jobs: int, folder: Path, address: str | None) -> Iterator[RunAll]:
-    """Opens the engine that runs child processes from a pool of threads.
-
-    Args:
-        jobs: runs at once; each gets its share of the cores.
-        folder: not used.
-        address: must be None.
+    """Opens the engine that runs child processes from a pool of threads; each of the `jobs` has its share of the cores.
 
     Raises:
         ConfigError: an address, which only Ray can use.

@@ -26,16 +26,8 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-        name: of its log file and messages.
         task: short name of its task; `ONE_TASK` in a sweep without tasks.
-        row: short name of its row.
-        title: of its row.
-        folder: its run folder.
-        log: gets what the run prints.
-        base: the base config file.
-        overrides: its changes to that, complete.
-        changes: those of its row alone.
-        config: the checked result.
+        overrides: its changes to the base config, complete; `changes` are those of its row alone.
         in_grid: it serves the choice of values, and no table shows it.
         values: of the grid's keys; {} without a grid.
         edge: a value is the lowest or the highest of the grid, so the best one may lie beyond.
@@ -62,7 +54,6 @@ def plan(sweep: Sweep, chosen: Mapping[Place, Point] | None = None) -> list[Cell
     """Lists the runs of a sweep, with checked configs, in the order of running.
 
     Args:
-        sweep: the settings.
         chosen: None lists the grid. Else the values of each (task, row), for the runs that the table shows: the
             first seed of all comes first; what is not in it is left out.
 
@@ -70,7 +61,7 @@ def plan(sweep: Sweep, chosen: Mapping[Place, Point] | None = None) -> list[Cell
         ConfigError: the problems of every row and task, at once.
     """
     cells = []
-    problems: dict[str, list[str]] = {}  # message -> rows or tasks
+    problems: dict[str, dict[str, None]] = {}  # message -> rows and tasks, each once
     shared: dict[Place, list[str]] = {}
     for place, seed, values in _wanted(sweep, chosen):
         try:
@@ -78,9 +69,8 @@ def plan(sweep: Sweep, chosen: Mapping[Place, Point] | None = None) -> list[Cell
                 shared[place] = _overrides(sweep, place, in_grid=chosen is None)
             cells.append(_cell(sweep, place, seed, values, shared[place], in_grid=chosen is None))
         except ConfigError as error:
-            text = "cells." + place[1] + (f" of tasks.{place[0]}" if place[0] else "")
-            places = problems.setdefault(str(error), [])
-            places += [text] if text not in places else []
+            text = f"cells.{place[1]}" + (f" of tasks.{place[0]}" if place[0] else "")
+            problems.setdefault(str(error), {})[text] = None
     if problems:
         lines = [f"{', '.join(places)}: {text}" for text, places in problems.items()]
         raise ConfigError("\n".join([f"sweep {sweep.name!r} can't run:", *lines]))
@@ -147,13 +137,9 @@ def _cell(sweep: Sweep, place: Place, seed: int, values: Point, shared: list[str
 def _overrides(sweep: Sweep, place: Place, *, in_grid: bool) -> list[str]:
     """Returns the changes to the base config for a task and row, without seed and chosen values."""
     task, row = place
-    overrides = [
-        "track.mlflow=false",
-        *sweep.overrides,
-        *_parts(sweep),
-        *(sweep.tasks[task].overrides if sweep.tasks else ()),
-        *sweep.cells[row].overrides,
-    ]
+    of_task = sweep.tasks[task].overrides if sweep.tasks else ()
+    of_all = ("track.mlflow=false", *sweep.overrides, *_parts(sweep))
+    overrides = [*of_all, *of_task, *sweep.cells[row].overrides]
     config = load_config(sweep.config, overrides)
     if sweep.steps is not None:
         overrides.append(f"train.steps={sweep.steps}")
@@ -169,14 +155,7 @@ def _shortened(sweep: Sweep, train: Train, values: Point) -> dict[str, float]:
     """Returns the changes of `train` that make a run of the table one of the grid: the same warm-up, fewer steps.
 
     With less warm-up than the table's runs a high rate diverges, and the choice would be of other runs than those.
-
-    Args:
-        sweep: gives the share of the steps.
-        train: of a run of the table; without `steps`, its epochs are counted.
-        values: of the point; a length that the grid itself chooses is kept.
-
-    Raises:
-        ConfigError: fewer steps than the warm-up has.
+    Without `train.steps` the epochs are counted. A length that the grid itself chooses, in `values`, is kept.
     """
     shorter: dict[str, float] = {}
     if train.steps is not None:
@@ -210,23 +189,15 @@ def _at_edge(value: Any, choices: tuple[Any, ...]) -> bool:
 
 
 def score_key(config: Config) -> str | None:
-    """Names the scoring pass of a config: runs with one key need the same scores.
+    """Names the scoring pass of a run's config: runs with one key need the same scores; None if it needs none.
 
-    Args:
-        config: of a run.
-
-    Returns:
-        A name for the file, or None if the selector needs no scores. It covers model, training images, loss,
-        granularity, and the seed that the loss draws with.
+    The name covers model, training images, loss, granularity, and the seed that the loss draws with.
     """
     needs = SELECTORS[config.select.name].needs(**config.select.options)
     if needs is None:
         return None
-    covered = {
-        "needs": asdict(needs),
-        "model": config.model.model_dump(mode="json"),
-        "data": config.data.model_dump(mode="json", exclude={"test", "workers", "cache"}),
-        "score": config.score.model_dump(mode="json", exclude={"file"}),
-    }
+    data = config.data.model_dump(mode="json", exclude={"test", "workers", "cache"})
+    how = config.score.model_dump(mode="json", exclude={"file"})
+    covered = {"needs": asdict(needs), "model": config.model.model_dump(mode="json"), "data": data, "score": how}
     digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:12]
     return f"{config.score.loss or needs.loss}-{needs.per}-seed{config.run.seed}-{digest}"

@@ -1,7 +1,6 @@
 """Runs the cells of a sweep by Ray Tune: on this machine, or on a cluster that shares the sweep's folder.
 
-Tune hands out the work. What is finished is decided by `cell.json`, as everywhere; nothing that Tune keeps is needed
-to go on after a stop.
+Tune hands out the work; what is finished is decided by `cell.json`, and nothing that Tune keeps is needed to go on.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def ray_engine(*, jobs: int, folder: Path, address: str | None) -> Iterator[RunA
 
     Args:
         jobs: runs at once; each gets its share of the cores and GPUs.
-        folder: of the sweep; every machine of the cluster must see it, and the working folder, at the same path.
+        folder: every machine of the cluster must see it, and the working folder, at the same path.
         address: HOST:PORT of a cluster that this machine belongs to; None starts a Ray of its own.
 
     Raises:
@@ -91,11 +90,9 @@ def check_address(address: str) -> None:
 
 def _unusable(address: str, reason: str) -> ConfigError:
     port = address.rpartition(":")[2]
-    return ConfigError(
-        f"no Ray cluster can be used at {address}: {reason.rstrip('.')}. Start one there by `ray start --head --port "
-        f"{port}`, join it from this machine by `ray start --address {address}`, or leave out --address to stay on "
-        "this one."
-    )
+    advice = f"Start one there by `ray start --head --port {port}`, join it from this machine by `ray start --address "
+    advice += f"{address}`, or leave out --address to stay on this one."
+    return ConfigError(f"no Ray cluster can be used at {address}: {reason.rstrip('.')}. {advice}")
 
 
 def share(nodes: list[Mapping[str, float]], jobs: int) -> dict[str, float]:
@@ -103,7 +100,6 @@ def share(nodes: list[Mapping[str, float]], jobs: int) -> dict[str, float]:
 
     Args:
         nodes: resources of each machine: "CPU" and "GPU" with their number.
-        jobs: runs at once.
 
     Returns:
         Whole CPUs, at least 1; a whole GPU, or a part of one if there are fewer than runs; 0 if there is none.
@@ -134,16 +130,13 @@ def _run_all(cells: list[Cell], done: Done, *, jobs: int, folder: Path) -> None:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     resources = share(nodes, jobs)
     work = tune.with_parameters(_trainable, cells=cells, working_folder=str(Path.cwd()), threads=int(resources["cpu"]))
+    name, once, told = "grid" if cells[0].in_grid else "cells", tune.FailureConfig(max_failures=0), Told(done)
     tuner = tune.Tuner(
         tune.with_resources(work, resources),
         param_space={"cell": tune.grid_search(list(range(len(cells))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=jobs),
         run_config=tune.RunConfig(
-            name="grid" if cells[0].in_grid else "cells",
-            storage_path=str(folder),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),
-            callbacks=[Told(done)],
+            name=name, storage_path=str(folder), verbose=0, failure_config=once, callbacks=[told]
         ),
     )
     with redirect_stdout(io.StringIO()):  # Tune's own words; stdout is for the table

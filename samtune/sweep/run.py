@@ -1,7 +1,7 @@
 """Runs a sweep: every cell is one `samtune finetune` in a process of its own.
 
-First the grid, one point for each row and task; then the cells of the table. A finished cell is never run again; one
-that failed or was killed is. Everything is chosen on validation images; test is opened by the cells of the table alone.
+First the grid, then the cells of the table. A finished cell is never run again; one that failed or was killed is.
+Everything is chosen on validation images; test is opened by the cells of the table alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from samtune import console
 from samtune.base.disk import disk_errors, write_text
@@ -45,13 +46,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What `run_sweep` returns.
-
-    Attributes:
-        folder: of the sweep; `compare` reads it.
-        finished: number of finished cells of the table, those of earlier calls too.
-        failed: each failed cell by its name.
-    """
+    """The number of finished cells of the table, those of earlier calls too, and each failed cell by its name."""
 
     folder: Path
     finished: int
@@ -59,15 +54,11 @@ class SweepResult:
 
 
 def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None) -> SweepResult:
-    """Runs the cells of a sweep that are not finished.
+    """Runs the cells of a sweep that are not finished; a row whose grid failed in a task has no cells there.
 
     Args:
-        sweep: of `load_sweep`.
         engine: one of `ENGINES`.
         address: of a Ray cluster.
-
-    Returns:
-        The folder and what failed; a row whose grid failed in a task has no cells there.
 
     Raises:
         ConfigError: a wrong setting in any row or task, or an engine that can't be used.
@@ -76,13 +67,10 @@ def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None
     """
     if engine not in ENGINES:
         raise ConfigError(unknown_name("engine", engine, ENGINES))
-    folder = sweep.folder
-    grid = plan(sweep)
-    table = plan(sweep, first_values(sweep))
+    folder, grid, table = sweep.folder, plan(sweep), plan(sweep, first_values(sweep))
     check_rows(table)  # every mistake shows now: of the configs, and of what they select
     finished = [cell for cell in grid if is_finished(cell)]  # refuses other settings, before anything here changes
-    old = sum(map(had_less_warmup, finished))
-    if old:
+    if old := sum(map(had_less_warmup, finished)):
         logger.warning(
             "%d finished runs of the grid had less warm-up than the table's; another --out chooses anew", old
         )
@@ -108,11 +96,7 @@ def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second sweep out of a folder; the system gives the lock back when a process ends, however it does.
-
-    Raises:
-        RunFolderError: another sweep runs here.
-    """
+    """Keeps a second sweep out of a folder; the system gives the lock back when a process ends, however it does."""
     import fcntl  # not on Windows, where nothing else of a sweep runs either
 
     with (folder / ".lock").open("w") as file:
@@ -141,10 +125,9 @@ def check_rows(cells: list[Cell]) -> None:
         checked.add(case)
         if name not in models:
             models[name] = task_of(config).skeleton()
+        limits: dict[str, Any] = {"budget": choice.budget, "exclude": config.tune.exclude}
         try:
-            check_select(
-                models[name], name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options
-            )
+            check_select(models[name], name=choice.name, **limits, **choice.options)
         except ConfigError as error:
             problems[cell.row] = f"cells.{cell.row}: {error}"
     if problems:
@@ -155,34 +138,25 @@ def save_choice(sweep: Sweep, share: float) -> None:
     """Writes the names of the part of train that choices are made on; the same on every machine.
 
     Raises:
-        DataError: no train/ or val/ with pairs in the data folder, or too few pairs to take a part of.
+        DataError: no train/ or val/ with pairs, or too few pairs to take a part of.
     """
     task, data = TASKS[load_config(sweep.config, sweep.overrides).task].load(), data_folder(sweep)
     pairs = task.items(data / "train")
     task.items(data / "val")
     chosen = choose_part(pairs, share, CHOICE_SEED)
     if not chosen:
-        raise DataError(
-            f"{data / 'train'} has {len(pairs)} pairs, and choose_on: {share:g} takes none of them. Raise choose_on."
-        )
+        few = f"{data / 'train'} has {len(pairs)} pairs, and choose_on: {share:g} takes none of them"
+        raise DataError(f"{few}. Raise choose_on.")
     write_text(choice_list(sweep), "\n".join([*chosen, ""]))
 
 
 def run_cells(cells: list[Cell], run_all: RunAll) -> dict[str, Failure]:
-    """Runs those of the cells that are not finished; a failure does not stop the others.
-
-    Args:
-        cells: of the grid, or of the table.
-        run_all: of an engine.
-
-    Returns:
-        Each failed cell by its name.
+    """Runs those of the cells that are not finished; returns the failed ones by name, which stop no others.
 
     Raises:
         RunFolderError: a cell was run with other settings.
     """
-    waiting = {cell.name: cell for cell in cells if not is_finished(cell)}
-    failed: dict[str, Failure] = {}
+    waiting, failed = {cell.name: cell for cell in cells if not is_finished(cell)}, dict[str, Failure]()
     if not waiting:
         return failed
     with console.progress("grid" if cells[0].in_grid else "cells", len(waiting)) as advance:
@@ -229,12 +203,10 @@ def _with_parent(cells: list[Cell], run_id: str | None) -> list[Cell]:
 def _means(cells: list[Cell]) -> Mapping[str, float]:
     """Returns the mean over the seeds of the reported values, by `task/row/name`."""
     values: dict[str, list[float]] = {}
-    for cell in cells:
-        if result_file(cell).is_file():
-            report = json.loads((cell.folder / "metrics.json").read_text(encoding="utf-8"))
-            for name in report["ci95"]:
-                if report[name] is not None:
-                    values.setdefault(f"{_place_text((cell.task, cell.row))}/{name}", []).append(report[name])
+    for cell in (cell for cell in cells if result_file(cell).is_file()):
+        report = json.loads((cell.folder / "metrics.json").read_text(encoding="utf-8"))
+        for name in (name for name in report["ci95"] if report[name] is not None):
+            values.setdefault(f"{_place_text((cell.task, cell.row))}/{name}", []).append(report[name])
     return {name: fmean(found) for name, found in values.items()}
 
 

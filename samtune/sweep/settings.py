@@ -1,8 +1,4 @@
-"""The settings of a sweep: methods, tasks, seeds, and the values to choose from.
-
-A sweep file names a base config, the rows of a table and, if there are several, its columns, each with its changes to
-that config. `samtune.sweep.plan` lists the runs.
-"""
+"""The settings of a sweep: a base config, the rows of a table and, if there are several, its columns, with changes."""
 
 from __future__ import annotations
 
@@ -70,14 +66,11 @@ class Sweep(Section):
     )
     steps: int | None = Field(None, ge=1, description="train.steps of the table's runs; empty: the config's epochs")
     grid: dict[str, Values] | None = Field(None, description="keys of the config and the values to choose from")
-    grid_share: float = Field(
-        0.25, gt=0, le=1, description="part of the steps that a run of the grid takes, warm-up apart"
+    grid_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.25, description="part of the steps that a run of the grid takes, warm-up apart"
     )
-    choose_on: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="part of DIR/train to choose on, DIR/val is reported; empty: the data's own val and test",
+    choose_on: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="part of DIR/train to choose on, DIR/val is reported; empty: the data's own val and test"
     )
     protocol: Literal["validate", "retrain"] = Field(
         "validate", description="retrain: with the chosen values, train on train and val together"
@@ -86,8 +79,7 @@ class Sweep(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        problems = [*self._table_problems(), *self._grid_problems()]
-        if problems:
+        if problems := [*self._table_problems(), *self._grid_problems()]:
             raise PydanticCustomError("options", "parts do not fit", {"problems": problems})
         return self
 
@@ -102,13 +94,10 @@ class Sweep(Section):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield "seeds", f"{list(self.seeds)}, expected at least one seed, each once."
         if self.choose_on is not None and self.tasks:
-            yield (
-                "choose_on",
-                f"{self.choose_on:g}, expected no value with `tasks:`, whose data have a val of their own.",
-            )
+            wrong = f"{self.choose_on:g}, expected no value with `tasks:`, whose data have a val of their own."
+            yield "choose_on", wrong
         for name, row in self.cells.items():
-            unknown = [task for task in row.only or () if task not in (self.tasks or {})]
-            if unknown:
+            if not set(row.only or ()) <= set(self.tasks or ()):
                 known = ", ".join(self.tasks or {}) or "none, as there is no `tasks:`"
                 yield f"cells.{name}.only", f"{list(row.only or ())}, expected names of tasks: {known}."
 
@@ -153,9 +142,8 @@ def load_sweep(path: str | Path, settings: Sequence[str] = ()) -> Sweep:
     """Reads a sweep file and checks it; the configs of its runs are checked by `samtune.sweep.plan.plan`.
 
     Args:
-        path: a YAML file, looked up as a config is.
-        settings: `KEY=VALUE` each: keys of the sweep (`steps=50`), or keys of the config (`data.dir=DIR`), which
-            then hold for all runs, unless a task or row sets them itself.
+        path: looked up as a config is.
+        settings: `KEY=VALUE`, of the sweep (`steps=50`), or of the config of all runs that do not set that key.
 
     Raises:
         ConfigError: no such file, or all problems in one message.
@@ -170,11 +158,8 @@ class _SweepProblems(Problems):
     """Knows the keys of a row or task, which is a section under a name that the user chose."""
 
     def unknown_key(self, keys: KeyPath) -> str:
-        sections: dict[str, tuple[type[BaseModel], str]] = {
-            "cells": (SweepRow, "Keys of a row"),
-            "tasks": (SweepTask, "Keys of a task"),
-        }
-        if len(keys) == 3 and keys[0] in sections:
-            section, owner = sections[keys[0]]
-            return Problems(section, "", {}).unknown_key(keys[2:]).replace("Keys of the file", owner)
-        return super().unknown_key(keys)
+        sections: dict[Any, tuple[type[BaseModel], str]] = {"cells": (SweepRow, "row"), "tasks": (SweepTask, "task")}
+        if len(keys) != 3 or keys[0] not in sections:
+            return super().unknown_key(keys)
+        section, owner = sections[keys[0]]
+        return Problems(section, "", {}).unknown_key(keys[2:]).replace("Keys of the file", f"Keys of a {owner}")

@@ -1,7 +1,6 @@
 """One run of a sweep: what it does, and how it is known to be finished.
 
-`cell.json` appears when a run is complete, in one step. So a sweep may be killed at any moment: what has the file is
-never run again, what has none starts over.
+`cell.json` appears when a run is complete, in one step: a sweep may be killed at any moment.
 """
 
 from __future__ import annotations
@@ -37,18 +36,10 @@ class TrialResult(TypedDict):
 
 
 def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
-    """Runs one `samtune finetune` in a process of its own and writes `cell.json` into its folder.
-
-    Args:
-        cell: of a plan.
-        children: what keeps track of the process.
-        threads: for its arithmetic.
-
-    Returns:
-        How it ended; a failure raises nothing, so that the other runs go on.
-    """
+    """Runs `samtune finetune` in a process with so many `threads`, and writes `cell.json`; a failure raises nothing."""
+    done = TrialResult(name=cell.name, code=0, error="")
     if result_file(cell).is_file():  # another process of a cluster was quicker
-        return TrialResult(name=cell.name, code=0, error="")
+        return done
     cell.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "samtune", "finetune", "--config", str(cell.base), *cell.overrides]
     code = children.run([*command, "--run-dir", str(cell.folder), "--overwrite"], cell.log, threads)
@@ -58,7 +49,7 @@ def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
         logger.warning("%s diverged (%s): its values lose", cell.name, _last_error(cell.log, code))
         cell.folder.mkdir(parents=True, exist_ok=True)
         write_json(result_file(cell), lost, indent=1)
-        return TrialResult(name=cell.name, code=0, error="")
+        return done
     if code:
         return TrialResult(name=cell.name, code=code, error=_last_error(cell.log, code))
     try:
@@ -69,21 +60,18 @@ def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
         write_json(result_file(cell), facts, indent=1)
     except (OSError, DiskError, ValueError, KeyError, TypeError, StopIteration) as err:
         return TrialResult(name=cell.name, code=1, error=f"the run left no complete result: {err!r}")
-    return TrialResult(name=cell.name, code=0, error="")
+    return done
 
 
 def is_finished(cell: Cell) -> bool:
-    """Tells whether a cell was run.
-
-    A run of the grid may also have less warm-up: see `had_less_warmup`.
+    """Tells whether a cell was run; one of the grid may also have less warm-up: see `had_less_warmup`.
 
     Raises:
         RunFolderError: it was run with other settings, and is no result of this sweep.
     """
     if not result_file(cell).is_file():
         return False
-    found = read_result(cell)["settings"]
-    wanted = _settings(cell.config)
+    found, wanted = read_result(cell)["settings"], _settings(cell.config)
     if found.get("train.warmup") == str(cell.warmup):
         wanted["train.warmup"] = str(cell.warmup)
     # a key that only one of them has came with another version, but for options of timm
@@ -111,8 +99,7 @@ def result_file(cell: Cell) -> Path:
 
 def read_result(cell: Cell) -> dict[str, Any]:
     """Returns the content of `cell.json`."""
-    result: dict[str, Any] = json.loads(result_file(cell).read_text(encoding="utf-8"))
-    return result
+    return dict(json.loads(result_file(cell).read_text(encoding="utf-8")))
 
 
 def _facts(cell: Cell) -> dict[str, Any]:
@@ -123,25 +110,19 @@ def _facts(cell: Cell) -> dict[str, Any]:
     test: dict[str, Any] = next((e for e in events if e["split"] == "test" and "seconds" in e), {})
     metric = TASKS[cell.config.task].load().words.choice
     choice = [e[metric] for e in events if e["split"] == "val" and e.get(metric) is not None]
-    return {
+    asked: dict[str, Any] = {
         "name": cell.name,
         "task": cell.task,
         "row": cell.row,
         "title": cell.title,
         "overrides": cell.changes,
-        "lr": cell.config.train.lr,
-        "values": cell.values,
-        "edge": cell.edge,
-        "seed": cell.config.run.seed,
-        "steps": max(event["step"] for event in events),
-        # of the training alone: scores are shared, and imports and pictures are no cost of a method
-        "seconds": round(fit["seconds"], 1),
-        "memory_mib": round(fit["memory_mib"]),
-        "test_seconds": test.get("seconds"),
-        "test_memory_mib": test.get("memory_mib"),
-        "choice": max(choice, default=None),
-        "settings": _settings(cell.config),
     }
+    asked |= {"overrides": cell.changes, "lr": cell.config.train.lr, "seed": cell.config.run.seed}
+    steps = max(event["step"] for event in events)
+    # of the training alone: scores are shared, and imports and pictures are no cost of a method
+    cost = {"steps": steps, "seconds": round(fit["seconds"], 1), "memory_mib": round(fit["memory_mib"])}
+    cost |= {"test_seconds": test.get("seconds"), "test_memory_mib": test.get("memory_mib")}
+    return asked | cost | {"choice": max(choice, default=None), "settings": _settings(cell.config)}
 
 
 def _settings(config: Config) -> dict[str, str]:

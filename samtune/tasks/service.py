@@ -20,7 +20,6 @@ class FieldError(SamtuneError):
     Args:
         code: a fixed word for programs, such as `invalid_box`.
         message: what was wrong and what is allowed; repeats nothing of the request beyond its numbers.
-        field: name of the field.
     """
 
     def __init__(self, code: str, message: str, *, field: str) -> None:
@@ -30,13 +29,7 @@ class FieldError(SamtuneError):
 
 @dataclass(frozen=True)
 class FormField:
-    """A text field of a request, beside the image.
-
-    Attributes:
-        name: of the part of the form.
-        parse: the text to a value; raises `FieldError`.
-        schema: of OpenAPI.
-    """
+    """A text field of a request, beside the image; `parse` raises `FieldError`, `schema` is of OpenAPI."""
 
     name: str
     parse: Callable[[str], Any]
@@ -45,13 +38,7 @@ class FormField:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request gets.
-
-    Attributes:
-        content: the body.
-        media_type: its type, such as `image/png`.
-        headers: of the response, beside those of every response.
-    """
+    """What a request gets; `headers` come beside those of every response."""
 
     content: bytes
     media_type: str
@@ -80,12 +67,7 @@ class Service(ABC):
     @classmethod
     @abstractmethod
     def from_file(cls, path: Path, *, device: str) -> Self:
-        """Loads a merged file or bundle of the service's task.
-
-        Raises:
-            CheckpointError: the file is missing, damaged or of another task.
-            ConfigError: an unknown device, or one that this machine doesn't have.
-        """
+        """Loads a merged file or bundle of the service's task; raises as `samtune.files.merged.load_merged`."""
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
@@ -96,7 +78,7 @@ class Service(ABC):
         """Answers one request.
 
         Args:
-            image_hwc_uint8: (H, W, 3) uint8 RGB.
+            image_hwc_uint8: (H, W, 3) RGB.
             values: field -> parsed value, of the fields that were sent.
             warnings: what was done to the picture; the answer tells them, with its own.
 
@@ -107,17 +89,13 @@ class Service(ABC):
 
 
 def parse_json(text: str, *, field: str) -> Any:
-    """Returns the value of a field in JSON, strictly: without NaN and infinity, which are none.
+    """Returns the value of a field in JSON, without NaN and infinity, which are none; or raises a `FieldError`."""
 
-    Raises:
-        FieldError: `invalid_json`.
-    """
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(constant)
+
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError) as err:
         message = "This is no JSON. NaN and Infinity are no JSON either."
         raise FieldError("invalid_json", message, field=field) from err
-
-
-def _no_constant(_: str) -> NoReturn:
-    raise ValueError

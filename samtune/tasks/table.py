@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from samtune.config.sections import Config
 from samtune.errors import CheckpointError, unknown_name
@@ -19,25 +19,18 @@ from samtune.tasks.task import Task
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """A row of `TASKS`.
-
-    Attributes:
-        config: `module:class` of the settings, a `Config`; importing it needs no torch.
-        task: `module:class` of the `Task`.
-    """
+    """A row of `TASKS`: `module:class` of the settings, which needs no torch, and of the `Task`."""
 
     config: str
     task: str
 
     def settings(self) -> type[Config]:
         """Returns the class of the settings."""
-        found: type[Config] = _load(self.config)
-        return found
+        return cast(type[Config], _load(self.config))
 
     def load(self) -> type[Task[Any]]:
         """Returns the class of the task."""
-        found: type[Task[Any]] = _load(self.task)
-        return found
+        return cast(type[Task[Any]], _load(self.task))
 
 
 TASKS: dict[str, TaskEntry] = {
@@ -56,11 +49,7 @@ def task_of(config: Config) -> Task[Any]:
 
 
 def task_of_file(path: Path) -> type[Task[Any]]:
-    """Returns the task that a merged file or bundle is for.
-
-    Raises:
-        CheckpointError: missing, damaged, no merged file, or of a task that is not in the table.
-    """
+    """Returns the task of a merged file or bundle; a `CheckpointError` for another file, or one of no known task."""
     name = named_task(model_metadata(path), path)
     if name not in TASKS:
         raise CheckpointError(f"{path} is for another program: {unknown_name('task', name, TASKS)}")
@@ -73,12 +62,7 @@ def describe_file(path: Path) -> Description:
 
 
 def task_of_data(folder: Path, name: str | None) -> type[Task[Any]]:
-    """Returns the task whose layout a data folder has, later rows asked first; where none has, the first says why.
-
-    Args:
-        folder: of the images.
-        name: of a known data set, which says more than the layout.
-    """
+    """Returns the last task whose layout a folder has, or which knows `name`; else the first, which says why not."""
     tasks = [entry.load() for entry in TASKS.values()]
     fitting = (task for task in reversed(tasks) if (task.recognises(folder) if name is None else task.knows(name)))
     return next(fitting, tasks[0])

@@ -1,14 +1,10 @@
-"""What a task is: everything in which kinds of jobs differ, behind one contract.
-
-A `Task` is built from its own settings. What it knows without any (how its files are read, measured, predicted with,
-shown and served) are class methods, so that a file alone is enough for them. No other folder asks which task it has.
-"""
+"""What a task is: everything in which kinds of jobs differ, behind one contract. No other folder asks which it has."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -18,7 +14,7 @@ from torch import nn
 from samtune.base.paths import find_path
 from samtune.config.sections import Config
 from samtune.console import Table
-from samtune.data.loaders import Loaders
+from samtune.data.loaders import LoaderOptions, Loaders
 from samtune.data.splits import Item
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
@@ -29,6 +25,8 @@ from samtune.models.weights import RANDOM
 from samtune.report.page import Section
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs, Selection
+from samtune.tasks.evaluate import Evaluation
+from samtune.tasks.predict import Prediction
 from samtune.tasks.service import Service
 from samtune.tuning import Counts
 from samtune.types import Mix, OutputLoss
@@ -45,8 +43,7 @@ class Words:
         headlines: headline metric -> its label, in the order to show.
         choice: the metric by which epochs, hyper-parameters and rows are chosen; higher is better.
         columns: reported mean -> its value of one row of `per_image.csv`: the columns of `compare`.
-        percent: whether `compare` shows these means in percent.
-        explained: how `compare` explains what a mean is of.
+        percent: whether `compare` shows these means in percent; `explained` is how it says what they are of.
         axis: label of the axis of `choice`, with its unit.
     """
 
@@ -60,75 +57,24 @@ class Words:
 
 @dataclass(frozen=True)
 class Pages:
-    """What a task draws of a finished run, for its report.
-
-    Attributes:
-        facts: a few words each about model and data, shown below the title.
-        sections: pictures and tables, in order.
-    """
+    """What a task draws of a finished run: a few words each about model and data, and sections in order."""
 
     facts: Mapping[str, str]
     sections: Sequence[Section]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `samtune evaluate` asks for.
-
-    Attributes:
-        checkpoint: a merged file or bundle.
-        data: folder of images with their truth.
-        out: folder for the report's files; None writes none.
-        device: auto, cpu, cuda or mps.
-        split: part to measure: auto, all, train, val or test.
-        metrics: names of further metrics.
-        name: of a known data set, or None.
-    """
-
-    checkpoint: Path
-    data: Path
-    out: Path | None = None
-    device: str = "auto"
-    split: str = "auto"
-    metrics: tuple[str, ...] = ()
-    name: str | None = None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What `samtune predict` asks for.
-
-    Attributes:
-        checkpoint: a merged file or bundle.
-        paths: image files, or folders of images.
-        out: folder for what is written.
-        device: auto, cpu, cuda or mps.
-        overlay: also draw the answers over the images.
-        box_xyxy: prompt in pixels of the image, or None.
-        points_xy: prompt in pixels of the image, all on the object, or None.
-    """
-
-    checkpoint: Path
-    paths: Sequence[Path]
-    out: Path
-    device: str = "auto"
-    overlay: bool = False
-    box_xyxy: tuple[float, ...] | None = None
-    points_xy: Sequence[tuple[float, ...]] = field(default=())
 
 
 class Measured(Protocol):
     """What an evaluation of a file returns: a report, or another table."""
 
     def to_table(self) -> Table:
-        """Returns the numbers as a table of the terminal."""
+        """Returns the numbers for the terminal."""
 
 
 class Task(ABC, Generic[ConfigT]):
     """How jobs of one kind build, train, measure and show.
 
-    Args:
-        config: the settings of a job.
+    It is built from the settings of a job; what it knows without any, such as how its files are read, measured,
+    predicted with and served, are class methods.
     """
 
     name: ClassVar[str]
@@ -150,11 +96,7 @@ class Task(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
-        """Builds model and data, checked; everything that can be wrong with them shows here.
-
-        Args:
-            needs: the scoring pass to come, for which the score loader is made; None for none.
-        """
+        """Builds model and data for a scoring pass to come, or None; all that can be wrong with them shows here."""
 
     @abstractmethod
     def skeleton(self) -> Backbone:
@@ -175,11 +117,9 @@ class Task(ABC, Generic[ConfigT]):
     def network(
         self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
-        """Returns what is trained: the attached model, or something around it.
+        """Returns what is trained: the model with `selection` attached, or something around it.
 
         Args:
-            model: with `selection` attached.
-            selection: what trains.
             base_hash: `state_hash` of the untuned model.
             autocast: dtype of the training's forward passes, or None for fp32.
         """
@@ -201,7 +141,6 @@ class Task(ABC, Generic[ConfigT]):
 
         Args:
             model: attached or merged, in the training's precision or in fp32.
-            loaders: the data.
             split: "val" or "test".
             full: with every metric, not the headline numbers alone.
             autocast: dtype of the forward pass, or None for fp32.
@@ -213,14 +152,7 @@ class Task(ABC, Generic[ConfigT]):
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> Description:
-        """Returns what the merged file says about itself.
-
-        Args:
-            model: merged.
-            loaders: the data.
-            base_hash: `state_hash` of the untuned model.
-            additions: modules that could not be merged.
-        """
+        """Returns what the file of a merged model says: with `additions` that could not be merged, on this base."""
 
     def notes(self, counts: Counts, model: Backbone) -> list[str]:
         """Returns what a user should know of what trains."""
@@ -235,6 +167,11 @@ class Task(ABC, Generic[ConfigT]):
         given = self.config.model.checkpoint
         return None if given is None else RANDOM if str(given) == RANDOM else str(find_path(given))
 
+    def loader_options(self) -> LoaderOptions:
+        """Returns how the images are read."""
+        train, score, data, seed = self.config.train, self.config.score, self.config.data, self.config.run.seed
+        return LoaderOptions(train.batch, score.batch, score.images, seed, data.workers, data.cache)
+
     def batch_text(self, needs: Needs) -> str:
         """Returns the part of a scoring loss's text that says how images were grouped."""
         return f" batch={self.config.score.batch}" if needs.per == "batch" else ""
@@ -242,11 +179,7 @@ class Task(ABC, Generic[ConfigT]):
     @classmethod
     @abstractmethod
     def load_report(cls, folder: Path) -> AnyReport:
-        """Reads back the report that a run or an evaluation left.
-
-        Raises:
-            DataError: a file is missing or has another form.
-        """
+        """Reads back the report that a run or an evaluation left, or raises a `DataError`."""
 
     @classmethod
     @abstractmethod
@@ -283,11 +216,7 @@ class Task(ABC, Generic[ConfigT]):
     @classmethod
     @abstractmethod
     def verify(cls, folder: Path, *, name: str | None) -> VerifyReport:
-        """Reads everything in a data folder.
-
-        Args:
-            folder: of this task's layout.
-            name: of a known data set, or None.
+        """Reads everything in a data folder of this task's layout, or of the known data set `name`.
 
         Raises:
             ConfigError: an unknown name.
@@ -296,12 +225,7 @@ class Task(ABC, Generic[ConfigT]):
 
     @classmethod
     def items(cls, folder: Path) -> Sequence[Item]:
-        """Lists the images of one part, for a sweep that chooses on a share of train.
-
-        Raises:
-            ConfigError: this task has no such folders.
-            DataError: nothing usable there.
-        """
+        """Lists the images of one part, for a sweep that chooses on a share of train; a `ConfigError` if not for it."""
         raise ConfigError(f"choose_on is not for {cls.name}: its data have a validation part of their own.")
 
     @classmethod

@@ -18,7 +18,7 @@ from PIL import Image
 from samtune.cli import main as cli
 from samtune.files.description import read_description
 from samtune.models.table import MODELS
-from samtune.serve import create_app
+from samtune.serve.app import create_app
 from samtune.sweep import local
 from samtune.tasks.table import TASKS, task_of_file
 

@@ -31,8 +31,9 @@ from samtune.models.table import build_model
 from samtune.run.recipe import RunResult, dry_run, finetune, select_only
 from samtune.run.settings import load_config
 from samtune.selection import load_selection
+from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.masks.dataset import Collate, SegmentationDataset
-from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
+from samtune.tasks.masks.evaluate import evaluate_file
 from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.splits import resolve_split
 
@@ -194,15 +195,15 @@ def test_the_merged_model_loads_and_scores_as_the_report_says(job: Job) -> None:
     model, info = load_masks(job.folder / "merged.safetensors")
     assert (model.name, info.image_size, info.prompt, info.threshold) == ("sam_tiny", 64, "none", 0.5)
     assert info.base_hash == state_hash(load_file(job.base))
-    report = evaluate_checkpoint(job.folder / "merged.safetensors", job.data, split="test", device="cpu")
+    report = evaluate_file(Evaluation(job.folder / "merged.safetensors", job.data, split="test", device="cpu"))
     assert report.rows == job.result.report.rows
     assert report.split == "test"
 
 
 def test_evaluate_takes_the_test_part_or_all(job: Job, tmp_path: Path) -> None:
     merged = job.folder / "merged.safetensors"
-    assert len(evaluate_checkpoint(merged, job.data, device="cpu").rows) == 3
-    everything = evaluate_checkpoint(merged, job.data, split="all", out=tmp_path / "e", device="cpu")
+    assert len(evaluate_file(Evaluation(merged, job.data, device="cpu")).rows) == 3
+    everything = evaluate_file(Evaluation(merged, job.data, split="all", out=tmp_path / "e", device="cpu"))
     assert (everything.split, len(everything.rows)) == ("all", 12)
     assert json.loads((tmp_path / "e" / "metrics.json").read_text())["n_images"] == 12
     assert (tmp_path / "e" / "per_image.csv").is_file()
@@ -214,8 +215,8 @@ def test_evaluate_asks_which_part_where_there_is_no_test(job: Job, tmp_path: Pat
         (tmp_path / "parts" / "val" / sub).symlink_to(job.data / sub)
     merged = job.folder / "merged.safetensors"
     with pytest.raises(ConfigError, match=r"has parts but no test/. Choose one: --split val"):
-        evaluate_checkpoint(merged, tmp_path / "parts", device="cpu")
-    assert evaluate_checkpoint(merged, tmp_path / "parts", split="val", device="cpu").split == "val"
+        evaluate_file(Evaluation(merged, tmp_path / "parts", device="cpu"))
+    assert evaluate_file(Evaluation(merged, tmp_path / "parts", split="val", device="cpu")).split == "val"
 
 
 def test_base_and_delta_are_the_merged_model(job: Job, tmp_path: Path) -> None:
@@ -315,7 +316,7 @@ def test_other_settings_run_to_the_end(job: Job, tmp_path: Path, method: tuple[s
     config = settings(job.data, job.base, "track.mlflow=false", "train.steps=2", "eval.overlays=0", *method)
     result = finetune(config, run_dir=tmp_path / "r")
     assert result.fit.steps == 2
-    report = evaluate_checkpoint(tmp_path / "r" / "merged.safetensors", job.data, split="test", device="cpu")
+    report = evaluate_file(Evaluation(tmp_path / "r" / "merged.safetensors", job.data, split="test", device="cpu"))
     assert report.rows == result.report.rows
     trained = {name for name, count in result.counts.to_json().items() if count} - {"total", "percent"}
     expected = {"linear": {"decoder"}, "full": {"selected", "bias", "norm", "decoder"}}

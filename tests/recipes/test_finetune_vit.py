@@ -28,9 +28,11 @@ from samtune.models.timm.model import build_classifier
 from samtune.run.prepare import prepare
 from samtune.run.recipe import RunResult, dry_run, finetune, select_only
 from samtune.run.settings import load_config
-from samtune.tasks.classes.evaluate_file import evaluate_classifier
+from samtune.tasks.classes.evaluate import evaluate_classifier
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
 from samtune.tasks.classes.report import ClassReport
+from samtune.tasks.evaluate import Evaluation
+from samtune.tasks.predict import Prediction
 from samtune.tasks.table import task_of_file
 from samtune.types import LabelledBatch
 
@@ -138,7 +140,7 @@ def test_mlflow_has_the_numbers(job: Job) -> None:
 
 def test_evaluate_repeats_the_run_and_predict_agrees(job: Job, tmp_path: Path) -> None:
     file = job.folder / "merged.safetensors"
-    again = evaluate_classifier(file, job.data, out=tmp_path / "again")
+    again = evaluate_classifier(Evaluation(file, job.data, out=tmp_path / "again"))
     assert isinstance(job.result.report, ClassReport)
     for one, other in zip(again.rows, job.result.report.rows, strict=True):  # batches of 32 and of 4
         assert (one.name, one.predicted, one.rank) == (other.name, other.predicted, other.rank)
@@ -149,15 +151,17 @@ def test_evaluate_repeats_the_run_and_predict_agrees(job: Job, tmp_path: Path) -
         found = predictor.predict(read_image(path))
         assert found.name == again.classes[row.predicted]
         assert found.probability == pytest.approx(row.confidence, abs=1e-6)
-    table = predict_class_files(predictor, [path.parent for path in images[::4]], tmp_path / "out")
+    folders = sorted({path.parent for path in images})
+    said = predict_class_files(Prediction(file, folders, tmp_path / "out", device="cpu"))
+    assert said == f"{len(images)} classes in {tmp_path / 'out' / 'predictions.csv'}"
     with (tmp_path / "out" / "predictions.csv").open(newline="") as opened:
         written = list(csv.DictReader(opened))
-    assert [row["file"] for row in written] == [str(path) for path in table]
-    assert [row["class"] for row in written] == [prediction.name for prediction in table.values()]
+    assert [row["file"] for row in written] == [str(path) for path in images]
+    assert [row["class"] for row in written] == [again.classes[row.predicted] for row in again.rows]
 
 
 def test_evaluating_what_was_trained_on_is_said(job: Job, caplog: pytest.LogCaptureFixture) -> None:
-    evaluate_classifier(job.folder / "merged.safetensors", job.data, split="train")
+    evaluate_classifier(Evaluation(job.folder / "merged.safetensors", job.data, split="train"))
     assert "18 of 18 evaluated images were trained on" in caplog.text
 
 
@@ -258,7 +262,7 @@ def test_other_methods_go_the_same_way(job: Job, tmp_path: Path, select: str) ->
     )
     name = "bundle" if "vpt" in select else "merged"
     file = tmp_path / "run" / f"{name}.safetensors"
-    again = evaluate_classifier(file, job.data)
+    again = evaluate_classifier(Evaluation(file, job.data))
     assert again.values == result.report.values
 
 

@@ -18,7 +18,8 @@ from samtune.base.tensors import read_metadata
 from samtune.run.recipe import RunResult, finetune
 from samtune.run.settings import load_config
 from samtune.selection import load_selection
-from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
+from samtune.tasks.evaluate import Evaluation
+from samtune.tasks.masks.evaluate import evaluate_file
 from samtune.tasks.masks.predict import Predictor
 
 SETTINGS = (
@@ -67,7 +68,7 @@ def test_what_merges_ends_as_an_ordinary_checkpoint(select: str, run_job: Finetu
     result = run_job(select)
     merged = result.run_dir / "merged.safetensors"
     assert not (result.run_dir / "bundle.safetensors").exists()
-    report = evaluate_checkpoint(merged, data, split="test", device="cpu")
+    report = evaluate_file(Evaluation(merged, data, split="test", device="cpu"))
     assert report.mDice == pytest.approx(metrics_of(result)["mDice"], abs=1e-9)
 
 
@@ -81,7 +82,7 @@ def test_an_adapter_ends_as_a_bundle_that_works_like_a_merged_file(
     assert read_metadata(bundle)["format"] == "samtune-bundle-1"
     counts = metrics_of(result)["trainable"]
     assert counts["added"] == 12 * (2 * 224 * 4 + 4 + 224) == result.counts.added and counts["selected"] == 0
-    report = evaluate_checkpoint(bundle, data, split="test", device="cpu")
+    report = evaluate_file(Evaluation(bundle, data, split="test", device="cpu"))
     assert report.mDice == pytest.approx(metrics_of(result)["mDice"])
     image = np.asarray(Image.open(next((data / "images").iterdir())))
     probability = Predictor.from_file(bundle, device="cpu").predict(image).probability

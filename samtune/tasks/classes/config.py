@@ -25,11 +25,9 @@ class Model(shared.Model):
 
     @model_validator(mode="after")
     def _name_and_options_fit(self) -> Self:
-        ours = {"name": "model.name", "classes": "the data", "checkpoint": "model.checkpoint"}
-        ours |= {"image_size": "model.image_size", "head": "model.head", "drop_path": "train.drop_path"}
-        ours |= {"seed": "run.seed"}
-        given = [key for key in self.options if key in ours]
-        problems = [(f"options.{key}", f"is no option of timm: {ours[key]} sets it.") for key in given]
+        ours = {key: f"model.{key}" for key in ("name", "checkpoint", "image_size", "head")}
+        ours |= {"classes": "the data", "drop_path": "train.drop_path", "seed": "run.seed"}
+        problems = [(f"options.{k}", f"is no option of timm: {ours[k]} sets it.") for k in self.options if k in ours]
         if entry_of(self.name).gives != "classes":
             problems.append(("name", f'"{self.name}" gives masks, not classes. Set task: segmentation.'))
         if problems:
@@ -107,18 +105,13 @@ class ClassificationConfig(shared.Config):
 
     @classmethod
     def complete(cls, values: dict[str, Any], selectors: Mapping[str, SelectorFacts]) -> None:
-        """Puts the hyper-parameters of `recipe` for `data.name` below the given values; see `Config.complete`.
-
-        Raises:
-            ConfigError: a data set that the paper's table does not have.
-        """
+        """Puts the hyper-parameters of `recipe` for `data.name` below the given values; see `Config.complete`."""
         recipe, data = values.get("recipe"), values.get("data")
         if not isinstance(recipe, str) or recipe not in get_args(RecipeName):
             return  # none, or one that validation refuses
         name = data.get("name") if isinstance(data, Mapping) else None
         table = hyperparameters(recipe, name if isinstance(name, str) else None)
-        given = values.get("select")
-        given = given if isinstance(given, Mapping) else {}
+        given = values["select"] if isinstance(values.get("select"), Mapping) else {}
         if given.get("name", table["select"]["name"]) != table["select"]["name"]:
             for section in ("select", "score", "tune"):  # another method: what the paper says of its own does not apply
                 table.pop(section, None)

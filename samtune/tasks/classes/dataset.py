@@ -2,64 +2,41 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from samtune.data.loaders import Datasets, EpochDataset, LoaderOptions, Loaders, build_loaders
+from samtune.data.loaders import EpochDataset, LoaderOptions, Loaders, build_loaders
 from samtune.data.pictures import read_image
 from samtune.errors import DataError
-from samtune.tasks.classes.images import ClassSplits, LabelledImage
-from samtune.tasks.classes.views import Augment, build_view, check_shape, seeded
-from samtune.types import Interpolation, LabelledBatch, Resize
+from samtune.tasks.classes.splits import ClassSplits, LabelledImage
+from samtune.tasks.classes.views import Augment, View, check_shape, seeded
+from samtune.types import LabelledBatch
 
 ClassItem = tuple[str, Tensor, int]
 """Name, (V, 3, S, S) uint8 RGB with one picture per view, label."""
 
 
-_log = logging.getLogger(__name__)
-
-
 class ClassDataset(EpochDataset[ClassItem, Image.Image]):
-    """Items of a list of labelled images.
+    """Items of a list of labelled images, shown by a view.
 
     All randomness of an item comes from (seed, epoch, index, view), so any number of workers gives the same pictures.
+
+    Args:
+        views: pictures of one image, at least 1; they differ where `view` draws.
+        cache: keep the pictures as far as every epoch shares them. An image costs 3 bytes per pixel: S x S (at 224 px
+            147 KiB), with "crop" and "light" the scaled picture (at 224 px some 260 KiB), with "strong" and
+            "contrastive" the original.
     """
 
     def __init__(
-        self,
-        images: Sequence[LabelledImage],
-        *,
-        image_size: int,
-        resize: Resize = "squash",
-        interpolation: Interpolation = "bicubic",
-        augment: Augment = "none",
-        views: int = 1,
-        seed: int = 0,
-        cache: bool = False,
+        self, images: Sequence[LabelledImage], view: View, *, views: int = 1, seed: int = 0, cache: bool = False
     ) -> None:
-        """Stores the values; files are read on first use.
-
-        Args:
-            images: what to read.
-            image_size: side S in pixels of the pictures.
-            resize: as for `build_view`.
-            interpolation: as for `build_view`.
-            augment: as for `build_view`.
-            views: pictures of one image, at least 1; they differ where `augment` draws.
-            seed: as for `EpochDataset`.
-            cache: as for `EpochDataset`, of the pictures as far as every epoch shares them. An image
-                costs 3 bytes per pixel: S x S (at 224 px 147 KiB), with "crop" and "light" the scaled picture (at
-                224 px some 260 KiB), with "strong" and "contrastive" the original.
-        """
         super().__init__(len(images), seed=seed, cache=cache)
-        self.images = list(images)
-        self.views = views
-        self._view = build_view(augment, image_size=image_size, resize=resize, interpolation=interpolation)
+        self.images, self.views, self._view = list(images), views, view
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,11 +57,9 @@ class ClassDataset(EpochDataset[ClassItem, Image.Image]):
 
 
 def collate_classes(items: Sequence[ClassItem]) -> LabelledBatch:
-    """Makes a batch of at least one item, all with V views.
+    """Makes a batch of N items with V views: N * V images, first the first view of every item, then the second.
 
-    Returns:
-        N * V images: first the first view of every item, then the second, with their labels; with more than one view
-        the names end in `~1`, `~2`, ...
+    With more than one view the names end in `~1`, `~2`, ...
     """
     names, pictures, labels = zip(*items, strict=True)
     views = len(pictures[0])
@@ -96,22 +71,16 @@ def collate_classes(items: Sequence[ClassItem]) -> LabelledBatch:
 def build_class_data(
     splits: ClassSplits,
     options: LoaderOptions,
+    view_of: Callable[[Augment], View],
     *,
-    image_size: int,
-    resize: Resize = "squash",
     augment: Augment = "none",
-    interpolation: Interpolation = "bicubic",
     score_views: bool = False,
 ) -> Loaders:
-    """Builds the loaders of `LabelledBatch`es, and logs the notes on the split.
+    """Builds the loaders of `LabelledBatch`es, and logs the notes on the split; an empty val has no loader.
 
     Args:
-        splits: the images of each part; val may be empty, and then has no loader.
-        options: batches, workers and order.
-        image_size: side S in pixels of the pictures.
-        resize: how pictures become squares, see `build_view`.
-        augment: of train, see `build_view`.
-        interpolation: filter of every scaling.
+        view_of: `build_view` of the model's input.
+        augment: of train.
         score_views: `score` shows two random views of each image, as the contrastive loss wants, so that batches have
             2 * `score_batch` pictures; else the evaluation view.
 
@@ -121,16 +90,15 @@ def build_class_data(
     for part, images in (("train", splits.train), ("test", splits.test)):
         if not images:
             raise DataError(f"the {part} part has no image; classification needs train and test images")
-    for note in splits.notes:
-        _log.warning("%s", note)
-    dataset_of = partial(
-        ClassDataset, image_size=image_size, resize=resize, interpolation=interpolation, seed=options.seed
-    )
+    plain, cache = view_of("none"), options.cache
+    dataset = partial(ClassDataset, seed=options.seed)
     scored = options.scored(splits.train)  # as drawn: sorted by name, a batch of class folders would hold one class
-    datasets = Datasets(
-        score=dataset_of(scored, augment="contrastive", views=2) if score_views else dataset_of(scored),
-        train=dataset_of(splits.train, augment=augment, cache=options.cache),
-        val=dataset_of(splits.val, cache=options.cache) if splits.val else None,
-        test=dataset_of(splits.test),
+    return build_loaders(
+        splits,
+        options,
+        collate_classes,
+        score=dataset(scored, view_of("contrastive"), views=2) if score_views else dataset(scored, plain),
+        train=dataset(splits.train, view_of(augment), cache=cache),
+        val=dataset(splits.val, plain, cache=cache) if splits.val else None,
+        test=dataset(splits.test, plain),
     )
-    return build_loaders(datasets, splits, options, collate_classes)

@@ -1,4 +1,4 @@
-"""What a merged file of classification says about itself."""
+"""What a merged file of classification says about its classes and its input."""
 
 from __future__ import annotations
 
@@ -12,32 +12,28 @@ from pydantic import Field
 from samtune.base.tensors import read_metadata
 from samtune.errors import CheckpointError
 from samtune.files.description import Description, task_of
-from samtune.tasks.classes.views import MARGIN
+from samtune.tasks.classes.views import MARGIN, View, build_view
 from samtune.types import Interpolation, Resize
 
 
 class ClassDescription(Description):
-    """What a merged file of classification says about itself.
-
-    Attributes:
-        classes: names of the outputs, in order; at least one.
-        resize: how an image becomes the square input: "squash" scales each side, "crop" cuts the middle.
-        interpolation: of that scaling.
-    """
+    """What a merged file of classification says about itself: the names of its outputs, and how its input is scaled."""
 
     task: ClassVar[str] = "classification"
     classes: tuple[str, ...] = Field(min_length=1)
     resize: Resize
     interpolation: Interpolation
 
+    def view(self) -> View:
+        """Returns how an image becomes what the model sees."""
+        return build_view("none", image_size=self.image_size, resize=self.resize, interpolation=self.interpolation)
+
     def input_text(self) -> str:
-        """Returns how the model wants its images, for the stock code that loads it."""
         side = self.image_size
-        resize = {
-            "squash": f"scaled to {side} x {side} px",
-            "crop": f"scaled to {round(side * MARGIN)} px on the shorter side and cut to the {side} x {side} in the "
-            "middle",
-        }[self.resize]
+        resize = f"scaled to {side} x {side} px"
+        if self.resize == "crop":
+            shorter = round(side * MARGIN)
+            resize = f"scaled to {shorter} px on the shorter side and cut to the {side} x {side} in the middle"
         mean, std = (tuple(round(v / 255, 6) for v in values) for values in (self.pixel_mean, self.pixel_std))
         return (
             f"it takes RGB images {resize} ({self.interpolation}, antialiased), "
@@ -46,11 +42,9 @@ class ClassDescription(Description):
 
 
 def check_classes(path: Path, classes: Sequence[str]) -> None:
-    """Refuses the head of a merged classifier whose classes are others, or in another order.
+    """Refuses the head of a merged classifier whose classes are not these, in this order.
 
-    Args:
-        path: a checkpoint file; any other than a classifier's merged file says nothing of its classes and passes.
-        classes: names of the outputs that are wanted, in order.
+    Any other checkpoint than a classifier's merged file says nothing of its classes, and passes.
 
     Raises:
         CheckpointError: the names or their order differ; a missing, or a damaged safetensors file.
@@ -61,11 +55,8 @@ def check_classes(path: Path, classes: Sequence[str]) -> None:
     own = ClassDescription.from_metadata(metadata, path).classes
     for place, (found, wanted) in enumerate(zip_longest(own, classes)):
         if found != wanted:
+            one, other = ("none" if name is None else repr(name) for name in (found, wanted))
             raise CheckpointError(
-                f"the head of {path} is for {len(own)} other classes: output {place} is {_quoted(found)}, "
-                f"where the data has {_quoted(wanted)}. Use model.head=new, or the classes of that run."
+                f"the head of {path} is for {len(own)} other classes: output {place} is {one}, where the data has "
+                f"{other}. Use model.head=new, or the classes of that run."
             )
-
-
-def _quoted(name: str | None) -> str:
-    return "none" if name is None else repr(name)

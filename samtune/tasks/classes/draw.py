@@ -3,72 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from samtune.base.figures import GRID, INK, new_figure, save_figure
-from samtune.errors import DataError
-from samtune.report.page import Kind, Picture, Section, Table, percent
+from samtune.data.pictures import read_image
+from samtune.report.page import Picture, Section, Table, percent
 from samtune.tasks.classes.report import ClassReport, ClassRow
-from samtune.types import ImageArray
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-MISTAKES_NOTE = "The images on which the model is wrong and most sure of itself, the surest first."
 
 _NUMBERED = 12  # classes up to which the cells hold numbers
 _LONGEST = 22  # characters of a class name in a picture
 _ACROSS = 4  # examples in a row
 
 
-class WorstClass(NamedTuple):
-    """A class that goes wrong: its name, images, top-1 accuracy, and what it is most often taken for."""
-
-    name: str
-    images: int
-    accuracy: float
-    taken_for: str
-
-
-class Example(NamedTuple):
-    """One image with what it is and what the model said."""
-
-    name: str
-    image: ImageArray
-    true: str
-    predicted: str
-    confidence: float
-
-
-def wrong_classes_section(report: ClassReport, confusion: Path) -> Section:
-    """Draws the confusion matrix, and returns the section that shows it below a table of the worst classes.
+def mistakes_section(report: ClassReport, images: Mapping[str, Path], file: Path) -> list[Section]:
+    """Draws the images that the model is wrong and sure about; returns their section, or nothing without any.
 
     Args:
-        report: of two classes or more.
-        confusion: the PNG file that is written.
-
-    Raises:
-        DiskError: the file can't be written.
+        report: of these images.
+        images: name of an image -> its file.
+        file: the PNG file that is written.
     """
-    save_confusion(confusion, report)
-    rows = [(row.name, f"{row.images:,}", percent(row.accuracy), row.taken_for) for row in worst_classes_table(report)]
-    columns: dict[str, Kind] = {
-        "Class": "name",
-        "Images": "number",
-        "Accuracy": "number",
-        "Most often taken for": "words",
-    }
+    rows = confident_mistakes(report)
+    if not rows:
+        return []
+    down = math.ceil(len(rows) / _ACROSS)
+    figure = new_figure(2.35 * _ACROSS, 3 * down)
+    for axes, row in zip(figure.subplots(down, _ACROSS, squeeze=False).flat, rows, strict=False):
+        image = read_image(images[row.name])
+        axes.imshow(image, interpolation="lanczos" if max(image.shape) > 100 else "nearest")
+        texts = (report.classes[row.label], report.classes[row.predicted], Path(row.name).name)
+        true, said, name = (_short(text) for text in texts)
+        words = f"{name}\nis {true}\nsaid {said} ({100 * row.confidence:.0f} %)"
+        axes.set_title(words, fontsize=8.5, color=INK, loc="left")
+    for axes in figure.axes:
+        axes.set_axis_off()
+    save_figure(file, figure)
+    note = "The images on which the model is wrong and most sure of itself, the surest first."
+    return [Section("Pictures", note, pictures=[Picture(f"{len(rows)} most confident mistakes", file)])]
+
+
+def wrong_classes_section(report: ClassReport, file: Path) -> Section:
+    """Draws the confusion matrix as the PNG `file`; returns its section, with a table of the worst classes."""
+    save_confusion(file, report)
+    rows = worst_classes(report)
+    table = Table({"Class": "name", "Images": "number", "Accuracy": "number", "Most often taken for": "words"}, rows)
     caption = "Confusion matrix: a row holds the images of one class, a column the answers."
     return Section(
         "Classes that go wrong",
         "The classes with the lowest top-1 accuracy, in percent." if rows else "No class goes wrong.",
-        tables=[Table(columns, rows)] if rows else (),
-        pictures=[Picture(caption, confusion)],
+        tables=[table] if rows else (),
+        pictures=[Picture(caption, file)],
     )
 
 
@@ -77,14 +68,6 @@ def save_confusion(path: Path, report: ClassReport, *, most: int = 40) -> None:
 
     With more than `most` classes it shows those with the lowest accuracy, the worst first, and the answers outside of
     them in one column. Cells hold percentages where there is room; a class without images has a grey row.
-
-    Args:
-        path: of the PNG file.
-        report: of two classes or more.
-        most: classes that are shown.
-
-    Raises:
-        DiskError: the file can't be written.
     """
     counts, total = report.confusion(), len(report.classes)
     shown = list(range(total)) if total <= most else _worst(report)[:most]
@@ -103,42 +86,16 @@ def save_confusion(path: Path, report: ClassReport, *, most: int = 40) -> None:
     save_figure(path, _matrix(shares, rows, [_short(name) for name in columns], title[0].upper() + title[1:]))
 
 
-def save_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Draws images with their classes side by side as one PNG.
-
-    Args:
-        path: of the PNG file.
-        examples: such as the images of `confident_mistakes`, in the order to show.
-
-    Raises:
-        DataError: there is no example.
-        DiskError: the file can't be written.
-    """
-    if not examples:
-        raise DataError("there is no example to draw. Leave the picture out where the model makes no mistake.")
-    down = math.ceil(len(examples) / _ACROSS)
-    figure = new_figure(2.35 * _ACROSS, 3 * down)
-    places = figure.subplots(down, _ACROSS, squeeze=False).flat[: len(examples)]
-    for axes, example in zip(places, examples, strict=True):
-        axes.imshow(example.image, interpolation="lanczos" if max(example.image.shape) > 100 else "nearest")
-        true, said, file = (_short(text) for text in (example.true, example.predicted, Path(example.name).name))
-        words = f"{file}\nis {true}\nsaid {said} ({100 * example.confidence:.0f} %)"
-        axes.set_title(words, fontsize=8.5, color=INK, loc="left")
-    for axes in figure.axes:
-        axes.set_axis_off()
-    save_figure(path, figure)
-
-
 def confident_mistakes(report: ClassReport, n: int = 12) -> list[ClassRow]:
     """Returns the rows of the n mistakes of highest confidence, the most confident first."""
     return sorted((row for row in report.rows if row.rank), key=lambda row: (-row.confidence, row.name))[:n]
 
 
-def worst_classes_table(report: ClassReport, n: int = 10) -> list[WorstClass]:
+def worst_classes(report: ClassReport, n: int = 10) -> list[tuple[str, str, str, str]]:
     """Returns the n classes of lowest top-1 accuracy, the worst first; of equal ones those with more images.
 
-    A class without a mistake or without an image is never among them. Of two classes that an image is taken for as
-    often, the first in order is named.
+    Each with its number of images, accuracy in percent, and what it is most often taken for: of equal ones, the first.
+    A class without a mistake or without an image is never among them.
     """
     counts, accuracies = report.confusion(), report.per_class()
     table = []
@@ -146,7 +103,7 @@ def worst_classes_table(report: ClassReport, n: int = 10) -> list[WorstClass]:
         mistakes = counts[index].copy()
         mistakes[index] = 0
         taken_for = f"{report.classes[int(mistakes.argmax())]} ({mistakes.max():,})"
-        table.append(WorstClass(report.classes[index], int(counts[index].sum()), float(accuracies[index]), taken_for))
+        table.append((report.classes[index], f"{counts[index].sum():,}", percent(float(accuracies[index])), taken_for))
     return table
 
 
@@ -179,21 +136,15 @@ def _matrix(shares: np.ndarray[Any, Any], rows: Sequence[str], columns: Sequence
     bar.ax.set_yticklabels(["0 %", "5 %", "25 %", "50 %", "100 %"], fontsize=8, color=INK)
     bar.ax.tick_params(length=0)
     bar.outline.set_visible(False)
-    if numbered:
-        _number_cells(axes, shares)
+    for (y, x), share in np.ndenumerate(shares):
+        if numbered and share > 0:
+            ink = "#ffffff" if share > 0.35 else "#000000"
+            axes.text(
+                x, y, f"{100 * share:.0f}" if share >= 0.01 else "<1", ha="center", va="center", fontsize=9, color=ink
+            )
     return figure
 
 
-def _number_cells(axes: Axes, shares: np.ndarray[Any, Any]) -> None:
-    """Writes the percentage into each cell that has images."""
-    for (y, x), share in np.ndenumerate(shares):
-        if share > 0:
-            ink = "#ffffff" if share > 0.35 else "#000000"
-            text = f"{100 * share:.0f}" if share >= 0.01 else "<1"
-            axes.text(x, y, text, ha="center", va="center", fontsize=9, color=ink)
-
-
 def _short(name: str) -> str:
-    # a "$" would start a formula
     cut = name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
-    return cut.replace("$", r"\$")
+    return cut.replace("$", r"\$")  # a "$" would start a formula

@@ -1,4 +1,4 @@
-"""From a classifier and a loader to a report: one row per image first, every other number derived from the rows.
+"""From a classifier and images to a report: one row per image first, every other number derived from the rows.
 
 `class_logits` is the only way from images to logits, so `evaluate` and `predict` answer the same for one image, up to
 rounding: the last bits of a probability may differ between a batch of 32 and one of 1.
@@ -12,14 +12,52 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from samtune.base.machine import pick_device
+from samtune.data.splits import PARTS
 from samtune.errors import ConfigError, DataError
+from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone, evaluation_mode
+from samtune.tasks.classes.dataset import ClassDataset, collate_classes
+from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.report import CLASS_DEFINITIONS, TOP_K, ClassReport, ClassRow
-from samtune.tasks.evaluate import check_finite
+from samtune.tasks.classes.splits import LabelledImage, evaluation_images
+from samtune.tasks.evaluate import Evaluation, check_finite, measure_file
 from samtune.types import LabelledBatch
 
-OnRows = Callable[[LabelledBatch, list[ClassRow]], None]
+BATCH = 32  # images per forward pass of a file's evaluation
+
+
+def evaluate_classifier(request: Evaluation) -> ClassReport:
+    """Measures a merged classifier on a folder; warns when its run trained on some of the images.
+
+    The folder is read by `evaluation_images`; split "auto" is test. Of ImageNet-A and ImageNet-R, 200 of ImageNet's
+    classes, only these may be answered.
+
+    Raises:
+        ConfigError: another split.
+        CheckpointError: the file is missing, damaged or no classifier.
+        DataError: an unusable folder, or classes that the model does not have.
+    """
+    part = "test" if request.split == "auto" else request.split
+    if part not in PARTS:
+        raise ConfigError(f"--split {request.split!r} is not for classes. Known: auto, {', '.join(PARTS)}.")
+    model, info = load_merged(request.checkpoint, ClassDescription, device=pick_device(request.device))
+    images = evaluation_images(request.data, info.classes, name=request.name, split=part)
+    subset = request.name in ("imagenet-a", "imagenet-r")
+    allowed = sorted({item.label for item in images}) if subset else None
+    loader = image_loader(info, images)
+
+    def measure(step: Callable[[], None]) -> ClassReport:
+        return evaluate_classes(model, loader, classes=info.classes, split=part, allowed=allowed, advance=step)
+
+    return measure_file(request, images, measure, part=part, batches=len(loader))
+
+
+def image_loader(info: ClassDescription, images: Sequence[LabelledImage]) -> DataLoader[Any]:
+    """Returns batches of images in order, as the model of a file takes them."""
+    return DataLoader(ClassDataset(images, info.view()), batch_size=BATCH, collate_fn=collate_classes)
 
 
 def evaluate_classes(
@@ -30,24 +68,18 @@ def evaluate_classes(
     split: str = "test",
     autocast_dtype: torch.dtype | None = None,
     allowed: Sequence[int] | None = None,
-    on_batch: OnRows | None = None,
+    advance: Callable[[], None] | None = None,
 ) -> ClassReport:
-    """Classifies every image of `loader`.
+    """Classifies every image of `loader`, in its order.
 
     The model is set to evaluation mode and gets its modes back afterwards, also after an error.
 
     Args:
         model: maps a `LabelledBatch` to (B, classes) logits.
-        loader: batches with labels; any device.
         classes: names of the model's classes, in the order of its logits.
-        split: which part of the data this is, for the report.
         autocast_dtype: as in `class_logits`.
         allowed: indices of the classes that may be answered, such as the 200 of ImageNet-A, or None for all. The
             report is then of these classes only, in this order.
-        on_batch: called with each batch and its rows, for a progress bar or pictures.
-
-    Returns:
-        The report, with its rows in the order of the loader.
 
     Raises:
         ConfigError: the model has not one logit per class, or `allowed` is no subset of the classes.
@@ -65,19 +97,13 @@ def evaluate_classes(
                     f"the model has {logits.shape[1]} outputs for {len(classes)} classes; "
                     "build it for the classes of the data."
                 )
-            new = class_rows(batch.names, logits[:, kept], _positions(batch, kept, len(classes)))
-            rows += new
-            if on_batch is not None:
-                on_batch(batch, new)
+            rows += class_rows(batch.names, logits[:, kept], _positions(batch, kept))
+            if advance is not None:
+                advance()
     if not rows:
         raise DataError(f"the {split} loader has no batch: nothing to evaluate. Check data.dir and data.{split}.")
-    names = tuple(classes[index] for index in kept.tolist())
+    names = tuple(classes[index] for index in kept)
     return ClassReport(tuple(rows), split, names, _definition(len(names), len(classes)))
-
-
-def predict_classes(model: nn.Module, batch: LabelledBatch, autocast_dtype: torch.dtype | None = None) -> Tensor:
-    """Returns the (B, classes) probabilities of a batch, fp32 on the CPU; arguments and errors as `class_logits`."""
-    return class_logits(model, batch, autocast_dtype=autocast_dtype).softmax(dim=1)
 
 
 def class_logits(model: nn.Module, batch: LabelledBatch, *, autocast_dtype: torch.dtype | None = None) -> Tensor:
@@ -91,8 +117,7 @@ def class_logits(model: nn.Module, batch: LabelledBatch, *, autocast_dtype: torc
     Raises:
         NonFiniteError: the logits of an image are not finite; the message names it.
     """
-    device_type = batch.images.device.type
-    with torch.no_grad(), torch.autocast(device_type, autocast_dtype, enabled=autocast_dtype is not None):
+    with torch.no_grad(), torch.autocast(batch.images.device.type, autocast_dtype, enabled=autocast_dtype is not None):
         logits: Tensor = model(batch)
     logits = logits.detach().float().cpu()
     check_finite(logits, batch.names)
@@ -101,32 +126,22 @@ def class_logits(model: nn.Module, batch: LabelledBatch, *, autocast_dtype: torc
 
 def class_rows(names: Sequence[str], logits: Tensor, labels: Tensor) -> list[ClassRow]:
     """Measures (B, C) fp32 logits against (B,) labels. Ties count against the model: see `ClassRow.rank`."""
-    own = logits.gather(1, labels[:, None])
     rivals = logits.scatter(1, labels[:, None], -torch.inf)
-    ranks = (rivals >= own).sum(dim=1)
+    ranks = (rivals >= logits.gather(1, labels[:, None])).sum(dim=1)
     predicted = torch.where(ranks == 0, labels, rivals.argmax(dim=1))
     probabilities = logits.softmax(dim=1)
-    columns: list[list[Any]] = [
-        list(names),
-        labels.tolist(),
-        predicted.tolist(),
-        ranks.tolist(),
-        probabilities.gather(1, labels[:, None])[:, 0].tolist(),
-        probabilities.gather(1, predicted[:, None])[:, 0].tolist(),
-    ]
-    return [ClassRow(*values) for values in zip(*columns, strict=True)]
+    own, best = (probabilities.gather(1, wanted[:, None])[:, 0] for wanted in (labels, predicted))
+    columns = [values.tolist() for values in (labels, predicted, ranks, own, best)]
+    return [ClassRow(*values) for values in zip(names, *columns, strict=True)]
 
 
 @contextmanager
 def head_inputs(model: Backbone, *, every: int) -> Iterator[Callable[[], Tensor]]:
-    """Collects the features that reach the head while the block runs.
+    """Collects the features that reach the head while the block runs: yields what returns them, (n, C) fp16 on the CPU.
 
     Args:
         model: a classifier that knows its head.
         every: of the images in the order of the forward passes, each so-manieth is kept, from the first; 0: none.
-
-    Yields:
-        A function that returns what was collected so far: (n, C) fp16 on the CPU.
 
     Raises:
         ConfigError: the model has no head.
@@ -150,35 +165,28 @@ def head_inputs(model: Backbone, *, every: int) -> Iterator[Callable[[], Tensor]
         handle.remove()
 
 
-def _kept(allowed: Sequence[int] | None, count: int) -> Tensor:
+def _kept(allowed: Sequence[int] | None, count: int) -> list[int]:
     """Returns the indices of the classes that may be answered."""
     if allowed is None:
-        return torch.arange(count)
+        return list(range(count))
     wrong = sorted({index for index in allowed if not 0 <= index < count})
     if wrong or not allowed or len(set(allowed)) != len(allowed):
         about = f"{wrong} are not classes" if wrong else "there are none" if not allowed else "some occur twice"
         raise ConfigError(f"allowed classes must be different indices from 0 to {count - 1}, but {about}.")
-    return torch.tensor(list(allowed))
+    return list(allowed)
 
 
-def _positions(batch: LabelledBatch, kept: Tensor, count: int) -> Tensor:
+def _positions(batch: LabelledBatch, kept: list[int]) -> Tensor:
     """Returns the labels of a batch as positions in `kept`."""
-    places = torch.full((count,), -1)
-    places[kept] = torch.arange(len(kept))
-    labels = batch.labels.cpu()
-    inside = (labels >= 0) & (labels < count)
-    found = torch.where(inside, places[labels.clamp(0, count - 1)], -1)
-    for name, label, place in zip(batch.names, labels.tolist(), found.tolist(), strict=True):
-        if place < 0:
+    places = {label: place for place, label in enumerate(kept)}
+    for name, label in zip(batch.names, batch.labels.tolist(), strict=True):
+        if label not in places:
             raise DataError(f"{name} has class {label}, which is not among the {len(kept)} classes of this evaluation.")
-    return found
+    return torch.tensor([places[label] for label in batch.labels.tolist()])
 
 
 def _definition(kept: int, count: int) -> dict[str, str]:
     """Returns a sentence per number; a restricted choice of classes is said with each accuracy."""
-    definition = {name: text for name, text in CLASS_DEFINITIONS.items() if name != "top5" or kept > TOP_K}
-    if kept < count:
-        for name in ("top1", "top5", "mean_per_class"):
-            if name in definition:
-                definition[name] += f" Only {kept} of the model's {count} classes may be answered."
-    return definition
+    only = f" Only {kept} of the model's {count} classes may be answered." if kept < count else ""
+    said = CLASS_DEFINITIONS | {n: CLASS_DEFINITIONS[n] + only for n in ("top1", "top5", "mean_per_class")}
+    return {name: text for name, text in said.items() if name != "top5" or kept > TOP_K}

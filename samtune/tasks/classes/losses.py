@@ -16,7 +16,6 @@ def cross_entropy(logits: Tensor, batch: LabelledBatch, *, label_smoothing: floa
 
     Args:
         logits: (B, classes).
-        batch: gives the labels, or soft targets.
         label_smoothing: part of each target that is spread over all classes, in [0, 1).
 
     Returns:
@@ -26,7 +25,7 @@ def cross_entropy(logits: Tensor, batch: LabelledBatch, *, label_smoothing: floa
     return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
 
 
-def image_contrastive(*, temperature: float = 0.07) -> ScoreLoss:
+def image_contrastive(*, temperature: float) -> ScoreLoss:
     """Returns the supervised contrastive loss on the features before the head: no random head takes part."""
 
     def loss(model: Backbone, batch: LabelledBatch) -> Tensor | None:

@@ -1,27 +1,28 @@
-"""Classes of images: one merged file in, names and probabilities out."""
+"""What a merged classifier answers: the class of an image, a table of files, and requests of a server."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from PIL import Image
 
-from samtune import console
-from samtune.base.disk import disk_errors
+from samtune.base.disk import replacing
 from samtune.base.machine import pick_device
 from samtune.data.pictures import read_image
-from samtune.data.verify import list_problems
-from samtune.errors import DataError
+from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.classes.description import ClassDescription
-from samtune.tasks.classes.evaluate import predict_classes
-from samtune.tasks.classes.views import build_view, check_shape
-from samtune.tasks.masks.predict import checked_image, find_images
+from samtune.tasks.classes.evaluate import class_logits
+from samtune.tasks.classes.views import check_shape
+from samtune.tasks.predict import Prediction, checked_image, find_images, predict_each
+from samtune.tasks.service import Answer, FieldError, Service
 from samtune.types import ImageArray, LabelledBatch
 
 TOP = 5
@@ -29,10 +30,9 @@ TOP = 5
 
 @dataclass(frozen=True)
 class ClassPrediction:
-    """The class of one image.
+    """The most probable class of one image.
 
     Attributes:
-        name: of the most probable class.
         probability: of that class, in [0, 1]; a softmax, not calibrated.
         ranking: (name, probability) of the five most probable classes, or of all where there are fewer.
     """
@@ -43,19 +43,10 @@ class ClassPrediction:
 
 
 class ClassPredictor:
-    """Predicts classes with one model, in fp32; every call stands alone.
-
-    Args:
-        model: in eval mode.
-        info: what its file says about it.
-    """
+    """Predicts classes with one model in eval mode, in fp32; every call stands alone."""
 
     def __init__(self, model: Backbone, info: ClassDescription) -> None:
-        self.model = model
-        self.info = info
-        self._view = build_view(
-            "none", image_size=info.image_size, resize=info.resize, interpolation=info.interpolation
-        )
+        self.model, self.info, self._view = model, info, info.view()
 
     @classmethod
     def from_file(cls, path: str | Path, *, device: str = "auto") -> ClassPredictor:
@@ -82,47 +73,67 @@ class ClassPredictor:
         check_shape(image.shape[1], image.shape[0], name)
         pixels = self._view.drawn(self._view.fixed(Image.fromarray(image)))
         batch = LabelledBatch(pixels[None], torch.zeros(1, dtype=torch.int64), (name,))
-        probabilities = predict_classes(self.model, batch.to(self.model.device))[0]
+        probabilities = class_logits(self.model, batch.to(self.model.device)).softmax(dim=1)[0]
         best = probabilities.topk(min(TOP, len(self.info.classes)))
         ranking = [(self.info.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
         return ClassPrediction(*ranking[0], tuple(ranking))
 
 
-def predict_class_files(
-    predictor: ClassPredictor, paths: Sequence[str | Path], out: Path
-) -> dict[Path, ClassPrediction]:
-    """Writes `out/predictions.csv`: file, class, probability, and the classes that come next.
-
-    Args:
-        predictor: the model.
-        paths: image files, or folders of images (not searched deeper).
-        out: folder, made if needed.
-
-    Returns:
-        The prediction of each file, in the order of the table.
+def predict_class_files(request: Prediction) -> str:
+    """Writes `out/predictions.csv`: file, class, probability, and the classes that come next; says what was written.
 
     Raises:
-        DataError: nothing to predict, or images that can't be read; all are listed, after the table of the others is
-            written.
+        ConfigError: a prompt or an overlay, which are for masks.
+        DataError: nothing to predict, or images that can't be read; all are listed after the others are written.
         DiskError: `out` can't be written.
     """
-    images = find_images(paths)
-    found, problems = {}, []
-    with console.progress("predict", len(images)) as advance:
-        for path in images:
-            try:
-                found[path] = predictor.predict(read_image(path), name=str(path))
-            except DataError as err:
-                problems.append(str(err))
-            advance()
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+    if request.overlay or request.box_xyxy is not None or request.points_xy:
+        raise ConfigError(f"--overlay, --box and --point are for masks; {request.checkpoint} is a classifier.")
+    predictor = ClassPredictor.from_file(request.checkpoint, device=request.device)
+    table = request.out / "predictions.csv"
+
+    def save(found: Mapping[Path, ClassPrediction]) -> None:
+        with replacing(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["file", "class", "probability", "next"])
             for path, prediction in found.items():
                 others = "; ".join(f"{name} {share:.4f}" for name, share in prediction.ranking[1:])
                 writer.writerow([path, prediction.name, f"{prediction.probability:.6f}", others])
-    if problems:
-        raise DataError(list_problems(f"no class for {len(problems)} of {len(images)} images", problems))
-    return found
+
+    def answer(path: Path) -> ClassPrediction:
+        return predictor.predict(read_image(path), name=str(path))
+
+    found = predict_each(find_images(request.paths), answer, what="class", finish=save)
+    return f"{len(found)} classes in {table}"
+
+
+class ClassService(Service):
+    """Answers with the most probable classes and their probabilities, as JSON."""
+
+    fields = ()
+    media_types = ("application/json",)
+    page = files("samtune.tasks.classes") / "page.html"
+
+    def __init__(self, predictor: ClassPredictor) -> None:
+        self.predictor = predictor
+
+    @classmethod
+    def from_file(cls, path: Path, *, device: str) -> Self:
+        return cls(ClassPredictor.from_file(path, device=device))
+
+    def about(self) -> dict[str, Any]:
+        info = self.predictor.info
+        return {
+            **{key: getattr(info, key) for key in ("task", "model", "image_size", "resize")},
+            "classes": list(info.classes),
+            "base_hash": info.base_hash,
+            "parameters": sum(p.numel() for p in self.predictor.model.parameters()),
+        }
+
+    def answer(self, image_hwc_uint8: ImageArray, values: Mapping[str, Any], warnings: list[str]) -> Answer:
+        try:
+            prediction = self.predictor.predict(image_hwc_uint8)
+        except DataError as err:
+            raise FieldError("image_size", f"{err}.", field="image") from err
+        ranking = [{"class": name, "probability": probability} for name, probability in prediction.ranking]
+        return Answer.of_json({**ranking[0], "ranking": ranking, "warnings": warnings})

@@ -35,6 +35,9 @@ CLASS_DEFINITIONS: dict[str, str] = {
     "ece": "Expected calibration error: mean gap of confidence and accuracy in 15 equal bins of confidence, by images.",
 }
 
+_KINDS: dict[str, Any] = dict(name=str, label=int, predicted=int, rank=int, probability=float, confidence=float)
+"""Of the columns of `per_image.csv`."""
+
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 AnyArray = np.ndarray[Any, np.dtype[Any]]
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
@@ -45,7 +48,6 @@ class ClassRow:
     """What a model said about one image.
 
     Attributes:
-        name: of the image.
         label: index of the true class in `ClassReport.classes`.
         predicted: index of the class with the largest logit; `label` exactly when `rank` is 0.
         rank: number of other classes whose logit is as large as that of the true class, or larger: 0 is right. A tie
@@ -64,14 +66,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ClassReport(AnyReport):
-    """The result of a classification: rows, and what derives from them. Accuracies are fractions in [0, 1].
-
-    Attributes:
-        rows: one per image.
-        split: which part of the data was evaluated.
-        classes: names of the classes the model chose from.
-        definition: a sentence for each reported number.
-    """
+    """The result of a classification among `classes`: rows, and what derives from them. Accuracies are in [0, 1]."""
 
     task: ClassVar[str] = "classification"
     rows: tuple[ClassRow, ...]
@@ -81,7 +76,6 @@ class ClassReport(AnyReport):
 
     @property
     def n_images(self) -> int:
-        """Number of images."""
         return len(self.rows)
 
     @property
@@ -103,22 +97,23 @@ class ClassReport(AnyReport):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Every number of the report: `values`, and what `CLASS_DEFINITIONS` says of the others."""
         per_class = self.per_class()
         absent = int(np.isnan(per_class).sum())
+        probabilities = np.array([row.probability for row in self.rows], dtype=np.float64)
         return {
             **self.values,
             "n_classes": len(self.classes),
             **({"absent_classes": absent} if absent else {}),
             "worst_class": float(np.nanmin(per_class)) if self.rows else math.nan,
-            "nll": _mean(-np.log(np.maximum(self._probabilities, np.finfo(np.float32).tiny))),
+            "nll": _mean(-np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))),
             "ece": self._calibration_error(),
         }
 
     def confusion(self) -> IntArray:
         """Returns (C, C) counts of images: true class down, predicted class across."""
         count = len(self.classes)
-        cells = np.bincount(self._labels * count + self._predicted, minlength=count * count)
+        predicted = np.array([row.predicted for row in self.rows], dtype=np.int64)
+        cells = np.bincount(self._labels * count + predicted, minlength=count * count)
         return cells.reshape(count, count)
 
     def per_class(self) -> FloatArray:
@@ -132,27 +127,37 @@ class ClassReport(AnyReport):
         return self.classes[label] if 0 <= label < len(self.classes) else str(label)
 
     def gain(self, before: ClassReport) -> Gains:
-        """Returns `compare_class_reports` of another model on the same images and this one."""
-        return compare_class_reports(before, self)
+        """Compares the top-1 accuracy of another model on the same images with this one's.
+
+        Raises:
+            DataError: the reports are of different images or classes.
+        """
+        if before.classes != self.classes:
+            raise DataError(
+                f"the reports are of different classes: {len(before.classes)} ({before.classes[0]}, ...) and "
+                f"{len(self.classes)} ({self.classes[0]}, ...). Evaluate both models on the same data set."
+            )
+        old, new = ({row.name: float(row.rank == 0) for row in report.rows} for report in (before, self))
+        if alone := sorted(old.keys() ^ new.keys()):
+            raise DataError(
+                f"the reports are of different images: {len(alone)} are in one report only, such as "
+                f"{alone[0]!r}. Evaluate both models on the same split."
+            )
+        return {"top1": paired_bootstrap(list(old.values()), [new[name] for name in old])}
 
     def table(self) -> tuple[Sequence[str], list[Sequence[object]]]:
-        """Returns the columns and rows of `per_image.csv`."""
         return [field.name for field in fields(ClassRow)], [astuple(row) for row in self.rows]
 
     def to_json(self, before: AnyReport | None = None, trainable: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """Returns the content of `metrics.json`, with the names of the classes; see `AnyReport.to_json`."""
         return super().to_json(before, trainable) | {"classes": list(self.classes)}
 
     @classmethod
     def load(cls, folder: Path) -> ClassReport:
-        """Reads back what `save` wrote into `folder`.
-
-        Raises:
-            DataError: a file is missing or has another form.
-        """
+        """Reads back what `save` wrote; raises as `read_report`."""
         content, records = read_report(folder)
         try:
-            return cls(tuple(map(_row, records)), content["split"], tuple(content["classes"]), content["definition"])
+            rows = tuple(ClassRow(**{key: kind(record[key]) for key, kind in _KINDS.items()}) for record in records)
+            return cls(rows, content["split"], tuple(content["classes"]), content["definition"])
         except (ValueError, KeyError, TypeError) as err:
             raise not_a_report(folder, "a classification", err) from err
 
@@ -177,8 +182,9 @@ class ClassReport(AnyReport):
 
     def _calibration_error(self) -> float:
         """Returns sum over bins of (images of the bin / images) * |accuracy - confidence| (Guo et al. 2017)."""
-        bins = np.clip(np.ceil(self._confidences * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-        gaps = np.bincount(bins, weights=(self._ranks == 0) - self._confidences, minlength=ECE_BINS)
+        confidences = np.array([row.confidence for row in self.rows], dtype=np.float64)
+        bins = np.clip(np.ceil(confidences * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+        gaps = np.bincount(bins, weights=(self._ranks == 0) - confidences, minlength=ECE_BINS)
         return float(np.abs(gaps).sum() / self.n_images) if self.rows else math.nan
 
     @cached_property
@@ -186,55 +192,8 @@ class ClassReport(AnyReport):
         return np.array([row.label for row in self.rows], dtype=np.int64)
 
     @cached_property
-    def _predicted(self) -> IntArray:
-        return np.array([row.predicted for row in self.rows], dtype=np.int64)
-
-    @cached_property
     def _ranks(self) -> IntArray:
         return np.array([row.rank for row in self.rows], dtype=np.int64)
-
-    @cached_property
-    def _probabilities(self) -> FloatArray:
-        return np.array([row.probability for row in self.rows], dtype=np.float64)
-
-    @cached_property
-    def _confidences(self) -> FloatArray:
-        return np.array([row.confidence for row in self.rows], dtype=np.float64)
-
-
-def compare_class_reports(a: ClassReport, b: ClassReport) -> dict[str, tuple[float, float, float]]:
-    """Compares two classifications of the same images by the paired bootstrap.
-
-    Returns:
-        For top1: (mean of b - a, low, high) with the 95 % interval.
-
-    Raises:
-        DataError: the reports are of different images or classes.
-    """
-    if a.classes != b.classes:
-        raise DataError(
-            f"the reports are of different classes: {len(a.classes)} ({a.classes[0]}, ...) and {len(b.classes)} "
-            f"({b.classes[0]}, ...). Evaluate both models on the same data set."
-        )
-    right_a, right_b = ({row.name: float(row.rank == 0) for row in report.rows} for report in (a, b))
-    alone = sorted(right_a.keys() ^ right_b.keys())
-    if alone:
-        raise DataError(
-            f"the reports are of different images: {len(alone)} are in one report only, such as "
-            f"{alone[0]!r}. Evaluate both models on the same split."
-        )
-    return {"top1": paired_bootstrap(list(right_a.values()), [right_b[name] for name in right_a])}
-
-
-def _row(record: Mapping[str, str]) -> ClassRow:
-    return ClassRow(
-        name=record["name"],
-        label=int(record["label"]),
-        predicted=int(record["predicted"]),
-        rank=int(record["rank"]),
-        probability=float(record["probability"]),
-        confidence=float(record["confidence"]),
-    )
 
 
 def _mean(values: AnyArray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,6 @@ from torch import nn
 from samtune.base.paths import find_path
 from samtune.base.tensors import save_tensors
 from samtune.data.loaders import LoaderOptions, Loaders
-from samtune.data.pictures import read_image
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
@@ -20,25 +20,24 @@ from samtune.files.description import Description
 from samtune.models.backbone import Backbone
 from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
-from samtune.report.page import Picture, Section
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs
 from samtune.tasks.classes.config import ClassificationConfig
+from samtune.tasks.classes.corruptions import evaluate_corruptions
 from samtune.tasks.classes.dataset import build_class_data
 from samtune.tasks.classes.description import ClassDescription, check_classes
-from samtune.tasks.classes.draw import MISTAKES_NOTE, Example, confident_mistakes, save_examples, wrong_classes_section
-from samtune.tasks.classes.evaluate import evaluate_classes, head_inputs
-from samtune.tasks.classes.evaluate_file import evaluate_classifier, evaluate_corruptions
-from samtune.tasks.classes.images import ClassSplits
+from samtune.tasks.classes.draw import mistakes_section, wrong_classes_section
+from samtune.tasks.classes.evaluate import evaluate_classes, evaluate_classifier, head_inputs
 from samtune.tasks.classes.layouts.known import DATASETS
 from samtune.tasks.classes.losses import cross_entropy, head_cross_entropy, image_contrastive
-from samtune.tasks.classes.mixing import mixer
-from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
+from samtune.tasks.classes.predict import ClassService, predict_class_files
 from samtune.tasks.classes.report import TOP_K, ClassReport
-from samtune.tasks.classes.service import ClassService
-from samtune.tasks.classes.splits import resolve_classes
+from samtune.tasks.classes.splits import ClassSplits, resolve_classes
 from samtune.tasks.classes.verify import recognises, verify_folder
-from samtune.tasks.task import Advance, Evaluation, Measured, Pages, Prediction, Task, Words
+from samtune.tasks.classes.views import build_view, mixer
+from samtune.tasks.evaluate import Evaluation
+from samtune.tasks.predict import Prediction
+from samtune.tasks.task import Advance, Measured, Pages, Task, Words
 from samtune.types import Mix, OutputLoss, Resize
 
 FEATURES = 2000  # at most this many images, spread over all, have their features kept, for maps of the feature space
@@ -64,13 +63,9 @@ class ClassificationTask(Task[ClassificationConfig]):
 
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config, data, seed = self.config, self.config.data, self.config.run.seed
+        given = Given(data.train, data.val, data.test)
         splits = resolve_classes(
-            find_path(data.dir),
-            name=data.name,
-            given=Given(data.train, data.val, data.test),
-            retrain=data.retrain,
-            shots=data.shots,
-            shots_seed=seed,
+            find_path(data.dir), name=data.name, given=given, retrain=data.retrain, shots=data.shots, shots_seed=seed
         )
         checkpoint = self.checkpoint()
         if config.model.head == "checkpoint" and checkpoint not in (None, RANDOM):
@@ -85,23 +80,18 @@ class ClassificationTask(Task[ClassificationConfig]):
             seed=seed,
             **config.model.options,
         )
-        loaders = build_class_data(
-            splits,
-            LoaderOptions(
-                batch=config.train.batch,
-                score_batch=config.score.batch,
-                score_images=config.score.images,
-                seed=seed,
-                workers=data.workers,
-                cache=data.cache,
-            ),
-            image_size=model.image_size,
-            resize=self.resize(),
-            augment=data.augment,
-            interpolation=model.interpolation,
-            score_views=needs is not None and needs.loss == "contrastive",
+        options = LoaderOptions(
+            batch=config.train.batch,
+            score_batch=config.score.batch,
+            score_images=config.score.images,
+            seed=seed,
+            workers=data.workers,
+            cache=data.cache,
         )
-        return model, loaders
+        size, kernel = model.image_size, model.interpolation
+        view_of = partial(build_view, image_size=size, resize=self.resize(), interpolation=kernel)
+        twice = needs is not None and needs.loss == "contrastive"
+        return model, build_class_data(splits, options, view_of, augment=data.augment, score_views=twice)
 
     def skeleton(self) -> Backbone:
         model = self.config.model
@@ -111,8 +101,7 @@ class ClassificationTask(Task[ClassificationConfig]):
             )
 
     def training_loss(self) -> OutputLoss:
-        smoothing = self.config.loss.label_smoothing
-        return lambda logits, batch: cross_entropy(logits, batch, label_smoothing=smoothing)
+        return partial(cross_entropy, label_smoothing=self.config.loss.label_smoothing)
 
     def mixing(self, loaders: Loaders) -> Mix | None:
         train, classes = self.config.train, len(_splits(loaders).classes)
@@ -136,17 +125,12 @@ class ClassificationTask(Task[ClassificationConfig]):
         keep: Path | None = None,
         advance: Advance | None = None,
     ) -> ClassReport:
-        images = getattr(_splits(loaders), split)
+        images, classes = getattr(_splits(loaders), split), _splits(loaders).classes
         every = 0 if keep is None else math.ceil(len(images) / FEATURES)
         assert isinstance(model, Backbone)
         with head_inputs(model, every=every) as features:
             report = evaluate_classes(
-                model,
-                loaders.part(split),
-                classes=_splits(loaders).classes,
-                split=split,
-                autocast_dtype=autocast,
-                on_batch=None if advance is None else lambda *_: advance(),
+                model, loaders.part(split), classes=classes, split=split, autocast_dtype=autocast, advance=advance
             )
         if keep is not None:
             labels = torch.tensor([row.label for row in report.rows[::every]])
@@ -166,17 +150,14 @@ class ClassificationTask(Task[ClassificationConfig]):
         )
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
-        return Pages(
-            facts={
-                "Model": f"{model.name}, {model.image_size} px",
-                "Data": f"{self.config.data.name or 'class folders'}, {self.config.data.dir}",
-                "Classes": str(len(report.classes)),
-            },
-            sections=[
-                *_mistakes(loaders, report, folder / "mistakes.png"),
-                wrong_classes_section(report, folder / "confusion.png"),
-            ],
-        )
+        facts = {
+            "Model": f"{model.name}, {model.image_size} px",
+            "Data": f"{self.config.data.name or 'class folders'}, {self.config.data.dir}",
+            "Classes": str(len(report.classes)),
+        }
+        images = {item.name: item.image for item in getattr(_splits(loaders), report.split)}
+        mistakes = mistakes_section(report, images, folder / "mistakes.png")
+        return Pages(facts, [*mistakes, wrong_classes_section(report, folder / "confusion.png")])
 
     def resize(self) -> Resize:
         """Returns how images come to the square input: as the config says, else as the papers do for its data set."""
@@ -195,18 +176,11 @@ class ClassificationTask(Task[ClassificationConfig]):
             raise ConfigError(
                 f"--metrics {request.metrics[0]!r} is of masks; all metrics of a classifier are shown anyway."
             )
-        checkpoint, data, out, device = request.checkpoint, request.data, request.out, request.device
-        if request.name == "imagenet-c":
-            return evaluate_corruptions(checkpoint, data, out=out, device=device)
-        return evaluate_classifier(checkpoint, data, out=out, device=device, split=request.split, name=request.name)
+        return evaluate_corruptions(request) if request.name == "imagenet-c" else evaluate_classifier(request)
 
     @classmethod
     def predict_files(cls, request: Prediction) -> str:
-        if request.overlay or request.box_xyxy is not None or request.points_xy:
-            raise ConfigError(f"--overlay, --box and --point are for masks; {request.checkpoint} is a classifier.")
-        predictor = ClassPredictor.from_file(request.checkpoint, device=request.device)
-        table = predict_class_files(predictor, request.paths, request.out)
-        return f"{len(table)} classes in {request.out / 'predictions.csv'}"
+        return predict_class_files(request)
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
@@ -219,21 +193,6 @@ class ClassificationTask(Task[ClassificationConfig]):
     @classmethod
     def verify(cls, folder: Path, *, name: str | None) -> VerifyReport:
         return verify_folder(folder, name=name)
-
-
-def _mistakes(loaders: Loaders, report: ClassReport, file: Path) -> list[Section]:
-    """Draws the images that the model is wrong and sure about; returns their section, or nothing without any."""
-    images = {item.name: item.image for item in getattr(_splits(loaders), report.split)}
-    names = report.classes
-    examples = [
-        Example(row.name, read_image(images[row.name]), names[row.label], names[row.predicted], row.confidence)
-        for row in confident_mistakes(report)
-    ]
-    if not examples:
-        return []
-    save_examples(file, examples)
-    picture = Picture(f"{len(examples)} most confident mistakes", file)
-    return [Section("Pictures", MISTAKES_NOTE, pictures=[picture])]
 
 
 def _splits(loaders: Loaders) -> ClassSplits:

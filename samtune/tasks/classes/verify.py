@@ -6,12 +6,13 @@ All problems are listed at once. What was seen in a file is remembered until it 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from samtune.data.cache import file_hashes
 from samtune.data.facts import image_facts
-from samtune.data.splits import LABEL_LISTS, PARTS, Repeat, repeated
+from samtune.data.splits import LABEL_LISTS, PARTS, repeated
 from samtune.data.verify import VerifyReport, list_problems
 from samtune.errors import DataError
 from samtune.tasks.classes.layouts.folders import NamedParts
@@ -19,16 +20,12 @@ from samtune.tasks.classes.layouts.known import DATASETS, read_layout
 from samtune.tasks.classes.views import check_shape
 
 DECODED = {"train": 100_000, "val": 100_000, "test": 5_000}
-"""Largest part whose images are decoded before a run: VTAB-1k's test images and ImageNet's are too many for that."""
+"""Largest parts that are decoded before a run: VTAB-1k's test images and ImageNet's are too many for that."""
 COMPARED = 100_000  # of more images than that, only the paths are compared between parts
 
 
-def recognises(folder: str | Path) -> bool:
-    """Returns whether a folder looks like one of classes, by names alone: lists with labels, or folders of classes.
-
-    Folders are classes where no images/ or masks/ is, as pairs have them.
-    """
-    folder = Path(folder)
+def recognises(folder: Path) -> bool:
+    """Tells by names alone whether a folder has lists with labels, or folders without images/ and masks/ of pairs."""
     if not folder.is_dir():
         return False
     if any((folder / name).is_file() for name in LABEL_LISTS):
@@ -40,14 +37,7 @@ def recognises(folder: str | Path) -> bool:
 
 
 def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyReport:
-    """Checks the layout of a data folder and decodes everything in it.
-
-    Args:
-        folder: class folders, or a data set that `name` says.
-        name: a key of `DATASETS`.
-
-    Returns:
-        All errors and warnings.
+    """Checks the layout of a data folder (of class folders, or of a key of `DATASETS`) and decodes everything in it.
 
     Raises:
         ConfigError: unknown name.
@@ -61,43 +51,36 @@ def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyRepor
         errors += [line for line in both.problems if line not in errors]
     errors += _unusable([path for part in parts.values() for path, _ in part])
     errors += class_problems(layout.parts, layout.classes) if {"train", "all"} & set(parts) else []
-    (errors if name is None else warnings).extend(same_images(parts))
+    (errors if name is None else warnings).extend(line for _, line in _repeats(parts))
     return VerifyReport(tuple(errors), tuple(warnings))
 
 
 def check_classes(
     folder: Path, parts: NamedParts, problems: Sequence[str], *, published: Collection[str] = ()
 ) -> list[str]:
-    """Checks what a run is about to use, once.
+    """Checks what a run is about to use, once; returns notes on images that are in two parts.
 
     Every image of train and val is decoded, and every one of test, unless they are very many (`DECODED`): a
     damaged image of these is an error when it is used.
 
     Args:
         folder: the data folder, for messages.
-        parts: its images.
         problems: what is already known to be wrong with the layout.
         published: parts of a published split. Images that two of them share are only noted; what a user puts in
             the place of a part must not be in another one.
 
-    Returns:
-        Notes on images that are in two parts.
-
     Raises:
         DataError: lists every problem with its file and reason.
     """
-    found = list(problems)
-    many = [part for part in parts if len(parts[part]) > DECODED[part]]
-    paths = sorted({path for part in parts if part not in many for path, _ in parts[part]})
-    found += _unusable(paths)
+    decoded = [images for part, images in parts.items() if len(images) <= DECODED[part]]
+    found = [*problems, *_unusable(sorted({path for images in decoded for path, _ in images}))]
     noted: list[str] = []
     refused: list[str] = []
-    for repeat in _repeats(parts):
-        (noted if {repeat.part, repeat.other} <= set(published) else refused).append(_told(repeat))
+    for shared, line in _repeats(parts):
+        (noted if shared <= set(published) else refused).append(line)
     if published and refused:  # these may be a whole list
-        found.append(
-            f"{len(refused)} image(s) are in two parts, such as {refused[0]}; change data.train, .val or .test"
-        )
+        advice = "change data.train, .val or .test"
+        found.append(f"{len(refused)} image(s) are in two parts, such as {refused[0]}; {advice}")
     else:
         found += [f"{line}; take it out of one part" for line in refused]
     if found:
@@ -113,9 +96,6 @@ def class_problems(parts: NamedParts, classes: Collection[str] | None) -> list[s
     Args:
         parts: with "train" or "all".
         classes: their names; None takes those of the training images.
-
-    Returns:
-        A line per problem.
     """
     trained = {name for _, name in parts.get("train", parts.get("all", ()))}
     known = set(classes or trained)
@@ -123,10 +103,7 @@ def class_problems(parts: NamedParts, classes: Collection[str] | None) -> list[s
     if len(trained) == 1:
         problems.append(f"one class only ({min(trained)}): there is nothing to tell apart")
     for part, images in parts.items():
-        examples: dict[str, Path] = {}
-        for path, name in images:
-            if name not in known:
-                examples.setdefault(name, path)
+        examples = {name: path for path, name in reversed(images) if name not in known}  # the first of each class
         problems += [
             f"{part}: class {name!r} of {path} is not among the {len(known)} classes of train"
             for name, path in sorted(examples.items())
@@ -134,37 +111,23 @@ def class_problems(parts: NamedParts, classes: Collection[str] | None) -> list[s
     return problems
 
 
-def same_images(parts: NamedParts) -> list[str]:
-    """Lists the image files whose content is in two of train, val and test.
-
-    Args:
-        parts: of more than 100,000 images in all, only the paths are compared.
-
-    Returns:
-        A line per file that repeats one of another part.
-    """
-    return [_told(repeat) for repeat in _repeats(parts)]
-
-
-def _told(repeat: Repeat[Path]) -> str:
-    return f"{repeat.item} ({repeat.part}) is the same image as {repeat.twin} ({repeat.other})"
-
-
-def _repeats(parts: NamedParts) -> list[Repeat[Path]]:
+def _repeats(parts: NamedParts) -> list[tuple[set[str], str]]:
+    """Returns the two parts of each image file whose content is in two of train, val and test, and a line on it."""
     where = [(part, path) for part in PARTS for path, _ in parts.get(part, ())]
     if len(where) > COMPARED:
-        return repeated(where, [os.path.abspath(path) for _, path in where])
-    where = _of_equal_size(where)
-    return repeated(where, file_hashes([path for _, path in where]))
+        keys = [os.path.abspath(path) for _, path in where]
+    else:
+        where = _of_equal_size(where)
+        keys = file_hashes([path for _, path in where])
+    found = repeated(where, keys)
+    return [({a, b}, f"{path} ({a}) is the same image as {twin} ({b})") for a, path, b, twin in found]
 
 
 def _of_equal_size(where: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
     """Returns the files whose size is in two parts: equal files have equal sizes, so no other has to be opened."""
-    sizes: dict[int, set[str]] = {}
-    bytes_of = [_size(path) for _, path in where]
-    for (part, _), size in zip(where, bytes_of, strict=True):
-        sizes.setdefault(size, set()).add(part)
-    return [item for item, size in zip(where, bytes_of, strict=True) if size > 0 and len(sizes[size]) > 1]
+    sizes = [_size(path) for _, path in where]
+    parts = Counter(size for size, _ in {(size, part) for size, (part, _) in zip(sizes, where, strict=True)})
+    return [item for item, size in zip(where, sizes, strict=True) if size > 0 and parts[size] > 1]
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""How a decoded picture becomes the square that a classifier sees: evaluation, augmentation, contrastive views.
+"""How a decoded picture becomes the square that a classifier sees: evaluation, augmentation, contrastive views, mixing.
 
 Steps are torchvision's, on Pillow pictures: Pillow's resampling is antialiased and the same on every machine, and all
 draws come from torch's CPU generator alone, so that one seed (`seeded`) decides a picture.
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from samtune.errors import ConfigError, DataError, unknown_name
-from samtune.types import Interpolation, Resize
+from samtune.types import Interpolation, LabelledBatch, Mix, Resize
 
 Augment = Literal["none", "light", "strong", "contrastive"]
 
@@ -58,21 +59,41 @@ def build_view(
     Raises:
         ConfigError: an unknown name.
     """
-    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import InterpolationMode, v2
 
-    for kind, name, known in (("augmentation", augment, _VIEWS), ("resize", resize, ("squash", "crop"))):
+    for kind, name, known in (("augmentation", augment, get_args(Augment)), ("resize", resize, get_args(Resize))):
         if name not in known:
             raise ConfigError(unknown_name(kind, name, known))
-    return _VIEWS[augment](image_size, resize, InterpolationMode(interpolation))
+    kernel, squash = InterpolationMode(interpolation), resize == "squash"
+    scaled: Any = (image_size, image_size) if squash else (round(image_size * MARGIN),)  # the shorter side
+    scale = v2.Resize(scaled, interpolation=kernel, antialias=True)
+    flip, tensor = v2.RandomHorizontalFlip(), v2.PILToTensor()
+    if augment == "none":
+        return View(scale if squash else v2.Compose([scale, v2.CenterCrop(image_size)]), tensor)
+    if augment == "light":
+        return View(scale, v2.Compose([flip, tensor] if squash else [v2.RandomCrop(image_size), flip, tensor]))
+    if augment == "strong":
+        steps = [
+            v2.RandomResizedCrop(image_size, scale=(0.08, 1.0), interpolation=kernel),
+            flip,
+            # 9 is of 10, as timm counts (`rand-m9`); torchvision's 31 levels would make it a third of that
+            v2.RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=11, interpolation=kernel, fill=GREY),
+            tensor,
+            v2.RandomErasing(p=0.25, value=GREY),
+        ]
+    else:
+        steps = [
+            v2.RandomResizedCrop(image_size, scale=(0.2, 1.0), interpolation=kernel),
+            flip,
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            tensor,
+        ]
+    return View(v2.Identity(), v2.Compose(steps))
 
 
 def check_shape(width: int, height: int, path: str | Path) -> None:
-    """Refuses a picture that is too long for a square.
-
-    Args:
-        width: in pixels.
-        height: in pixels.
-        path: its file, for the message.
+    """Refuses a picture (its sides in pixels) that is too long for a square.
 
     Raises:
         DataError: one side is more than `MAX_RATIO` times the other.
@@ -86,75 +107,38 @@ def check_shape(width: int, height: int, path: str | Path) -> None:
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Makes what torch draws on the CPU inside the block depend on `numbers` only, and nothing outside of it.
-
-    Args:
-        *numbers: non-negative integers.
-    """
+    """Makes what torch draws on the CPU inside the block depend on `numbers` (0 or more) only, and nothing outside."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed accelerators too
         yield
 
 
-def _none(size: int, resize: Resize, interpolation: Any) -> View:
+def mixer(*, mixup: float, cutmix: float, classes: int, seed: int) -> Mix | None:
+    """Returns what mixes each image of a batch with its neighbour; where both are on, one of them is drawn per batch.
+
+    Args:
+        mixup: parameter of the Beta distribution of MixUp's share (Zhang et al., ICLR 2018), 0 = off.
+        cutmix: the same of CutMix's share of the area (Yun et al., ICCV 2019), 0 = off.
+        seed: with the step, all that the draws depend on.
+
+    Returns:
+        A function that gives float32 images in 0..255 and (B, classes) float32 targets, the batch's labels unchanged;
+        a batch of one image keeps its pixels. None where both are off.
+    """
     from torchvision.transforms import v2
 
-    if resize == "squash":
-        return View(_scaled((size, size), interpolation), v2.PILToTensor())
-    return View(v2.Compose([_scaled(_with_margin(size), interpolation), v2.CenterCrop(size)]), v2.PILToTensor())
+    kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+    steps = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha > 0]
+    if not steps:
+        return None
+    transform = v2.RandomChoice(steps)
 
+    def mix(batch: LabelledBatch, step: int) -> LabelledBatch:
+        if len(batch) == 1:
+            return replace(batch, targets=F.one_hot(batch.labels, classes).float())
+        with seeded(seed, step):
+            images, targets = transform(batch.images.float(), batch.labels)
+        return replace(batch, images=images, targets=targets)
 
-def _light(size: int, resize: Resize, interpolation: Any) -> View:
-    from torchvision.transforms import v2
-
-    flip = [v2.RandomHorizontalFlip(), v2.PILToTensor()]
-    if resize == "squash":
-        return View(_scaled((size, size), interpolation), v2.Compose(flip))
-    return View(_scaled(_with_margin(size), interpolation), v2.Compose([v2.RandomCrop(size), *flip]))
-
-
-def _strong(size: int, resize: Resize, interpolation: Any) -> View:
-    """Magnitude 9 is of 10, as timm counts (`rand-m9`); torchvision's 31 levels would make it a third of that."""
-    from torchvision.transforms import v2
-
-    steps = [
-        v2.RandomResizedCrop(size, scale=(0.08, 1.0), interpolation=interpolation),
-        v2.RandomHorizontalFlip(),
-        v2.RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=11, interpolation=interpolation, fill=GREY),
-        v2.PILToTensor(),
-        v2.RandomErasing(p=0.25, value=GREY),
-    ]
-    return View(v2.Identity(), v2.Compose(steps))
-
-
-def _contrastive(size: int, resize: Resize, interpolation: Any) -> View:
-    from torchvision.transforms import v2
-
-    steps = [
-        v2.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=interpolation),
-        v2.RandomHorizontalFlip(),
-        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-        v2.RandomGrayscale(p=0.2),
-        v2.PILToTensor(),
-    ]
-    return View(v2.Identity(), v2.Compose(steps))
-
-
-_VIEWS: dict[str, Callable[[int, Resize, Any], View]] = {
-    "none": _none,
-    "light": _light,
-    "strong": _strong,
-    "contrastive": _contrastive,
-}
-
-
-def _scaled(size: tuple[int, ...], interpolation: Any) -> Any:
-    """Returns the step that scales to (height, width), or the shorter side to (side,)."""
-    from torchvision.transforms import v2
-
-    return v2.Resize(size, interpolation=interpolation, antialias=True)
-
-
-def _with_margin(size: int) -> tuple[int]:
-    return (round(size * MARGIN),)
+    return mix

@@ -24,9 +24,8 @@ class Model(shared.Model):
     @field_validator("name")
     @classmethod
     def _gives_masks(cls, name: str) -> str:
-        known = names_that_give("masks")
-        if name not in known:
-            *first, last = map(repr, known)
+        *first, last = map(repr, names_that_give("masks"))
+        if repr(name) not in (*first, last):
             expected = f"{', '.join(first)} or {last}"
             raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
         return name

@@ -1,11 +1,8 @@
-"""Segmentation samples for training and evaluation, from pairs of image and mask, and the loaders of a run.
-
-Decoding lives in `pairs`, prompts in `prompts`; here they become `Sample`s, and `Batch`es of the input frame.
-"""
+"""From pairs of image and mask to augmented `Sample`s, `Batch`es of the input frame, and the loaders of a run."""
 
 from __future__ import annotations
 
-import logging
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,27 +11,69 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from samtune.data.loaders import Datasets, EpochDataset, LoaderOptions, Loaders, build_loaders
+from samtune.base.environment import set_defaults
+from samtune.data.loaders import EpochDataset, LoaderOptions, Loaders, build_loaders
 from samtune.data.pictures import read_image
 from samtune.data.splits import Splits
 from samtune.errors import DataError
-from samtune.tasks.masks.augment import reseed, train_augmentation
 from samtune.tasks.masks.pairs import Pair, mask_facts, read_mask
 from samtune.tasks.masks.prompts import box_of, components, point_in
 from samtune.types import Batch, ImageArray, MaskArray, PromptMode, Prompts, Sample, Size
 
-_log = logging.getLogger(__name__)
+
+def train_augmentation(image_size: int) -> Any:
+    """Returns an `albumentations.Compose`: after `reseed`, `compose(image=(h, w, 3) uint8, mask=(h, w) uint8)`.
+
+    Polyps and cells have no up and no left, so all eight flips and quarter turns are free; the affine and colour
+    changes are kept mild. Images are shifted by at most a sixteenth of `image_size`, their longer side in pixels.
+    """
+    set_defaults()
+    import albumentations as A  # type: ignore[import-untyped]
+    import cv2
+
+    shift = image_size // 16
+    return A.Compose(
+        [
+            A.HorizontalFlip(p=0.5),
+            A.VerticalFlip(p=0.5),
+            A.RandomRotate90(p=0.5),
+            A.Affine(
+                scale=(0.85, 1.2),
+                rotate=(-15, 15),
+                translate_px={"x": (-shift, shift), "y": (-shift, shift)},
+                border_mode=cv2.BORDER_CONSTANT,
+                p=0.5,
+            ),
+            A.ColorJitter(
+                brightness=(0.85, 1.15), contrast=(0.85, 1.15), saturation=(0.85, 1.15), hue=(-0.02, 0.02), p=0.5
+            ),
+        ]
+    )
+
+
+def reseed(augmentation: Any, seed: int) -> None:
+    """Makes the next call of an augmentation depend on `seed` only.
+
+    Without it, albumentations repeats itself in every worker and epoch. Its own `set_random_seed` gives each step a
+    generator of the same seed, so that either every flip, turn and jitter happens or none; here they share one.
+    """
+    augmentation.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
 
 class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
-    """Samples of a list of pairs.
+    """Samples of a list of pairs; files are read on first use.
 
-    Prompt "none": one item per image, its whole foreground is the target. "box" and "point": targets are
-    connected components. With `augment`, an item is one image, and one component of it is drawn per epoch;
-    without, every component is an item `stem#1`, `stem#2`, ... Images without any component are left out and
-    counted.
+    Prompt "none": one item per image, its whole foreground is the target. "box" and "point": targets are connected
+    components. With `augment`, an item is one image, and one component of it is drawn per epoch; without, every
+    component is an item `stem#1`, `stem#2`, ... Images without any component are left out and counted.
+
+    Args:
+        image_size: longer side in pixels of the input frame.
+        prompt: which prompt, and with it which target, the samples carry.
+        augment: random flips, turns, colours, box jitter and point positions.
+        seed: as for `EpochDataset`.
+        cache: as for `EpochDataset`, of the scaled arrays.
     """
 
     def __init__(
@@ -47,16 +86,6 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
         seed: int = 0,
         cache: bool = False,
     ) -> None:
-        """Stores the values; files are read on first use.
-
-        Args:
-            pairs: what to read.
-            image_size: longer side in pixels of the input frame.
-            prompt: which prompt, and with it which target, the samples carry.
-            augment: random flips, turns, colours, box jitter and point positions.
-            seed: as for `EpochDataset`.
-            cache: as for `EpochDataset`, of the scaled arrays.
-        """
         super().__init__(len(pairs), seed=seed, cache=cache)
         self.pairs = list(pairs)
         self.image_size = image_size
@@ -70,20 +99,20 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
     def __getitem__(self, index: int) -> Sample:
         which, component = self._items[index]
         image, truth = self.load(which)
-        name = self.pairs[which].name
+        if component is not None:
+            truth = components(truth)[component]
+        name, mask = self.names[index], _shrink(truth, (image.shape[0], image.shape[1]))
         if not self.augment:
-            if component is not None:
-                name, truth = f"{name}#{component + 1}", components(truth)[component]
-            return self._sample(name, image, _shrink(truth, (image.shape[0], image.shape[1])), truth, rng=None)
+            return self._sample(name, image, mask, truth, rng=None)
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        image, mask = self._augmented(image, _shrink(truth, (image.shape[0], image.shape[1])), rng)
+        image, mask = self._augmented(image, mask, rng)
         if self.prompt != "none":
             parts = components(mask)
             mask = parts[int(rng.integers(len(parts)))]
         # An augmented picture has no original frame: its truth is the target that is trained on.
         return self._sample(name, image, mask, mask, rng=rng)
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The name of each item, without reading it: the stem, with `#1`, `#2`, ... for components."""
         return [
@@ -133,24 +162,14 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
     ) -> Sample:
         box = torch.from_numpy(box_of(mask, rng=rng)) if self.prompt == "box" else None
         point = torch.from_numpy(point_in(mask, rng=rng))[None] if self.prompt == "point" else None
-        return Sample(
-            name=name,
-            image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),  # (3, h, w)
-            mask=torch.from_numpy(np.ascontiguousarray(mask)),
-            truth=truth,
-            box_input=box,
-            points_input=point,
-            labels=None if point is None else torch.ones(1, dtype=torch.int64),
-        )
+        label = None if point is None else torch.ones(1, dtype=torch.int64)
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, h, w)
+        return Sample(name, pixels, torch.from_numpy(np.ascontiguousarray(mask)), truth, box, point, label)
 
 
 @dataclass(frozen=True)
 class Collate:
-    """Pads samples to a square at the right and bottom and stacks them.
-
-    Attributes:
-        image_size: side S in pixels of the square.
-    """
+    """Pads samples at the right and bottom to a square of `image_size` pixels (S), and stacks them."""
 
     image_size: int
 
@@ -163,14 +182,9 @@ class Collate:
             height, width = sample.mask.shape
             images[i, :, :height, :width] = sample.image
             masks[i, 0, :height, :width] = sample.mask
-        return Batch(
-            images=images,
-            masks=masks,
-            sizes_input=tuple((int(s.mask.shape[0]), int(s.mask.shape[1])) for s in samples),
-            names=tuple(s.name for s in samples),
-            truths=tuple(s.truth for s in samples),
-            prompts=_prompts(samples),
-        )
+        sizes = tuple((int(s.mask.shape[0]), int(s.mask.shape[1])) for s in samples)
+        names, truths = tuple(s.name for s in samples), tuple(s.truth for s in samples)
+        return Batch(images, masks, sizes, names, truths, _prompts(samples))
 
 
 def build_data(
@@ -185,8 +199,6 @@ def build_data(
     """Builds the loaders of `Batch`es, and logs the notes on the split.
 
     Args:
-        splits: of `resolve_split`.
-        options: batches, workers and order.
         image_size: side S in pixels of the input frame.
         prompt: prompt mode of train, val and test.
         augment: whether training images are augmented.
@@ -196,21 +208,17 @@ def build_data(
     Raises:
         DataError: no training image has an object to prompt for.
     """
-    for note in splits.notes:
-        _log.warning("%s", note)
     dataset_of = partial(SegmentationDataset, image_size=image_size, seed=options.seed)
-    datasets = Datasets(
-        score=dataset_of(sorted(options.scored(splits.train), key=lambda pair: pair.name), prompt=score_prompt),
-        train=dataset_of(splits.train, prompt=prompt, augment=augment, cache=options.cache),
-        val=dataset_of(splits.val, prompt=prompt, cache=options.cache),
-        test=dataset_of(splits.test, prompt=prompt),
-    )
-    if not len(datasets.score) or not len(datasets.train):
+    score = dataset_of(sorted(options.scored(splits.train), key=lambda pair: pair.name), prompt=score_prompt)
+    train = dataset_of(splits.train, prompt=prompt, augment=augment, cache=options.cache)
+    if not len(score) or not len(train):
         raise DataError(
             f"no training image has a foreground to prompt for: all {len(splits.train)} masks are empty, such as "
             f"{splits.train[0].mask}; add images with an object"
         )
-    return build_loaders(datasets, splits, options, Collate(image_size))
+    val = dataset_of(splits.val, prompt=prompt, cache=options.cache)
+    test = dataset_of(splits.test, prompt=prompt)
+    return build_loaders(splits, options, Collate(image_size), score=score, train=train, val=val, test=test)
 
 
 def input_size(size: Size, longest: int) -> Size:
@@ -224,13 +232,9 @@ def resize_longest(image: ImageArray | MaskArray, size: int) -> ImageArray | Mas
 
     Args:
         image: (H, W, 3) uint8, scaled with Pillow's bilinear filter (antialiased), or (H, W) bool, nearest.
-        size: longer side of the result in pixels.
-
-    Returns:
-        (h, w, 3) uint8 or (h, w) bool.
+        size: in pixels.
     """
-    resized: ImageArray | MaskArray = _resize(image, input_size((image.shape[0], image.shape[1]), size))
-    return resized
+    return cast(ImageArray | MaskArray, _resize(image, input_size((image.shape[0], image.shape[1]), size)))
 
 
 def _resize(array: Any, size: Size) -> Any:
@@ -252,13 +256,6 @@ def _shrink(mask: MaskArray, size: Size) -> MaskArray:
 
 
 def _prompts(samples: Sequence[Sample]) -> Prompts | None:
-    boxes = [s.box_input for s in samples if s.box_input is not None]
-    points = [s.points_input for s in samples if s.points_input is not None]
-    labels = [s.labels for s in samples if s.labels is not None]
-    if not boxes and not points:
-        return None
-    return Prompts(boxes_input=_stack(boxes), points_input=_stack(points), labels=_stack(labels))
-
-
-def _stack(tensors: list[Tensor]) -> Tensor | None:
-    return torch.stack(tensors) if tensors else None
+    columns = zip(*((s.box_input, s.points_input, s.labels) for s in samples), strict=True)
+    stacked = [None if column[0] is None else torch.stack(column) for column in columns]
+    return None if stacked[0] is None and stacked[1] is None else Prompts(*stacked)

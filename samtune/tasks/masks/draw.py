@@ -1,8 +1,4 @@
-"""How is a person shown masks? The image, both outlines, and a map of the errors, side by side; in a report the
-best, median and worst of them.
-
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart too.
-"""
+"""How is a person shown masks? The image, both outlines, and a map of the errors, side by side."""
 
 from __future__ import annotations
 
@@ -24,6 +20,7 @@ from samtune.tasks.masks.pairs import Pair
 from samtune.tasks.masks.report import Report
 from samtune.types import ImageArray, MaskArray
 
+# Colours of Okabe and Ito, which colour-blind readers can tell apart too.
 TRUE_POSITIVE = (0, 158, 115)  # green
 FALSE_POSITIVE = (213, 94, 0)  # red
 FALSE_NEGATIVE = (86, 180, 233)  # blue
@@ -39,7 +36,6 @@ _CAPTION_HEIGHT, _MIN_WIDTH, _GAP = 26, 150, 4
 Case = tuple[str, ImageArray, MaskArray | None, MaskArray]
 """(name, (H, W, 3) uint8 RGB image, truth or None, prediction); masks are (H, W) bool at the image's size."""
 
-
 OVERLAYS_NOTE = (
     "Best, median and worst images by Dice. The last panel shows the errors: green is right, red is too much, blue "
     "was missed."
@@ -49,38 +45,25 @@ OVERLAYS_NOTE = (
 def gallery_sections(
     folder: Path, model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair], report: Report, *, each: int
 ) -> Sequence[Section]:
-    """Draws the cases of a report that a person should see.
+    """Draws one PNG per chosen case of a report, and returns the section that shows them; none without a case.
 
     Args:
-        folder: gets one PNG per case.
         model: what the report is of, in eval mode.
-        dataset: the items that were evaluated.
-        pairs: where their images are.
-        report: chooses the cases.
+        dataset: the items that were evaluated; `pairs` has their images.
         each: number of best, of median and of worst cases; 0 draws nothing.
-
-    Returns:
-        The section that shows them; none without a case.
     """
     cases = pick_cases(report, each=each) if each else []
     files = save_overlays(folder, _cases(model, dataset, pairs, [name for _, name in cases]))
     dice = {row.name: row.dice for row in report.rows}
-    pictures = [
-        Picture(f"{label}: {name}, Dice {dice[name]:.3f}", file)
-        for (label, name), file in zip(cases, files, strict=True)
-    ]
+    captions = [f"{label}: {name}, Dice {dice[name]:.3f}" for label, name in cases]
+    pictures = [Picture(caption, file) for caption, file in zip(captions, files, strict=True)]
     return [Section("Pictures", OVERLAYS_NOTE, pictures=pictures)] if pictures else []
 
 
 def pick_cases(report: Report, *, each: int = 3) -> list[tuple[str, str]]:
-    """Chooses the images to show: an honest gallery has the worst ones too.
+    """Returns (label, name) of the "best", "median" and "worst" images, by falling Dice in each kind.
 
-    Args:
-        report: rows without a Dice are left out.
-        each: images of each kind; fewer where the report is short. No image is chosen twice.
-
-    Returns:
-        (label, name) by falling Dice in each kind; labels are "best", "median", "worst".
+    Rows without a Dice are left out. Where the report is short, a kind has fewer than `each`; no image comes twice.
     """
     rows = [row for row in report.rows if not math.isnan(row.dice)]
     names = [row.name for row in sorted(rows, key=lambda row: (-row.dice, row.name))]
@@ -88,39 +71,28 @@ def pick_cases(report: Report, *, each: int = 3) -> list[tuple[str, str]]:
     best, worst = names[:each], names[each:][-each:]
     between = names[each : max(each, len(names) - each)]
     start = (len(between) - each + 1) // 2 if len(between) > each else 0
-    median = between[start : start + each]
-    return [
-        *(("best", name) for name in best),
-        *(("median", name) for name in median),
-        *(("worst", name) for name in worst),
-    ]
+    kinds = {"best": best, "median": between[start : start + each], "worst": worst}
+    return [(label, name) for label, chosen in kinds.items() for name in chosen]
 
 
 def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
-    """Writes one PNG per case into `folder`, which is made if needed.
+    """Writes one PNG per case and returns the files, in order; a lazy iterable keeps one image in memory at a time.
 
-    Args:
-        folder: such as `RUN/overlays`.
-        cases: see `Case`; a lazy iterable keeps one image in memory at a time.
-
-    Returns:
-        The files, in the order of the cases. Characters that a file name can't hold become "_".
+    Characters that a file name can't hold become "_".
 
     Raises:
         DiskError: a file can't be written.
     """
-    folder = Path(folder)
     paths = []
     for name, image, truth, prediction in cases:
-        path = folder / (re.sub(r"[^\w.#-]", "_", name) + ".png")
+        paths.append(folder / (re.sub(r"[^\w.#-]", "_", name) + ".png"))
         panel = overlay_row(image, truth, prediction)
-        write_bytes(path, cv2.imencode(".png", panel[..., ::-1])[1].tobytes())
-        paths.append(path)
+        write_bytes(paths[-1], cv2.imencode(".png", panel[..., ::-1])[1].tobytes())
     return paths
 
 
 def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair], names: list[str]) -> Iterator[Case]:
-    """Yields (name, image, truth, prediction) of items by name, by the one prediction path."""
+    """Yields the cases of items by name, by the one prediction path."""
     numbers = {name: number for number, name in enumerate(dataset.names)}
     images = {pair.name: pair.image for pair in pairs}
     for name in names:
@@ -132,9 +104,7 @@ def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair],
 
 
 def overlay_row(image: ImageArray, truth: MaskArray | None, prediction: MaskArray) -> ImageArray:
-    """Draws one row: image | truth outline | prediction outline | error map.
-
-    Without a truth the row is image | prediction outline.
+    """Draws one row: image | truth outline | prediction outline | error map; without a truth the first and third.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -151,19 +121,14 @@ def overlay_row(image: ImageArray, truth: MaskArray | None, prediction: MaskArra
         if mask is not None and mask.shape != image.shape[:2]:
             raise ValueError(f"the {label} has {mask.shape} pixels and the image has {image.shape[:2]}.")
     scale = min(PANEL[0] / image.shape[0], PANEL[1] / image.shape[1])
-    picture = _scaled(image, scale)
-    found = _scaled(prediction, scale)
+    picture, found = _scaled(image, scale), _scaled(prediction, scale)
     panels = [_captioned(picture, ("image", _INK))]
-    if truth is None:
-        panels.append(_captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION)))
-    else:
+    panels += [_captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION))]
+    if truth is not None:
         wanted = _scaled(truth, scale)
         legend = (("right", TRUE_POSITIVE), ("extra", FALSE_POSITIVE), ("missed", FALSE_NEGATIVE))
-        panels += [
-            _captioned(_outlined(picture, wanted, TRUTH), ("truth", TRUTH)),
-            _captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION)),
-            _captioned(_error_map(picture, wanted, found), *legend),
-        ]
+        panels.insert(1, _captioned(_outlined(picture, wanted, TRUTH), ("truth", TRUTH)))
+        panels.append(_captioned(_error_map(picture, wanted, found), *legend))
     gap = np.full((panels[0].shape[0], _GAP, 3), _PAPER, dtype=np.uint8)
     return np.hstack([part for panel in panels for part in (gap, panel)][1:])
 
@@ -189,11 +154,8 @@ def _outlined(picture: ImageArray, mask: MaskArray, colour: tuple[int, int, int]
 def _error_map(picture: ImageArray, truth: MaskArray, prediction: MaskArray) -> ImageArray:
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     canvas = np.repeat(grey[..., None], 3, axis=2).astype(np.float32) * 0.6
-    for area, colour in (
-        (truth & prediction, TRUE_POSITIVE),
-        (prediction & ~truth, FALSE_POSITIVE),
-        (truth & ~prediction, FALSE_NEGATIVE),
-    ):
+    areas = (truth & prediction, prediction & ~truth, truth & ~prediction)
+    for area, colour in zip(areas, (TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE), strict=True):
         canvas[area] = 0.35 * canvas[area] + 0.65 * np.array(colour, dtype=np.float32)
     return canvas.astype(np.uint8)
 

@@ -23,7 +23,6 @@ class CachedEncoder(nn.Module):
     picture never meets it. It is kept in the dtype that the encoder computes.
 
     Args:
-        model: its encoder is frozen.
         folder: made if needed; about 130 kB per image for sam_tiny in fp32, 4 MB for the others at 1024 px.
         base_hash: `state_hash` of the model.
         autocast: dtype of the encoder's forward pass, or None for fp32.
@@ -31,9 +30,7 @@ class CachedEncoder(nn.Module):
 
     def __init__(self, model: SamModel, folder: Path, *, base_hash: str, autocast: torch.dtype | None) -> None:
         super().__init__()
-        self.model = model
-        self.folder = folder
-        self.autocast = autocast
+        self.model, self.folder, self.autocast = model, folder, autocast
         self.salt = f"{base_hash} {autocast}".encode()
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -41,8 +38,7 @@ class CachedEncoder(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Returns (B, 1, S/4, S/4) logits."""
         paths = [self._path(batch, item) for item in range(len(batch))]
-        new = [item for item, path in enumerate(paths) if not path.is_file()]
-        if new:
+        if new := [item for item, path in enumerate(paths) if not path.is_file()]:
             pixels = self.model.normalise(batch.images, batch.valid())[new]
             kind = batch.images.device.type
             with torch.no_grad(), torch.autocast(kind, self.autocast, enabled=self.autocast is not None):
@@ -60,15 +56,10 @@ class CachedEncoder(nn.Module):
 
 
 def check_embeddings(model: SamModel, selection: Selection) -> None:
-    """Refuses a selection that trains the encoder: its embeddings would not stay what they are.
-
-    Raises:
-        ConfigError: naming the first tensor of the encoder that trains.
-    """
+    """Raises a `ConfigError` for a selection that trains the encoder: embeddings would not stay what they are."""
     roles = model.roles()
     trained = [name for name in selection.names() if roles[name] != "decoder"]
-    trained += [addition.name for addition in selection.additions]
-    if trained:
+    if trained := [*trained, *(addition.name for addition in selection.additions)]:
         raise ConfigError(
             f"train.embeddings caches what the encoder computes, but {trained[0]} trains "
             f"({len(trained)} tensors of the encoder). Leave it empty, or use 'select={{name: linear}}'."

@@ -1,7 +1,7 @@
 """From a model and a loader to a report: one row per image first, every other number derived from the rows.
 
 `predict_batch` is the only way from logits to masks. `evaluate`, `predict` and the server run it in fp32, so their
-masks of one image are identical; validation during training runs it in the training's precision.
+masks of one image are identical.
 """
 
 from __future__ import annotations
@@ -9,23 +9,30 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader
 
+from samtune.base.machine import pick_device
 from samtune.errors import ConfigError, DataError, unknown_name
+from samtune.files.merged import load_merged
 from samtune.metrics.table import DEFINITIONS, METRICS, POOLED_METRICS, PROBABILITY_METRICS
 from samtune.models.backbone import evaluation_mode
-from samtune.tasks.evaluate import check_finite
+from samtune.tasks.evaluate import Evaluation, check_finite, measure_file
+from samtune.tasks.masks.dataset import Collate, SegmentationDataset
+from samtune.tasks.masks.description import MaskDescription
+from samtune.tasks.masks.pairs import Pair, find_pairs
 from samtune.tasks.masks.report import ROW_METRICS, SIZES, Report, Row
 from samtune.tasks.masks.report import compare_reports as compare_reports
+from samtune.tasks.masks.splits import check_pairs, resolve_split
 from samtune.types import Batch, MaskArray, Prediction, Size
 
 DEFAULT_METRICS = ("mae", "pooled_dice", "pooled_iou")
-
-OnBatch = Callable[[Batch, list[Prediction]], None]
 
 
 def evaluate(
@@ -36,24 +43,20 @@ def evaluate(
     split: str = "test",
     empty: Literal["one", "nan"] = "one",
     autocast_dtype: torch.dtype | None = None,
-    on_batch: OnBatch | None = None,
+    on_batch: Callable[[Batch, list[Prediction]], None] | None = None,
 ) -> Report:
-    """Predicts every image of `loader` and measures it at its original size.
+    """Predicts every image of `loader` and measures it at its original size; rows are in the order of the loader.
 
     The model is set to evaluation mode and gets its modes back afterwards, also after an error.
 
     Args:
         model: maps a `Batch` to (B, 1, S/4, S/4) float logits.
         loader: batches that carry `truths`; any device.
-        metrics: names beyond Dice, IoU, precision and recall, which every row has; `hd95` and `surface_dice`
-            cost far more time than the rest.
+        metrics: names beyond those of every row; `hd95` and `surface_dice` cost far more time than the rest.
         split: which part of the data this is, for the report.
         empty: what an image without foreground in truth and prediction counts: 1, or NaN, which excludes it.
         autocast_dtype: as in `predict_batch`.
         on_batch: called with each batch and its predictions, for a progress bar or pictures.
-
-    Returns:
-        The report, with its rows in the order of the loader.
 
     Raises:
         ConfigError: a metric is unknown.
@@ -61,8 +64,7 @@ def evaluate(
         NonFiniteError: the logits of an image are not finite.
     """
     known = {**METRICS, **PROBABILITY_METRICS, **POOLED_METRICS}
-    unknown = [name for name in metrics if name not in known]
-    if unknown:
+    if unknown := [name for name in metrics if name not in known]:
         raise ConfigError(" ".join(unknown_name("metric", name, known) for name in unknown))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     rows: list[Row] = []
@@ -77,8 +79,8 @@ def evaluate(
                 )
             sizes = [truth.shape for truth in batch.truths]
             predictions = predict_batch(model, batch.to(device), sizes_original=sizes, autocast_dtype=autocast_dtype)
-            for name, prediction, truth in zip(batch.names, predictions, batch.truths, strict=True):
-                rows.append(measure(name, prediction, truth, metrics=metrics, empty=empty))
+            triples = zip(batch.names, predictions, batch.truths, strict=True)
+            rows += [measure(*triple, metrics=metrics, empty=empty) for triple in triples]
             if on_batch is not None:
                 on_batch(batch, predictions)
     if not rows:
@@ -86,23 +88,52 @@ def evaluate(
     return Report(rows=tuple(rows), split=split, definition=_definition(metrics, empty, unit))
 
 
+def evaluate_file(request: Evaluation) -> Report:
+    """Measures a merged file on a folder of images and masks, or one with parts, as a run's own report does.
+
+    Raises:
+        ConfigError: a name of a data set, or a split that has to be chosen.
+        CheckpointError: the file is missing, damaged or of another task.
+        DataError: an unusable folder.
+    """
+    if request.name is not None:
+        raise ConfigError(f"--name {request.name!r} is for classification; {request.checkpoint} segments.")
+    model, info = load_merged(request.checkpoint, MaskDescription, device=pick_device(request.device))
+    pairs, part = _pairs_of(request.data, request.split)
+    check_pairs(pairs)
+    dataset = SegmentationDataset(pairs, image_size=info.image_size, prompt=info.prompt)
+    loader = DataLoader(dataset, batch_size=1, collate_fn=Collate(info.image_size))
+    measured = partial(evaluate, model, loader, metrics=(*DEFAULT_METRICS, *request.metrics), split=part)
+    return measure_file(request, pairs, lambda step: measured(on_batch=step), part=part, batches=len(loader))
+
+
+def _pairs_of(data_dir: Path, split: str) -> tuple[list[Pair], str]:
+    """Returns the pairs of a part of a folder and the part's name."""
+    has_parts = any((data_dir / part).is_dir() for part in ("train", "val", "test"))
+    if split == "auto":
+        split = "test" if (data_dir / "test").is_dir() or (data_dir / "splits" / "test.txt").is_file() else "all"
+        if has_parts and split == "all":
+            raise ConfigError(f"{data_dir} has parts but no test/. Choose one: --split val, or --data {data_dir}/val.")
+    if split == "all":
+        return find_pairs(data_dir), "all"
+    if has_parts:
+        return find_pairs(data_dir / split), split
+    return getattr(resolve_split(data_dir), split), split
+
+
 def predict_batch(
     model: nn.Module, batch: Batch, *, sizes_original: Sequence[Size], autocast_dtype: torch.dtype | None = None
 ) -> list[Prediction]:
-    """Predicts the masks of one batch at the original sizes: the single prediction path.
+    """Predicts the masks of one batch at the original sizes, on the CPU: the single prediction path.
 
-    Low-res logits are enlarged to the input frame, cropped to the picture and resized to the original, both
-    bilinear and in fp32; the mask is logit > 0. The score of a prediction is the mean probability inside its
-    mask.
+    Low-res logits are enlarged to the input frame, cropped to the picture and resized to the original, both bilinear
+    and in fp32; the mask is logit > 0. The score of a prediction is the mean probability inside its mask.
 
     Args:
         model: maps a `Batch` to (B, 1, S/4, S/4) logits; the caller has set evaluation mode.
         batch: on the device of the model.
         sizes_original: (H, W) of each item.
         autocast_dtype: precision of the model's forward pass; None runs it as it is.
-
-    Returns:
-        One prediction per item, on the CPU.
 
     Raises:
         NonFiniteError: the logits of an image are not finite; the message names it.
@@ -122,10 +153,8 @@ def _prediction(logits_input: Tensor, size_input: Size, size_original: Size) -> 
     height, width = size_input
     picture = logits_input[None, :, :height, :width]  # (1, 1, h, w): without the padding
     logits = interpolate(picture, size=size_original, mode="bilinear", align_corners=False)[0, 0]
-    mask = (logits > 0).cpu().numpy()
-    probability = logits.sigmoid().cpu().numpy()
-    score = float(probability[mask].mean()) if mask.any() else 0.0
-    return Prediction(mask=mask, probability=probability, score=score)
+    mask, probability = (logits > 0).cpu().numpy(), logits.sigmoid().cpu().numpy()
+    return Prediction(mask, probability, float(probability[mask].mean()) if mask.any() else 0.0)
 
 
 def measure(
@@ -152,12 +181,11 @@ def measure(
 def _definition(metrics: Sequence[str], empty: str, unit: str) -> dict[str, str]:
     """Returns a sentence per number; with a prompt the unit is the object, and the bootstrap still draws images."""
     sizes = [f"{size}_{metric}" for size in SIZES for metric in ("images", "dice", "iou")]
-    names = ["mDice", "mIoU", "ci95", *ROW_METRICS, *metrics, *sizes, "both_empty"]
-    rule = "both masks empty is left out" if empty == "nan" else "both masks empty is 1"
-    definition = {
-        name: re.sub(r"\bimage", unit, DEFINITIONS[name]).replace("both masks empty is 1", rule)
-        for name in dict.fromkeys(names)
-    }
+    names = dict.fromkeys(["mDice", "mIoU", "ci95", *ROW_METRICS, *metrics, *sizes, "both_empty"])
+    definition = {name: re.sub(r"\bimage", unit, DEFINITIONS[name]) for name in names}
+    if empty == "nan":
+        rule = "both masks empty is 1", "both masks empty is left out"
+        definition = {name: text.replace(*rule) for name, text in definition.items()}
     if unit == "object":
         drawn = "1000 resamples of the images, each with all its objects"
         definition["ci95"] = definition["ci95"].replace("1000 resamples", drawn)

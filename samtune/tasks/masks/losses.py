@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samtune.models.backbone import Backbone
 from samtune.models.sam.model import upsample_logits
 from samtune.scoring.contrastive import pixel_contrastive
 from samtune.scoring.score import ScoreLoss
@@ -21,9 +22,6 @@ def dice_bce(logits: Tensor, batch: Batch, *, dice_weight: float = 1.0, bce_weig
 
     Args:
         logits: (B, 1, S, S) in the input frame.
-        batch: gives masks and the extent of each picture.
-        dice_weight: factor of the Dice part.
-        bce_weight: factor of the cross-entropy.
 
     Returns:
         A scalar in fp32.
@@ -42,22 +40,14 @@ def dice_bce(logits: Tensor, batch: Batch, *, dice_weight: float = 1.0, bce_weig
 LOSSES = {"dice_bce": dice_bce}
 
 
-def contrastive_loss(*, cells: int = 128, temperature: float = 0.1, seed: int = 0) -> ScoreLoss:
+def contrastive_loss(*, cells: int, temperature: float, seed: int) -> ScoreLoss:
     """Returns the pixel-level supervised contrastive loss on image embeddings, its draw of cells seeded."""
     generator = torch.Generator().manual_seed(seed)
 
-    def loss(model: Backbone, batch: Batch) -> Tensor | None:
-        return pixel_contrastive(
-            model.features(batch), batch, cells=cells, temperature=temperature, generator=generator
-        )
-
-    return loss
+    pixels = partial(pixel_contrastive, cells=cells, temperature=temperature, generator=generator)
+    return lambda model, batch: pixels(model.features(batch), batch)
 
 
 def task_loss(loss: LogitLoss = dice_bce) -> ScoreLoss:
     """Returns the loss of the training, through the decoder: what GPS's release scores with, as SAM's is not random."""
-
-    def through_decoder(model: Backbone, batch: Batch) -> Tensor:
-        return loss(upsample_logits(model(batch), batch.images.shape[-1]), batch)
-
-    return through_decoder
+    return lambda model, batch: loss(upsample_logits(model(batch), batch.images.shape[-1]), batch)

@@ -1,7 +1,4 @@
-"""Pairs of image and mask on disk: finding them, decoding a mask, and what that shows.
-
-A data folder has `images/` and `masks/`; a pair is the two files with the same stem.
-"""
+"""Pairs of image and mask on disk, two files of one stem in `images/` and `masks/`: finding and decoding them."""
 
 from __future__ import annotations
 
@@ -24,13 +21,7 @@ from samtune.types import MaskArray
 
 @dataclass(frozen=True)
 class Pair:
-    """An image file with its mask file.
-
-    Attributes:
-        name: the stem both files share.
-        image: path of the image.
-        mask: path of the mask.
-    """
+    """An image file with its mask file, by the stem that both share."""
 
     name: str
     image: Path
@@ -41,8 +32,7 @@ class MaskFacts(NamedTuple):
     """What a file of a mask shows.
 
     Attributes:
-        width: in pixels, EXIF orientation applied.
-        height: as `width`.
+        width: in pixels, EXIF orientation applied, as `height`.
         orientation: EXIF tag, 1 = upright.
         oddities: what a user may want to know, a line each.
         components: number of `components`; 0 for a mask without foreground.
@@ -56,16 +46,10 @@ class MaskFacts(NamedTuple):
 
 
 def find_pairs(folder: str | Path) -> list[Pair]:
-    """Lists the pairs of a data folder, sorted by name.
-
-    Args:
-        folder: a folder with `images/` and `masks/`.
-
-    Returns:
-        At least one pair.
+    """Lists the pairs of a folder with `images/` and `masks/`, sorted by name; there is at least one.
 
     Raises:
-        DataError: anything `scan_folder` complains about, all of it in one message.
+        DataError: anything that `scan_folder` complains about, in one message.
     """
     pairs, problems = scan_folder(folder)
     if problems:
@@ -74,17 +58,9 @@ def find_pairs(folder: str | Path) -> list[Pair]:
 
 
 def scan_folder(folder: str | Path) -> tuple[list[Pair], list[str]]:
-    """Lists the pairs of a data folder and what is wrong with its layout, without opening a file.
-
-    Args:
-        folder: a folder with `images/` and `masks/`.
-
-    Returns:
-        The complete pairs sorted by name, and one line per problem.
-    """
+    """Returns the complete pairs of a data folder, sorted by name, and a line per problem; no file is opened."""
     folder = Path(folder)
-    missing = [sub for sub in ("images", "masks") if not (folder / sub).is_dir()]
-    if missing:
+    if missing := [sub for sub in ("images", "masks") if not (folder / sub).is_dir()]:
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
         wanted = " and ".join(f"{sub}/" for sub in missing)
         return [], [f"{folder}: {wanted} missing (found: {found or 'nothing'}); see data/README.md for the layout"]
@@ -96,22 +72,12 @@ def scan_folder(folder: str | Path) -> tuple[list[Pair], list[str]]:
     unmasked, orphans = sorted(images.keys() - masks.keys()), sorted(masks.keys() - images.keys())
     problems += [f"{folder / 'images' / stem}.*: no mask named {stem}.* in masks/" for stem in unmasked]
     problems += [f"{folder / 'masks' / stem}.*: orphan mask, no image named {stem}.* in images/" for stem in orphans]
-    pairs = []
-    for stem in sorted(images.keys() & masks.keys()):
-        image, mask = images[stem], masks[stem]
-        if image is not None and mask is not None:
-            pairs.append(Pair(stem, image, mask))
-    return pairs, problems
+    both = ((stem, images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys()))
+    return [Pair(stem, image, mask) for stem, image, mask in both if image and mask], problems
 
 
 def read_mask(path: str | Path) -> MaskArray:
-    """Decodes a binary mask.
-
-    Args:
-        path: as for `read_image`.
-
-    Returns:
-        (H, W) bool, True = foreground, EXIF orientation applied; see `to_mask` for the rules.
+    """Decodes a binary mask by the rules of `to_mask`.
 
     Raises:
         DataError: the file can't be read, or isn't a binary mask.
@@ -127,18 +93,11 @@ def mask_facts(paths: Sequence[Path]) -> list[MaskFacts | DataError]:
 
 
 def to_mask(picture: Image.Image) -> MaskArray:
-    """Converts a decoded picture to a binary mask.
+    """Converts a decoded picture to a binary mask: (H, W) bool, True = foreground, EXIF orientation applied.
 
-    Rules: 0 and one other value: the other is foreground. JPEG, and files with more than eight grey levels:
-    > 127,
-    at most 1 % of the pixels between 16 and 239. Palette: by colour where the palette is grey, else by index.
-    RGB and RGBA: the channels must be equal.
-
-    Args:
-        picture: a decoded Pillow picture.
-
-    Returns:
-        (H, W) bool, True = foreground, EXIF orientation applied.
+    Rules: 0 and one other value: the other is foreground. JPEG, and files with more than eight grey levels: > 127, at
+    most 1 % of the pixels between 16 and 239. Palette: by colour where the palette is grey, else by index. RGB and
+    RGBA: the channels must be equal.
 
     Raises:
         DataError: more than two classes, or coloured channels.
@@ -154,27 +113,21 @@ def to_mask(picture: Image.Image) -> MaskArray:
     if (not lossy and len(levels) <= 8) or levels[-1] > 255:
         shown = ", ".join(str(v) for v in levels[:8])
         raise DataError(f"mask with {len(levels)} classes (values {shown}); a binary mask has 0 and one other value")
-    between = float(np.mean((grey >= 16) & (grey <= 239)))
-    if between > 0.01:
+    if (between := float(np.mean((grey >= 16) & (grey <= 239)))) > 0.01:
         raise DataError(f"not a binary mask: {between:.1%} of its pixels are between 16 and 239 (at most 1 %)")
     return cast(MaskArray, grey > 127)
 
 
 def _grey_levels(picture: Image.Image) -> np.ndarray:
     """Returns (H, W) integer levels of a lossless mask."""
-    if picture.mode == "P":
-        colours = np.asarray(picture.convert("RGB"))
-        return colours[..., 0] if _is_grey(colours) else np.asarray(picture)
     if picture.mode in ("L", "LA") or picture.mode.startswith("I"):
         return np.asarray(picture.getchannel(0) if picture.mode == "LA" else picture)
     colours = np.asarray(picture.convert("RGB"))
-    if not _is_grey(colours):
-        raise DataError("coloured mask: its channels differ; save it as one grey channel with 0 and 255")
-    return colours[..., 0]
-
-
-def _is_grey(colours: np.ndarray) -> bool:
-    return bool((colours[..., 0] == colours[..., 1]).all() and (colours[..., 0] == colours[..., 2]).all())
+    if (colours[..., :1] == colours).all():
+        return colours[..., 0]
+    if picture.mode == "P":
+        return np.asarray(picture)
+    raise DataError("coloured mask: its channels differ; save it as one grey channel with 0 and 255")
 
 
 def _look(path: Path) -> MaskFacts:
@@ -190,9 +143,8 @@ def _oddities(picture: Image.Image, mask: MaskArray) -> list[str]:
     if picture.format in ("JPEG", "MPO"):
         found.append("JPEG mask, foreground is > 127; PNG is exact")
     elif picture.mode in ("P", "RGB", "RGBA"):
-        kind = {"P": "palette mask, read by grey colour or index"}.get(
-            picture.mode, f"{picture.mode} mask of equal channels"
-        )
+        palette = picture.mode == "P"
+        kind = "palette mask, read by grey colour or index" if palette else f"{picture.mode} mask of equal channels"
         found.append(f"{kind}; one grey channel is clearer")
     if mask.all() or not mask.any():
         found.append(f"mask is all {'foreground' if mask.all() else 'background'}")
@@ -209,8 +161,7 @@ def _by_stem(folder: Path) -> tuple[dict[str, Path | None], list[str]]:
         path = folder / name
         if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
             continue
-        problem = _name_problem(path, found)
-        if problem is not None:
+        if problem := _name_problem(path, found):
             problems.append(f"{ascii(str(path)) if _not_utf8(name) else path}: {problem}")
         # An unusable file still counts as its partner's partner: one line per fault.
         found.setdefault(path.stem, None if problem else path)
@@ -230,8 +181,4 @@ def _name_problem(path: Path, found: Mapping[str, Path | None]) -> str | None:
 
 
 def _not_utf8(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:  # the file system's bytes came through as surrogates
-        return True
-    return False
+    return any("\ud800" <= letter <= "\udfff" for letter in name)  # surrogates: bytes of the file system as they were

@@ -1,8 +1,7 @@
 """Prompts: as a user gives them, and as they are drawn from a mask.
 
 A user's prompts are in pixels of the original frame. Drawn coordinates are pixel indices, XY, in the frame of the mask;
-a box is XYXY and includes its last row and column. That is what Segment Anything was trained with (its prompt encoder
-adds the half pixel).
+a box is XYXY and includes its last row and column, as in Segment Anything's training: its encoder adds the half pixel.
 """
 
 from __future__ import annotations
@@ -23,11 +22,7 @@ MAX_JITTER = 20 / 1024  # as a part of the picture's longer side
 
 
 class PromptError(ConfigError):
-    """A prompt that can't be used.
-
-    Attributes:
-        field: "box", "points" or "labels".
-    """
+    """A prompt that can't be used: `field` is "box", "points" or "labels"."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -35,13 +30,7 @@ class PromptError(ConfigError):
 
 
 def checked_boxes(boxes_xyxy: ArrayLike | None) -> Floats | None:
-    """Checks what can be checked of boxes without their image.
-
-    Args:
-        boxes_xyxy: (4,) or (N, 4), or None.
-
-    Returns:
-        (N, 4) float64, or None.
+    """Checks (4,) or (N, 4) boxes, as far as that needs no image, and returns them as (N, 4) float64; None stays None.
 
     Raises:
         PromptError: a wrong shape, a number that is not finite, or an inverted box.
@@ -49,27 +38,17 @@ def checked_boxes(boxes_xyxy: ArrayLike | None) -> Floats | None:
     if boxes_xyxy is None:
         return None
     boxes = np.atleast_2d(_numbers("box", boxes_xyxy))
-    if boxes.ndim != 2 or boxes.shape[0] == 0 or boxes.shape[1] != 4:
+    if boxes.ndim != 2 or not len(boxes) or boxes.shape[1] != 4:
         raise PromptError("box", f"a box is 4 numbers x0, y0, x1, y1; these have the shape {boxes.shape}.")
     for index, (x0, y0, x1, y1) in enumerate(boxes):
         if x1 <= x0 or y1 <= y0:
-            raise PromptError(
-                "box",
-                f"box {index} is inverted or empty ({x0:g}, {y0:g}, {x1:g}, {y1:g}). "
-                "Give x0, y0 (upper left), then x1, y1 (lower right).",
-            )
+            wrong = f"box {index} is inverted or empty ({x0:g}, {y0:g}, {x1:g}, {y1:g})."
+            raise PromptError("box", f"{wrong} Give x0, y0 (upper left), then x1, y1 (lower right).")
     return boxes
 
 
 def clip_boxes(boxes: Floats, size: Size) -> Floats:
-    """Cuts off what sticks out of an image.
-
-    Args:
-        boxes: (N, 4) XYXY, of `checked_boxes`.
-        size: (H, W) of the image.
-
-    Returns:
-        (N, 4) inside the image.
+    """Returns (N, 4) XYXY boxes of `checked_boxes` without what sticks out of an image of `size` (H, W).
 
     Raises:
         PromptError: a box that lies outside altogether.
@@ -83,7 +62,7 @@ def clip_boxes(boxes: Floats, size: Size) -> Floats:
 
 
 def checked_points(points_xy: ArrayLike | None, labels: ArrayLike | None) -> tuple[Floats | None, np.ndarray | None]:
-    """Checks what can be checked of points without their image.
+    """Checks points and their labels, as far as that needs no image.
 
     Args:
         points_xy: (P, 2), or None.
@@ -100,7 +79,7 @@ def checked_points(points_xy: ArrayLike | None, labels: ArrayLike | None) -> tup
             raise PromptError("labels", "labels were given without points. Give one point per label.")
         return None, None
     points = _numbers("points", points_xy)
-    if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] != 2:
+    if points.ndim != 2 or not len(points) or points.shape[1] != 2:
         raise PromptError("points", f"points are pairs of x and y; these have the shape {points.shape}.")
     if labels is None:
         return points, np.ones(len(points), dtype=np.int64)
@@ -114,32 +93,18 @@ def checked_points(points_xy: ArrayLike | None, labels: ArrayLike | None) -> tup
 
 
 def check_inside(points: Floats, size: Size) -> None:
-    """Refuses points outside an image.
-
-    Args:
-        points: (P, 2) XY, of `checked_points`.
-        size: (H, W) of the image.
-
-    Raises:
-        PromptError: naming the first point that lies outside.
-    """
+    """Raises a `PromptError` for the first of (P, 2) XY points that lies outside an image of `size` (H, W)."""
     height, width = size
     for index, (x, y) in enumerate(points):
         if not (0 <= x < width and 0 <= y < height):
-            raise PromptError(
-                "points", f"point {index} ({x:g}, {y:g}) is outside the image of {width} x {height} pixels."
-            )
+            where = f"outside the image of {width} x {height} pixels"
+            raise PromptError("points", f"point {index} ({x:g}, {y:g}) is {where}.")
 
 
 def components(mask: MaskArray) -> list[MaskArray]:
-    """Splits a mask into its 8-connected components.
+    """Splits an (H, W) bool mask into its 8-connected components, each (H, W) bool, roughly from top to bottom.
 
-    Args:
-        mask: (H, W) bool.
-
-    Returns:
-        One (H, W) bool per component, roughly from top to bottom. Components under 16 pixels are
-        left out, but for the largest one when all are. Empty for an empty mask.
+    Components under 16 pixels are left out, but for the largest when all are; an empty mask has none.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
@@ -150,17 +115,13 @@ def components(mask: MaskArray) -> list[MaskArray]:
 
 
 def box_of(mask: MaskArray, *, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Returns the tight box of a mask, jittered when a generator is given.
+    """Returns the tight box of a mask, (4,) float32 XYXY in pixels of its frame, jittered when a generator is given.
 
-    Jitter follows Segment Anything's training: each side moves by a normal deviate of 10 % of the box's width
-    or height, at most 20 / 1024 of the longer side of the picture; the box stays in the picture.
+    Jitter follows Segment Anything's training: each side moves by a normal deviate of 10 % of the box's width or
+    height, at most 20 / 1024 of the longer side of the picture; the box stays in the picture.
 
     Args:
         mask: (H, W) bool, not empty.
-        rng: source of the jitter, or None for the tight box.
-
-    Returns:
-        (4,) float32 XYXY in pixels of the mask's frame.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
@@ -176,15 +137,11 @@ def box_of(mask: MaskArray, *, rng: np.random.Generator | None = None) -> np.nda
 
 
 def point_in(mask: MaskArray, *, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Returns a point inside a mask: the deepest one, or a random one off the edge when a generator is given.
+    """Returns a point inside a mask, (2,) float32 XY in pixels of its frame.
 
     Args:
         mask: (H, W) bool, not empty.
-        rng: source of the choice, or None for the pixel farthest from the background (first in reading
-            order).
-
-    Returns:
-        (2,) float32 XY in pixels of the mask's frame.
+        rng: chooses a point off the edge; None takes the pixel farthest from the background, first in reading order.
     """
     # The frame counts as background: a point on the border of the picture is not deep.
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]

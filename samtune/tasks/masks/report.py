@@ -1,7 +1,4 @@
-"""The per-image table of an evaluation, and the numbers that derive from it.
-
-Rows come first: every mean, interval and comparison can be computed again from `per_image.csv`.
-"""
+"""The per-image table of an evaluation, and every number that derives from it."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,18 +20,13 @@ ROW_METRICS = ("dice", "iou", "precision", "recall")
 SIZES = {"small": (0.0, 0.05), "medium": (0.05, 0.2), "large": (0.2, math.inf)}
 """Part of the picture that the object covers: from (included), to (excluded)."""
 
+_HEADLINES = {"mDice": "dice", "mIoU": "iou"}
 _COLUMNS = ("name", *ROW_METRICS, "truth_px", "pred_px")
 
 
 @dataclass(frozen=True)
 class Report(AnyReport):
-    """The result of an evaluation: rows, and what derives from them.
-
-    Attributes:
-        rows: one per image.
-        split: which part of the data was evaluated.
-        definition: a sentence for each reported number.
-    """
+    """The result of an evaluation of masks; see `AnyReport`."""
 
     task: ClassVar[str] = "segmentation"
     rows: tuple[Row, ...]
@@ -70,10 +62,7 @@ class Report(AnyReport):
     @property
     def ci95(self) -> dict[str, tuple[float, float]]:
         """95 % bootstrap intervals (low, high) of mDice and mIoU; images are drawn, with all their objects."""
-        return {
-            "mDice": bootstrap_ci([row.dice for row in self.rows], images=self.images),
-            "mIoU": bootstrap_ci([row.iou for row in self.rows], images=self.images),
-        }
+        return {name: bootstrap_ci(self._column(m), images=self.images) for name, m in _HEADLINES.items()}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -81,11 +70,11 @@ class Report(AnyReport):
 
         `<name>_undefined` counts the images that a mean leaves out; it appears where there are any.
         """
-        columns = {name: [getattr(row, name) for row in self.rows] for name in ROW_METRICS}
+        columns = {name: self._column(name) for name in ROW_METRICS}
         columns |= {name: [row.extra[name] for row in self.rows] for name in self._extra_names()}
         columns.pop("truth_share", None)
         result = {name: _mean(values) for name, values in columns.items()}
-        counts = [sum(getattr(row, px) for row in self.rows) for px in ("overlap_px", "pred_px", "truth_px")]
+        counts = [sum(self._column(px)) for px in ("overlap_px", "pred_px", "truth_px")]
         result |= {name: pool(*counts) for name, pool in POOLED_METRICS.items() if name in self.definition}
         for size, (low, high) in SIZES.items():
             rows = [row for row in self.rows if row.truth_px and low <= row.extra.get("truth_share", math.nan) < high]
@@ -97,7 +86,7 @@ class Report(AnyReport):
         return result | {f"{name}_undefined": count for name, count in undefined.items() if count}
 
     def gain(self, before: Report) -> Gains:
-        """Returns `compare_reports` of another model on the same images and this one."""
+        """Returns `compare_reports` of another model and this one."""
         return compare_reports(before, self)
 
     def table(self) -> tuple[Sequence[str], list[Sequence[object]]]:
@@ -108,16 +97,15 @@ class Report(AnyReport):
 
     @classmethod
     def load(cls, folder: Path) -> Report:
-        """Reads back what `save` wrote into `folder`.
-
-        Raises:
-            DataError: a file is missing or has another form.
-        """
+        """Reads back what `save` wrote into `folder`; a `DataError` if a file is missing or has another form."""
         content, records = read_report(folder)
         try:
             return cls(tuple(map(_row, records)), content["split"], content["definition"])
         except (ValueError, KeyError, TypeError) as err:
             raise not_a_report(folder, "an evaluation of masks", err) from err
+
+    def _column(self, name: str) -> list[Any]:
+        return [getattr(row, name) for row in self.rows]
 
     def _extra_names(self) -> list[str]:
         return list(self.rows[0].extra) if self.rows else []
@@ -129,12 +117,8 @@ class Row:
 
     Attributes:
         name: of the image or component.
-        dice: see `samtune.metrics.overlap`, as for the next three.
-        iou: Jaccard index.
-        precision: part of the prediction that is right.
-        recall: part of the truth that is found.
-        truth_px: foreground pixels of the truth, original size.
-        pred_px: foreground pixels of the prediction, original size.
+        dice: in [0, 1], as the next three; see `samtune.metrics.overlap`.
+        truth_px: foreground pixels of the truth, original size; `pred_px` of the prediction.
         extra: further metrics by name, and `truth_share`, the part of the picture that the object covers.
     """
 
@@ -164,33 +148,20 @@ def compare_reports(a: Report, b: Report) -> dict[str, tuple[float, float, float
         DataError: the reports are of different images.
     """
     rows_a, rows_b = ({row.name: row for row in report.rows} for report in (a, b))
-    alone = sorted(rows_a.keys() ^ rows_b.keys())
-    if alone:
+    if alone := sorted(rows_a.keys() ^ rows_b.keys()):
         raise DataError(
             f"the reports are of different images: {len(alone)} are in one report only, such as "
             f"{alone[0]!r}. Evaluate both models on the same split."
         )
-    return {
-        name: paired_bootstrap(
-            [getattr(row, column) for row in a.rows],
-            [getattr(rows_b[row.name], column) for row in a.rows],
-            images=a.images,
-        )
-        for name, column in (("mDice", "dice"), ("mIoU", "iou"))
-    }
+    others = [rows_b[row.name] for row in a.rows]
+    values = {name: [[getattr(row, m) for row in rows] for rows in (a.rows, others)] for name, m in _HEADLINES.items()}
+    return {name: paired_bootstrap(*both, images=a.images) for name, both in values.items()}
 
 
 def _row(record: Mapping[str, str]) -> Row:
-    return Row(
-        name=record["name"],
-        truth_px=int(record["truth_px"]),
-        pred_px=int(record["pred_px"]),
-        extra={name: float(value) for name, value in record.items() if name not in _COLUMNS},
-        dice=float(record["dice"]),
-        iou=float(record["iou"]),
-        precision=float(record["precision"]),
-        recall=float(record["recall"]),
-    )
+    dice, iou, precision, recall = (float(record[name]) for name in ROW_METRICS)
+    extra = {name: float(value) for name, value in record.items() if name not in _COLUMNS}
+    return Row(record["name"], dice, iou, precision, recall, int(record["truth_px"]), int(record["pred_px"]), extra)
 
 
 def _mean(values: Iterable[float]) -> float:

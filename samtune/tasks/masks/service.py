@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image
 
-from samtune.tasks.masks.predict import Predictor, other_prompt
+from samtune.tasks.masks.predict import Predictor, other_prompt, png_of
 from samtune.tasks.masks.prompts import PromptError, checked_boxes, clip_boxes
 from samtune.tasks.service import Answer, FieldError, FormField, Service, parse_json
 from samtune.types import ImageArray, MaskArray, Prediction
@@ -38,6 +36,9 @@ def _numbers(text: str, *, field: str, count: int | None = None) -> list[float] 
     return None if value is None else _row(value, field=field, count=count)
 
 
+_box, _labels = partial(_numbers, field="box", count=4), partial(_numbers, field="labels")
+
+
 def _points(text: str) -> list[list[float]] | None:
     value = parse_json(text, field="points")
     if value is None:
@@ -56,24 +57,12 @@ def _format(text: str) -> str:
 
 
 class MaskService(Service):
-    """Answers with the mask of the prompted object, or of the foreground.
-
-    Args:
-        predictor: the model.
-    """
+    """Answers with the mask of the prompted object, or of the foreground."""
 
     fields = (
-        FormField(
-            "box",
-            partial(_numbers, field="box", count=4),
-            {"type": "string", "description": "JSON [x0, y0, x1, y1] in pixels of the image."},
-        ),
+        FormField("box", _box, {"type": "string", "description": "JSON [x0, y0, x1, y1] in pixels of the image."}),
         FormField("points", _points, {"type": "string", "description": "JSON [[x, y], ...] in pixels of the image."}),
-        FormField(
-            "labels",
-            partial(_numbers, field="labels"),
-            {"type": "string", "description": "JSON [1, 0, ...]: 1 on the object, 0 off it."},
-        ),
+        FormField("labels", _labels, {"type": "string", "description": "JSON [1, 0, ...]: 1 on the object, 0 off it."}),
         FormField("format", _format, {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]}),
     )
     media_types = ("image/png", "application/json")
@@ -88,15 +77,9 @@ class MaskService(Service):
 
     def about(self) -> dict[str, Any]:
         info = self.predictor.info
-        return {
-            "task": info.task,
-            "model": info.model,
-            "image_size": info.image_size,
-            "prompt": info.prompt,
-            "threshold": info.threshold,
-            "base_hash": info.base_hash,
-            "parameters": sum(p.numel() for p in self.predictor.model.parameters()),
-        }
+        told = ("task", "model", "image_size", "prompt", "threshold", "base_hash")
+        parameters = sum(p.numel() for p in self.predictor.model.parameters())
+        return {**{name: getattr(info, name) for name in told}, "parameters": parameters}
 
     def answer(self, image_hwc_uint8: ImageArray, values: Mapping[str, Any], warnings: list[str]) -> Answer:
         box, points = values.get("box"), values.get("points")
@@ -107,23 +90,18 @@ class MaskService(Service):
         except PromptError as err:
             raise FieldError(f"invalid_{err.field}", str(err), field=err.field) from err
         boxes = checked_boxes(box)
-        if boxes is not None and (clip_boxes(boxes, image_hwc_uint8.shape[:2]) != boxes).any():
-            warnings = [*warnings, "the box was cut to the image"]
+        cut = boxes is not None and (clip_boxes(boxes, image_hwc_uint8.shape[:2]) != boxes).any()
         other = other_prompt(self.predictor.info, box=box is not None, points=points is not None)
-        warnings = [*warnings, other] if other else warnings
+        own = [*(["the box was cut to the image"] if cut else []), *([other] if other else [])]
         form = _json_answer if values.get("format") == "json" else _png_answer
-        return form(prediction, warnings)
+        return form(prediction, [*warnings, *own])
 
 
 def encode_rle(mask: MaskArray) -> tuple[dict[str, Any], int, list[float]]:
-    """Encodes a mask as COCO does.
-
-    Args:
-        mask: (H, W) bool.
+    """Encodes an (H, W) bool mask as COCO does.
 
     Returns:
-        `{"size": [H, W], "counts": str}`, the area in pixels, and the box x, y, width, height (all 0 for an
-        empty mask).
+        `{"size": [H, W], "counts": str}`, the area in pixels, and the box x, y, width, height (0 for an empty mask).
     """
     from pycocotools import mask as coco
 
@@ -133,12 +111,10 @@ def encode_rle(mask: MaskArray) -> tuple[dict[str, Any], int, list[float]]:
 
 
 def _png_answer(prediction: Prediction, warnings: list[str]) -> Answer:
-    file = BytesIO()
-    Image.fromarray(prediction.mask.astype(np.uint8) * 255).save(file, format="PNG")
     headers = {"X-Samtune-Score": f"{prediction.score:.6f}"}
     if warnings:
         headers["X-Samtune-Warnings"] = " | ".join(warnings)
-    return Answer(file.getvalue(), "image/png", headers)
+    return Answer(png_of(prediction.mask), "image/png", headers)
 
 
 def _json_answer(prediction: Prediction, warnings: list[str]) -> Answer:

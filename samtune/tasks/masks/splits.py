@@ -1,20 +1,111 @@
-"""Which pair belongs to train, val and test: folders, lists of names, or a cut."""
+"""Is every pair of a data folder usable, and which belongs to train, val and test: folders, lists of names, or a cut?
+
+All problems are listed at once, each with its file and reason, before anything is trained.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
-from samtune.data.duplicates import group_near, hash_images
-from samtune.data.splits import NONE_GIVEN, PARTS, Given, Splits, cut_groups, read_given, repeated, without_given
-from samtune.data.verify import list_problems
-from samtune.errors import DataError, unknown_name
-from samtune.tasks.masks.pairs import Pair, scan_folder
-from samtune.tasks.masks.verify import check_pairs, verify_pairs
+from samtune.data.duplicates import group_near, hash_images, near_pairs
+from samtune.data.facts import ImageFacts, image_facts
+from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Reader, Splits, cut_groups, put_given, repeated
+from samtune.data.verify import VerifyReport, list_problems
+from samtune.errors import ConfigError, DataError, unknown_name
+from samtune.tasks.masks.pairs import MaskFacts, Pair, mask_facts, scan_folder
 
+MIN_SIDE = 8  # pixels; nothing smaller can be segmented at a quarter of its size
+
+FactsT = TypeVar("FactsT", ImageFacts, MaskFacts)
 SplitMode = Literal["auto", "folders", "files", "ratio"]
 Parts = dict[str, list[Pair]]
 Ratios = tuple[float, float, float]
+
+
+def recognises(folder: str | Path) -> bool:
+    """Tells by names alone whether a folder looks like one of pairs: images/ or masks/, and no list of classes."""
+    folder = Path(folder)
+    places = [folder, *(folder / part for part in PARTS)]
+    pairs = any((place / name).is_dir() for place in places for name in ("images", "masks"))
+    return pairs and not any((folder / name).is_file() for name in LABEL_LISTS)
+
+
+def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyReport:
+    """Checks the layout of a folder, with or without parts, and every pair in it; `name` must be None.
+
+    Raises:
+        ConfigError: a name of a known data set; there is none of pairs.
+    """
+    if name is not None:
+        raise ConfigError(f"{name!r} names a data set, and none of images and masks has a name; leave it out")
+    folder = Path(folder)
+    parts = [folder / part for part in PARTS if (folder / part).is_dir()] or [folder]
+    scans = [scan_folder(part) for part in parts]
+    problems = [line for _, lines in scans for line in lines]
+    report = verify_pairs(pair for pairs, _ in scans for pair in pairs)
+    return VerifyReport((*problems, *report.errors), report.warnings)
+
+
+def check_pairs(pairs: Iterable[Pair]) -> VerifyReport:
+    """Checks what a run is about to use; the report is in order of the image files, whatever the split.
+
+    Raises:
+        DataError: lists every bad file with its reason.
+    """
+    report = verify_pairs(sorted(pairs, key=lambda pair: str(pair.image)))
+    if report.errors:
+        raise DataError(list_problems("the data can't be used", report.errors))
+    return report
+
+
+def verify_pairs(pairs: Iterable[Pair]) -> VerifyReport:
+    """Checks every pair; files that are new or changed are decoded, once.
+
+    Errors stop a run; warnings are of what is accepted, by a stated rule, and that a user may want to know.
+    """
+    pairs = list(pairs)
+    errors: list[str] = []
+    warnings: list[str] = []
+    counts: list[int] = []
+    images, masks = image_facts([pair.image for pair in pairs]), mask_facts([pair.mask for pair in pairs])
+    for pair, found_image, found_mask in zip(pairs, images, masks, strict=True):
+        image = _usable(pair.image, found_image, errors)
+        mask = _usable(pair.mask, found_mask, errors)
+        for path, facts in ((pair.image, image), (pair.mask, mask)):
+            warnings += [f"{path}: {oddity}" for oddity in (facts.oddities if facts else ())]
+        if mask is not None:
+            counts.append(mask.components)
+        if image is not None and mask is not None:
+            _compare(pair, image, mask, errors, warnings)
+    if counts and not any(counts):
+        wanted = "foreground must be 255 (or 1), background 0"
+        errors.append(f"all {len(counts)} masks are empty: nothing to learn; {wanted}")
+    return VerifyReport(tuple(errors), tuple(warnings))
+
+
+def _usable(path: Path, facts: FactsT | DataError, errors: list[str]) -> FactsT | None:
+    """Returns the facts of a file that can be used; else None, with the reason in `errors`."""
+    if isinstance(facts, DataError):
+        errors.append(str(facts))
+    elif min(facts.width, facts.height) < MIN_SIDE:
+        size = f"{facts.width} x {facts.height}"
+        errors.append(f"{path}: {size} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed")
+    else:
+        return facts
+    return None
+
+
+def _compare(pair: Pair, image: ImageFacts, mask: MaskFacts, errors: list[str], warnings: list[str]) -> None:
+    if image.orientation != mask.orientation:
+        found = f"EXIF orientation {image.orientation}, but {mask.orientation} in its mask"
+        errors.append(f"{pair.image}: {found}; save both files upright, without the tag")
+    elif (image.width, image.height) != (mask.width, mask.height):
+        found = f"mask {mask.width} x {mask.height}, image {image.width} x {image.height}"
+        errors.append(f"{pair.mask}: size mismatch, {found}; export the mask again at the image's size")
+    elif image.orientation != 1:
+        warnings.append(f"{pair.image}: EXIF orientation {image.orientation} on image and mask, applied to both")
 
 
 def resolve_split(
@@ -32,8 +123,7 @@ def resolve_split(
             with or without lists of names `splits/train.txt`, `val.txt`, `test.txt`.
         split: "folders", "files" and "ratio" force one of these; "auto" takes the first that is there.
         seed: of the cuts that are made here.
-        ratios: parts of train, val and test, summing to 1; val and test are also what a missing part takes of
-            train.
+        ratios: parts of train, val and test, summing to 1; val and test are also what a missing part takes of train.
         given: parts elsewhere: a folder with `images/` and `masks/`, or a text file of names in `folder`.
 
     Returns:
@@ -43,26 +133,27 @@ def resolve_split(
         DataError: the folder has none of these layouts, pairs are incomplete, files are bad, a list names an absent
             file, parts share an image, or there are too few images.
     """
-    folder, named = Path(folder), given.parts()
+    folder = Path(folder)
     _check_options(folder, split, ratios)
     problems: list[str] = []
     notes: list[str] = []
-    parts = _found_parts(folder, split, named, problems, notes)
-    for part, value in named.items():
-        parts[part] = _given_part(folder, part, value, problems)
-    if (train := without_given(parts, named, lambda pair: pair.image)) is not None:
-        parts["train"] = train
+    parts = _found_parts(folder, split, given.parts(), problems, notes)
+    reader = Reader(
+        folder=lambda path: _scan(path, problems),
+        file=lambda path: _named(path, _scan(folder, problems), problems),
+        path_of=lambda pair: pair.image,
+        wanted="a folder nor a list of names",
+    )
+    problems += put_given(parts, given, folder, reader)
     if problems:
         known = [pair for pairs in parts.values() for pair in pairs]
         raise DataError(list_problems(f"{folder} can't be split", [*problems, *verify_pairs(known).errors]))
     if not parts.get("train"):
-        raise DataError(
-            f"{folder}: no training part (found: {', '.join(parts) or 'nothing'}); add train/ or data.train"
-        )
+        found = ", ".join(parts) or "nothing"
+        raise DataError(f"{folder}: no training part (found: {found}); add train/ or data.train")
     report = check_pairs([pair for part in PARTS for pair in parts.get(part, [])])  # before a bad file stops a hash
     cut = _cut_missing(folder, parts, seed, ratios, notes)
-    notes += [*_shared_images(folder, cut), *report.summary()]
-    return Splits(cut["train"], cut["val"], cut["test"], notes)
+    return Splits(cut["train"], cut["val"], cut["test"], [*notes, *_shared_images(folder, cut), *report.summary()])
 
 
 def _check_options(folder: Path, split: SplitMode, ratios: Ratios) -> None:
@@ -92,25 +183,10 @@ def _found_parts(
         wanted = [part for part in lists if part not in given]
         pairs = _scan(folder, problems) if wanted else []
         found = {part: _named(folder / "splits" / f"{part}.txt", pairs, problems) for part in wanted}
-        unused = {pair.name for pair in pairs} - {pair.name for part in found.values() for pair in part}
-        if unused:
+        if unused := {pair.name for pair in pairs} - {pair.name for part in found.values() for pair in part}:
             notes.append(f"{len(unused)} image(s) are in no list of splits/ and not used")
         return found
     return {} if "train" in given else {"train": _scan(folder, problems)}
-
-
-def _given_part(folder: Path, part: str, value: str | Path, problems: list[str]) -> list[Pair]:
-    found = read_given(
-        folder,
-        value,
-        folder=lambda path: _scan(path, problems),
-        file=lambda path: _named(path, _scan(folder, problems), problems),
-    )
-    if found is None:
-        problems.append(
-            f"data.{part}: {value} is neither a folder nor a list of names (tried {value} and {folder / value})"
-        )
-    return found or []
 
 
 def _scan(folder: Path, problems: list[str]) -> list[Pair]:
@@ -127,8 +203,7 @@ def _named(path: Path, pairs: list[Pair], problems: list[str]) -> list[Pair]:
     problems += [f"{path}: names {name}, which is not in images/ and masks/" for name in absent]
     if not names:
         problems.append(f"{path}: empty; one name per line, or delete it")
-    chosen = {by_name[name].name: by_name[name] for name in names if name in by_name}
-    return [chosen[name] for name in sorted(chosen)]
+    return sorted({by_name[name] for name in names if name in by_name}, key=lambda pair: pair.name)
 
 
 def _cut_missing(folder: Path, parts: Parts, seed: int, ratios: Ratios, notes: list[str]) -> Parts:
@@ -154,15 +229,12 @@ def _cut_missing(folder: Path, parts: Parts, seed: int, ratios: Ratios, notes: l
 def _shared_images(folder: Path, parts: Parts) -> list[str]:
     """Refuses identical images in two parts; returns a note on near-duplicates between parts."""
     where = [(part, pair) for part in PARTS for pair in parts[part]]
-    hashes = hash_images([pair.image for _, pair in where])
-    if same := repeated(where, hashes.content):
-        lines = [f"{r.other}/{r.twin.image.name} and {r.part}/{r.item.image.name}" for r in same]
+    images = hash_images([pair.image for _, pair in where])
+    if same := repeated(where, [facts.content for facts in images]):
+        lines = [f"{other}/{twin.image.name} and {part}/{pair.image.name}" for part, pair, other, twin in same]
         raise DataError(list_problems(f"{folder}: the same image is in two parts; take it out of one", lines))
-    near = []
-    for i, (part, pair) in enumerate(where):
-        for other, twin in (where[j] for j in hashes.near(i, start=i + 1)):
-            if other != part:
-                near.append(f"{part}/{pair.image.name} and {other}/{twin.image.name}")
+    pairs = [(*where[i], *where[j]) for i, j in near_pairs(images)]
+    near = [f"{a}/{one.image.name} and {b}/{two.image.name}" for a, one, b, two in pairs if a != b]
     if not near:
         return []
     return [f"{len(near)} near-duplicate pair(s) across parts of a published split: {'; '.join(near)}"]

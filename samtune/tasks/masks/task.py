@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from samtune.base.paths import find_path
-from samtune.data.loaders import LoaderOptions, Loaders
+from samtune.data.loaders import Loaders
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
@@ -20,21 +21,21 @@ from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs, Selection
+from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.masks.config import SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
-from samtune.tasks.masks.evaluate import DEFAULT_METRICS, evaluate
-from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
+from samtune.tasks.masks.evaluate import DEFAULT_METRICS, evaluate, evaluate_file
 from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
 from samtune.tasks.masks.pairs import Pair, find_pairs
-from samtune.tasks.masks.predict import Predictor, predict_files
+from samtune.tasks.masks.predict import predict_files
 from samtune.tasks.masks.report import Report
 from samtune.tasks.masks.service import MaskService
-from samtune.tasks.masks.splits import resolve_split
-from samtune.tasks.masks.verify import recognises, verify_folder
-from samtune.tasks.task import Advance, Evaluation, Pages, Prediction, Task, Words
+from samtune.tasks.masks.splits import recognises, resolve_split, verify_folder
+from samtune.tasks.predict import Prediction
+from samtune.tasks.task import Advance, Pages, Task, Words
 from samtune.tuning import Counts
 from samtune.types import LogitLoss, OutputLoss
 
@@ -58,20 +59,12 @@ class SegmentationTask(Task[SegmentationConfig]):
     service = MaskService
 
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
-        config = self.config
+        config, data = self.config, self.config.data
         model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=config.model.image_size)
-        data = config.data
         given = Given(data.train, data.val, data.test)
         loaders = build_data(
             resolve_split(find_path(data.dir), split=data.split, seed=config.run.seed, given=given),
-            LoaderOptions(
-                batch=config.train.batch,
-                score_batch=config.score.batch,
-                score_images=config.score.images,
-                seed=config.run.seed,
-                workers=data.workers,
-                cache=data.cache,
-            ),
+            self.loader_options(),
             image_size=model.image_size,
             prompt=data.prompt,
             augment=data.augment,
@@ -142,23 +135,16 @@ class SegmentationTask(Task[SegmentationConfig]):
         return [f"of the decoder, {count:,} parameters serve other mask tokens than 0 and get no gradient"]
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
-        config = self.config
+        data, each = self.config.data, self.config.eval.overlays
         dataset: Any = loaders.part(report.split).dataset
         assert isinstance(dataset, SegmentationDataset)
         pairs = getattr(loaders.splits, report.split)
-        return Pages(
-            facts={
-                "Model": f"{model.name}, {model.image_size} px",
-                "Data": str(config.data.dir),
-                "Prompt": config.data.prompt,
-            },
-            sections=gallery_sections(folder / "overlays", model, dataset, pairs, report, each=config.eval.overlays),
-        )
+        facts = {"Model": f"{model.name}, {model.image_size} px", "Data": str(data.dir), "Prompt": data.prompt}
+        return Pages(facts, gallery_sections(folder / "overlays", model, dataset, pairs, report, each=each))
 
     def _logit_loss(self) -> LogitLoss:
         options = self.config.loss.model_dump()
-        function = LOSSES[options.pop("name")]
-        return lambda logits, batch: function(logits, batch, **options)
+        return partial(LOSSES[options.pop("name")], **options)
 
     @classmethod
     def load_report(cls, folder: Path) -> Report:
@@ -166,29 +152,11 @@ class SegmentationTask(Task[SegmentationConfig]):
 
     @classmethod
     def evaluate_file(cls, request: Evaluation) -> Report:
-        if request.name is not None:
-            raise ConfigError(f"--name {request.name!r} is for classification; {request.checkpoint} segments.")
-        return evaluate_checkpoint(
-            request.checkpoint,
-            request.data,
-            out=request.out,
-            device=request.device,
-            split=request.split,
-            metrics=request.metrics,
-        )
+        return evaluate_file(request)
 
     @classmethod
     def predict_files(cls, request: Prediction) -> str:
-        predictor = Predictor.from_file(request.checkpoint, device=request.device)
-        masks = predict_files(
-            predictor,
-            request.paths,
-            request.out,
-            overlay=request.overlay,
-            box_xyxy=request.box_xyxy,
-            points_xy=request.points_xy or None,
-        )
-        return f"{len(masks)} masks in {request.out}"
+        return predict_files(request)
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:

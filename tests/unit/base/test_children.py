@@ -115,7 +115,7 @@ from test_children import cells
 run = sweep_local.Children.run
 sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 sweep_local.Children.run = lambda self, command, log, threads: run(self, [sys.executable, "-c", sleep], log, threads)
-cli.signal.signal(cli.signal.SIGTERM, cli.exit_143)
+cli.signal.signal(cli.signal.SIGTERM, lambda *_: cli.sys.exit(143))
 with sweep_local.local_engine(jobs=1, folder=Path(), address=None) as run_all:
     run_all(cells(Path(sys.argv[1]), "ab"), print)
 """

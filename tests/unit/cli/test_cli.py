@@ -19,8 +19,9 @@ from samtune import errors
 from samtune.cli import main as cli
 from samtune.cli import train
 from samtune.data.verify import VerifyReport
+from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.masks.report import Report, Row
-from samtune.tasks.task import Evaluation, Prediction
+from samtune.tasks.predict import Prediction
 
 Run = Callable[..., tuple[int, str, str]]
 Stub = Callable[..., None]
@@ -188,7 +189,7 @@ def test_predict(run: Run, stub: Stub, tmp_path: Path) -> None:
 
 def test_serve(run: Run, stub: Stub) -> None:
     seen: dict[str, Any] = {}
-    stub("serve", run_server=lambda checkpoint, **options: seen.update(options))
+    stub("serve.server", run_server=lambda checkpoint, **options: seen.update(options))
     assert run("serve", "--checkpoint", "m", "--port", "8123")[0] == 0
     assert seen == {"host": "127.0.0.1", "port": 8123, "device": "auto", "insecure": False}
     assert run("serve", "--checkpoint", "m", "--host", "0.0.0.0", "--insecure")[0] == 0

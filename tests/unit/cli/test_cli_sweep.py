@@ -12,7 +12,7 @@ from fake_runs import FakeChildren, write_run
 from helpers import write_data
 from typer.testing import CliRunner
 
-from samtune.cli.sweep import sweep_app
+from samtune.cli.train import train_app
 from samtune.errors import ConfigError, DataError
 from samtune.sweep import local as sweep_local
 
@@ -40,7 +40,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> FakeChildren:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(sweep_app, [str(a) for a in arguments])
+    return CliRunner().invoke(train_app, [str(a) for a in arguments])
 
 
 def test_sweep_prints_the_table_and_last_the_folder(children: FakeChildren) -> None:

@@ -12,8 +12,7 @@ import pytest
 
 from samtune.data.pictures import read_image
 from samtune.tasks.masks.pairs import read_mask
-from samtune.tasks.masks.splits import resolve_split
-from samtune.tasks.masks.verify import verify_pairs
+from samtune.tasks.masks.splits import resolve_split, verify_pairs
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = ROOT / "data" / "polyp_sample"

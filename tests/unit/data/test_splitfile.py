@@ -17,7 +17,8 @@ from samtune.data.splitfile import save_splits, trained_on
 from samtune.errors import DiskError
 from samtune.files.merged import save_merged
 from samtune.models.table import MODELS, ModelEntry
-from samtune.tasks.masks.evaluate_file import evaluate_checkpoint
+from samtune.tasks.evaluate import Evaluation
+from samtune.tasks.masks.evaluate import evaluate_file
 from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.splits import resolve_split
 
@@ -85,7 +86,7 @@ def test_evaluating_on_training_images_is_said(
     with patch.dict(MODELS, {"toy": entry}):
         info = mask_description(model="toy", image_size=SIZE, prompt="none", base_hash="0")
         save_merged(checkpoint, toy_model(), info)
-        evaluate_checkpoint(checkpoint, data, device="cpu", split=split)
+        evaluate_file(Evaluation(checkpoint, data, device="cpu", split=split))
     said = [record.message for record in caplog.records if record.levelname == "WARNING"]
     meaning = "evaluated images were trained on; the numbers say nothing about new images"
     assert said == ([f"{warning} {meaning}"] if warning else [])

@@ -282,7 +282,7 @@ def test_stability_between_seeds_and_halves() -> None:
         return select(model, scores, name="gps", per_neuron=1)
 
     def loss_of(seed: int) -> ScoreLoss:
-        return contrastive_loss(cells=4, seed=seed)
+        return contrastive_loss(cells=4, seed=seed, temperature=0.1)
 
     first = score(model, batches, loss_of(0))
     found = stability(model, batches, loss_of=loss_of, choose=choose, seeds=(0, 1), first=first)
@@ -301,11 +301,11 @@ def test_the_same_loss_selects_the_same() -> None:
         return Selection({QKV: scores.sums[QKV].abs().argmax(dim=1) + 32 * torch.arange(96)})
 
     batches = [toy_batch(seed=seed) for seed in range(2)]
-    first = score(model, batches, contrastive_loss(cells=4, seed=0), per="sample", squares=True)
+    first = score(model, batches, contrastive_loss(cells=4, seed=0, temperature=0.1), per="sample", squares=True)
     found = stability(
         model,
         batches,
-        loss_of=lambda seed: contrastive_loss(cells=4, seed=0),
+        loss_of=lambda seed: contrastive_loss(cells=4, seed=0, temperature=0.1),
         choose=choose,
         seeds=(0, 5),
         first=first,

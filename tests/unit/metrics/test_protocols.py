@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samtune.metrics.protocols import pranet, pranet_curves, pranet_dice, pranet_iou, probability_mae
+from samtune.metrics.protocols import pranet_curves, pranet_dice, probability_mae
 
 
 def direct(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -41,16 +41,6 @@ def test_eight_bit_maps_keep_their_levels() -> None:
     assert dice[255] == pytest.approx(2 / (1 + 156))
 
 
-def test_set_metrics_are_means_over_images() -> None:
-    pairs = [example(seed) for seed in range(4)]
-    result = pranet(pairs)
-    assert result["pranet_dice"] == pytest.approx(np.mean([pranet_dice(*pair) for pair in pairs]))
-    assert result["pranet_iou"] == pytest.approx(np.mean([pranet_iou(*pair) for pair in pairs]))
-    best = np.mean([pranet_curves(*pair)[0] for pair in pairs], axis=0).max()
-    assert result["pranet_max_dice"] == pytest.approx(best)
-    assert result["pranet_max_dice"] >= result["pranet_dice"]
-
-
 def test_stretching_ignores_scale_and_offset() -> None:
     probability, truth = example(0)
     squeezed = 0.3 + 0.2 * probability.astype(float)
@@ -66,8 +56,3 @@ def test_constant_maps_and_empty_truths() -> None:
     assert dice[:128].tolist() == [1.0] * 128 and dice[128:].tolist() == [0.0] * 128
     assert pranet_dice(np.zeros((4, 4)), ~truth) == 0.0
     assert probability_mae(np.full((4, 4), 0.25), truth) == 0.75
-
-
-def test_no_image_is_an_error() -> None:
-    with pytest.raises(ValueError, match="needs at least one"):
-        pranet([])

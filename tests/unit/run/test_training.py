@@ -82,7 +82,7 @@ def train(
     events: list[Event] = []
     result = fit(
         model,  # type: ignore[arg-type]
-        dict(model.net.named_parameters()),
+        dict(model.named_parameters()),
         loaders,  # type: ignore[arg-type]
         fabric=Fabric(accelerator="cpu", devices=1, precision=precision),
         objective=Objective(lambda low, batch: loss(upsample_logits(low, SIDE), batch)),
@@ -300,7 +300,7 @@ def test_without_validation_the_last_epoch_stays() -> None:
     events: list[Event] = []
     result = fit(
         model,  # type: ignore[arg-type]
-        dict(model.net.named_parameters()),
+        dict(model.named_parameters()),
         ToyLoaders(4, batch=2),  # type: ignore[arg-type]
         fabric=Fabric(accelerator="cpu", devices=1),
         objective=Objective(lambda low, batch: dice_bce(upsample_logits(low, SIDE), batch)),
@@ -343,7 +343,7 @@ def test_batches_are_mixed_by_the_number_of_the_pass() -> None:
     model = Toy()
     fit(
         model,  # type: ignore[arg-type]
-        dict(model.net.named_parameters()),
+        dict(model.named_parameters()),
         ToyLoaders(6, batch=2),  # type: ignore[arg-type]
         fabric=Fabric(accelerator="cpu", devices=1),
         objective=Objective(lambda low, batch: dice_bce(upsample_logits(low, SIDE), batch), mix=mix),

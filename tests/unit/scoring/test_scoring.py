@@ -16,12 +16,16 @@ from toyvit import FAMILIES, labelled_batch, toy_classifier
 from samtune.errors import DataError, NonFiniteError
 from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.timm.model import Classifier
-from samtune.scoring.score import hash_batches, mean_loss, score
+from samtune.scoring.score import ScoreLoss, hash_batches, mean_loss, score
 from samtune.tasks.classes.losses import head_cross_entropy, image_contrastive
 from samtune.tasks.masks.losses import contrastive_loss, dice_bce, task_loss
 from samtune.types import Batch, LabelledBatch
 
 BATCHES = [toy_batch(seed=seed) for seed in range(3)]
+
+
+def contrast(*, cells: int = 128, seed: int = 0) -> ScoreLoss:
+    return contrastive_loss(cells=cells, temperature=0.1, seed=seed)
 
 
 def test_scores_are_the_summed_gradients() -> None:
@@ -85,8 +89,8 @@ def test_gradients_that_were_there_before_do_not_count() -> None:
 def test_undefined_batches_are_skipped_counted_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     tiny = toy_batch(sizes=((15, 15), (12, 60)))  # shows no whole cell
     with caplog.at_level(logging.WARNING):
-        scores = score(toy_model(), [BATCHES[0], tiny], contrastive_loss(cells=8))
-    alone = score(toy_model(), BATCHES[:1], contrastive_loss(cells=8))
+        scores = score(toy_model(), [BATCHES[0], tiny], contrast(cells=8))
+    alone = score(toy_model(), BATCHES[:1], contrast(cells=8))
     assert (scores.batches, scores.skipped) == (1, 1)
     assert "1 of 2 scoring batches had no two cells or images of one class" in caplog.text
     assert all(torch.equal(scores.sums[name], alone.sums[name]) for name in alone.sums)
@@ -97,7 +101,7 @@ def test_nothing_to_score_is_an_error() -> None:
     model = toy_model()
     for batches in ([], [toy_batch(sizes=((15, 15),))]):
         with pytest.raises(DataError, match=r"no image can be scored.*Use another score\.loss"):
-            score(model, batches, contrastive_loss())
+            score(model, batches, contrast())
 
 
 def test_loss_that_is_not_finite_names_the_images() -> None:
@@ -110,12 +114,12 @@ def test_loss_that_is_not_finite_names_the_images() -> None:
 def test_scores_of_one_class_are_finite(loss: str, foreground: bool) -> None:
     batch = toy_batch()
     batch.masks[:] = foreground
-    scores = score(toy_model(), [batch], contrastive_loss() if loss == "contrastive" else task_loss())
+    scores = score(toy_model(), [batch], contrast() if loss == "contrastive" else task_loss())
     assert scores.batches == 1 and all(bool(total.isfinite().all()) for total in scores.sums.values())
 
 
 def test_contrastive_scores_reach_the_encoder_only_and_repeat() -> None:
-    first, again, other = (score(toy_model(), BATCHES, contrastive_loss(cells=6, seed=seed)).sums for seed in (0, 0, 1))
+    first, again, other = (score(toy_model(), BATCHES, contrast(cells=6, seed=seed)).sums for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
     reached = {name for name, total in first.items() if bool(total.any())}
@@ -203,7 +207,7 @@ def test_image_contrast_is_of_the_features_at_its_temperature(temperature: float
 def test_classifiers_are_scored_by_features_or_through_the_head(family: str) -> None:
     model, batches = toy_classifier(family), [labelled_batch(seed=seed) for seed in range(2)]
     head = f"{model.head_module()}.weight"
-    contrastive = score(model, batches, image_contrastive())
+    contrastive = score(model, batches, image_contrastive(temperature=0.07))
     through_head = score(model, batches, head_cross_entropy)
     assert not bool(contrastive.sums[head].any()) and bool(through_head.sums[head].any())
     stem = next(name for name, part in model.parts().items() if part == model.stem_part())

@@ -16,7 +16,7 @@ from samtune.models.sam.model import SamModel
 from samtune.selection import SELECTORS, Needs, Selector, check_scores, check_select, select
 from samtune.types import Scores
 
-FUNCTIONS = {name: row.function for name, row in SELECTORS.items()}
+FUNCTIONS = {name: row.signature for name, row in SELECTORS.items()}
 
 
 def scores_of(model: SamModel) -> Scores:
@@ -94,7 +94,7 @@ def test_check_select_returns_what_the_budget_buys() -> None:
 
 @pytest.mark.parametrize("name", sorted(SELECTORS))
 def test_defaults_pass_as_options(name: str) -> None:
-    assert option_problems("selector", name, default_options(SELECTORS[name].function), FUNCTIONS) == []
+    assert option_problems("selector", name, default_options(SELECTORS[name].signature), FUNCTIONS) == []
 
 
 def test_options_from_yaml_have_lists() -> None:

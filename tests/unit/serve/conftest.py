@@ -11,10 +11,9 @@ from fastapi.testclient import TestClient
 from httpx import Response
 from serve_helpers import COLOURS, URL, Post, app_of
 
-from samtune.serve import Limits
+from samtune.serve.upload import Limits
 from samtune.tasks.classes.description import ClassDescription
-from samtune.tasks.classes.predict import ClassPredictor
-from samtune.tasks.classes.service import ClassService
+from samtune.tasks.classes.predict import ClassPredictor, ClassService
 from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.predict import Predictor
 from samtune.tasks.masks.service import MaskService

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from httpx import Response
 from PIL import Image
 
-from samtune.serve import create_app
+from samtune.serve.app import create_app
 from samtune.tasks.service import Service
 
 URL = "http://127.0.0.1"

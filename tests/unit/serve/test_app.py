@@ -21,9 +21,10 @@ from fastapi.testclient import TestClient
 from serve_helpers import URL, Post, app_of, encoded, error_of, picture
 
 from samtune.errors import NonFiniteError
-from samtune.serve import Limits, create_app
+from samtune.serve.app import create_app
 from samtune.serve.gate import SECURITY_HEADERS
-from samtune.tasks.classes.service import ClassService
+from samtune.serve.upload import Limits
+from samtune.tasks.classes.predict import ClassService
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.service import Answer, Service
 

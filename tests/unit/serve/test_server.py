@@ -24,11 +24,10 @@ from serve_helpers import encoded, picture
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.files.merged import save_merged
-from samtune.serve import run_server
-from samtune.serve.server import _listen
+from samtune.serve.server import _listen, run_server
 from samtune.tasks.classes.predict import ClassPredictor
-from samtune.tasks.masks import predict
-from samtune.tasks.masks.predict import Predictor
+from samtune.tasks.masks.predict import Predictor, predict_files
+from samtune.tasks.predict import Prediction
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -200,9 +199,8 @@ def test_a_real_server_from_start_to_sigterm(merged: Path, tmp_path: Path) -> No
             mask = tmp_path / "served.png"
             mask.write_bytes(response.content)
         picture().save(tmp_path / "a.png")
-        predictor = Predictor.from_file(merged, device="cpu")
-        (written,) = predict.predict_files(predictor, [tmp_path / "a.png"], tmp_path / "out")
-        assert written.read_bytes() == mask.read_bytes()
+        predict_files(Prediction(merged, [tmp_path / "a.png"], tmp_path / "out", device="cpu"))
+        assert (tmp_path / "out" / "a.png").read_bytes() == mask.read_bytes()
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         rest = process.stderr.read()

@@ -12,7 +12,6 @@ from samtune.data.splits import PARTS
 
 Named = tuple[Path, str]
 """An image file and the name of its class."""
-
 NamedParts = dict[str, list[Named]]
 """Part ("train", "val", "test") to its images; a part that the folder doesn't have is absent."""
 
@@ -23,18 +22,10 @@ OTHER_FORMAT = f"of a format that is not read ({' '.join(FOREIGN)})"
 
 
 def read_class_folders(root: Path, wanted: Collection[str], problems: list[str], notes: list[str]) -> NamedParts:
-    """Lists DIR/PART/CLASS/picture or DIR/CLASS/picture.
+    """Lists DIR/PART/CLASS/picture of the wanted parts, or DIR/CLASS/picture as the part "all".
 
-    `val/` without `test/` is what is reported, as for ImageNet-1k: it becomes the test part.
-
-    Args:
-        root: DIR.
-        wanted: parts to read.
-        problems: gets a line for each empty class folder, and for a layout without class folders.
-        notes: gets what the user should know, such as pictures that are left out.
-
-    Returns:
-        The parts that are there; one part "all" where there is no `train/`, `val/` or `test/`.
+    `val/` without `test/` is what is reported, as for ImageNet-1k: it becomes the test part. `problems` and `notes`
+    get lines, as from `scan_classes`.
     """
     where = {part: part for part in PARTS if (root / part).is_dir()}
     if not where:
@@ -46,15 +37,9 @@ def read_class_folders(root: Path, wanted: Collection[str], problems: list[str],
 
 
 def read_corruptions(root: Path, problems: list[str], notes: list[str]) -> NamedParts:
-    """Lists DIR/CORRUPTION/SEVERITY/CLASS/picture, the layout of ImageNet-C.
+    """Lists DIR/CORRUPTION/SEVERITY/CLASS/picture of ImageNet-C: "CORRUPTION/SEVERITY" to its images.
 
-    Args:
-        root: DIR.
-        problems: gets a line for each folder that doesn't fit.
-        notes: gets what the user should know.
-
-    Returns:
-        "CORRUPTION/SEVERITY" to its images.
+    `problems` gets a line for each folder that doesn't fit.
     """
     parts: NamedParts = {}
     for corruption in _folders(root):
@@ -69,21 +54,17 @@ def read_corruptions(root: Path, problems: list[str], notes: list[str]) -> Named
 
 
 def scan_classes(folder: Path, problems: list[str], notes: list[str]) -> list[Named]:
-    """Lists DIR/CLASS/picture, sorted.
+    """Lists DIR/CLASS/picture, sorted: extensions in any case, without hidden files.
 
     Args:
         folder: DIR.
         problems: gets a line for each empty class folder, each name that can't be used, and where no class is.
         notes: gets one line where pictures are left out: beside or below the class folders, or of other formats.
-
-    Returns:
-        Pictures (extensions in any case) with the names of their folders; hidden files are left out.
     """
     classes = _folders(folder)
     if not classes:
-        problems.append(
-            f"{folder}: no class folder; pictures belong into {folder.name}/CLASS/ (found: {found_names(folder)})"
-        )
+        place = f"{folder.name}/CLASS/"
+        problems.append(f"{folder}: no class folder; pictures belong into {place} (found: {found_names(folder)})")
     left = Counter({BESIDE: sum(_is_picture(name, (*SUFFIXES, *FOREIGN)) for name in os.listdir(folder))})
     images = [(path, place.name) for place in classes for path in _pictures(place, problems, left)]
     if +left:
@@ -93,10 +74,8 @@ def scan_classes(folder: Path, problems: list[str], notes: list[str]) -> list[Na
 
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
     """Returns the distinct names of classes in order: as numbers if all are, else as text."""
-    distinct = set(names)
-    if all(name.isdecimal() for name in distinct):
-        return tuple(sorted(distinct, key=lambda name: (int(name), name)))
-    return tuple(sorted(distinct))
+    ordered = tuple(sorted(set(names)))
+    return tuple(sorted(ordered, key=int)) if all(name.isdecimal() for name in ordered) else ordered
 
 
 def found_names(folder: Path) -> str:
@@ -115,9 +94,7 @@ def _pictures(place: Path, problems: list[str], left: Counter[str]) -> list[Path
         left[BELOW] += sum(_is_picture(name, SUFFIXES) for _, _, files in os.walk(below) for name in files)
     if not names:
         problems.append(f"{place}: empty class folder, no picture in it (allowed: {' '.join(SUFFIXES)})")
-    for name in names:
-        if not _is_utf8(name):
-            problems.append(f"{str(place / name)!a}: name is not UTF-8; rename it")
+    problems += [f"{str(place / name)!a}: name is not UTF-8; rename it" for name in names if not _is_utf8(name)]
     return [place / name for name in names if _is_utf8(name)]
 
 

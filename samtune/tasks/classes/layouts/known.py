@@ -22,11 +22,8 @@ class DataSet:
     """What is known of a public data set.
 
     Attributes:
-        title: as the papers write it.
-        layout: how its folder is read.
         folder: its folder inside of a root that holds several data sets.
-        classes: their number.
-        resize: how images come to the square input; "squash": straight, "crop": shorter side, then the centre.
+        resize: as for `build_view`.
         trains: whether it has training images; the robustness sets have none.
     """
 
@@ -76,11 +73,9 @@ class Layout:
     """What a data folder holds.
 
     Attributes:
-        root: the folder of the data set itself.
         parts: the published parts; "all" for one that isn't split; of ImageNet-C, CORRUPTION/SEVERITY.
         classes: their names in order; None where the training images say them.
         problems: a line for everything that is wrong, with file and line.
-        notes: what a user should know.
     """
 
     root: Path
@@ -91,17 +86,7 @@ class Layout:
 
 
 def find_dataset(name: str) -> DataSet:
-    """Returns a data set of the table.
-
-    Args:
-        name: a key of `DATASETS`.
-
-    Returns:
-        What is known of it.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
+    """Returns a data set of the table; raises a `ConfigError` for an unknown name."""
     if name not in DATASETS:
         raise ConfigError(unknown_name("data set", name, DATASETS))
     return DATASETS[name]
@@ -118,9 +103,6 @@ def read_layout(
         wanted: parts to read; "all": of class folders that are not split.
         retrain: read train and val of VTAB-1k together, from their common list.
 
-    Returns:
-        The parts and what is wrong with them.
-
     Raises:
         ConfigError: unknown name.
         DataError: the folder doesn't exist.
@@ -135,9 +117,8 @@ def read_layout(
     notes: list[str] = []
     classes = None
     if known is None or known.layout == "folders":
-        hint = _hint(root)
-        parts = {} if hint else read_class_folders(root, wanted, problems, notes)
-        problems += hint
+        problems += _hint(root)
+        parts = {} if problems else read_class_folders(root, wanted, problems, notes)
     elif known.layout == "vtab":
         classes = tuple(str(label) for label in range(known.classes))
         parts = read_vtab(root, known.classes, wanted, problems, retrain=retrain)

@@ -21,26 +21,24 @@ def read_vtab(
 
     Args:
         root: folder of the task.
-        classes: labels are 0 to classes - 1.
+        classes: a class is named by its number, 0 to classes - 1.
         wanted: parts to read.
         problems: gets a line for each absent list or file, each broken line and each label out of range.
         retrain: read `train800val200.txt` as train, and no val.
-
-    Returns:
-        The parts; a class is named by its number.
     """
     together = retrain and {"train", "val"} <= set(wanted)
     lists = {"train": VTAB_BOTH, "test": VTAB_LISTS["test"]} if together else VTAB_LISTS
+    allowed = {str(label) for label in range(classes)}
     parts = {}
     for part, name in lists.items():
         if part not in wanted:
             continue
-        lines = [(where, image, _number(label)) for where, image, label in _lines(root / name, problems)]
-        allowed = {str(label) for label in range(classes)}
-        wrong = [(where, label) for where, _, label in lines if label not in allowed]
+        found = _lines(root / name, problems)
+        lines = [(where, image, str(int(label)) if label.isdecimal() else label) for where, image, label in found]
         problems += [
             f"{where}: labels out of range: {label!r} is not one of the {classes} classes (0 to {classes - 1})"
-            for where, label in wrong
+            for where, _, label in lines
+            if label not in allowed
         ]
         good = [line for line in lines if line[2] in allowed]
         parts[part] = _existing(root / name, good, [root], problems)
@@ -54,30 +52,24 @@ def read_fgvc(root: Path, wanted: Collection[str], problems: list[str]) -> Named
         root: folder of the data set, with train.json, test.json and, where published, val.json.
         wanted: parts to read.
         problems: gets a line for each absent list or file and each entry that is not a path with a label.
-
-    Returns:
-        The parts that are there.
     """
+    bases = [root / name for name in PICTURES if (root / name).is_dir()]
     parts = {}
     for part in PARTS:
         path = root / f"{part}.json"
         if part not in wanted or (part == "val" and not path.is_file()):
             continue
-        bases = [root / name for name in PICTURES if (root / name).is_dir()]
         parts[part] = _existing(path, _entries(path, problems), bases, problems)
     return parts
 
 
 def read_list(path: Path, root: Path, problems: list[str]) -> list[Named]:
-    """Reads a user's list: a line is a path, relative to the data folder, and a class after a blank or a tab.
+    """Reads a user's list, in its order: a line is a path relative to the data folder, and a class after blank or tab.
 
     Args:
         path: text file, UTF-8.
         root: the data folder.
         problems: gets a line for each broken line and each absent file.
-
-    Returns:
-        The images, in the order of the list.
     """
     return _existing(path, _lines(path, problems), [root], problems)
 
@@ -87,7 +79,6 @@ Line = tuple[str, str, str]
 
 
 def _lines(path: Path, problems: list[str]) -> list[Line]:
-    """Returns the lines of a text file."""
     text = _text(path, problems)
     lines = []
     for number, line in enumerate((text or "").splitlines(), 1):
@@ -103,15 +94,8 @@ def _lines(path: Path, problems: list[str]) -> list[Line]:
     return lines
 
 
-def _number(label: str) -> str:
-    """Returns a class of VTAB-1k, which is a number, without leading zeros."""
-    return str(int(label)) if label.isdecimal() else label
-
-
 def _entries(path: Path, problems: list[str]) -> list[Line]:
-    """Returns the entries of a JSON file."""
-    text = _text(path, problems)
-    if text is None:
+    if (text := _text(path, problems)) is None:
         return []
     try:
         listed = json.loads(text)
@@ -121,13 +105,9 @@ def _entries(path: Path, problems: list[str]) -> list[Line]:
     if not isinstance(listed, dict) or not listed:
         problems.append(f'{path}: not a list of images, such as {{"a.jpg": 3}}')
         return []
-    lines = []
-    for image, label in listed.items():
-        if isinstance(label, (int, str)) and not isinstance(label, bool):
-            lines.append((str(path), image, str(label)))
-        else:
-            problems.append(f"{path}: {image!r} has the label {label!r}; a number or a name is needed")
-    return lines
+    wrong = {image: label for image, label in listed.items() if type(label) not in (int, str)}
+    problems += [f"{path}: {i!r} has the label {label!r}; a number or a name is needed" for i, label in wrong.items()]
+    return [(str(path), image, str(label)) for image, label in listed.items() if image not in wrong]
 
 
 def _text(path: Path, problems: list[str]) -> str | None:
@@ -145,11 +125,10 @@ def _existing(path: Path, lines: Iterable[Line], bases: list[Path], problems: li
     """Returns the lines whose file is there, under the first folder that has it; lists the others."""
     found: dict[str, Named] = {}
     absent: list[Line] = []
-    for line in lines:
-        where, image, label = line
+    for where, image, label in lines:
         base = next((base for base in bases if (base / image).is_file()), None)
         if base is None:
-            absent.append(line)
+            absent.append((where, image, label))
         elif image in found:
             problems.append(f"{where}: names {image} a second time")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image
 from samtune.data.loaders import LoaderOptions, Loaders
 from samtune.errors import DataError
 from samtune.tasks.classes.dataset import build_class_data
-from samtune.tasks.classes.images import ClassSplits, LabelledImage
+from samtune.tasks.classes.splits import ClassSplits, LabelledImage
+from samtune.tasks.classes.views import build_view
 
 
 @pytest.fixture
@@ -34,7 +36,8 @@ def build(splits: ClassSplits, *, batch: int, score_batch: int = 32, **values) -
     """Builds loaders of pictures of 16 px; options of reading and of the task together."""
     ours = {key: values.pop(key) for key in ("score_images", "seed", "workers", "cache") if key in values}
     options = LoaderOptions(batch=batch, score_batch=score_batch, **ours)
-    return build_class_data(splits, options, image_size=16, **values)
+    look = {key: values.pop(key) for key in ("resize", "interpolation") if key in values}
+    return build_class_data(splits, options, partial(build_view, image_size=16, **look), **values)
 
 
 def names(loader) -> list[str]:

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samtune.errors import DataError, DiskError
+from samtune.errors import DiskError
 from samtune.tasks.classes.draw import (
-    Example,
-    WorstClass,
     _matrix,
     confident_mistakes,
+    mistakes_section,
     save_confusion,
-    save_examples,
-    worst_classes_table,
+    worst_classes,
     wrong_classes_section,
 )
 from samtune.tasks.classes.report import ClassReport, ClassRow
@@ -99,13 +97,14 @@ def test_long_names_and_dollars_can_be_drawn(tmp_path: Path) -> None:
 
 def test_examples_are_one_picture(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    images = [rng.integers(256, size=(side, 2 * side, 3), dtype=np.uint8) for side in (8, 64, 224, 32, 8)]
-    examples = [Example(f"{i}", image, "true", "said", 0.9) for i, image in enumerate(images)]
-    save_examples(tmp_path / "mistakes.png", examples)
+    report = make_report([(0, 1), (1, 0), (1, 1), (1, 0), (0, 1), (0, 1)], classes=2)
+    files = {row.name: tmp_path / row.name for row in report.rows}
+    for file, side in zip(files.values(), (8, 64, 99, 224, 32, 8), strict=True):
+        Image.fromarray(rng.integers(256, size=(side, 2 * side, 3), dtype=np.uint8)).save(file)
+    (section,) = mistakes_section(report, files, tmp_path / "mistakes.png")
+    assert section.pictures[0].caption == "5 most confident mistakes"
     with Image.open(tmp_path / "mistakes.png") as picture:
         assert picture.format == "PNG" and picture.width > picture.height
-    with pytest.raises(DataError, match="no example to draw"):
-        save_examples(tmp_path / "none.png", [])
 
 
 def test_a_folder_that_can_not_be_written(tmp_path: Path) -> None:
@@ -122,14 +121,14 @@ def test_confident_mistakes_come_first() -> None:
 
 def test_the_worst_classes_with_what_they_are_taken_for() -> None:
     pairs = [(0, 1), (0, 1), (0, 2), (0, 0), (1, 1), (2, 0), (3, 3), (3, 3), (3, 3), (3, 1)]
-    table = worst_classes_table(make_report(pairs, classes=5))
+    table = worst_classes(make_report(pairs, classes=5))
     assert table == [
-        WorstClass("class 2", 1, 0.0, "class 0 (1)"),
-        WorstClass("class 0", 4, 0.25, "class 1 (2)"),
-        WorstClass("class 3", 4, 0.75, "class 1 (1)"),
+        ("class 2", "1", "0.0", "class 0 (1)"),
+        ("class 0", "4", "25.0", "class 1 (2)"),
+        ("class 3", "4", "75.0", "class 1 (1)"),
     ]
-    assert worst_classes_table(make_report(pairs, classes=5), n=1) == table[:1]
-    assert worst_classes_table(make_report([(0, 0)], classes=2)) == []
+    assert worst_classes(make_report(pairs, classes=5), n=1) == table[:1]
+    assert worst_classes(make_report([(0, 0)], classes=2)) == []
 
 
 def test_the_section_of_wrong_classes_has_the_table_and_the_matrix(tmp_path: Path) -> None:
@@ -141,5 +140,7 @@ def test_the_section_of_wrong_classes_has_the_table_and_the_matrix(tmp_path: Pat
 
 
 def test_a_model_without_mistakes_has_no_table_of_them(tmp_path: Path) -> None:
-    section = wrong_classes_section(make_report([(0, 0), (1, 1)], classes=2), tmp_path / "confusion.png")
+    report = make_report([(0, 0), (1, 1)], classes=2)
+    assert mistakes_section(report, {}, tmp_path / "mistakes.png") == []
+    section = wrong_classes_section(report, tmp_path / "confusion.png")
     assert (section.note, section.tables, len(section.pictures)) == ("No class goes wrong.", (), 1)

@@ -13,8 +13,10 @@ from PIL import Image
 from toyvit import toy_classifier
 
 from samtune.errors import DataError
+from samtune.files.merged import save_merged
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
 from samtune.tasks.classes.views import build_view
+from samtune.tasks.predict import Prediction
 from samtune.types import LabelledBatch
 
 
@@ -47,8 +49,9 @@ def test_the_others_are_written_and_the_bad_ones_named(predictor: ClassPredictor
     for name, (height, width) in {"good": (20, 20), "long": (2, 300)}.items():
         Image.fromarray(grey(height, width)).save(tmp_path / f"{name}.png")
     (tmp_path / "text.png").write_text("hello")
+    save_merged(tmp_path / "merged.safetensors", predictor.model, predictor.info)
     with pytest.raises(DataError, match="no class for 2 of 3 images") as caught:
-        predict_class_files(predictor, [tmp_path], tmp_path / "out")
+        predict_class_files(Prediction(tmp_path / "merged.safetensors", [tmp_path], tmp_path / "out", device="cpu"))
     assert f"{tmp_path / 'long.png'}: 300 x 2 pixels" in str(caught.value) and "text.png" in str(caught.value)
     with (tmp_path / "out" / "predictions.csv").open(newline="") as opened:
         (row,) = csv.DictReader(opened)

@@ -14,8 +14,8 @@ from PIL import Image
 
 from samtune.files.merged import save_merged
 from samtune.tasks.classes.description import ClassDescription
-from samtune.tasks.classes.predict import predict_class_files
-from samtune.tasks.classes.service import ClassService
+from samtune.tasks.classes.predict import ClassService, predict_class_files
+from samtune.tasks.predict import Prediction
 from samtune.tasks.service import FieldError
 from samtune.tasks.table import task_of_file
 
@@ -40,8 +40,13 @@ def service_of(folder: Path, *classes: str) -> ClassService:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> ClassService:
-    return service_of(tmp_path_factory.mktemp("run"), "ant", "bee", "cow", "dog", "eel", "fox", "hälfte")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def service(run: Path) -> ClassService:
+    return service_of(run, "ant", "bee", "cow", "dog", "eel", "fox", "hälfte")
 
 
 def test_about(service: ClassService) -> None:
@@ -71,9 +76,10 @@ def test_all_classes_where_there_are_fewer(tmp_path: Path) -> None:
     assert sum(entry["probability"] for entry in ranking) == pytest.approx(1)
 
 
-def test_the_numbers_of_the_command(service: ClassService, tmp_path: Path) -> None:
+def test_the_numbers_of_the_command(service: ClassService, run: Path, tmp_path: Path) -> None:
     Image.fromarray(IMAGE).save(tmp_path / "a.png")
-    predict_class_files(service.predictor, [tmp_path / "a.png"], tmp_path / "out")
+    file = run / "merged.safetensors"
+    predict_class_files(Prediction(file, [tmp_path / "a.png"], tmp_path / "out", device="cpu"))
     with (tmp_path / "out" / "predictions.csv").open(newline="") as opened:
         (row,) = csv.DictReader(opened)
     content = json.loads(service.answer(IMAGE, {}, []).content)

@@ -23,9 +23,9 @@ from PIL import Image
 from samtune.data.splits import Given
 from samtune.errors import ConfigError, DataError
 from samtune.tasks.classes import verify as class_verify
-from samtune.tasks.classes.images import ClassSplits, LabelledImage
+from samtune.tasks.classes.corruptions import corruption_parts
 from samtune.tasks.classes.layouts.folders import sort_classes
-from samtune.tasks.classes.splits import corruption_parts, evaluation_images, resolve_classes
+from samtune.tasks.classes.splits import ClassSplits, LabelledImage, evaluation_images, resolve_classes
 
 
 def sizes(splits: ClassSplits) -> list[int]:
@@ -288,12 +288,12 @@ def test_evaluation_refuses(tmp_path: Path) -> None:
 
 def test_corruption_parts(tmp_path: Path) -> None:
     write_imagenet_c(tmp_path)
-    parts = corruption_parts(tmp_path)
-    assert sorted(parts) == [("fog", 1), ("fog", 5), ("gaussian_noise", 1), ("gaussian_noise", 5)]
-    first = parts["fog", 1][0]
+    parts = corruption_parts(tmp_path, WNIDS)
+    assert sorted(parts) == ["fog/1", "fog/5", "gaussian_noise/1", "gaussian_noise/5"]
+    first = parts["fog/1"][0]
     assert (first.label, first.name) == (0, "fog/1/n01440764/ILSVRC2012_val_00000000.JPEG")
-    assert {item.label for item in corruption_parts(tmp_path, WNIDS[::-1])["fog", 5]} == {7, 8, 9}
+    assert {item.label for item in corruption_parts(tmp_path, WNIDS[::-1])["fog/5"]} == {7, 8, 9}
     with pytest.raises(DataError, match="the checkpoint knows 2 classes"):
         corruption_parts(tmp_path, WNIDS[:2])
     with pytest.raises(DataError, match="no CORRUPTION/SEVERITY/CLASS/picture"):
-        corruption_parts(tmp_path / "fog" / "1")
+        corruption_parts(tmp_path / "fog" / "1", WNIDS)

@@ -13,7 +13,7 @@ from samtune.errors import ConfigError, DataError
 from samtune.tasks.classes import verify as class_verify
 from samtune.tasks.classes.layouts.known import read_layout
 from samtune.tasks.classes.splits import resolve_classes
-from samtune.tasks.classes.verify import check_classes, recognises, same_images, verify_folder
+from samtune.tasks.classes.verify import check_classes, recognises, verify_folder
 
 
 def test_good_folders_are_silent(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_same_image_in_two_parts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     notes = check_classes(folder, parts, [], published=("train", "val", "test"))
     assert notes == [f"1 image(s) of this published split are in two of its parts, such as {line}"]
     monkeypatch.setattr(class_verify, "COMPARED", 20)
-    assert same_images(parts) == []
+    assert verify_folder(folder).errors == ()
 
 
 def test_bad_files_are_told_each_time(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from samtune.errors import DataError
 from samtune.metrics.bootstrap import bootstrap_ci
 from samtune.tasks.classes.evaluate import class_rows
-from samtune.tasks.classes.report import CLASS_DEFINITIONS, ClassReport, ClassRow, compare_class_reports
+from samtune.tasks.classes.report import CLASS_DEFINITIONS, ClassReport, ClassRow
 from samtune.tasks.masks.report import Report, Row
 
 
@@ -121,8 +121,8 @@ def test_metrics_json_has_the_promised_form(tmp_path: Path) -> None:
     report.save(tmp_path, before=before, trainable={"head": 10, "total": 10, "percent": 1.0})
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert list(content) == [
-        "split", "n_images", "top1", "top5", "mean_per_class", "ci95", "definition", "metrics", "before", "gain",
-        "trainable", "classes",
+        "task", "split", "n_images", "top1", "top5", "mean_per_class", "ci95", "definition", "metrics", "before",
+        "gain", "trainable", "classes",
     ]  # fmt: skip
     assert content["n_images"] == 400 and content["classes"][:2] == ["c0", "c1"]
     assert content["before"] == before.values
@@ -154,12 +154,12 @@ def test_unreadable_reports_are_errors(tmp_path: Path, damage: str) -> None:
 def test_compare_pairs_by_name() -> None:
     a = ClassReport((row("x", 0, 1, 1), row("y", 1, 1, 0)), "test", ("p", "q"), {})
     b = ClassReport((row("y", 1, 1, 0), row("x", 0, 0, 0)), "test", ("p", "q"), {})
-    mean, low, high = compare_class_reports(a, b)["top1"]
+    mean, low, high = b.gain(a)["top1"]
     assert mean == 0.5 and low == 0.0 and high == 1.0
     with pytest.raises(DataError, match=r"1 are in one report only, such as 'y'.*the same split"):
-        compare_class_reports(a, replace(b, rows=b.rows[1:]))
+        replace(b, rows=b.rows[1:]).gain(a)
     with pytest.raises(DataError, match=r"different classes: 2 \(p, \.\.\.\) and 3 \(p, \.\.\.\).*the same data set"):
-        compare_class_reports(a, replace(b, classes=("p", "q", "r")))
+        replace(b, classes=("p", "q", "r")).gain(a)
 
 
 def test_a_report_of_masks_has_values_and_a_choice_too() -> None:

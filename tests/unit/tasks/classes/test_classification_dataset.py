@@ -12,7 +12,8 @@ from PIL import Image
 from samtune.data.pictures import read_image
 from samtune.errors import DataError
 from samtune.tasks.classes.dataset import ClassDataset, collate_classes
-from samtune.tasks.classes.images import LabelledImage
+from samtune.tasks.classes.splits import LabelledImage
+from samtune.tasks.classes.views import View, build_view
 
 
 @pytest.fixture
@@ -26,8 +27,12 @@ def images(tmp_path: Path) -> list[LabelledImage]:
     return made
 
 
+def view(augment: str = "none", resize: str = "squash") -> View:
+    return build_view(augment, image_size=16, resize=resize)
+
+
 def test_an_item_is_name_pixels_and_label(images) -> None:
-    dataset = ClassDataset(images, image_size=16)
+    dataset = ClassDataset(images, view())
     name, shown, label = dataset[4]
     expected = Image.fromarray(read_image(images[4].image)).resize((16, 16), Image.Resampling.BICUBIC)
     assert (name, label, len(dataset), dataset.skipped) == ("4.png", 1, 6, 0)
@@ -35,7 +40,7 @@ def test_an_item_is_name_pixels_and_label(images) -> None:
 
 
 def test_two_views_follow_each_other_with_the_same_labels(images) -> None:
-    dataset = ClassDataset(images, image_size=16, augment="contrastive", views=2)
+    dataset = ClassDataset(images, view("contrastive"), views=2)
     batch = collate_classes([dataset[i] for i in (0, 1, 5)])
     assert batch.images.shape == (6, 3, 16, 16) and batch.images.is_contiguous()
     assert batch.labels.tolist() == [0, 1, 2, 0, 1, 2] and batch.labels.dtype == torch.int64
@@ -47,20 +52,20 @@ def test_two_views_follow_each_other_with_the_same_labels(images) -> None:
 
 
 def test_one_view_keeps_the_names(images) -> None:
-    batch = collate_classes([ClassDataset(images, image_size=16)[i] for i in range(2)])
+    batch = collate_classes([ClassDataset(images, view())[i] for i in range(2)])
     assert batch.names == ("0.png", "1.png") and batch.images.shape == (2, 3, 16, 16) and batch.targets is None
 
 
 def test_randomness_is_of_seed_epoch_index(images) -> None:
     same = [images[0]] * 3
-    dataset = ClassDataset(same, image_size=16, augment="strong", seed=3)
+    dataset = ClassDataset(same, view("strong"), seed=3)
     first = [dataset[i][1] for i in range(3)]
     assert not torch.equal(first[0], first[1])
     torch.rand(7)
     assert torch.equal(dataset[1][1], first[1])
     dataset.set_epoch(1)
     assert not torch.equal(dataset[1][1], first[1])
-    assert not torch.equal(ClassDataset(same, image_size=16, augment="strong", seed=4)[1][1], first[1])
+    assert not torch.equal(ClassDataset(same, view("strong"), seed=4)[1][1], first[1])
     dataset.set_epoch(0)
     assert torch.equal(dataset[1][1], first[1])
 
@@ -68,8 +73,7 @@ def test_randomness_is_of_seed_epoch_index(images) -> None:
 @pytest.mark.parametrize("augment", ["none", "light", "strong", "contrastive"])
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 def test_cache_changes_nothing_and_decodes_once(images, augment: str, resize: str) -> None:
-    values = {"image_size": 16, "augment": augment, "resize": resize}
-    plain, cached = ClassDataset(images, **values), ClassDataset(images, cache=True, **values)
+    plain, cached = (ClassDataset(images, view(augment, resize), cache=cache) for cache in (False, True))
     cached.fill_cache()
     expected = []
     for epoch in range(2):
@@ -86,7 +90,7 @@ def test_cache_keeps_as_little_as_every_epoch_shares(images) -> None:
     sizes = {("none", "squash"): (16, 16), ("none", "crop"): (16, 16), ("light", "squash"): (16, 16)}
     sizes |= {("light", "crop"): (24, 18), ("strong", "crop"): (40, 30), ("contrastive", "squash"): (40, 30)}
     for (augment, resize), expected in sizes.items():
-        dataset = ClassDataset(images, image_size=16, augment=augment, resize=resize, cache=True)
+        dataset = ClassDataset(images, view(augment, resize), cache=True)
         dataset.fill_cache()
         assert {picture.size for picture in dataset._cache.values()} == {expected}, (augment, resize)
 
@@ -94,8 +98,8 @@ def test_cache_keeps_as_little_as_every_epoch_shares(images) -> None:
 def test_a_bad_image_is_named(images, tmp_path: Path) -> None:
     images[2].image.write_bytes(images[2].image.read_bytes()[:60])
     with pytest.raises(DataError, match=r"2\.png: "):
-        ClassDataset(images, image_size=16)[2]
+        ClassDataset(images, view())[2]
     Image.new("RGB", (202, 2)).save(tmp_path / "long.png")
     long = LabelledImage(image=tmp_path / "long.png", label=0, name="long.png")
     with pytest.raises(DataError, match=r"long\.png: 202 x 2 pixels, one side more than 100 times the other; cut"):
-        ClassDataset([long], image_size=16)[0]
+        ClassDataset([long], view())[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from samtune.tasks.classes.losses import cross_entropy
-from samtune.tasks.classes.mixing import mixer
+from samtune.tasks.classes.views import mixer
 from samtune.types import LabelledBatch
 
 IMAGES = torch.randint(0, 256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

@@ -22,8 +22,9 @@ from samtune.tasks.masks.dataset import Collate, SegmentationDataset
 from samtune.tasks.masks.description import MaskDescription
 from samtune.tasks.masks.evaluate import evaluate
 from samtune.tasks.masks.pairs import find_pairs
-from samtune.tasks.masks.predict import Predictor, find_images, pick_device, predict_files
+from samtune.tasks.masks.predict import Predictor, pick_device, predict_files
 from samtune.tasks.masks.prompts import PromptError
+from samtune.tasks.predict import Prediction, find_images
 from samtune.types import Batch, ImageArray
 
 INFO = mask_description(model="sam_tiny", image_size=64, prompt="none", base_hash="ab" * 32)
@@ -38,6 +39,21 @@ def model() -> SamModel:
 @pytest.fixture(scope="module")
 def predictor(model: SamModel) -> Predictor:
     return Predictor(model, INFO)
+
+
+@pytest.fixture(scope="module")
+def merged(model: SamModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("merged") / "merged.safetensors"
+    save_merged(path, model, INFO)
+    return path
+
+
+def predict(merged: Path, paths: list[Path], out: Path, **options: Any) -> list[Path]:
+    """Predicts the files and returns the masks that were written."""
+    said = predict_files(Prediction(merged, paths, out, device="cpu", **options))
+    masks = sorted(out.glob("*.png"))
+    assert said == f"{len(masks)} masks in {out}"
+    return masks
 
 
 def picture(height: int = 50, width: int = 80, seed: int = 0) -> ImageArray:
@@ -122,7 +138,7 @@ def test_devices() -> None:
         pick_device("tpu")
 
 
-def test_masks_equal_those_of_evaluate(predictor: Predictor, tmp_path: Path) -> None:
+def test_masks_equal_those_of_evaluate(predictor: Predictor, merged: Path, tmp_path: Path) -> None:
     for i, (height, width) in enumerate([(50, 80), (90, 33), (64, 64)]):
         write(tmp_path / "images" / f"{i}.png", seed=i, height=height, width=width)
         (tmp_path / "masks").mkdir(exist_ok=True)
@@ -134,7 +150,7 @@ def test_masks_equal_those_of_evaluate(predictor: Predictor, tmp_path: Path) -> 
         DataLoader(dataset, collate_fn=Collate(64)),
         on_batch=lambda batch, predictions: seen.update(zip(batch.names, predictions, strict=True)),
     )
-    for path in predict_files(predictor, [tmp_path / "images"], tmp_path / "out"):
+    for path in predict(merged, [tmp_path / "images"], tmp_path / "out"):
         with Image.open(path) as mask:
             assert mask.mode == "L"
             written = np.asarray(mask)
@@ -238,65 +254,63 @@ def test_files_and_folders_are_found_once(tmp_path: Path) -> None:
     assert find_images([b, tmp_path]) == [b, a]
 
 
-def test_wrong_paths_are_all_listed(predictor: Predictor, tmp_path: Path) -> None:
+def test_wrong_paths_are_all_listed(merged: Path, tmp_path: Path) -> None:
     write(tmp_path / "set" / "images" / "a.png")
     with pytest.raises(DataError) as caught:
-        predict_files(predictor, [tmp_path / "no.png", tmp_path / "set"], tmp_path / "out")
+        predict(merged, [tmp_path / "no.png", tmp_path / "set"], tmp_path / "out")
     text = str(caught.value)
     assert "no.png: no such file" in text and f"did you mean {tmp_path / 'set' / 'images'}?" in text
     with pytest.raises(DataError, match="no path was given"):
-        predict_files(predictor, [], tmp_path / "out")
+        predict(merged, [], tmp_path / "out")
 
 
-def test_one_stem_twice_stops_before_anything_is_written(predictor: Predictor, tmp_path: Path) -> None:
+def test_one_stem_twice_stops_before_anything_is_written(merged: Path, tmp_path: Path) -> None:
     write(tmp_path / "one" / "a.png"), write(tmp_path / "two" / "a.jpg"), write(tmp_path / "one" / "b.png")
     with pytest.raises(DataError, match=r"a\.png: .*a\.png, .*a\.jpg"):
-        predict_files(predictor, [tmp_path / "one", tmp_path / "two"], tmp_path / "out")
+        predict(merged, [tmp_path / "one", tmp_path / "two"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_images_are_never_replaced(predictor: Predictor, tmp_path: Path) -> None:
+def test_images_are_never_replaced(merged: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "a.png")
     before = path.read_bytes()
     with pytest.raises(ConfigError, match="would be replaced"):
-        predict_files(predictor, [path], tmp_path)
+        predict(merged, [path], tmp_path)
     assert path.read_bytes() == before
 
 
-def test_bad_images_are_listed_after_the_good_ones(predictor: Predictor, tmp_path: Path) -> None:
+def test_bad_images_are_listed_after_the_good_ones(merged: Path, tmp_path: Path) -> None:
     write(tmp_path / "in" / "good.png")
     (tmp_path / "in" / "empty.png").write_bytes(b"")
     (tmp_path / "in" / "text.jpg").write_text("hello")
     with pytest.raises(DataError) as caught:
-        predict_files(predictor, [tmp_path / "in"], tmp_path / "out")
+        predict(merged, [tmp_path / "in"], tmp_path / "out")
     text = str(caught.value)
     assert "no mask for 2 of 3 images" in text and "empty.png" in text and "text.jpg" in text
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.png"]
 
 
-def test_a_prompt_that_does_not_fit_names_the_image(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_prompt_that_does_not_fit_names_the_image(merged: Path, tmp_path: Path) -> None:
     write(tmp_path / "in" / "large.png"), write(tmp_path / "in" / "small.png", height=20, width=20)
     with pytest.raises(DataError, match=r"small\.png: box 0 is outside"):
-        predict_files(predictor, [tmp_path / "in"], tmp_path / "out", box_xyxy=(30, 10, 70, 40))
+        predict(merged, [tmp_path / "in"], tmp_path / "out", box_xyxy=(30, 10, 70, 40))
     assert (tmp_path / "out" / "large.png").exists()
     with pytest.raises(PromptError, match="inverted"):
-        predict_files(predictor, [tmp_path / "in"], tmp_path / "out", box_xyxy=(70, 10, 30, 40))
+        predict(merged, [tmp_path / "in"], tmp_path / "out", box_xyxy=(70, 10, 30, 40))
 
 
-def test_overlays(predictor: Predictor, tmp_path: Path) -> None:
+def test_overlays(merged: Path, tmp_path: Path) -> None:
     write(tmp_path / "a.png")
-    assert predict_files(predictor, [tmp_path / "a.png"], tmp_path / "out", overlay=True) == [
-        tmp_path / "out" / "a.png"
-    ]
+    assert predict(merged, [tmp_path / "a.png"], tmp_path / "out", overlay=True) == [tmp_path / "out" / "a.png"]
     with Image.open(tmp_path / "out" / "overlays" / "a.png") as overlay:
         assert overlay.width > overlay.height
 
 
-def test_a_folder_that_can_not_be_written(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_written(merged: Path, tmp_path: Path) -> None:
     write(tmp_path / "a.png")
     (tmp_path / "out").write_text("a file")
     with pytest.raises(DiskError, match=r"can't write .*a\.png.*Choose a writable --out"):
-        predict_files(predictor, [tmp_path / "a.png"], tmp_path / "out")
+        predict(merged, [tmp_path / "a.png"], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -312,7 +326,7 @@ def test_a_folder_that_can_not_be_written(predictor: Predictor, tmp_path: Path) 
 def test_another_prompt_than_in_training_is_said(
     model: SamModel, tmp_path: Path, caplog: pytest.LogCaptureFixture, tuned: Any, given: Any, warned: bool
 ) -> None:
-    predictor = Predictor(model, mask_description("sam_tiny", 64, prompt=tuned))
+    save_merged(tmp_path / "merged.safetensors", model, mask_description("sam_tiny", 64, prompt=tuned))
     write(tmp_path / "a.png")
-    predict_files(predictor, [tmp_path / "a.png"], tmp_path / "out", **given)
+    predict(tmp_path / "merged.safetensors", [tmp_path / "a.png"], tmp_path / "out", **given)
     assert ("tuned with prompt" in caplog.text) == warned

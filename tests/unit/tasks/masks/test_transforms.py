@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from samtune.tasks.masks.augment import reseed, train_augmentation
+from samtune.tasks.masks.dataset import reseed, train_augmentation
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
 MASK = np.zeros((64, 48), dtype=np.uint8)

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from samtune.errors import ConfigError, DataError
-from samtune.tasks.masks import verify
 from samtune.tasks.masks.pairs import find_pairs
-from samtune.tasks.masks.verify import check_pairs, verify_folder, verify_pairs
+from samtune.tasks.masks.splits import check_pairs, recognises, verify_folder, verify_pairs
 
 NAMES = ["a", "b", "c"]
 
@@ -148,10 +147,10 @@ def test_small_files_and_warnings_are_told_each_time(make_folder) -> None:
 
 
 def test_folders_of_pairs_are_recognised_by_names(make_folder, tmp_path: Path) -> None:
-    assert verify.recognises(make_folder(["a"], "flat")) and not verify.recognises(tmp_path / "gone")
+    assert recognises(make_folder(["a"], "flat")) and not recognises(tmp_path / "gone")
     parts = make_folder(["a"], "parts/val").parent
-    assert verify.recognises(parts)
+    assert recognises(parts)
     (parts / "train.json").touch()  # a list with labels: pictures with classes
-    assert not verify.recognises(parts) and not verify.recognises(tmp_path)
+    assert not recognises(parts) and not recognises(tmp_path)
     with pytest.raises(ConfigError, match=r"'vtab/cifar' names a data set.*leave it out"):
         verify_folder(parts, name="vtab/cifar")

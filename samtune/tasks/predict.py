@@ -1,0 +1,108 @@
+"""What the predictions of all tasks share: the request, the images it means, and the loop over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from samtune import console
+from samtune.base.paths import find_path
+from samtune.data.pictures import SUFFIXES
+from samtune.data.verify import list_problems
+from samtune.errors import DataError
+from samtune.types import ImageArray
+
+AnswerT = TypeVar("AnswerT")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `samtune predict` asks for.
+
+    Attributes:
+        checkpoint: a merged file or bundle.
+        paths: image files, or folders of images (not searched deeper).
+        overlay: also draw the answers over the images.
+        box_xyxy: prompt for every image in its pixels, or None.
+        points_xy: prompt for every image in its pixels, all on the object; empty for none.
+    """
+
+    checkpoint: Path
+    paths: Sequence[Path]
+    out: Path
+    device: str = "auto"
+    overlay: bool = False
+    box_xyxy: tuple[float, ...] | None = None
+    points_xy: Sequence[tuple[float, ...]] = ()
+
+
+def predict_each(
+    images: Sequence[Path],
+    predict: Callable[[Path], AnswerT],
+    *,
+    what: str,
+    finish: Callable[[dict[Path, AnswerT]], None] = lambda answers: None,
+) -> dict[Path, AnswerT]:
+    """Answers every image, shows the progress, and returns the answers in the order of the images.
+
+    Args:
+        predict: reads and answers one image; a `DataError` of it is kept for the end, naming the image.
+        what: a word for one answer, such as "mask".
+        finish: called with the answers of the good images before the others are reported.
+
+    Raises:
+        DataError: images without an answer; all are listed.
+    """
+    answers, problems = {}, []
+    with console.progress("predict", len(images)) as advance:
+        for path in images:
+            try:
+                answers[path] = predict(path)
+            except DataError as err:
+                problems.append(str(err))
+            advance()
+    finish(answers)
+    if problems:
+        raise DataError(list_problems(f"no {what} for {len(problems)} of {len(images)} images", problems))
+    return answers
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Lists the image files that `paths` mean: files as they are, folders by their pictures, sorted by name.
+
+    Raises:
+        DataError: a path that doesn't exist, or a folder without pictures; all are listed.
+    """
+    found: dict[Path, Path] = {}  # resolved -> as given: a file counts once
+    problems = []
+    for given in paths:
+        path = find_path(given)
+        files = [path]
+        if path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+            if not files:
+                hint = f"; did you mean {path / 'images'}?" if (path / "images").is_dir() else ""
+                problems.append(f"{path}: no image in this folder ({' '.join(SUFFIXES)}){hint}")
+        elif not path.exists():
+            problems.append(f"{path}: no such file or folder")
+        found |= {file.resolve(): file for file in files if file.resolve() not in found}
+    if not paths:
+        problems.append("no path was given; name image files, or folders of images")
+    if problems:
+        raise DataError(list_problems("nothing was predicted", problems))
+    return list(found.values())
+
+
+def checked_image(image: ImageArray) -> ImageArray:
+    """Returns the image if it is an (H, W, 3) uint8 array; raises a `DataError` that says what it is instead."""
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
+        raise DataError(
+            f"expected an image of shape (H, W, 3) and dtype uint8, got shape {shape} and dtype {dtype}. "
+            "samtune.data.pictures.read_image reads one from a file."
+        )
+    return image
