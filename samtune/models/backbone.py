@@ -51,12 +51,11 @@ class Backbone(nn.Module):
         std: Sequence[float],
         interpolation: Interpolation = "bilinear",
         options: Mapping[str, Any] | None = None,
-        head_seed: int | None = None,
     ) -> None:
         super().__init__()
         self.net, self.name, self.image_size, self.interpolation = net, name, image_size, interpolation
-        self.options, self.head_seed = dict(options or {}), head_seed
-        self.checkpointing = False
+        self.options, self.checkpointing = dict(options or {}), False
+        self.head_seed: int | None = None
         self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 

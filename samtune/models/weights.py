@@ -21,9 +21,6 @@ from samtune.models.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
-Guess = Callable[[Mapping[str, Tensor]], str]
-"""Says in a sentence which model a state dict looks like."""
-
 RANDOM = "random"  # stands where a checkpoint's path does: the architecture's own initialisation
 
 # What trainers wrap weights in: the key that holds them, and the prefix of their names.
@@ -75,8 +72,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _unwrap(content, path)
 
 
-def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path, guess: Guess) -> None:
-    """Refuses a state dict that does not fit exactly.
+def check_state(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path, guess: Callable[..., str]
+) -> None:
+    """Refuses a state dict that does not fit exactly; `guess` says in a sentence which model it looks like.
 
     Raises:
         CheckpointError: naming missing and extra tensors, wrong shapes (and the model they fit), or NaN.

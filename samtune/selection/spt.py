@@ -51,7 +51,6 @@ def spt(model: Backbone, scores: Scores, **options: Any) -> Selection:
     their own; convolutions never get a module.
 
     Args:
-        model: tells roles and fused weights.
         scores: with squares.
         **options: of `SptOptions`, with values that pass `check_spt`.
     """
@@ -86,21 +85,14 @@ def spt_size(model: Backbone, *, tau: int | None = None, **_: object) -> int:
     return _tau(model, tau)
 
 
-def check_spt(
-    model: Backbone,
-    *,
-    tau: int | None = None,
-    structure: Structure = "lora",
-    rank: int = 8,
-    vectors: bool = False,
-    **_: object,
-) -> None:
+def check_spt(model: Backbone, **options: Any) -> None:
     """Refuses a tau or a rank that does not fit the model.
 
     Raises:
         ConfigError: tau below 1 or above the number of weights, or a rank above the size of a matrix.
     """
-    count, largest = _tau(model, tau), sum(_candidates(model, vectors).values())
+    given = SptOptions(**options)
+    count, largest = _tau(model, given.tau), sum(_candidates(model, given.vectors).values())
     if count < 1:
         raise ConfigError(f"select.tau is {count}; the smallest tau is 1 (for none: select.name=linear).")
     if count > largest:
@@ -108,9 +100,8 @@ def check_spt(
             f"select.tau is {count}, but {model.name} has {largest} weights that can be tuned: that is the largest tau "
             "(for all: select.name=full)."
         )
-    if structure == "lora":
-        for name, rows, columns in _parts(model):
-            check_rank(rank, name, (len(rows), columns))
+    for name, rows, columns in _parts(model) if given.structure == "lora" else ():
+        check_rank(given.rank, name, (len(rows), columns))
 
 
 def _tau(model: Backbone, tau: int | None) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from samtune.errors import CheckpointError
 from samtune.models.backbone import Backbone
-from samtune.selection.selection import Addition, Selection, check_selection
+from samtune.selection.selection import Selection, check_selection
 from samtune.tuning.added import build_added
 from samtune.tuning.compact import CompactModule, release_entries, tune_entries
 from samtune.tuning.hooks import added_modules, fold_all, install
@@ -98,14 +98,9 @@ def _check(model: Backbone, selection: Selection) -> None:
         raise CheckpointError(
             f"the selection has entries in two tensors of {doubled[0]}; select one of them whole instead."
         )
-    _check_additions(model, selection.additions)
-
-
-def _check_additions(model: Backbone, additions: tuple[Addition, ...]) -> None:
-    """Refuses additions that do not go together, or not to the model; hosts are checked where they are built for."""
-    names = [addition.name for addition in additions]
+    names = [addition.name for addition in selection.additions]
     kinds: dict[str, set[str]] = {}
-    for addition in additions:
+    for addition in selection.additions:
         kinds.setdefault(addition.module, set()).add(addition.kind)
         if names.count(addition.name) > 1 or hasattr(model.net.get_submodule(addition.module), addition.short):
             raise CheckpointError(

@@ -55,7 +55,7 @@ def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
         _plan_linear(module, indices, dense.shape[1])
         module.__class__ = CompactLinear
     else:
-        module.__class__ = _compact_class(type(module), name)
+        module.__class__ = _compact_class(type(module), name)  # type: ignore[arg-type]
     return values
 
 
@@ -264,16 +264,12 @@ def _watch_fused_optimizers() -> None:
     register_optimizer_step_post_hook(count_change)
 
 
-_CLASSES: dict[tuple[type, str], type] = {}
-
-
+@functools.cache
 def _compact_class(cls: type[nn.Module], name: str) -> type[nn.Module]:
     """Returns the subclass of `cls` that presents its tensor `name` through `_WriteThrough`; made once."""
-    if (cls, name) not in _CLASSES:
 
-        @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
-        def present(self: CompactModule) -> Tensor:
-            return _WriteThrough.apply(self.dense(), self.values(), self.tuned_indices)  # type: ignore[no-any-return]
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
+    def present(self: CompactModule) -> Tensor:
+        return _WriteThrough.apply(self.dense(), self.values(), self.tuned_indices)  # type: ignore[no-any-return]
 
-        _CLASSES[cls, name] = type(f"Compact{cls.__name__}", (CompactModule, cls), {name: property(present)})
-    return _CLASSES[cls, name]
+    return type(f"Compact{cls.__name__}", (CompactModule, cls), {name: property(present)})

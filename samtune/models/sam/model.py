@@ -144,14 +144,11 @@ class SamModel(Backbone):
 
     def _embed_prompts(self, prompts: Prompts | None, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns sparse (B, T, C), dense (B, C, h, w) and the positions (1, C, h, w) of the cells, all float32."""
-        points = boxes = None
-        if prompts is not None:
-            boxes = prompts.boxes_input
-            if prompts.points_input is not None and prompts.labels is not None:
-                points = (prompts.points_input, prompts.labels)
+        given = prompts or Prompts()
+        points = None if given.points_input is None else (given.points_input, given.labels)
         # Random Fourier features multiply coordinates by 2 pi f: in bf16 that costs whole pixels of place at 1024 px.
         with torch.autocast(self.device.type, enabled=False):
-            sparse, dense = self.net.prompt_encoder(points=points, boxes=boxes, masks=None)
+            sparse, dense = self.net.prompt_encoder(points=points, boxes=given.boxes_input, masks=None)
             positions = self.net.prompt_encoder.get_dense_pe()
         return sparse.expand(batch, -1, -1), dense.expand(batch, -1, -1, -1), positions
 
