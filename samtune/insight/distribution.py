@@ -18,7 +18,7 @@ from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition, Selection, check_selection
 from samtune.tuning.counts import added_count, part_of
 
-_QKV = ("q", "k", "v")
+View = Literal["part", "operation"]
 
 
 class Summed:
@@ -59,7 +59,7 @@ class Distribution:
         """The sum of all cells."""
         return sum(self.cells.values(), Amount())
 
-    def by(self, view: Literal["part", "operation"]) -> dict[str, Amount]:
+    def by(self, view: View) -> dict[str, Amount]:
         """Returns the amounts of each part (SPT, Fig. 4 top; GPS, Fig. 9), or operation (SPT, Fig. 4 bottom)."""
         totals: defaultdict[str, Amount] = defaultdict(Amount)
         for (part, operation), amount in self.cells.items():
@@ -168,7 +168,7 @@ def _operations(model: Backbone) -> dict[str, tuple[str, ...]]:
     """Returns weight -> the operations of its equal groups of rows."""
     found: dict[str, tuple[str, ...]] = {name: ("conv",) for name, role in model.roles().items() if role == "conv"}
     found |= {f"{module}.weight": (target,) for target, modules in model.linears().items() for module in modules}
-    return found | dict.fromkeys(model.fused(), _QKV)
+    return found | dict.fromkeys(model.fused(), ("q", "k", "v"))
 
 
 def _entries(selection: Selection, name: str) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samtune.insight import pictures
-from samtune.insight.distribution import Amount, Distribution, Overlap, Shared
+from samtune.insight.distribution import Distribution, Overlap, Shared, View
 from samtune.insight.stability import Noise, Stability
 from samtune.report.page import Chart, Kind, Page, Section, Table, save_page
 from samtune.report.run import trained_sections
@@ -67,23 +67,22 @@ def _distribution_section(found: Distribution) -> Section:
         f"percentage of the selection; density is its chosen entries per 10,000 entries of the weights there. {whole}"
     )
     charts = [
-        _chart("Share by part of the network", pictures.by_part(found)),
-        _chart("Share by operation", pictures.by_operation(found)),
+        _chart("Share by part of the network", pictures.shares(found, "part")),
+        _chart("Share by operation", pictures.shares(found, "operation")),
         _chart("Share by part and operation; grey: there is no such weight", pictures.heat_map(found), wide=True),
     ]
-    tables = [_amount_table(found, found.by("part"), "Part"), _amount_table(found, found.by("operation"), "Operation")]
-    return Section("Distribution", note, charts, tables)
+    return Section("Distribution", note, charts, [_amount_table(found, "part"), _amount_table(found, "operation")])
 
 
-def _amount_table(found: Distribution, amounts: Mapping[str, Amount], kind: str) -> Table:
+def _amount_table(found: Distribution, view: View) -> Table:
     added = found.total.added > 0
     rows = []
-    for label, amount in (*amounts.items(), ("Total", found.total)):
+    for label, amount in (*found.by(view).items(), ("Total", found.total)):
         density = f"{1e4 * amount.chosen / amount.entries:.2f}" if amount.entries else "n/a"
         more = [_count(amount.added)] if added else []
         rows.append((label, _count(amount.chosen), *more, f"{100 * found.share(amount):.2f} %", density))
     columns = ("Chosen entries", *(["Added parameters"] if added else []), "Share", "Density (per 10,000)")
-    return Table(_numbers(kind, *columns), rows, total=True)
+    return Table(_numbers(view.capitalize(), *columns), rows, total=True)
 
 
 def _overlap_section(found: Overlap) -> Section:

@@ -7,11 +7,11 @@ colour-blind people and in grey.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from samtune.base.figures import ACCENT, GRID, INK, new_axes
-from samtune.insight.distribution import Amount, Distribution, Overlap
+from samtune.insight.distribution import Distribution, Overlap, View
 from samtune.insight.stability import Noise
 
 if TYPE_CHECKING:
@@ -24,14 +24,18 @@ _MOST_LABELS = 16
 _PARTS = "part of the network (numbers: blocks)"
 
 
-def by_part(found: Distribution) -> Figure:
-    """Draws the share of the selection in each part of the network."""
-    return _shares(found, found.by("part"), axis=_PARTS)
-
-
-def by_operation(found: Distribution) -> Figure:
-    """Draws the share of the selection in each kind of operation."""
-    return _shares(found, found.by("operation"), axis="operation")
+def shares(found: Distribution, view: View) -> Figure:
+    """Draws the share of the selection in each part of the network, or in each kind of operation."""
+    figure, axes = new_axes(_WIDTH, _HEIGHT)
+    amounts = found.by(view)
+    values = [100 * found.share(amount) for amount in amounts.values()]
+    bars = axes.bar(range(len(values)), values, color=ACCENT, width=0.78)
+    if len(values) <= 10:
+        axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=2, fontsize=9, color=INK)
+        axes.margins(y=0.14)
+    axes.set_ylabel("share of the selection (%)")
+    _part_ticks(axes, list(amounts), _PARTS if view == "part" else view)
+    return figure
 
 
 def heat_map(found: Distribution) -> Figure:
@@ -93,18 +97,6 @@ def noise_bars(found: Noise) -> Figure:
         axes.bar([index + offset for index in range(len(parts))], values, color=colour, label=label, width=0.38)
     axes.axhline(100 * found.pure, color=_REFERENCE, linestyle="--", linewidth=1.2, label="if all were noise")
     _percent_by_part(axes, parts, "|sum| ≤ its error (%)")
-    return figure
-
-
-def _shares(found: Distribution, amounts: Mapping[str, Amount], *, axis: str) -> Figure:
-    figure, axes = new_axes(_WIDTH, _HEIGHT)
-    values = [100 * found.share(amount) for amount in amounts.values()]
-    bars = axes.bar(range(len(values)), values, color=ACCENT, width=0.78)
-    if len(values) <= 10:
-        axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=2, fontsize=9, color=INK)
-        axes.margins(y=0.14)
-    axes.set_ylabel("share of the selection (%)")
-    _part_ticks(axes, list(amounts), axis)
     return figure
 
 

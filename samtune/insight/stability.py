@@ -41,12 +41,7 @@ class Noisy(Summed):
 
 @dataclass(frozen=True)
 class Noise:
-    """How much of a selection its scores can't tell from zero.
-
-    Attributes:
-        parts: part of the network -> counts, in the model's order.
-        gradients: n, the gradients that were summed.
-    """
+    """How much of a selection its scores, sums of n `gradients`, can't tell from zero, by part of the network."""
 
     parts: dict[str, Noisy]
     gradients: int
@@ -142,12 +137,7 @@ def split_halves(batches: Loader, *, seed: int) -> tuple[Half, Half]:
 
 @dataclass(frozen=True)
 class Stability:
-    """What selections by the same method share, as (label, overlap).
-
-    Attributes:
-        seeds: of each pair of seeds of the scoring loss, on the same images.
-        halves: of each split of the images into halves, with the same seed.
-    """
+    """What selections by the same method share, as (label, overlap): of each pair of seeds, of each split in halves."""
 
     seeds: tuple[tuple[str, Overlap], ...]
     halves: tuple[tuple[str, Overlap], ...]

@@ -51,16 +51,11 @@ class Backbone(nn.Module):
         std: Sequence[float],
         interpolation: Interpolation = "bilinear",
         options: Mapping[str, Any] | None = None,
-        head_seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.net = net
-        self.name = name
-        self.image_size = image_size
-        self.interpolation = interpolation
-        self.options = dict(options or {})
-        self.head_seed = head_seed
-        self.checkpointing = False
+        self.net, self.name, self.image_size, self.interpolation = net, name, image_size, interpolation
+        self.options, self.checkpointing = dict(options or {}), False
+        self.head_seed: int | None = None
         self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -80,10 +75,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the mode; layers with running statistics stay in evaluation mode.
-
-        A selection names what may change, and statistics are never in it.
-        """
+        """Sets the mode, but of layers with running statistics, which no selection names."""
         super().train(mode)
         for module in self.modules():
             if any(name.startswith("running_") and kept is not None for name, kept in module._buffers.items()):
@@ -104,12 +96,9 @@ class Backbone(nn.Module):
 
     def parts(self) -> dict[str, str]:
         """Returns parameter name -> label of the part of the network that it belongs to: `block 0`, `neck`, ..."""
-        labels = {module: f"block {index}" for index, module in enumerate(self.block_modules())}
-        found = {}
-        for name, _ in self.net.named_parameters():
-            owner = next((label for module, label in labels.items() if name.startswith(module + ".")), None)
-            found[name] = owner or self.part(name)
-        return found
+        blocks = [(f"{module}.", f"block {index}") for index, module in enumerate(self.block_modules())]
+        names = [name for name, _ in self.net.named_parameters()]
+        return {n: next((label for stem, label in blocks if n.startswith(stem)), None) or self.part(n) for n in names}
 
     def part(self, name: str) -> str:
         """Returns the label of the part that a parameter outside of all blocks belongs to."""

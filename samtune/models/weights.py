@@ -21,9 +21,6 @@ from samtune.models.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
-Guess = Callable[[Mapping[str, Tensor]], str]
-"""Says in a sentence which model a state dict looks like."""
-
 RANDOM = "random"  # stands where a checkpoint's path does: the architecture's own initialisation
 
 # What trainers wrap weights in: the key that holds them, and the prefix of their names.
@@ -75,24 +72,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _unwrap(content, path)
 
 
-def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path, guess: Guess) -> None:
-    """Refuses a state dict that does not fit exactly.
+def check_state(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path, guess: Callable[..., str]
+) -> None:
+    """Refuses a state dict that does not fit exactly; `guess` says in a sentence which model it looks like.
 
     Raises:
         CheckpointError: naming missing and extra tensors, wrong shapes (and the model they fit), or NaN.
     """
     missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     shapes = [n for n in expected if n in state and expected[n].shape != state[n].shape]
-    if missing or extra or shapes:
-        parts = [f"{len(missing)} missing ({_few(missing)})"] if missing else []
-        parts += [f"{len(extra)} unknown ({_few(extra)})"] if extra else []
-        parts += [
-            f"{len(shapes)} of another shape (e.g. {n}: file {tuple(state[n].shape)}, model {tuple(expected[n].shape)})"
-            for n in shapes[:1]
-        ]
-        raise CheckpointError(
-            f"{path} does not fit the model ({len(expected)} tensors): {', '.join(parts)}. {guess(state)}"
-        )
+    parts = [f"{len(missing)} missing ({_few(missing)})"] if missing else []
+    parts += [f"{len(extra)} unknown ({_few(extra)})"] if extra else []
+    for name in shapes[:1]:
+        sizes = f"file {tuple(state[name].shape)}, model {tuple(expected[name].shape)}"
+        parts.append(f"{len(shapes)} of another shape (e.g. {name}: {sizes})")
+    if parts:
+        fit = f"{path} does not fit the model ({len(expected)} tensors): {', '.join(parts)}"
+        raise CheckpointError(f"{fit}. {guess(state)}")
     broken = [n for n in expected if state[n].is_floating_point() and not bool(state[n].isfinite().all())]
     if broken:
         raise CheckpointError(f"{path} holds NaN or infinity in {len(broken)} tensors ({_few(broken)}).")

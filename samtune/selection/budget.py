@@ -12,7 +12,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
-from samtune.selection.additions import added_size
+from samtune.selection.baselines import added_size
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Selector
 from samtune.types import Scores
@@ -63,15 +63,12 @@ def solve(
     knob = row.knob
     if knob is not None and options.get(knob) is not None:
         raise ConfigError(f"select.budget and select.{knob} both set the size of {name}; give one of them.")
-    first = options if knob is None else {**options, knob: 1}
+    least: dict[str, dict[str, object]] = {n: {} if r.knob is None else {r.knob: 1} for n, r in table.items()}
+    first = options | least[name]
     row.check(model, **first)
     smallest = row.size(model, **first)
     if smallest > limit:
-        fitting = [
-            other
-            for other, found in table.items()
-            if other != name and _fits(model, found, {} if found.knob is None else {found.knob: 1}, limit)
-        ]
+        fitting = [other for other in table if other != name and _fits(model, table[other], least[other], limit)]
         what = f"always picks {smallest:,}" if knob is None else f"picks at least {smallest:,} (select.{knob}=1)"
         raise ConfigError(
             f"select.budget is {limit:,} parameters, but {name} {what} on {model.name}. "

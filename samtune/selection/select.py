@@ -9,14 +9,13 @@ from typing import Any
 from samtune.config.options import option_problems
 from samtune.errors import ConfigError, unknown_name
 from samtune.models.backbone import Backbone
-from samtune.selection.additions import adapter, adaptformer, lora, mlp, ssf, vpt_deep, vpt_shallow
+from samtune.selection import baselines
 from samtune.selection.budget import parse_budget, picked, select_within, solve
 from samtune.selection.gps import check_gps, gps, gps_needs, gps_size
 from samtune.selection.grft import check_grft, grft, grft_size
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Needs, Selector, check_scores
 from samtune.selection.spt import SptOptions, check_spt, spt, spt_needs, spt_size
-from samtune.selection.whole import bias, full, linear, partial
 from samtune.types import Scores
 
 
@@ -36,17 +35,17 @@ SELECTORS: dict[str, Selector] = {
     "gps": Selector(gps, gps_needs, check_gps, gps_size, biases=True, knob="per_neuron"),
     "grft": Selector(grft, lambda **_: Needs("contrastive"), check_grft, grft_size, biases=True, knob="k"),
     "spt": Selector(spt, spt_needs, check_spt, spt_size, biases=False, knob="tau", options=SptOptions),
-    "full": _unscored(full, biases=True),
-    "linear": _unscored(linear, biases=False),
-    "bias": _unscored(bias, biases=True),
-    "partial": _unscored(partial, biases=False, knob="blocks"),
-    "lora": _unscored(lora, biases=False, knob="rank"),
-    "ssf": _unscored(ssf, biases=False),
-    "adapter": _unscored(adapter, biases=False, knob="width", merges=False),
-    "adaptformer": _unscored(adaptformer, biases=False, knob="width", merges=False),
-    "vpt_shallow": _unscored(vpt_shallow, biases=False, knob="prompts", identity=False, merges=False),
-    "vpt_deep": _unscored(vpt_deep, biases=False, knob="prompts", identity=False, merges=False),
-    "mlp": _unscored(mlp, biases=False, knob="layers", identity=False, merges=False),
+    "full": _unscored(baselines.full, biases=True),
+    "linear": _unscored(baselines.linear, biases=False),
+    "bias": _unscored(baselines.bias, biases=True),
+    "partial": _unscored(baselines.partial, biases=False, knob="blocks"),
+    "lora": _unscored(baselines.lora, biases=False, knob="rank"),
+    "ssf": _unscored(baselines.ssf, biases=False),
+    "adapter": _unscored(baselines.adapter, biases=False, knob="width", merges=False),
+    "adaptformer": _unscored(baselines.adaptformer, biases=False, knob="width", merges=False),
+    "vpt_shallow": _unscored(baselines.vpt_shallow, biases=False, knob="prompts", identity=False, merges=False),
+    "vpt_deep": _unscored(baselines.vpt_deep, biases=False, knob="prompts", identity=False, merges=False),
+    "mlp": _unscored(baselines.mlp, biases=False, knob="layers", identity=False, merges=False),
 }
 
 

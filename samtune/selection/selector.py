@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
-
-from torch import Tensor
 
 from samtune.base.tensors import state_hash
 from samtune.errors import ConfigError, NonFiniteError
@@ -80,8 +78,16 @@ def check_scores(scores: Scores, needs: Needs, model: Backbone) -> None:
     tables = {"sum": scores.sums}
     if needs.squares and scores.squares is not None:
         tables["square"] = scores.squares
-    for table in tables.values():
-        _check_shapes(table, model)
+    parameters = dict(model.net.named_parameters())
+    for name, parameter in parameters.items():
+        for table in tables.values():
+            if name not in table:
+                raise ConfigError(f"the scores have no {name!r}, which {model.name} has: scores of another model?")
+            if table[name].shape != parameter.shape:
+                raise ConfigError(
+                    f"the scores of {name!r} have the shape {tuple(table[name].shape)}, the parameter of {model.name} "
+                    f"has {tuple(parameter.shape)}: scores of another model?"
+                )
     found = state_hash(dict(model.net.state_dict())) if scores.base_hash else ""
     if found != scores.base_hash:
         raise ConfigError(
@@ -89,20 +95,9 @@ def check_scores(scores: Scores, needs: Needs, model: Backbone) -> None:
             f"{found[:12]}); score again, or set model.checkpoint to the one that was scored."
         )
     for kind, table in tables.items():
-        for name, _ in model.net.named_parameters():
+        for name in parameters:
             if not bool(table[name].isfinite().all()):
                 raise NonFiniteError(
                     f"the scores of {name!r} hold NaN or infinity (the {kind}s of its gradients); "
                     "score again, with finite weights and images."
                 )
-
-
-def _check_shapes(table: Mapping[str, Tensor], model: Backbone) -> None:
-    for name, parameter in model.net.named_parameters():
-        if name not in table:
-            raise ConfigError(f"the scores have no {name!r}, which {model.name} has: scores of another model?")
-        if table[name].shape != parameter.shape:
-            raise ConfigError(
-                f"the scores of {name!r} have the shape {tuple(table[name].shape)}, the parameter of {model.name} "
-                f"has {tuple(parameter.shape)}: scores of another model?"
-            )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
-from samtune.selection.additions import Positive, check_rank, lora_addition
+from samtune.selection.baselines import Positive, added_size, check_rank, lora_addition
 from samtune.selection.matrices import top_overall, weight_matrices
 from samtune.selection.selection import Addition, Selection
 from samtune.selection.selector import Needs
@@ -51,7 +51,6 @@ def spt(model: Backbone, scores: Scores, **options: Any) -> Selection:
     their own; convolutions never get a module.
 
     Args:
-        model: tells roles and fused weights.
         scores: with squares.
         **options: of `SptOptions`, with values that pass `check_spt`.
     """
@@ -66,13 +65,12 @@ def spt(model: Backbone, scores: Scores, **options: Any) -> Selection:
     hosts = [part for part in _parts(model) if part[0] in entries and given.structure != "none"]
     for name, rows, columns in hosts:
         inside = (entries[name] >= rows.start * columns) & (entries[name] < rows.stop * columns)
-        if int(inside.sum()) * given.alpha >= _cost(given.structure, given.rank, len(rows), columns):
-            part = None if len(rows) == len(matrices[name]) else (rows.start, rows.stop)
-            module = name.removesuffix(".weight")
-            if given.structure == "lora":
-                additions.append(lora_addition(module, given.rank, given.lora_alpha, part))
-            else:
-                additions.append(Addition("adapter", module, part, {"width": given.rank, "dim": len(rows)}))
+        part = None if len(rows) == len(matrices[name]) else (rows.start, rows.stop)
+        addition = lora_addition(name.removesuffix(".weight"), given.rank, given.lora_alpha, part)
+        if given.structure == "adapter":
+            addition = Addition("adapter", addition.module, part, {"width": given.rank, "dim": len(rows)})
+        if int(inside.sum()) * given.alpha >= added_size(model, addition):
+            additions.append(addition)
             entries[name] = entries[name][~inside]
     return Selection({n: i for n, i in entries.items() if len(i)}, tuple(sorted(whole)), additions=tuple(additions))
 
@@ -87,21 +85,14 @@ def spt_size(model: Backbone, *, tau: int | None = None, **_: object) -> int:
     return _tau(model, tau)
 
 
-def check_spt(
-    model: Backbone,
-    *,
-    tau: int | None = None,
-    structure: Structure = "lora",
-    rank: int = 8,
-    vectors: bool = False,
-    **_: object,
-) -> None:
+def check_spt(model: Backbone, **options: Any) -> None:
     """Refuses a tau or a rank that does not fit the model.
 
     Raises:
         ConfigError: tau below 1 or above the number of weights, or a rank above the size of a matrix.
     """
-    count, largest = _tau(model, tau), sum(_candidates(model, vectors).values())
+    given = SptOptions(**options)
+    count, largest = _tau(model, given.tau), sum(_candidates(model, given.vectors).values())
     if count < 1:
         raise ConfigError(f"select.tau is {count}; the smallest tau is 1 (for none: select.name=linear).")
     if count > largest:
@@ -109,9 +100,8 @@ def check_spt(
             f"select.tau is {count}, but {model.name} has {largest} weights that can be tuned: that is the largest tau "
             "(for all: select.name=full)."
         )
-    if structure == "lora":
-        for name, rows, columns in _parts(model):
-            check_rank(rank, name, (len(rows), columns))
+    for name, rows, columns in _parts(model) if given.structure == "lora" else ():
+        check_rank(given.rank, name, (len(rows), columns))
 
 
 def _tau(model: Backbone, tau: int | None) -> int:
@@ -134,8 +124,3 @@ def _parts(model: Backbone) -> Iterator[tuple[str, range, int]]:
             step = rows // fused.get(name, 1)
             for start in range(0, rows, step):
                 yield name, range(start, start + step), columns
-
-
-def _cost(structure: Structure, rank: int, rows: int, columns: int) -> int:
-    """Returns the size of a module: LoRA r (in + out), or an adapter with its biases on the `rows` outputs."""
-    return rank * (rows + columns) if structure == "lora" else 2 * rows * rank + rank + rows

@@ -1,26 +1,86 @@
 """Modules that train beside the base: LoRA, adapters, scales and shifts, prompts, and layers before the head.
 
-Each is a small `nn.Module` that a hook of its host calls (`samtune.tuning.hooks`): with the host's input and output,
-or, where `before` is set, with the input alone. Its parameters are fp32 or better. Linear maps run in the dtype of
-their input, so a module works under autocast, and beside a base in bf16.
-
-Folding kinds end as new values of their host's tensors. A state dict never holds them: it has the stock keys, with
-what the host's tensors are worth together with the addition.
+A hook of its host calls each (`samtune.tuning.hooks`). Its parameters are fp32 or better. Linear maps run in the dtype
+of their input, so a module works under autocast, and beside a base in bf16.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from samtune.errors import CheckpointError, unknown_name
 from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition
-from samtune.tuning.kind import Added, Folding, misfit
+
+
+class Added(nn.Module):
+    """Base of the kinds; the host, where it goes, says its sizes.
+
+    Attributes:
+        identity: whether a new one leaves the model's output as it is.
+        merges: whether it folds into its host's tensors.
+        before: whether it maps the host's input; else it maps the host's output, knowing the input.
+        handles: its hooks.
+
+    Without `before`, `forward(x, y)` takes what went into the host and what came out of it, and returns what stands
+    for the output, in its shape and dtype; with it, `forward(x)` returns what the host gets. `(..., C)` is (B, N, C)
+    for tokens, (B, h, w, C) for cells and (B, C) for features.
+    """
+
+    identity: ClassVar[bool] = True
+    merges: ClassVar[bool] = False
+    before: ClassVar[bool] = False
+
+    def __init__(self, host: nn.Module, addition: Addition) -> None:
+        super().__init__()
+        if isinstance(host, nn.Sequential):
+            raise CheckpointError(_misfit(addition, host, "it would run the addition as one more of its layers"))
+        self.handles: list[RemovableHandle] = []
+
+    def start(self, generator: torch.Generator) -> None:
+        """Sets the values to start from, on the CPU; one generator starts all additions, in their order."""
+        raise NotImplementedError
+
+
+class Folding(Added):
+    """Base of the kinds that end as new values of their host's tensors.
+
+    A state dict never holds them: it has the stock keys, with what these are worth together with the addition.
+    """
+
+    merges = True
+
+    def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the host's tensors that change, worth what host and addition are together.
+
+        Args:
+            tensors: the host's `weight` (out, in) or (out, in/groups, kh, kw) or (C,), and `bias` (out,) if it has one;
+                the new ones have their shapes, are computed in float64 and rounded once to their dtype.
+        """
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Makes it the identity."""
+        raise NotImplementedError
+
+    def start(self, generator: torch.Generator) -> None:
+        """Starts as the identity; draws nothing."""
+        self.clear()
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Saves nothing: the host's tensors carry the values."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        _, strict, _, unexpected_keys, _ = rest
+        if strict:
+            unexpected_keys.extend(key for key in state_dict if key.startswith(prefix))
 
 
 class LoRA(Folding):
@@ -34,10 +94,10 @@ class LoRA(Folding):
     def __init__(self, host: nn.Module, addition: Addition) -> None:
         super().__init__(host, addition)
         if not isinstance(host, nn.Linear):
-            raise CheckpointError(misfit(addition, host, "lora needs an nn.Linear"))
+            raise CheckpointError(_misfit(addition, host, "lora needs an nn.Linear"))
         self.rows = addition.rows or (0, host.out_features)
         if not 0 <= self.rows[0] < self.rows[1] <= host.out_features:
-            raise CheckpointError(misfit(addition, host, f"it has {host.out_features} rows, not {self.rows}"))
+            raise CheckpointError(_misfit(addition, host, f"it has {host.out_features} rows, not {self.rows}"))
         rank = int(addition.options["rank"])
         self.scale = float(addition.options["alpha"]) / rank
         self.down = nn.Parameter(torch.empty(rank, host.in_features))
@@ -77,17 +137,13 @@ class ScaleShift(Folding):
         super().__init__(host, addition)
         dim, weight = int(addition.options["dim"]), host._parameters.get("weight")
         if weight is None or len(weight) != dim or isinstance(host, nn.modules.conv._ConvTransposeNd):
-            raise CheckpointError(misfit(addition, host, f"ssf needs a linear, conv or norm with {dim} channels"))
+            raise CheckpointError(_misfit(addition, host, f"ssf needs a linear, conv or norm with {dim} channels"))
         if addition.options["shift"] and host._parameters.get("bias") is None:
-            raise CheckpointError(misfit(addition, host, "it has no bias to fold the shift into"))
+            raise CheckpointError(_misfit(addition, host, "it has no bias to fold the shift into"))
         # torch, timm and segment-anything call what has its channels on axis 1 a something-2d
         self.on_axis_1 = any(cls.__name__.endswith("2d") for cls in type(host).__mro__)
         self.scale = nn.Parameter(torch.empty(dim))
         self.shift = nn.Parameter(torch.empty(dim)) if addition.options["shift"] else None
-
-    def start(self, generator: torch.Generator) -> None:
-        """Starts as the identity; draws nothing."""
-        self.clear()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Maps y of (..., C), or (B, C, h, w) of a host that has its channels there, to the same; x is not read."""
@@ -177,21 +233,18 @@ class HeadLayers(Added):
     def __init__(self, host: nn.Module, addition: Addition) -> None:
         super().__init__(host, addition)
         dim = int(addition.options["dim"])
-        self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(int(addition.options["layers"])))
+        self.layers: Any = nn.ModuleList(nn.Linear(dim, dim) for _ in range(int(addition.options["layers"])))
 
     def start(self, generator: torch.Generator) -> None:
         """Draws the weights uniformly from +-1 / sqrt(C); the biases are zero."""
-        for layer in self._linears():
+        for layer in self.layers:
             _start_linear(layer, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., C) features to the same."""
-        for layer in self._linears():
+        for layer in self.layers:
             x = F.gelu(_linear(layer, x))
         return x
-
-    def _linears(self) -> Iterable[nn.Linear]:
-        return self.layers  # type: ignore[return-value]
 
 
 KINDS: dict[str, type[Added]] = {
@@ -210,6 +263,14 @@ def build_added(model: Backbone, addition: Addition) -> Added:
         raise CheckpointError(unknown_name("kind of addition", addition.kind, KINDS))
     with torch.device("meta"):
         return KINDS[addition.kind](model.net.get_submodule(addition.module), addition)
+
+
+def _misfit(addition: Addition, host: nn.Module, reason: str) -> str:
+    """Words why an addition can't go on a host."""
+    return (
+        f"the selection puts {addition.kind} on {addition.module}, a {type(host).__name__}: {reason}. "
+        "Is it another model's selection?"
+    )
 
 
 def _add_rows(y: Tensor, change: Tensor, rows: tuple[int, int]) -> Tensor:

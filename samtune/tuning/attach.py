@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from samtune.errors import CheckpointError
 from samtune.models.backbone import Backbone
-from samtune.selection.selection import Addition, Selection, check_selection
+from samtune.selection.selection import Selection, check_selection
 from samtune.tuning.added import build_added
 from samtune.tuning.compact import CompactModule, release_entries, tune_entries
 from samtune.tuning.hooks import added_modules, fold_all, install
-from samtune.tuning.kind import Added
 from samtune.tuning.precision import is_lowered, lower_base, restore_base
 
 _Model = TypeVar("_Model", bound=Backbone)
@@ -44,7 +43,9 @@ def attach(
     added = [(addition, build_added(model, addition)) for addition in selection.additions]
     generator = torch.Generator().manual_seed(seed)
     for addition, module in added:
-        _start(module, model.net.get_submodule(addition.module), generator)
+        module.to_empty(device="cpu").start(generator)  # on the CPU in fp32: the same wherever the host lives
+        like = next(model.net.get_submodule(addition.module).parameters())
+        module.to(like.device, torch.promote_types(like.dtype, torch.float32))
     model.requires_grad_(False)
     trainable: dict[str, nn.Parameter] = {}
     for name, indices in selection.entries.items():
@@ -97,40 +98,23 @@ def _check(model: Backbone, selection: Selection) -> None:
         raise CheckpointError(
             f"the selection has entries in two tensors of {doubled[0]}; select one of them whole instead."
         )
-    _check_additions(model, selection.additions)
-
-
-def _check_additions(model: Backbone, additions: tuple[Addition, ...]) -> None:
-    """Refuses additions that do not go together, or not to the model; hosts are checked where they are built for."""
-    names = [addition.name for addition in additions]
+    names = [addition.name for addition in selection.additions]
     kinds: dict[str, set[str]] = {}
-    for addition in additions:
+    for addition in selection.additions:
         kinds.setdefault(addition.module, set()).add(addition.kind)
         if names.count(addition.name) > 1 or hasattr(model.net.get_submodule(addition.module), addition.short):
             raise CheckpointError(
                 f"the selection adds {addition.name} twice, or the model has a part of that name; one host takes one "
                 "addition of a kind for the same rows."
             )
-        if addition.kind == "prompt":
-            _check_prompt(addition, model.token_blocks())
+        blocks = model.token_blocks()
+        for name in (addition.module, addition.options["until"]) if addition.kind == "prompt" else ():
+            if name not in blocks:
+                known = f"{blocks[0]} to {blocks[-1]}" if blocks else "none; prompts need a plain ViT"
+                raise CheckpointError(f"the selection puts prompt tokens at {name}; blocks that take them: {known}.")
     for host, found in kinds.items():
         if "ssf" in found and found & {"lora", "adapter", "adaptformer"}:
             raise CheckpointError(
                 f"the selection puts {', '.join(sorted(found))} on {host}; ssf can't share a host with others: "
                 "leave one of them out."
             )
-
-
-def _check_prompt(addition: Addition, blocks: list[str]) -> None:
-    for name in (addition.module, addition.options["until"]):
-        if name not in blocks:
-            known = f"{blocks[0]} to {blocks[-1]}" if blocks else "none; prompts need a plain ViT"
-            raise CheckpointError(f"the selection puts prompt tokens at {name}; blocks that take them: {known}.")
-
-
-def _start(added: Added, host: nn.Module, generator: torch.Generator) -> None:
-    """Gives a module on the meta device its values: drawn on the CPU in fp32, so the same wherever the host lives."""
-    added.to_empty(device="cpu")
-    added.start(generator)
-    like = next(host.parameters())
-    added.to(like.device, torch.promote_types(like.dtype, torch.float32))

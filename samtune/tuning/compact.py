@@ -55,7 +55,7 @@ def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
         _plan_linear(module, indices, dense.shape[1])
         module.__class__ = CompactLinear
     else:
-        module.__class__ = _compact_class(type(module), name)
+        module.__class__ = _compact_class(type(module), name)  # type: ignore[arg-type]
     return values
 
 
@@ -147,28 +147,6 @@ def _plan_linear(module: nn.Linear, indices: Tensor, inputs: int) -> None:
     module.register_buffer("tuned_places", places, persistent=False)
 
 
-def _chosen_columns(x: Tensor, columns: Tensor, *, ones: bool) -> Tensor:
-    """Returns the columns of a (T, inputs) X as rows, (U, T), with a row of ones below them if asked for."""
-    chosen = x.new_empty(len(columns) + ones, len(x))
-    torch.index_select(x.T, 0, columns, out=chosen[: len(columns)])
-    chosen[len(columns) :] = 1
-    return chosen
-
-
-def _selected_product(grad: Tensor, kept: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
-    """Returns the product that holds the chosen entries of the weight's gradient, of dY (T, outputs) and what was kept.
-
-    Of (U, T), the chosen columns of X, it is (U, R), below it dY's sum over T if X came with ones; of (T, inputs), all
-    of X, it is (R, inputs). None stands for all rows or columns.
-
-    A contiguous left side is up to 2.3 x faster than a transposed view. One sum of products per entry was no faster
-    in bf16 for 10 to 3000 scattered entries of a (3072, 768) weight.
-    """
-    if columns is not None:
-        return kept @ (grad if rows is None else grad.index_select(1, rows))
-    return (grad.T if rows is None else grad.T.index_select(0, rows)) @ kept
-
-
 def _once_differentiable(backward: _Backward) -> _Backward:
     """Makes a backward pass refuse second derivatives, which would lack the part that goes through the weight.
 
@@ -217,13 +195,15 @@ class _SelectedLinear(torch.autograd.Function):
             bias: (outputs,), or None.
             values: (n,), which get the gradient.
             plan: R of the outputs and U of the inputs, None for all, and (n,) where each value lies in the flattened
-                product of `_selected_product`.
+                product of the backward pass, which holds the chosen entries of the weight's gradient.
         """
         rows, columns, places = plan
         kept = x.reshape(-1, x.shape[-1])  # (T, inputs)
         ctx.bias_in_product = ctx.needs_input_grad[2] and rows is None and columns is not None
-        if columns is not None:
-            kept = _chosen_columns(kept, columns, ones=ctx.bias_in_product)
+        if columns is not None:  # (U, T), with a row of ones below
+            x_rows, kept = kept.T, kept.new_empty(len(columns) + ctx.bias_in_product, len(kept))
+            torch.index_select(x_rows, 0, columns, out=kept[: len(columns)])
+            kept[len(columns) :] = 1
         # the weight as it is stored, to be rounded again: rounded copies would hold 160 MiB of a ViT-B for 2 % of time
         needs_x, _, _, needs_values, *_ = ctx.needs_input_grad
         ctx.save_for_backward(kept if needs_values else None, weight if needs_x else None, rows, columns, places)
@@ -241,7 +221,12 @@ class _SelectedLinear(torch.autograd.Function):
             # one product: batched ones copy the weight per item
             grad_x = (flat @ weight.to(flat.dtype)).reshape(*grad.shape[:-1], -1)
         if ctx.needs_input_grad[3]:
-            product = _selected_product(flat, kept, rows, columns)
+            # a contiguous left side is up to 2.3 x faster than a transposed view; one sum of products per entry was no
+            # faster in bf16 for 10 to 3000 scattered entries of a (3072, 768) weight
+            if columns is None:
+                product = (flat.T if rows is None else flat.T.index_select(0, rows)) @ kept  # (R, inputs)
+            else:
+                product = kept @ (flat if rows is None else flat.index_select(1, rows))  # (U, R), maybe a row of sums
             grad_values = product.flatten()[places].to(ctx.values_dtype)
             grad_bias = product[-1] if ctx.bias_in_product else None
         if ctx.needs_input_grad[2] and grad_bias is None:
@@ -279,16 +264,12 @@ def _watch_fused_optimizers() -> None:
     register_optimizer_step_post_hook(count_change)
 
 
-_CLASSES: dict[tuple[type, str], type] = {}
-
-
+@functools.cache
 def _compact_class(cls: type[nn.Module], name: str) -> type[nn.Module]:
     """Returns the subclass of `cls` that presents its tensor `name` through `_WriteThrough`; made once."""
-    if (cls, name) not in _CLASSES:
 
-        @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
-        def present(self: CompactModule) -> Tensor:
-            return _WriteThrough.apply(self.dense(), self.values(), self.tuned_indices)  # type: ignore[no-any-return]
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
+    def present(self: CompactModule) -> Tensor:
+        return _WriteThrough.apply(self.dense(), self.values(), self.tuned_indices)  # type: ignore[no-any-return]
 
-        _CLASSES[cls, name] = type(f"Compact{cls.__name__}", (CompactModule, cls), {name: property(present)})
-    return _CLASSES[cls, name]
+    return type(f"Compact{cls.__name__}", (CompactModule, cls), {name: property(present)})

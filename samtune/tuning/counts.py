@@ -24,10 +24,8 @@ class Counts:
         bias: biases of the encoder's linear and conv layers, and the shifts of the neck's norms.
         norm: other norm parameters.
         decoder: mask decoder and no-mask embedding.
-        head: a classification head.
         added: parameters the base does not have.
-        total: the sum.
-        percent: total, of all parameters of the base.
+        percent: the total, of all parameters of the base.
     """
 
     selected: int

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """The average of trained values; what is frozen is never touched.
+    """The average of trained values, from now on; what is frozen is never touched.
 
     Values change by `copy_` under `no_grad`, which autograd counts, so a compact module writes them into its dense
     tensor at the next forward pass.
 
     Args:
-        parameters: with the values to start at.
         decay: share of the old average that a late update keeps, in [0, 1).
     """
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition
-from samtune.tuning.added import Prompt
+from samtune.tuning.added import Added, Folding, Prompt
 from samtune.tuning.compact import CompactModule
-from samtune.tuning.kind import Added, Folding
 
 
 def install(model: Backbone, addition: Addition, added: Added) -> None:

@@ -7,7 +7,7 @@ as they are.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +19,19 @@ from samtune.tuning.compact import CompactModule
 LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def lower_base(model: Backbone, dtype: torch.dtype, keep: Collection[str] = ()) -> None:
-    """Stores the frozen weights of linear and conv layers in a low precision, in place.
+def lower_base(model: Backbone, dtype: torch.dtype) -> None:
+    """Stores the frozen weights of linear and conv layers in a low precision, one of `LOW`, in place.
 
     Until `restore_base`, the model runs under autocast to the same dtype only (stock layers refuse fp32 inputs
     otherwise), and its state dict is the rounded one. Entries that are tuned later start from the rounded weights.
-
-    Args:
-        keep: names of weights that stay in fp32. Those that train whole always do.
 
     Raises:
         ConfigError: another dtype.
     """
     if dtype not in LOW.values():
         raise ConfigError(f"the frozen base can't be stored as {dtype}. Allowed: {', '.join(LOW)}.")
-    for name, weight in _weights(model):
-        if name not in keep and not weight.requires_grad:
+    for _, weight in _weights(model):
+        if not weight.requires_grad:
             weight.data = weight.data.to(dtype)
 
 

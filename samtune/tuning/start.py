@@ -66,7 +66,6 @@ def check_start(model: Backbone, blocks: int | None) -> None:
 
 def _region(model: Backbone, blocks: int) -> set[str]:
     check_start(model, blocks)
-    depth = len(model.block_modules())
+    depth, roles = len(model.block_modules()), model.roles()
     wanted = {model.stem_part(), *(f"block {index}" for index in range(depth - blocks, depth))}
-    roles = model.roles()
     return {name for name, part in model.parts().items() if part in wanted or roles[name] in ("head", "decoder")}

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import as_file, files
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +22,11 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from samtune.errors import ConfigError, unknown_name
+from samtune.base.disk import cache_folder
+from samtune.base.download import download
+from samtune.errors import CheckpointError, ConfigError, unknown_name
 from samtune.models.backbone import Backbone
 from samtune.models.sam.attention import FusedAttention
-from samtune.models.sam.published import OFFICIAL, load_published
 from samtune.models.weights import RANDOM, load_weights
 from samtune.types import Batch, Prompts, Role
 
@@ -61,6 +64,25 @@ SPECS: dict[str, SamSpec] = {
     # 256 px are 16 x 16 cells, so every block is global: a window of 14 would pad 256 cells to 784
     "sam_tiny": SamSpec(224, 6, 4, tuple(range(6)), image_size=256, prompt_dim=128, decoder_mlp=512),
 }
+
+
+class Official(NamedTuple):
+    """A published file: where it is and what its bytes hash to."""
+
+    url: str
+    sha256: str
+
+
+OFFICIAL = {
+    name: Official(f"https://dl.fbaipublicfiles.com/segment_anything/{file}.pth", digest)
+    for name, file, digest in (
+        ("sam_vit_b", "sam_vit_b_01ec64", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+        ("sam_vit_l", "sam_vit_l_0b3195", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+        ("sam_vit_h", "sam_vit_h_4b8939", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+    )
+}
+"""The models that segment-anything's own registry builds."""
+PACKAGED = ("sam_tiny",)
 
 
 class SamModel(Backbone):
@@ -122,14 +144,11 @@ class SamModel(Backbone):
 
     def _embed_prompts(self, prompts: Prompts | None, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns sparse (B, T, C), dense (B, C, h, w) and the positions (1, C, h, w) of the cells, all float32."""
-        points = boxes = None
-        if prompts is not None:
-            boxes = prompts.boxes_input
-            if prompts.points_input is not None and prompts.labels is not None:
-                points = (prompts.points_input, prompts.labels)
+        given = prompts or Prompts()
+        points = None if given.points_input is None else (given.points_input, given.labels)
         # Random Fourier features multiply coordinates by 2 pi f: in bf16 that costs whole pixels of place at 1024 px.
         with torch.autocast(self.device.type, enabled=False):
-            sparse, dense = self.net.prompt_encoder(points=points, boxes=boxes, masks=None)
+            sparse, dense = self.net.prompt_encoder(points=points, boxes=given.boxes_input, masks=None)
             positions = self.net.prompt_encoder.get_dense_pe()
         return sparse.expand(batch, -1, -1), dense.expand(batch, -1, -1, -1), positions
 
@@ -195,6 +214,26 @@ def build_sam(name: str, *, checkpoint: str | Path | None = None, image_size: in
     return model
 
 
+def load_published(model: Backbone) -> None:
+    """Loads a model's own weights: from the package, or the official file; raises as `official_checkpoint`."""
+    if model.name in PACKAGED:  # fp16 on disk, the model's dtype in memory
+        with as_file(files("samtune.models.sam") / f"{model.name}.safetensors") as path:
+            load_weights(model, path)
+    else:
+        load_weights(model, official_checkpoint(model.name))
+
+
+def official_checkpoint(name: str) -> Path:
+    """Returns the official file of a model from the cache, downloading it when absent; its hash is checked always.
+
+    Raises:
+        CheckpointError: no network (the message says which file to put where), or a wrong SHA-256.
+    """
+    official = OFFICIAL[name]
+    path = cache_folder() / official.url.rsplit("/", 1)[1]
+    return download(official.url, path, sha256=official.sha256, error=CheckpointError)
+
+
 def upsample_logits(logits: Tensor, size: int) -> Tensor:
     """Scales low-res (B, 1, h, w) logits to the input frame: (B, 1, size, size) float32, bilinear as in SAM's code."""
     return F.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)
@@ -202,24 +241,7 @@ def upsample_logits(logits: Tensor, size: int) -> Tensor:
 
 def _network(spec: SamSpec, size: int) -> Sam:
     """Returns segment-anything's network for an input frame of `size` pixels."""
-    image_encoder = _image_encoder(spec)  # first: random values are drawn in the order of the parameters
-    prompt_encoder = PromptEncoder(
-        embed_dim=spec.prompt_dim,
-        image_embedding_size=(size // PATCH, size // PATCH),
-        input_image_size=(size, size),
-        mask_in_chans=16,
-    )
-    mask_decoder = MaskDecoder(
-        num_multimask_outputs=3,
-        transformer=TwoWayTransformer(depth=2, embedding_dim=spec.prompt_dim, mlp_dim=spec.decoder_mlp, num_heads=8),
-        transformer_dim=spec.prompt_dim,
-        iou_head_depth=3,
-        iou_head_hidden_dim=spec.prompt_dim,
-    )
-    return Sam(image_encoder, prompt_encoder, mask_decoder)
-
-
-def _image_encoder(spec: SamSpec) -> ImageEncoderViT:
+    # in the order of the parameters, in which random values are drawn
     encoder = ImageEncoderViT(
         depth=spec.depth, embed_dim=spec.embed_dim, num_heads=spec.heads, mlp_ratio=4, out_chans=spec.prompt_dim,
         img_size=spec.image_size, patch_size=PATCH, window_size=spec.window, global_attn_indexes=spec.global_blocks,
@@ -227,7 +249,13 @@ def _image_encoder(spec: SamSpec) -> ImageEncoderViT:
     )  # fmt: skip
     for block in encoder.blocks:
         block.attn = FusedAttention(block.attn)
-    return encoder
+    dim, cells = spec.prompt_dim, size // PATCH
+    prompts = PromptEncoder(dim, (cells, cells), (size, size), mask_in_chans=16)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=dim, mlp_dim=spec.decoder_mlp, num_heads=8)
+    decoder = MaskDecoder(
+        transformer_dim=dim, transformer=transformer, num_multimask_outputs=3, iou_head_depth=3, iou_head_hidden_dim=dim
+    )
+    return Sam(encoder, prompts, decoder)
 
 
 def _resample_positions(table: Tensor, height: int, width: int) -> Tensor:

@@ -100,8 +100,9 @@ def _hub_file(name: str, repo: str, filename: str) -> Path:
         get_hf_file_metadata(hf_hub_url(repo, filename, revision=version), timeout=HUB_SECONDS)
         return Path(hf_hub_download(repo, filename, revision=version))
     except Exception as err:  # the client's errors are of the HTTP library that its version uses
+        reason = (str(err).strip().splitlines() or ["no details"])[0]
         raise CheckpointError(
-            f"can't get the weights of {name} from the Hugging Face hub ({type(err).__name__}: {_first_line(err)}). "
+            f"can't get the weights of {name} from the Hugging Face hub ({type(err).__name__}: {reason}). "
             f"On a machine with network, get {filename} of https://huggingface.co/{repo}; "
             "model.checkpoint=FILE takes it."
         ) from err
@@ -203,7 +204,3 @@ def _npz_facts(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 def _word(family: str, **facts: int) -> str:
     details = ", ".join(f"{name} {value}" for name, value in facts.items())
     return f"It looks like a {family} of {details}: set model.name to such a model."
-
-
-def _first_line(err: Exception) -> str:
-    return (str(err).strip().splitlines() or ["no details"])[0]

@@ -13,8 +13,8 @@ from torch import Tensor
 from toy import toy_model
 
 from samtune.errors import CheckpointError
-from samtune.models.sam import published as published_weights
-from samtune.models.sam.published import OFFICIAL, Official, load_published, official_checkpoint
+from samtune.models.sam import model as published_weights
+from samtune.models.sam.model import OFFICIAL, Official, load_published, official_checkpoint
 from samtune.models.table import build_model
 from samtune.models.weights import load_weights, read_state
 

@@ -60,11 +60,11 @@ def test_answers_equal_those_of_the_fp32_base_under_autocast(network: str, attac
 @pytest.mark.parametrize("network", NETWORKS)
 def test_only_frozen_weights_of_linear_and_conv_layers_are_lowered(network: str) -> None:
     model = build(network)
-    kept, whole, *others = weights(model)
+    whole, *others = weights(model)
     model.net.get_parameter(whole).requires_grad_(True)
     values = tune(model, others[:2])
     assert not is_lowered(model)
-    lower_base(model, torch.bfloat16, keep={kept})
+    lower_base(model, torch.bfloat16)
     assert is_lowered(model)
     lowered = {name for name, parameter in model.net.named_parameters() if parameter.dtype == torch.bfloat16}
     assert lowered == set(others)
