@@ -6,46 +6,19 @@ hashes (`samtune.data.facts`) differ in at most 4 of 64 bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from samtune.data.facts import image_facts
+from samtune.data.facts import ImageFacts, image_facts
 from samtune.errors import DataError
 
 MAX_DISTANCE = 4  # of 64 bits
 
 
-@dataclass(frozen=True)
-class ImageHashes:
-    """Hashes of a list of images.
-
-    Attributes:
-        content: SHA-256 of size and pixels of each image.
-        difference: (N,) uint64, the difference hashes.
-    """
-
-    content: list[str]
-    difference: np.ndarray
-
-    def only(self, indices: Sequence[int]) -> ImageHashes:
-        """Returns the hashes of some of the images, in that order."""
-        return ImageHashes([self.content[i] for i in indices], self.difference[list(indices)])
-
-    def near(self, index: int, start: int = 0) -> np.ndarray:
-        """Returns the indices, from `start` on, of the near-duplicates of image `index`."""
-        distance = np.bitwise_count(self.difference[start:] ^ self.difference[index])
-        return np.flatnonzero(distance <= MAX_DISTANCE) + start
-
-
-def hash_images(paths: Sequence[Path]) -> ImageHashes:
-    """Hashes images; remembered as long as a file does not change.
-
-
-    Returns:
-        The hashes, in the order of `paths`.
+def hash_images(paths: Sequence[Path]) -> list[ImageFacts]:
+    """Returns `image_facts`, all of which must be there.
 
     Raises:
         DataError: an image can't be read.
@@ -55,17 +28,24 @@ def hash_images(paths: Sequence[Path]) -> ImageHashes:
         if isinstance(facts, DataError):
             raise facts
         found.append(facts)
-    return ImageHashes([f.content for f in found], np.array([f.difference for f in found], dtype=np.uint64))
+    return found
 
 
-def group_near(hashes: ImageHashes) -> list[list[int]]:
+def near_pairs(images: Sequence[ImageFacts]) -> Iterator[tuple[int, int]]:
+    """Yields the near-duplicates among images as indices (i, j), i < j, in that order."""
+    hashes = np.array([facts.difference for facts in images], dtype=np.uint64)
+    for i in range(len(hashes)):
+        distance = np.bitwise_count(hashes[i + 1 :] ^ hashes[i])
+        yield from ((i, i + 1 + int(j)) for j in np.flatnonzero(distance <= MAX_DISTANCE))
+
+
+def group_near(images: Sequence[ImageFacts]) -> list[list[int]]:
     """Groups images so that near-duplicates, directly or through others, share a group.
-
 
     Returns:
         Groups of indices, each sorted, in the order of their first member.
     """
-    root = list(range(len(hashes.content)))
+    root = list(range(len(images)))
 
     def find(i: int) -> int:
         while root[i] != i:
@@ -73,10 +53,9 @@ def group_near(hashes: ImageHashes) -> list[list[int]]:
             i = root[i]
         return i
 
-    for i in range(len(root)):
-        for j in hashes.near(i, start=i + 1):
-            a, b = sorted((find(i), find(int(j))))
-            root[b] = a
+    for i, j in near_pairs(images):
+        first, second = sorted((find(i), find(j)))
+        root[second] = first
     groups: dict[int, list[int]] = {}
     for i in range(len(root)):
         groups.setdefault(find(i), []).append(i)

@@ -121,18 +121,12 @@ def _get(name: str, target: Path, url: str | None) -> None:
     else:
         _place(name, target, partial(_unpack, archive, _pair_places if source.unpack == "pairs" else _folder_places))
     if source.unpack == "pairs":
-        _log.info("%s: %d pairs in %s", name, _count_pairs(target), target)
-
-
-def _count_pairs(target: Path) -> int:
-    """Returns the number of images, each of which must have a mask of its name."""
-    images, masks = ({path.stem for path in (target / sub).glob("*")} for sub in ("images", "masks"))
-    if alone := sorted(images ^ masks):
-        raise DataError(
-            f"{target}: {len(alone)} file(s) of images/ and masks/ have no partner, such as {alone[0]}; "
-            f"see all of them with samtune data verify {target}"
-        )
-    return len(images)
+        images, masks = ({path.stem for path in (target / sub).glob("*")} for sub in ("images", "masks"))
+        if images != masks:
+            raise DataError(
+                f"{target}: {len(images ^ masks)} file(s) have no partner; see samtune data verify {target}"
+            )
+        _log.info("%s: %d pairs in %s", name, len(images), target)
 
 
 def _place(name: str, target: Path, write: Callable[[Path], object]) -> None:

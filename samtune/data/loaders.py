@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from samtune.data.splits import Splits
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
@@ -145,26 +148,29 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
 
-@dataclass(frozen=True)
-class Datasets(Generic[ItemT]):
-    """The items of each loader; `val` is None where there is nothing to choose by."""
-
-    score: EpochDataset[ItemT, Any]
-    train: EpochDataset[ItemT, Any]
-    val: EpochDataset[ItemT, Any] | None
-    test: EpochDataset[ItemT, Any]
-
-
 def build_loaders(
-    datasets: Datasets[ItemT], splits: Splits[Any], options: LoaderOptions, collate: Callable[[list[ItemT]], Any]
+    splits: Splits[Any],
+    options: LoaderOptions,
+    collate: Callable[[list[ItemT]], Any],
+    *,
+    score: EpochDataset[ItemT, Any],
+    train: EpochDataset[ItemT, Any],
+    val: EpochDataset[ItemT, Any] | None,
+    test: EpochDataset[ItemT, Any],
 ) -> Loaders:
-    """Makes loaders of datasets.
+    """Makes loaders of datasets, and logs the notes on the split.
 
     Args:
-        splits: where their images come from.
+        splits: where the images come from.
+        options: batches, workers and order.
         collate: makes a batch of items.
+        score: what parameters are scored on.
+        train: what is trained on.
+        val: what is chosen by, if anything.
+        test: what is reported on.
     """
-    train, val = datasets.train, datasets.val
+    for note in splits.notes:
+        _log.warning("%s", note)
     if options.cache and options.workers:
         for dataset in (train, val):
             if dataset is not None:
@@ -172,10 +178,10 @@ def build_loaders(
     # Workers end with each epoch: ones that stay would keep a copy of the dataset, and its epoch.
     loader_of = partial(DataLoader, num_workers=options.workers, collate_fn=collate, worker_init_fn=_one_thread)
     return Loaders(
-        score=loader_of(datasets.score, batch_size=options.score_batch),
+        score=loader_of(score, batch_size=options.score_batch),
         train=loader_of(train, batch_size=options.batch, sampler=EpochSampler(len(train), seed=options.seed)),
         val=None if val is None else loader_of(val, batch_size=options.batch),
-        test=loader_of(datasets.test, batch_size=options.batch),
+        test=loader_of(test, batch_size=options.batch),
         splits=splits,
     )
 

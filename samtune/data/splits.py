@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -81,40 +81,45 @@ class Given:
 NONE_GIVEN = Given()
 
 
-def read_given(
-    root: Path, value: str | Path, *, folder: Callable[[Path], list[T]], file: Callable[[Path], list[T]]
-) -> list[T] | None:
-    """Reads what a user names for a part.
+@dataclass(frozen=True)
+class Reader(Generic[T]):
+    """How a task reads what a user names for a part.
 
-
-    Returns:
-        What the first path that is there holds, or None where there is none.
+    Attributes:
+        folder: lists a folder.
+        file: reads a list.
+        path_of: the file of what these return.
+        wanted: what is allowed, for a message: "neither ...".
     """
-    for path in (Path(value), root / value):
-        if path.is_dir():
-            return folder(path)
-        if path.is_file():
-            return file(path)
-    return None
+
+    folder: Callable[[Path], list[T]]
+    file: Callable[[Path], list[T]]
+    path_of: Callable[[T], Path]
+    wanted: str
 
 
-def without_given(
-    parts: Mapping[str, list[T]], given: Mapping[str, object], path_of: Callable[[T], Path]
-) -> list[T] | None:
-    """Returns train without the images of given val and test: what is asked for elsewhere is not trained on.
+def put_given(parts: dict[str, list[T]], given: Given, root: Path, reader: Reader[T]) -> list[str]:
+    """Puts what a user names into its parts; train of the data folder goes without it: it is asked for elsewhere.
 
     Args:
-        parts: each part's images; those of a given train stay as they are.
-        given: the parts that a user names.
-        path_of: the file of an image.
+        parts: those of the data folder; changed in place.
+        given: what the user names.
+        root: the data folder.
+        reader: of the task.
 
     Returns:
-        The training images, or None where there is no such part.
+        A line for each part that names nothing.
     """
-    if "train" in given or "train" not in parts:
-        return parts.get("train")
-    taken = {os.path.abspath(path_of(item)) for part in given for item in parts[part]}
-    return [item for item in parts["train"] if os.path.abspath(path_of(item)) not in taken]
+    problems = []
+    for part, value in given.parts().items():
+        path = next((path for path in (Path(value), root / value) if path.is_dir() or path.is_file()), None)
+        parts[part] = [] if path is None else reader.folder(path) if path.is_dir() else reader.file(path)
+        if path is None:
+            problems.append(f"data.{part}: {value} is neither {reader.wanted} (tried {value} and {root / value})")
+    if "train" in parts and given.train is None:
+        taken = {os.path.abspath(reader.path_of(item)) for part in given.parts() for item in parts[part]}
+        parts["train"] = [item for item in parts["train"] if os.path.abspath(reader.path_of(item)) not in taken]
+    return problems
 
 
 def cut_groups(
@@ -163,35 +168,19 @@ def choose_part(items: Sequence[Item], share: float, seed: int) -> list[str]:
     return sorted(items[index].name for group in chosen for index in group)
 
 
-class Repeat(NamedTuple, Generic[T]):
-    """An item of a part whose image is in an earlier part too.
-
-    Attributes:
-        part: of the item.
-        item: the later one.
-        other: the earlier part.
-        twin: the first item with this image.
-    """
-
-    part: str
-    item: T
-    other: str
-    twin: T
-
-
-def repeated(where: Sequence[tuple[str, T]], keys: Sequence[Hashable]) -> list[Repeat[T]]:
+def repeated(where: Sequence[tuple[str, T]], keys: Sequence[Hashable]) -> list[tuple[str, T, str, T]]:
     """Lists the items that two parts share.
 
     Args:
-        where: each part's items, with the name of the part.
+        where: part and item, part by part.
         keys: of each item, equal for equal images.
 
     Returns:
-        The items that repeat the first one with their key, if that is of another part.
+        (part, item, other part, its first item with that key) of each item that repeats one of another part.
     """
     first: dict[Hashable, tuple[str, T]] = {}
-    pairs = [(part, item, *first.setdefault(key, (part, item))) for (part, item), key in zip(where, keys, strict=True)]
-    return [Repeat(*pair) for pair in pairs if pair[0] != pair[2]]
+    found = [(part, item, *first.setdefault(key, (part, item))) for (part, item), key in zip(where, keys, strict=True)]
+    return [line for line in found if line[0] != line[2]]
 
 
 def _fitting(groups: Sequence[list[int]], count: int) -> tuple[list[list[int]], list[list[int]]]:

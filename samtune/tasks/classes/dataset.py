@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from samtune.data.loaders import Datasets, EpochDataset, LoaderOptions, Loaders, build_loaders
+from samtune.data.loaders import EpochDataset, LoaderOptions, Loaders, build_loaders
 from samtune.data.pictures import read_image
 from samtune.errors import DataError
 from samtune.tasks.classes.images import ClassSplits, LabelledImage
@@ -19,9 +18,6 @@ from samtune.types import Interpolation, LabelledBatch, Resize
 
 ClassItem = tuple[str, Tensor, int]
 """Name, (V, 3, S, S) uint8 RGB with one picture per view, label."""
-
-
-_log = logging.getLogger(__name__)
 
 
 class ClassDataset(EpochDataset[ClassItem, Image.Image]):
@@ -121,16 +117,16 @@ def build_class_data(
     for part, images in (("train", splits.train), ("test", splits.test)):
         if not images:
             raise DataError(f"the {part} part has no image; classification needs train and test images")
-    for note in splits.notes:
-        _log.warning("%s", note)
     dataset_of = partial(
         ClassDataset, image_size=image_size, resize=resize, interpolation=interpolation, seed=options.seed
     )
     scored = options.scored(splits.train)  # as drawn: sorted by name, a batch of class folders would hold one class
-    datasets = Datasets(
+    return build_loaders(
+        splits,
+        options,
+        collate_classes,
         score=dataset_of(scored, augment="contrastive", views=2) if score_views else dataset_of(scored),
         train=dataset_of(splits.train, augment=augment, cache=options.cache),
         val=dataset_of(splits.val, cache=options.cache) if splits.val else None,
         test=dataset_of(splits.test),
     )
-    return build_loaders(datasets, splits, options, collate_classes)

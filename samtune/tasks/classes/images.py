@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from samtune.data.duplicates import ImageHashes, group_near, hash_images
+from samtune.data.duplicates import group_near, hash_images
+from samtune.data.facts import ImageFacts
 from samtune.data.splits import PARTS, Splits, cut_groups
 from samtune.errors import DataError
 from samtune.tasks.classes.layouts.folders import Named
@@ -93,11 +94,11 @@ def cut_parts(
     members: dict[int, list[int]] = {}
     for index, item in enumerate(train):
         members.setdefault(item.label, []).append(index)
-    hashes = hash_images([item.image for item in train]) if len(train) <= GROUPED else None
+    images = hash_images([item.image for item in train]) if len(train) <= GROUPED else []
     chosen: dict[str, list[int]] = {"train": [], **{part: [] for part in missing}}
     alike, small = [], []
     for label, indices in sorted(members.items()):
-        groups, grouped = _groups(indices, hashes, len(missing) + 1)
+        groups, grouped = _groups(indices, images, len(missing) + 1)
         if not grouped:
             alike.append(classes[label])
         if len(groups) <= len(missing):
@@ -111,7 +112,7 @@ def cut_parts(
         raise DataError(
             f"{len(train)} images are too few to cut {' and '.join(missing)} from train; add images, or give the parts"
         )
-    kept = "near-duplicates kept together" if hashes is not None else f"more than {GROUPED:,} images are not compared"
+    kept = "near-duplicates kept together" if images else f"more than {GROUPED:,} images are not compared"
     sizes = ", ".join(f"{len(chosen[part])} {part}" for part in chosen)
     notes.append(f"{' and '.join(missing)} cut from train with seed {seed}, by class, {kept}: {sizes}")
     if alike:
@@ -150,16 +151,16 @@ def few_shots(train: Sequence[LabelledImage], shots: int, *, classes: Sequence[s
     return [train[index] for index in sorted(drawn)]
 
 
-def _groups(indices: list[int], hashes: ImageHashes | None, needed: int) -> tuple[list[list[int]], bool]:
+def _groups(indices: list[int], images: list[ImageFacts], needed: int) -> tuple[list[list[int]], bool]:
     """Groups the near-duplicates of a class; if these are fewer than needed, the identical images, and False."""
-    if hashes is None:
+    if not images:
         return [[index] for index in indices], True
-    near = [[indices[i] for i in group] for group in group_near(hashes.only(indices))]
+    near = [[indices[i] for i in group] for group in group_near([images[index] for index in indices])]
     if len(near) >= needed:
         return near, True
     identical: dict[str, list[int]] = {}
     for index in indices:
-        identical.setdefault(hashes.content[index], []).append(index)
+        identical.setdefault(images[index].content, []).append(index)
     return list(identical.values()), False
 
 
@@ -170,6 +171,10 @@ def _relative(path: Path, root: Path) -> str:
         return Path(os.path.relpath(path, root)).as_posix()
 
 
+def some_names(names: Sequence[str]) -> str:
+    """Returns up to ten names of classes."""
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
 def _some(names: Sequence[str]) -> str:
-    """Returns up to ten names, and how many there are."""
-    return f"{len(names)} class(es): {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+    return f"{len(names)} class(es): {some_names(names)}"

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from samtune.data.splits import NONE_GIVEN, PARTS, Given, read_given, without_given
+from samtune.data.splits import NONE_GIVEN, PARTS, Given, Reader, put_given
 from samtune.data.verify import list_problems
 from samtune.errors import ConfigError, DataError, unknown_name
-from samtune.tasks.classes.images import ClassSplits, LabelledImage, cut_parts, few_shots, label_images
+from samtune.tasks.classes.images import ClassSplits, LabelledImage, cut_parts, few_shots, label_images, some_names
 from samtune.tasks.classes.layouts.folders import VAL_IS_TEST, Named, scan_classes, sort_classes
 from samtune.tasks.classes.layouts.known import DATASETS, Layout, find_dataset, read_layout
 from samtune.tasks.classes.layouts.lists import read_list
@@ -66,9 +66,14 @@ def resolve_classes(
     parts, problems, notes = layout.parts, layout.problems, layout.notes
     if "all" in parts:
         parts["train"] = parts.pop("all")
-    for part, value in named.items():
-        parts[part] = _given_part(layout, part, value)
-    _settle_shared(layout, named)
+    reader = Reader(
+        folder=lambda path: scan_classes(path, problems, notes),
+        file=lambda path: read_list(path, layout.root, problems),
+        path_of=lambda image: image[0],
+        wanted="a folder of classes nor a list",
+    )
+    problems += put_given(parts, given, layout.root, reader)
+    _settle_held(layout, named)
     if not parts.get("train") and not problems:
         problems.append(f"no training image (parts found: {', '.join(parts) or 'none'}); add train/ or data.train")
     classes = layout.classes or sort_classes(label for _, label in parts.get("train", ()))
@@ -153,33 +158,13 @@ def corruption_parts(
     return found
 
 
-def _given_part(layout: Layout, part: str, value: str | Path) -> list[Named]:
-    root, problems = layout.root, layout.problems
-    found = read_given(
-        root,
-        value,
-        folder=lambda path: scan_classes(path, problems, layout.notes),
-        file=lambda path: read_list(path, root, problems),
-    )
-    if found is None:
-        problems.append(
-            f"data.{part}: {value} is neither a folder of classes nor a list (tried {value} and {root / value})"
-        )
-    return found or []
-
-
-def _settle_shared(layout: Layout, given: Mapping[str, object]) -> None:
-    """Decides what an image is for that a given part names and the folder has in another part.
-
-    Train goes without the images of given val and test. A `val/` that is the only folder to measure on is either val
-    or test, as the user says. Any other overlap stays, and is refused.
-    """
+def _settle_held(layout: Layout, given: Collection[str]) -> None:
+    """Takes a `val/` that is the only folder to measure on as val or as test, whichever the user names it for."""
     parts, root = layout.parts, layout.root
-    places = {part: {os.path.abspath(path) for path, _ in parts.get(part, ())} for part in PARTS}
-    if (train := without_given(parts, given, lambda named: named[0])) is not None:
-        parts["train"] = train
-    by_folders = (root / "val").is_dir() and not (root / "test").is_dir()
-    if by_folders and places["val"] == places["test"] and len({"val", "test"} & set(given)) == 1:
+    if not (root / "val").is_dir() or (root / "test").is_dir() or len({"val", "test"} & set(given)) != 1:
+        return
+    places = [{os.path.abspath(path) for path, _ in parts.get(part, ())} for part in ("val", "test")]
+    if places[0] == places[1]:
         parts.pop("test" if "val" in given else "val", None)
         layout.notes[:] = [note for note in layout.notes if note != VAL_IS_TEST]
 
@@ -190,7 +175,7 @@ def _untrained(labelled: Mapping[str, Sequence[LabelledImage]], classes: Sequenc
     missing = sorted(held - {item.label for item in labelled["train"]})
     if not missing:
         return []
-    names = _some([classes[label] for label in missing])
+    names = some_names([classes[label] for label in missing])
     return [f"{len(missing)} class(es) of val and test without a training image, which can't be learned: {names}"]
 
 
@@ -205,10 +190,6 @@ def _refuse_unknown(layout: Layout, images: Sequence[Named], classes: Sequence[s
     unknown = sort_classes({label for _, label in images} - set(classes))
     if unknown:
         raise DataError(
-            f"{layout.root}: {len(unknown)} class(es) unknown to the checkpoint: {_some(unknown)}; "
-            f"the checkpoint knows {len(classes)} classes: {_some(classes)}"
+            f"{layout.root}: {len(unknown)} class(es) unknown to the checkpoint: {some_names(unknown)}; "
+            f"the checkpoint knows {len(classes)} classes: {some_names(classes)}"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from samtune.data.cache import file_hashes
 from samtune.data.facts import image_facts
-from samtune.data.splits import LABEL_LISTS, PARTS, Repeat, repeated
+from samtune.data.splits import LABEL_LISTS, PARTS, repeated
 from samtune.data.verify import VerifyReport, list_problems
 from samtune.errors import DataError
 from samtune.tasks.classes.layouts.folders import NamedParts
@@ -92,8 +92,8 @@ def check_classes(
     found += _unusable(paths)
     noted: list[str] = []
     refused: list[str] = []
-    for repeat in _repeats(parts):
-        (noted if {repeat.part, repeat.other} <= set(published) else refused).append(_told(repeat))
+    for shared, line in _repeats(parts):
+        (noted if shared <= set(published) else refused).append(line)
     if published and refused:  # these may be a whole list
         found.append(
             f"{len(refused)} image(s) are in two parts, such as {refused[0]}; change data.train, .val or .test"
@@ -143,19 +143,19 @@ def same_images(parts: NamedParts) -> list[str]:
     Returns:
         A line per file that repeats one of another part.
     """
-    return [_told(repeat) for repeat in _repeats(parts)]
+    return [line for _, line in _repeats(parts)]
 
 
-def _told(repeat: Repeat[Path]) -> str:
-    return f"{repeat.item} ({repeat.part}) is the same image as {repeat.twin} ({repeat.other})"
-
-
-def _repeats(parts: NamedParts) -> list[Repeat[Path]]:
+def _repeats(parts: NamedParts) -> list[tuple[set[str], str]]:
+    """Returns for each repeated image the two parts that have it, and a line that says so."""
     where = [(part, path) for part in PARTS for path, _ in parts.get(part, ())]
     if len(where) > COMPARED:
-        return repeated(where, [os.path.abspath(path) for _, path in where])
-    where = _of_equal_size(where)
-    return repeated(where, file_hashes([path for _, path in where]))
+        keys = [os.path.abspath(path) for _, path in where]
+    else:
+        where = _of_equal_size(where)
+        keys = file_hashes([path for _, path in where])
+    found = repeated(where, keys)
+    return [({a, b}, f"{path} ({a}) is the same image as {twin} ({b})") for a, path, b, twin in found]
 
 
 def _of_equal_size(where: list[tuple[str, Path]]) -> list[tuple[str, Path]]:

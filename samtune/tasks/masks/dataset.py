@@ -5,7 +5,6 @@ Decoding lives in `pairs`, prompts in `prompts`; here they become `Sample`s, and
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from samtune.data.loaders import Datasets, EpochDataset, LoaderOptions, Loaders, build_loaders
+from samtune.data.loaders import EpochDataset, LoaderOptions, Loaders, build_loaders
 from samtune.data.pictures import read_image
 from samtune.data.splits import Splits
 from samtune.errors import DataError
@@ -24,8 +23,6 @@ from samtune.tasks.masks.augment import reseed, train_augmentation
 from samtune.tasks.masks.pairs import Pair, mask_facts, read_mask
 from samtune.tasks.masks.prompts import box_of, components, point_in
 from samtune.types import Batch, ImageArray, MaskArray, PromptMode, Prompts, Sample, Size
-
-_log = logging.getLogger(__name__)
 
 
 class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
@@ -196,21 +193,17 @@ def build_data(
     Raises:
         DataError: no training image has an object to prompt for.
     """
-    for note in splits.notes:
-        _log.warning("%s", note)
     dataset_of = partial(SegmentationDataset, image_size=image_size, seed=options.seed)
-    datasets = Datasets(
-        score=dataset_of(sorted(options.scored(splits.train), key=lambda pair: pair.name), prompt=score_prompt),
-        train=dataset_of(splits.train, prompt=prompt, augment=augment, cache=options.cache),
-        val=dataset_of(splits.val, prompt=prompt, cache=options.cache),
-        test=dataset_of(splits.test, prompt=prompt),
-    )
-    if not len(datasets.score) or not len(datasets.train):
+    score = dataset_of(sorted(options.scored(splits.train), key=lambda pair: pair.name), prompt=score_prompt)
+    train = dataset_of(splits.train, prompt=prompt, augment=augment, cache=options.cache)
+    if not len(score) or not len(train):
         raise DataError(
             f"no training image has a foreground to prompt for: all {len(splits.train)} masks are empty, such as "
             f"{splits.train[0].mask}; add images with an object"
         )
-    return build_loaders(datasets, splits, options, Collate(image_size))
+    val = dataset_of(splits.val, prompt=prompt, cache=options.cache)
+    test = dataset_of(splits.test, prompt=prompt)
+    return build_loaders(splits, options, Collate(image_size), score=score, train=train, val=val, test=test)
 
 
 def input_size(size: Size, longest: int) -> Size:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from samtune.data.duplicates import group_near, hash_images
-from samtune.data.splits import NONE_GIVEN, PARTS, Given, Splits, cut_groups, read_given, repeated, without_given
+from samtune.data.duplicates import group_near, hash_images, near_pairs
+from samtune.data.splits import NONE_GIVEN, PARTS, Given, Reader, Splits, cut_groups, put_given, repeated
 from samtune.data.verify import list_problems
 from samtune.errors import DataError, unknown_name
 from samtune.tasks.masks.pairs import Pair, scan_folder
@@ -43,15 +43,18 @@ def resolve_split(
         DataError: the folder has none of these layouts, pairs are incomplete, files are bad, a list names an absent
             file, parts share an image, or there are too few images.
     """
-    folder, named = Path(folder), given.parts()
+    folder = Path(folder)
     _check_options(folder, split, ratios)
     problems: list[str] = []
     notes: list[str] = []
-    parts = _found_parts(folder, split, named, problems, notes)
-    for part, value in named.items():
-        parts[part] = _given_part(folder, part, value, problems)
-    if (train := without_given(parts, named, lambda pair: pair.image)) is not None:
-        parts["train"] = train
+    parts = _found_parts(folder, split, given.parts(), problems, notes)
+    reader = Reader(
+        folder=lambda path: _scan(path, problems),
+        file=lambda path: _named(path, _scan(folder, problems), problems),
+        path_of=lambda pair: pair.image,
+        wanted="a folder nor a list of names",
+    )
+    problems += put_given(parts, given, folder, reader)
     if problems:
         known = [pair for pairs in parts.values() for pair in pairs]
         raise DataError(list_problems(f"{folder} can't be split", [*problems, *verify_pairs(known).errors]))
@@ -99,20 +102,6 @@ def _found_parts(
     return {} if "train" in given else {"train": _scan(folder, problems)}
 
 
-def _given_part(folder: Path, part: str, value: str | Path, problems: list[str]) -> list[Pair]:
-    found = read_given(
-        folder,
-        value,
-        folder=lambda path: _scan(path, problems),
-        file=lambda path: _named(path, _scan(folder, problems), problems),
-    )
-    if found is None:
-        problems.append(
-            f"data.{part}: {value} is neither a folder nor a list of names (tried {value} and {folder / value})"
-        )
-    return found or []
-
-
 def _scan(folder: Path, problems: list[str]) -> list[Pair]:
     pairs, found = scan_folder(folder)
     problems += [line for line in found if line not in problems]
@@ -154,15 +143,12 @@ def _cut_missing(folder: Path, parts: Parts, seed: int, ratios: Ratios, notes: l
 def _shared_images(folder: Path, parts: Parts) -> list[str]:
     """Refuses identical images in two parts; returns a note on near-duplicates between parts."""
     where = [(part, pair) for part in PARTS for pair in parts[part]]
-    hashes = hash_images([pair.image for _, pair in where])
-    if same := repeated(where, hashes.content):
-        lines = [f"{r.other}/{r.twin.image.name} and {r.part}/{r.item.image.name}" for r in same]
+    images = hash_images([pair.image for _, pair in where])
+    if same := repeated(where, [facts.content for facts in images]):
+        lines = [f"{other}/{twin.image.name} and {part}/{pair.image.name}" for part, pair, other, twin in same]
         raise DataError(list_problems(f"{folder}: the same image is in two parts; take it out of one", lines))
-    near = []
-    for i, (part, pair) in enumerate(where):
-        for other, twin in (where[j] for j in hashes.near(i, start=i + 1)):
-            if other != part:
-                near.append(f"{part}/{pair.image.name} and {other}/{twin.image.name}")
+    pairs = [(*where[i], *where[j]) for i, j in near_pairs(images)]
+    near = [f"{a}/{one.image.name} and {b}/{two.image.name}" for a, one, b, two in pairs if a != b]
     if not near:
         return []
     return [f"{len(near)} near-duplicate pair(s) across parts of a published split: {'; '.join(near)}"]

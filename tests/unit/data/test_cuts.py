@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,12 @@ from class_trees import write_class_folders
 from PIL import Image
 
 from samtune.data.duplicates import group_near, hash_images
-from samtune.data.splits import Given, Splits, choose_part, cut_groups, read_given, repeated, without_given
+from samtune.data.splits import Given, Reader, Splits, choose_part, cut_groups, put_given, repeated
 from samtune.tasks.classes.splits import resolve_classes
 from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.splits import resolve_split
 
 NAMES = [f"n{i:02d}" for i in range(20)]
-
-
-@dataclass(frozen=True)
-class Thing:
-    """An item of no task."""
-
-    name: str
-    image: Path
 
 
 def brighter(source: Path) -> None:
@@ -131,23 +122,44 @@ def test_parts_that_share_an_image_are_found_once_per_file() -> None:
     assert found == [("val", "c", "train", "a"), ("test", "e", "train", "a")]
 
 
-def test_given_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = Given(val="list.txt", test=tmp_path / "more")
-    assert given.parts() == {"val": "list.txt", "test": tmp_path / "more"}
+@pytest.fixture
+def reader() -> Reader[Path]:
+    """Reads a folder as the paths in it, and a file as the paths that it names."""
+    return Reader(
+        folder=lambda path: sorted(path.iterdir()),
+        file=lambda path: [Path(line) for line in path.read_text().split()],
+        path_of=lambda path: path,
+        wanted="this nor that",
+    )
+
+
+def test_given_parts_replace_those_of_the_folder(tmp_path: Path, reader: Reader[Path]) -> None:
     (tmp_path / "more").mkdir()
-    (tmp_path / "list.txt").touch()
-    read = {"folder": lambda path: [("folder", path)], "file": lambda path: [("file", path)]}
-    assert read_given(tmp_path, "more", **read) == [("folder", tmp_path / "more")]
-    assert read_given(tmp_path, "list.txt", **read) == [("file", tmp_path / "list.txt")]
-    assert read_given(tmp_path, "gone", **read) is None
-    monkeypatch.chdir(tmp_path)
-    assert read_given(tmp_path / "more", "list.txt", **read) == [("file", Path("list.txt"))]
+    (tmp_path / "more" / "x").touch()
+    (tmp_path / "list.txt").write_text("/y\n")
+    parts = {"val": [Path("/a")], "test": [Path("/b")]}
+    given = Given(train="more", val=tmp_path / "list.txt", test="gone")
+    lines = put_given(parts, given, tmp_path, reader)
+    assert parts == {"train": [tmp_path / "more" / "x"], "val": [Path("/y")], "test": []}
+    assert lines == [f"data.test: gone is neither this nor that (tried gone and {tmp_path / 'gone'})"]
 
 
-def test_what_is_held_out_is_not_trained_on_however_its_path_is_written(tmp_path: Path, monkeypatch) -> None:
+def test_the_working_folder_comes_first(tmp_path: Path, reader: Reader[Path], monkeypatch) -> None:
+    for place, named in ((tmp_path, "/here"), (tmp_path / "data", "/there")):
+        place.mkdir(exist_ok=True)
+        (place / "list.txt").write_text(named)
     monkeypatch.chdir(tmp_path)
-    train = [Thing(name, tmp_path / name) for name in "abc"]
-    parts = {"train": train, "val": [Thing("b", Path("b"))], "test": [Thing("c", Path("c"))]}
-    assert without_given(parts, {"val": "b"}, lambda item: item.image) == [train[0], train[2]]
-    assert without_given(parts, {"train": "x", "val": "b"}, lambda item: item.image) == train
-    assert without_given({"val": train}, {"val": "b"}, lambda item: item.image) is None
+    parts: dict[str, list[Path]] = {}
+    assert put_given(parts, Given(val="list.txt"), tmp_path / "data", reader) == []
+    assert parts == {"val": [Path("/here")]}
+
+
+def test_what_is_held_out_is_not_trained_on_however_its_path_is_written(tmp_path: Path, reader, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("b")
+    train = [tmp_path / name for name in "abc"]
+    parts = {"train": train, "test": [train[2]]}
+    put_given(parts, Given(val="list.txt"), tmp_path, reader)
+    assert parts == {"train": [train[0], train[2]], "val": [Path("b")], "test": [train[2]]}
+    put_given(parts, Given(train=tmp_path / "list.txt", val="list.txt"), tmp_path, reader)
+    assert parts["train"] == [Path("b")]  # what the user says; shared images are refused elsewhere

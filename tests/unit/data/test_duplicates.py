@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samtune.data.duplicates import ImageHashes, group_near, hash_images
-from samtune.data.facts import difference_hash, image_facts
+from samtune.data.duplicates import group_near, hash_images, near_pairs
+from samtune.data.facts import ImageFacts, difference_hash, image_facts
 from samtune.errors import DataError
 
 
@@ -23,9 +23,10 @@ def test_difference_hash_of_a_ramp() -> None:
 
 
 def test_groups_hold_what_is_near_through_others() -> None:
-    hashes = ImageHashes(["a", "b", "c", "d"], np.array([0, 2**40 - 1, 0b1111, 0b11111111], dtype=np.uint64))
-    assert group_near(hashes) == [[0, 2, 3], [1]]  # 0 and 3 differ in 8 bits, each is near 2
-    assert group_near(hashes.only([3, 0])) == [[0], [1]]
+    images = [ImageFacts(9, 9, 1, [], "", bits) for bits in (0, 2**40 - 1, 0b1111, 0b11111111)]
+    assert list(near_pairs(images)) == [(0, 2), (2, 3)]  # 0 and 3 differ in 8 bits
+    assert group_near(images) == [[0, 2, 3], [1]]
+    assert group_near([images[3], images[0]]) == [[0], [1]]
 
 
 def test_facts_of_an_image(tmp_path: Path) -> None:

@@ -230,6 +230,17 @@ def test_grid_and_cells_train_on_the_same_images(tmp_path: Path) -> None:
     assert [pair.image.parents[1].name for pair in parts[1].test] == ["val", "val"]
 
 
+def test_near_duplicates_are_on_one_side_of_the_choice(tmp_path: Path) -> None:
+    data = two_parts(tmp_path / "data", train=10)
+    for path in sorted((data / "train").rglob("*.png")):
+        Image.open(path).save(path.with_name(f"{path.stem}x.png"))
+    sweep = sweep_of(f"data.dir={data}", choose_on=0.35)
+    sweep.folder.mkdir(parents=True)
+    save_choice(sweep, 0.35)
+    names = choice_list(sweep).read_text().split()
+    assert len(names) == 6 and names[1::2] == [f"{name}x" for name in names[::2]]
+
+
 def test_a_choice_part_without_a_pair_is_refused(tmp_path: Path) -> None:
     sweep = sweep_of(f"data.dir={two_parts(tmp_path / 'data', train=9)}", choose_on=0.1)
     with pytest.raises(DataError, match=r"has 9 pairs, and choose_on: 0.1 takes none of them. Raise choose_on"):
