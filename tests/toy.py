@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from samtune.models.sam.model import SamModel, SamSpec
+from samtune.models.table import ModelEntry
 from samtune.models.weights import RANDOM, load_weights
 from samtune.types import Batch, Prompts, Size
 
 SIZE = 64
+ENTRY = ModelEntry("toy:build_toy", "masks")  # what makes it a model of the table
 # 64 px are 4 x 4 cells, so the windows of 3 cells of block 0 are padded
 SPEC = SamSpec(32, 2, 2, (1,), image_size=SIZE, window=3, prompt_dim=32, decoder_mlp=32)
 

@@ -18,11 +18,11 @@ ENTRY = ModelEntry("toy_backbone:build_toy_net", "masks")
 
 
 class ToyNet(nn.Module):
-    """A stem, two blocks and a head: (B, 3, S, S) to (B, 1, S/4, S/4)."""
+    """A stem with batch norm, two blocks and a head: (B, 3, S, S) to (B, 1, S/4, S/4)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8))
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.GELU()) for _ in range(2))
         self.head = nn.Conv2d(8, 1, 1)
 
@@ -47,6 +47,8 @@ class ToyBackbone(Backbone):
     def role(self, name: str, owner: nn.Module) -> Role:
         if name.startswith("head."):
             return "decoder"
+        if isinstance(owner, nn.BatchNorm2d):
+            return "norm"
         if name.endswith("bias"):
             return "bias"
         return "linear" if isinstance(owner, nn.Linear) else "conv"

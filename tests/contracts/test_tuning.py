@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from cases import CASES, SCATTERED, make_selection
+from descriptions import mask_description
 from torch import Tensor, nn
-from toy import prompts_of, toy_batch, toy_model
+from toy import ENTRY, prompts_of, toy_batch, toy_model
 
-from samtune.base.tensors import read_metadata, save_tensors
+from samtune.base.tensors import read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.audit import audit
 from samtune.files.delta import apply_delta, save_delta, undo_delta
 from samtune.models.sam.model import SamModel
+from samtune.models.table import MODELS
 from samtune.models.weights import read_state
 from samtune.selection import Selection, check_selection, load_selection, save_selection
 from samtune.tuning import attach, count, count_by_block, merge
@@ -365,24 +367,28 @@ def test_delta_applies_and_undoes_exactly(selection: Selection, tuned: SamModel,
     base, merged = copied(toy_model()), copied(merge(tuned))
     files = {name: tmp_path / f"{name}.safetensors" for name in ("base", "merged", "delta", "applied", "undone")}
     save_tensors(files["base"], base, {})
-    save_tensors(files["merged"], merged, {"model": "toy"})
-    save_delta(files["delta"], base=base, merged=merged, selection=selection, metadata={"model": "toy"})
+    about = mask_description("toy", base_hash=state_hash(base)).to_metadata()
+    save_tensors(files["merged"], merged, about)
+    save_delta(files["delta"], base=base, merged=merged, selection=selection, metadata=about)
     apply_delta(files["base"], files["delta"], files["applied"])
     undo_delta(files["merged"], files["delta"], files["undone"])
     assert same_tensors(read_state(files["applied"]), merged)
     assert same_tensors(read_state(files["undone"]), base)
-    assert read_metadata(files["applied"]) == {"model": "toy"}
+    assert read_metadata(files["applied"]) == about
 
 
 def same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return same(dict(sorted(first.items())), dict(sorted(second.items())))
 
 
-def test_delta_of_another_base_or_run_is_refused(tmp_path: Path) -> None:
+def test_delta_of_another_base_or_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "toy", ENTRY)
     model = toy_model()
     selection, base, out = make_selection("gps", model), copied(model), tmp_path / "out.safetensors"
     train(model, attach(model, selection), steps=1)
-    save_delta(tmp_path / "d.safetensors", base=base, merged=model.net.state_dict(), selection=selection, metadata={})
+    states = {"base": base, "merged": model.net.state_dict()}
+    about = mask_description("toy", base_hash=state_hash(base)).to_metadata()
+    save_delta(tmp_path / "d.safetensors", **states, selection=selection, metadata=about)
     save_tensors(tmp_path / "other.safetensors", toy_model(seed=3).net.state_dict(), {})
     with pytest.raises(CheckpointError, match=r"belongs to another base than .*other"):
         apply_delta(tmp_path / "other.safetensors", tmp_path / "d.safetensors", out)

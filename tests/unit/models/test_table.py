@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from outside import ENTRY, OutsideModel
 from toy import toy_batch
+from toy_backbone import ENTRY, ToyBackbone
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.files.merged import load_merged, save_merged
@@ -25,11 +25,11 @@ from samtune.tuning import attach, merge
 
 
 @pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> OutsideModel:
+def outside(monkeypatch: pytest.MonkeyPatch) -> ToyBackbone:
     """A model from outside, by one line in the table."""
     monkeypatch.setitem(MODELS, "theirs", ENTRY)
     model = build_model("theirs", image_size=64)
-    assert isinstance(model, OutsideModel)
+    assert isinstance(model, ToyBackbone)
     return model
 
 
@@ -63,7 +63,7 @@ def test_unknown_names_and_a_missing_number_of_classes() -> None:
     ("name", "loss"), [("gps", contrastive_loss(cells=8, temperature=0.1, seed=0)), ("spt", task_loss())]
 )
 def test_a_model_from_outside_is_scored_selected_tuned_and_merged(
-    outside: OutsideModel, name: str, loss: object, tmp_path: Path
+    outside: ToyBackbone, name: str, loss: object, tmp_path: Path
 ) -> None:
     batches = [toy_batch(seed=seed) for seed in range(2)]
     per = "sample" if name == "spt" else "batch"
@@ -86,7 +86,7 @@ def test_a_model_from_outside_is_scored_selected_tuned_and_merged(
     assert changed == {*selection.names(), *(f"{addition.module}.weight" for addition in selection.additions)}
 
 
-def test_weights_of_another_network_are_refused(outside: OutsideModel, tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused(outside: ToyBackbone, tmp_path: Path) -> None:
     torch.save({"stem.weight": torch.zeros(3)}, tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match=r"odd\.pth does not fit the model .* It is not of theirs\."):
         build_model("theirs", checkpoint=tmp_path / "odd.pth")

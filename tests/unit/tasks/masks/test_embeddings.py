@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 from toy import prompts_of, toy_batch, toy_model
+from toy_backbone import build_toy_net
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.sam.model import SamModel
 from samtune.selection import Selection, select
+from samtune.tasks.masks.config import SegmentationConfig
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
+from samtune.tasks.masks.task import SegmentationTask
 
 LINEAR = Selection({}, ("mask_decoder.mask_tokens.weight",))
 
@@ -84,3 +87,11 @@ def test_only_decoder_training_may_use_them() -> None:
         check_embeddings(model, select(model, None, name="bias"))
     with pytest.raises(ConfigError, match=r"qkv\.lora trains"):
         check_embeddings(model, select(model, None, name="lora"))
+
+
+def test_a_model_without_such_a_decoder_is_refused(tmp_path: Path) -> None:
+    data, train = {"dir": "data", "augment": False}, {"embeddings": tmp_path}
+    task = SegmentationTask(SegmentationConfig.model_validate({"data": data, "train": train}))
+    with pytest.raises(ConfigError, match=r"train\.embeddings is for Segment Anything, which toy_net is not"):
+        task.network(build_toy_net("toy_net"), Selection({}), base_hash="a", autocast=None)
+    assert isinstance(task.network(toy_model(), LINEAR, base_hash="a", autocast=None), CachedEncoder)
