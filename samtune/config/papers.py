@@ -23,7 +23,7 @@ GROUPS = ("Natural", "Specialized", "Structured", "FGVC", "General")  # the firs
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """One data set: its name such as `vtab/kitti`, title in tables, group of `GROUPS`, and how many classes and test images.
+    """One data set: its name such as `vtab/kitti`, title, group of `GROUPS`, how many classes and test images it has.
 
     What stands behind the slash of the name is its folder.
     """

@@ -32,7 +32,7 @@ def load_merged(path: Path, kind: type[Kind], *, device: torch.device | str = "c
     """Loads a merged file strictly: the model in eval mode, in fp32, and what the file says.
 
     Raises:
-        CheckpointError: missing, damaged, not a merged file or bundle of this kind, or weights that don't fit its model.
+        CheckpointError: missing, damaged, no merged file or bundle of this kind, or weights that do not fit its model.
     """
     description = kind.from_metadata(model_metadata(path), path)
     try:
