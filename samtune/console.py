@@ -26,14 +26,7 @@ LINE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Table:
-    """A table for the terminal.
-
-    Attributes:
-        columns: the headings.
-        rows: the cells; floats are shown with 4 digits after the point.
-        title: a line above.
-        notes: lines below, such as definitions.
-    """
+    """A table for the terminal: floats get 4 digits after the point; `title` is a line above, `notes` are below."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -78,12 +71,7 @@ def print_traceback(text: str) -> None:
 
 
 def print_error(text: str, *, hint: str | None = None) -> None:
-    """Prints an error to stderr.
-
-    Args:
-        text: what was wrong; may have several lines.
-        hint: a second, dimmer paragraph on what to do.
-    """
+    """Prints what was wrong to stderr, and in a second, dimmer paragraph what to do about it."""
     ERR.print(Text.assemble(("error: ", "bold red"), text))
     if hint:
         ERR.print(Text(hint, style="dim"))
@@ -92,12 +80,7 @@ def print_error(text: str, *, hint: str | None = None) -> None:
 def print_table(
     rows: Sequence[Sequence[object]], *, columns: Sequence[str], title: str | None = None, numbers: int = 1
 ) -> None:
-    """Prints a table to stdout.
-
-    Args:
-        rows: the cells; floats are shown with 4 digits after the point.
-        numbers: the columns from this one on (counted from 0) are aligned to the right.
-    """
+    """Prints a table to stdout; the columns from `numbers` on (counted from 0) are aligned to the right."""
     table = rich_table.Table(
         title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0)
     )
@@ -119,14 +102,7 @@ def show(table: Table) -> None:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
-    """Shows how far a job is: a bar with values and remaining time, or a plain line now and then.
-
-    Args:
-        title: what is going on, such as "score" or "epoch 3/20".
-
-    Yields:
-        The function to call after each step.
-    """
+    """Shows how far a job is, by the function that it yields: a bar with values and remaining time, or plain lines."""
     with _bar(title, total) if ERR.is_terminal else _lines(title, total) as advance:
         yield advance
 

@@ -60,14 +60,7 @@ class RunFolderError(SamtuneError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Words the message for a name that is not in a table.
-
-    Args:
-        kind: what the name stands for, such as "model".
-
-    Returns:
-        One sentence with the nearest name, when there is one, and all names.
-    """
+    """Words the message for a name that is in no table of its kind, with the nearest name, if any, and all names."""
     names = sorted(known)
     near = get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

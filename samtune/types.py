@@ -48,8 +48,7 @@ class Prompts:
 
     def to(self, device: torch.device | str) -> Prompts:
         """Returns the same prompts on `device`."""
-        moved = {k: None if v is None else v.to(device) for k, v in vars(self).items()}
-        return Prompts(**moved)
+        return Prompts(**{k: None if v is None else v.to(device) for k, v in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,7 @@ class Sample:
         image: (3, h, w) uint8 RGB, scaled to the input frame, not yet padded.
         mask: (h, w) bool, the target in the same frame.
         truth: (H, W) bool array, the target at the original size.
-        box_input: (4,) float32 or None.
-        points_input: (P, 2) float32 or None.
-        labels: (P,) int64 or None.
+        box_input, points_input, labels: (4,) float32, (P, 2) float32 and (P,) int64, each or None; see `Prompts`.
     """
 
     name: str
@@ -83,9 +80,8 @@ class Batch:
         images: (B, 3, S, S) uint8 RGB, zero-padded at the right and bottom; models normalise.
         masks: (B, 1, S, S) bool, target in the input frame; False in the padding.
         sizes_input: the unpadded (h, w) of each item in the input frame.
-        names: the name of each item.
         truths: (H, W) bool arrays at the original size.
-        prompts: prompts of the batch, or None for prompt mode "none".
+        prompts: None for prompt mode "none".
     """
 
     images: Tensor
@@ -100,12 +96,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Returns the batch with its tensors on `device`."""
-        return replace(
-            self,
-            images=self.images.to(device),
-            masks=self.masks.to(device),
-            prompts=None if self.prompts is None else self.prompts.to(device),
-        )
+        prompts = None if self.prompts is None else self.prompts.to(device)
+        return replace(self, images=self.images.to(device), masks=self.masks.to(device), prompts=prompts)
 
     def singles(self) -> list[Batch]:
         """Returns the items as batches of one."""
@@ -124,12 +116,9 @@ class Batch:
 
     def valid(self) -> Tensor:
         """Returns (B, 1, S, S) bool: True where the input frame shows the picture, False in the padding."""
-        side = self.images.shape[-1]
-        steps = torch.arange(side, device=self.images.device)
-        heights = torch.tensor([h for h, _ in self.sizes_input], device=self.images.device)
-        widths = torch.tensor([w for _, w in self.sizes_input], device=self.images.device)
-        rows = steps[None, :] < heights[:, None]
-        columns = steps[None, :] < widths[:, None]
+        steps = torch.arange(self.images.shape[-1], device=self.images.device)
+        sizes = torch.tensor(self.sizes_input, device=self.images.device)  # (B, 2)
+        rows, columns = (steps < side[:, None] for side in sizes.unbind(1))
         return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
@@ -140,7 +129,6 @@ class LabelledBatch:
     Attributes:
         images: (B, 3, H, W) uint8 RGB, or float32 of the same 0 to 255 once mixed; models normalise.
         labels: (B,) int64 class of each image.
-        names: the name of each item.
         targets: (B, classes) float32 shares of each class in a mixed image, or None: the labels count.
     """
 
@@ -188,13 +176,10 @@ class Scores:
 
     Attributes:
         sums: parameter name -> signed sum of the gradients, fp32, of the parameter's shape.
-        batches: gradients that were summed: of batches, or of single images.
-        skipped: batches (or images) for which the loss is undefined.
+        batches: gradients that were summed, each of one `per`; for `skipped` more the loss is undefined.
         images_hash: SHA-256 over the pixels and targets, in order.
         squares: parameter name -> sum of the squared gradients; None unless asked for.
-        per: what one gradient is of.
-        loss: the loss with its options, as text; empty where nobody said.
-        base_hash: `state_hash` of the weights; empty where nobody said.
+        loss: the loss with its options, as text; empty where nobody said, as `base_hash`, the weights' `state_hash`.
     """
 
     sums: dict[str, Tensor]

@@ -10,7 +10,6 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 GRACE_SECONDS = 10.0  # between asking a child to end and killing it
@@ -42,21 +41,16 @@ class Children:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
         if self._guard is not None:
             self._guard.communicate()
 
     def run(self, command: list[str], log: Path, threads: int) -> int:
-        """Runs a command and waits for it.
+        """Runs a command and returns its exit code, negative for a signal.
 
         Args:
             threads: for its arithmetic; the user's own OMP_NUM_THREADS counts more.
-
-        Returns:
-            Its exit code, negative for a signal.
         """
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         with log.open("w", encoding="utf-8") as file, self._lock:
@@ -91,13 +85,9 @@ class Children:
 
     def _tell_guard(self, line: str) -> None:
         if self._guard is None:
+            command, pipe, nothing = [sys.executable, "-S", "-c", _GUARD], subprocess.PIPE, subprocess.DEVNULL
             self._guard = subprocess.Popen(
-                [sys.executable, "-S", "-c", _GUARD],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                start_new_session=True,
+                command, stdin=pipe, stdout=nothing, stderr=nothing, bufsize=0, start_new_session=True
             )
         assert self._guard.stdin is not None
         with suppress(BrokenPipeError):  # without a guard a run is still a run

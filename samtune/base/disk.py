@@ -89,9 +89,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        raise DiskError(
-            f"can't write to {folder}: {err.strerror or err}. Choose a writable folder, or free some space."
-        ) from err
+        problem = f"can't write to {folder}: {err.strerror or err}."
+        raise DiskError(f"{problem} Choose a writable folder, or free some space.") from err
 
 
 def _new_folder(parent: Path) -> Path:

@@ -22,12 +22,9 @@ _TIMEOUT = 30  # seconds without a byte
 def download(url: str, path: str | Path, *, sha256: str | None = None, error: type[SamtuneError] = DataError) -> Path:
     """Downloads a file unless it is there, and checks it.
 
-    Without a known hash, the hash of the first download is kept in `NAME.sha256` and later files are compared with it:
-    that notices a change, not a bad first download.
-
     Args:
-        sha256: its hash in hex; None where none is known from independent sources.
-        error: class of what is raised when the file can't be had.
+        sha256: its hash in hex; None where none is known from independent sources. Then the hash of the first download
+            is kept in `NAME.sha256` for later ones: that notices a change, not a bad first download.
 
     Raises:
         SamtuneError: of class `error`: offline, refused, incomplete, or the hash differs.
@@ -50,8 +47,8 @@ def download(url: str, path: str | Path, *, sha256: str | None = None, error: ty
             raise DiskError(f"can't write {partial}: {problem}; free space or choose another folder") from problem
         _check(partial, path, sha256, error)
         partial.replace(path)
-        return path
-    _check(path, path, sha256, error)
+    else:
+        _check(path, path, sha256, error)
     return path
 
 
@@ -90,10 +87,8 @@ def _store(response: http.client.HTTPResponse, partial: Path, have: int, total: 
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with (
-        open(partial, "ab" if have else "wb") as file,
-        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
-    ):
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    with open(partial, "ab" if have else "wb") as file, bar as progress:
         task = progress.add_task(partial.stem, total=total, completed=have)
         while chunk := response.read(_CHUNK):
             file.write(chunk)

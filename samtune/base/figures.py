@@ -74,9 +74,5 @@ def to_png(figure: Figure) -> bytes:
 
 
 def save_figure(path: Path, figure: Figure) -> None:
-    """Writes the picture as PNG; its folder is made if needed.
-
-    Raises:
-        DiskError: the file can't be written.
-    """
+    """Writes the picture as PNG; its folder is made if needed."""
     write_bytes(Path(path), to_png(figure))

@@ -8,13 +8,9 @@ from samtune.errors import ConfigError
 
 
 def find_path(path: str | Path) -> Path:
-    """Finds a file or folder.
+    """Finds a file or folder: a relative path in the working folder, then in the project root (editable install).
 
-    Args:
-        path: a relative path is tried in the working folder, then in the project root (editable install); `~` works.
-
-    Returns:
-        The first that exists, else the path in the working folder, for the caller to complain about.
+    `~` works. Where none exists, the path in the working folder is returned, for the caller to complain about.
     """
     path = Path(path).expanduser()
     candidates = [folder / path for folder in _folders()]
@@ -23,9 +19,6 @@ def find_path(path: str | Path) -> Path:
 
 def find_config(path: str | Path) -> Path:
     """Finds a config file: as `find_path` does, then in `configs/` of both folders.
-
-    Args:
-        path: what the user wrote after `--config`.
 
     Raises:
         ConfigError: no such file; the message lists what `configs/` has.

@@ -32,11 +32,7 @@ def in_fp32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Returns the metadata of a safetensors file.
-
-    Raises:
-        CheckpointError: missing or damaged.
-    """
+    """Returns the metadata of a safetensors file; a `CheckpointError` says that it is missing or damaged."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist.")
     try:
@@ -47,11 +43,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a safetensors file.
-
-    Raises:
-        CheckpointError: missing or damaged.
-    """
+    """Returns the tensors of a safetensors file; a `CheckpointError` says that it is missing or damaged."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist.")
     try:

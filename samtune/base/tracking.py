@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from samtune.base import environment
@@ -25,12 +24,23 @@ PARAM_LIMIT = 6000  # characters that MLflow keeps
 
 
 class _Tracked:
-    """What is logged to MLflow as long as that works; whatever goes wrong in a tracker must not stop a training."""
+    """What is logged to MLflow as long as that works; whatever goes wrong in a tracker must not stop a training.
+
+    A context manager, so that a crash ends the MLflow run as FAILED.
+    """
 
     kept_in = "history.jsonl"
 
     def __init__(self) -> None:
         self._mlflow: _MlflowRun | None = None
+        self._failed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        status = "FINISHED" if kind is None else "KILLED" if kind in (KeyboardInterrupt, SystemExit) else "FAILED"
+        self._try(lambda run: run.end("FAILED" if self._failed else status))
 
     def _open(self, experiment: str, name: str, params: Mapping[str, Any], **options: str | None) -> None:
         try:
@@ -52,13 +62,7 @@ class _Tracked:
 
 
 class RunLog(_Tracked):
-    """The log of one run; a context manager, so that a crash ends the MLflow run as FAILED.
-
-    Args:
-        folder: the run folder; gets `history.jsonl`.
-        run_name: name of the MLflow run.
-        parent: id of the MLflow run that this one belongs to.
-    """
+    """The log of one run; `parent` is the id of the MLflow run that it belongs to."""
 
     def __init__(
         self,
@@ -77,15 +81,10 @@ class RunLog(_Tracked):
         if mlflow:
             self._open(experiment, run_name, params, parent=parent)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._file.close()
         self._to_mlflow()
-        self._try(lambda run: run.end(_status(kind)))
+        super().__exit__(kind, *rest)
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Writes one event: "step", "epoch", "split" and values by name; what is not finite is null.
@@ -112,21 +111,12 @@ class RunLog(_Tracked):
 
 
 class SweepLog(_Tracked):
-    """The MLflow run that the runs of a sweep belong to: a context manager, as `RunLog`.
-
-    Its id is kept in `mlflow_run.txt`, so that a sweep that goes on does so under the same run.
-
-    Args:
-        mlflow: whether there is such a run at all.
-        name: of the sweep and the run.
-        params: the settings of the sweep, nested.
-    """
+    """The MLflow run that the runs of a sweep belong to; a sweep that goes on finds its id in `mlflow_run.txt`."""
 
     kept_in = "the sweep's folder"
 
     def __init__(self, folder: Path, *, mlflow: bool, experiment: str, name: str, params: Mapping[str, Any]) -> None:
         super().__init__()
-        self._failed = False
         if mlflow:
             file = folder / "mlflow_run.txt"
             known = file.read_text(encoding="utf-8").strip() if file.is_file() else None
@@ -139,15 +129,6 @@ class SweepLog(_Tracked):
         """Id of the MLflow run; None if there is none."""
         return self._mlflow.run_id if self._mlflow else None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        status = "FAILED" if self._failed else _status(kind)
-        self._try(lambda run: run.end(status))
-
     def end(self, means: Mapping[str, float], *, failed: bool) -> None:
         """Logs the means of the table, and notes whether a run failed."""
         self._failed = failed
@@ -158,15 +139,13 @@ class _MlflowRun:
     """One MLflow run, by the client API: no global state.
 
     Args:
-        experiment: its experiment, made if there is none.
-        parent: id of the run that it belongs to.
         known: id of an earlier run to go on with, if the server still has it.
     """
 
     def __init__(
         self,
         experiment: str,
-        run_name: str,
+        name: str,
         params: Mapping[str, str],
         *,
         parent: str | None = None,
@@ -192,7 +171,7 @@ class _MlflowRun:
         location = (runs / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
         number = found.experiment_id if found else self.client.create_experiment(experiment, location)
         tags = {} if parent is None else {"mlflow.parentRunId": parent}
-        self.run_id = self.client.create_run(number, run_name=run_name, tags=tags).info.run_id
+        self.run_id = self.client.create_run(number, run_name=name, tags=tags).info.run_id
         self.client.log_batch(self.run_id, params=[Param(k, v[:PARAM_LIMIT]) for k, v in params.items()])
 
     def _reopen(self, run_id: str) -> bool:
@@ -230,10 +209,6 @@ class _MlflowRun:
 
     def end(self, status: str) -> None:
         self.client.set_terminated(self.run_id, status)
-
-
-def _status(kind: type[BaseException] | None) -> str:
-    return "FINISHED" if kind is None else "KILLED" if kind in (KeyboardInterrupt, SystemExit) else "FAILED"
 
 
 def _finite(value: Any) -> Any:

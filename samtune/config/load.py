@@ -39,18 +39,16 @@ def read_config(
     """Reads a config file, applies overrides and checks everything.
 
     Args:
-        path: a YAML file; a relative path is tried in the working folder, then in the project root, then in
-            `configs/` of both.
+        path: a YAML file, found by `find_config`.
         overrides: `section.key=value` each, with the value as YAML; later ones win. `select={name: linear}`
             replaces a whole block.
         tasks: the kinds of jobs by name; the first is meant where a file names none.
 
     Returns:
-        The checked config with all defaults filled in, of the class that its task names.
+        The config with all defaults filled in, of the class that its task names.
 
     Raises:
-        ConfigError: no such file, or all problems of file and overrides in one message: place, key, value,
-            expectation and nearest valid key.
+        ConfigError: no such file, or all problems of file and overrides in one message.
     """
     document = _read_document(find_config(path))
     task = _task_of(document.value, overrides)

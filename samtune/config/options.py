@@ -1,4 +1,4 @@
-"""Checks the options of a `{name: ..., option: ...}` block against the signature of the function that it names."""
+"""What options does a function take? Its signature says so."""
 
 from __future__ import annotations
 
@@ -22,9 +22,6 @@ def option_problems(
 
     Options are the function's keyword-only parameters, checked by their annotations. A plain `int` is a
     count, so at least 1; annotate with bounds, as in `Annotated[int, Field(ge=0)]`, where that is wrong.
-
-    Args:
-        kind: what the table holds, such as "selector".
 
     Returns:
         (key, message) of each problem; empty when all fits.

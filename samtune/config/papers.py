@@ -23,14 +23,9 @@ GROUPS = ("Natural", "Specialized", "Structured", "FGVC", "General")  # the firs
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """One data set.
+    """One data set: its name such as `vtab/kitti`, title, group of `GROUPS`, how many classes and test images it has.
 
-    Attributes:
-        name: `vtab/kitti`; what stands behind the slash is its folder.
-        title: what tables call it.
-        group: one of `GROUPS`.
-        classes: number of classes.
-        test: number of test images.
+    What stands behind the slash of the name is its folder.
     """
 
     name: str
@@ -45,8 +40,6 @@ class PublishedRow:
     """One method in one table of a paper.
 
     Attributes:
-        paper: GPS, GRFT or SPT.
-        table: such as "Tab. 3".
         title: the method, as the paper calls it; `*` marks numbers of a re-run by others.
         key: the method here, a name of `select` or `spt_lora`, `spt_adapter`, `noah`; several rows may share one.
         values: top-1 accuracy in percent by data set (or by group of VTAB, in tables of groups). What is not
@@ -76,8 +69,7 @@ def hyperparameters(recipe: str, dataset: str | None) -> dict[str, Any]:
     """Returns what a paper used, as nested values of the config.
 
     Args:
-        dataset: name in `datasets`; its own values go over the recipe's. None, or a data set for which the paper
-            gives no values, gives the recipe's alone.
+        dataset: name in `datasets`; the values that the paper gives for it, if any, go over the recipe's.
 
     Raises:
         ConfigError: unknown recipe or data set.
@@ -89,15 +81,12 @@ def hyperparameters(recipe: str, dataset: str | None) -> dict[str, Any]:
 
 
 def published(benchmark: str, backbone: str = "vit_base") -> list[PublishedRow]:
-    """Lists the published numbers of a benchmark.
+    """Returns the published rows of a benchmark in the order of the file.
 
     Args:
         benchmark: vtab (tasks), vtab_groups (SPT's means of groups), fgvc, cifar-100, imagenet, robustness, or the
             ablations vtab_ablation and fgvc_ablation.
         backbone: vit_base, vit_base_mae, vit_base_moco_v3, swin_base or convnext_base.
-
-    Returns:
-        The rows of all its tables, in the order of the file.
 
     Raises:
         ConfigError: unknown benchmark, or no table of it with this backbone.

@@ -38,13 +38,7 @@ _EXPECTED = {
 
 
 class Problems:
-    """The problems of one config, with the place of each.
-
-    Args:
-        model: the pydantic model that the config must fit.
-        file: the file's name as the user wrote it.
-        lines: line of each key of the file, by path.
-    """
+    """The problems of one config that must fit `model`, with the place of each: `lines` has the line of each key."""
 
     def __init__(self, model: type[BaseModel], file: str, lines: Mapping[KeyPath, int]) -> None:
         self._model = model
@@ -126,14 +120,7 @@ def choice_text(value: object, names: Iterable[str]) -> str:
 
 
 def describe(item: Mapping[str, Any]) -> str:
-    """Words one pydantic error: the value and what was expected, with the nearest choice.
-
-    Args:
-        item: one entry of `ValidationError.errors()`.
-
-    Returns:
-        A sentence such as `0, expected a value >= 1.`
-    """
+    """Words one entry of `ValidationError.errors()`, such as `0, expected a value >= 1.`, with the nearest choice."""
     kind, value = item["type"], item.get("input")
     context = {k: f"{v:g}" if isinstance(v, float) else v for k, v in item.get("ctx", {}).items()}
     wording = _EXPECTED.get(kind)

@@ -216,11 +216,7 @@ class Config(Section):
 
     @classmethod
     def complete(cls, values: dict[str, Any], selectors: Mapping[str, SelectorFacts]) -> None:
-        """Puts values that follow from others below the given ones, before they are checked; here there are none.
-
-        Args:
-            values: of the file and the command line, which count more; changed in place.
-        """
+        """Puts into `values`, before they are checked, what follows from others and is not given; here nothing."""
 
     def to_yaml(self) -> str:
         """Returns all settings, with defaults, as YAML that `load_config` reads back to an equal config."""

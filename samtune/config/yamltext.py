@@ -18,12 +18,9 @@ KeyPath = tuple[str, ...]
 
 @dataclass(frozen=True)
 class YamlText:
-    """A parsed document.
+    """A document as dicts with text keys, lists and scalars, or None when it is empty.
 
-    Attributes:
-        value: dicts with text keys, lists, and scalars; None for an empty document.
-        lines: line (from 1) of each key, by its path.
-        duplicates: (path, line) of every repeated key, in file order.
+    `lines` has the line (from 1) of each key by its path, `duplicates` every repeated key in file order.
     """
 
     value: Any
@@ -32,13 +29,7 @@ class YamlText:
 
 
 def parse_yaml(text: str) -> YamlText:
-    """Parses one YAML document.
-
-    Args:
-        text: the document; no tags beyond the plain scalars are constructed.
-
-    Returns:
-        Its value with the line of each key.
+    """Parses one YAML document without any tag.
 
     Raises:
         yaml.YAMLError: text that is no YAML, several documents, or a block that contains itself.

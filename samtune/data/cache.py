@@ -49,11 +49,7 @@ def recall(question: str, paths: Sequence[Path], look: Callable[[Path], Any]) ->
 
 
 def file_hashes(paths: Sequence[Path]) -> list[str]:
-    """Returns the SHA-256 of each file in hex, remembered until it changes.
-
-    Args:
-        paths: files that can be read.
-    """
+    """Returns the SHA-256 of each file in hex, remembered until it changes."""
     return [str(answer) for answer in recall("contents-2", paths, file_sha256)]
 
 

@@ -18,11 +18,7 @@ MAX_DISTANCE = 4  # of 64 bits
 
 
 def hash_images(paths: Sequence[Path]) -> list[ImageFacts]:
-    """Returns `image_facts`, all of which must be there.
-
-    Raises:
-        DataError: an image can't be read.
-    """
+    """Returns `image_facts`; the `DataError` of an image that can't be read is raised."""
     found = []
     for facts in image_facts(paths):
         if isinstance(facts, DataError):
@@ -42,8 +38,7 @@ def near_pairs(images: Sequence[ImageFacts]) -> Iterator[tuple[int, int]]:
 def group_near(images: Sequence[ImageFacts]) -> list[list[int]]:
     """Groups images so that near-duplicates, directly or through others, share a group.
 
-    Returns:
-        Groups of indices, each sorted, in the order of their first member.
+    Returns sorted groups of indices, in the order of their first member.
     """
     root = list(range(len(images)))
 

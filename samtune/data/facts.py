@@ -23,8 +23,7 @@ class ImageFacts(NamedTuple):
     """What a file of an image shows.
 
     Attributes:
-        width: in pixels, EXIF orientation applied.
-        height: as `width`.
+        width, height: in pixels, EXIF orientation applied.
         orientation: EXIF tag, 1 = upright.
         oddities: what a user may want to know, a line each.
         content: SHA-256 of size and pixels.

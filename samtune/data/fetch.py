@@ -29,11 +29,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set that can be downloaded as one archive.
+    """A data set that can be downloaded as one archive, zip or tar.
 
     Attributes:
-        url: address of the archive, zip or tar.
-        licence: what a user has to know before using it.
         unpack: what is made of it: "pairs": images/ and masks/, flat; "folders": its folders as they are, without
             the outermost one; "import": what `samtune data import` makes of it.
         sha256: of the archive, where independent public sources agree on it.
@@ -86,15 +84,12 @@ def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
 
     Args:
         name: one of `SOURCES`, or "digits".
-        target_dir: gets the archive, and `images/` and `masks/` or class folders. A complete earlier result is left
-            as it is.
+        target_dir: gets the archive, and `images/` and `masks/` or class folders. A complete earlier result stays.
         url: another address of the same archive, such as a mirror.
 
     Raises:
         ConfigError: unknown name.
-        DataError: no network (says which file to put where), a damaged or unsafe archive, a folder that holds other
-            data.
-        DiskError: the folder can't be written.
+        DataError: no network, a damaged or unsafe archive, a folder that holds other data.
     """
     target = Path(target_dir)
     if name not in (*SOURCES, DIGITS):
@@ -123,9 +118,8 @@ def _get(name: str, target: Path, url: str | None) -> None:
     if source.unpack == "pairs":
         images, masks = ({path.stem for path in (target / sub).glob("*")} for sub in ("images", "masks"))
         if images != masks:
-            raise DataError(
-                f"{target}: {len(images ^ masks)} file(s) have no partner; see samtune data verify {target}"
-            )
+            unpaired = len(images ^ masks)
+            raise DataError(f"{target}: {unpaired} file(s) have no partner; see samtune data verify {target}")
         _log.info("%s: %d pairs in %s", name, len(images), target)
 
 

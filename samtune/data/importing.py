@@ -35,7 +35,6 @@ def import_data(name: str, source: str | Path, target: str | Path) -> Path:
     Raises:
         ConfigError: unknown name.
         DataError: a source that is absent or damaged, a target that is in use.
-        DiskError: the target can't be written.
     """
     if name not in IMPORTERS:
         raise ConfigError(unknown_name("import", name, IMPORTERS))
@@ -46,12 +45,8 @@ def import_data(name: str, source: str | Path, target: str | Path) -> Path:
     if used:
         raise DataError(f"{target} holds {', '.join(f'{part}/' for part in used)} already; choose another folder")
     if source.is_file() and (found := file_sha256(source)) != ARCHIVES[name]:  # it may be packed anew
-        _log.warning(
-            "%s is not the published archive, but packed anew or damaged: its SHA-256 is %s, not %s",
-            source,
-            found,
-            ARCHIVES[name],
-        )
+        text = "%s is not the published archive, but packed anew or damaged: its SHA-256 is %s, not %s"
+        _log.warning(text, source, found, ARCHIVES[name])
     with disk_errors(target):
         count = IMPORTERS[name](source, target)
     _log.info("%s: %d images in %s", name, count, target)
@@ -59,13 +54,7 @@ def import_data(name: str, source: str | Path, target: str | Path) -> Path:
 
 
 def write_class_images(images: np.ndarray, labels: list[str], folder: Path) -> None:
-    """Writes images as FOLDER/CLASS/NUMBER.png.
-
-    Args:
-        images: (N, H, W, 3) uint8 RGB.
-        labels: the class of each, a name that can be a folder's.
-        folder: where the class folders go.
-    """
+    """Writes (N, H, W, 3) uint8 RGB images, each with its class, as FOLDER/CLASS/NUMBER.png."""
     for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / label / f"{number:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,7 @@ class LoaderOptions:
     """How a run reads its images.
 
     Attributes:
-        batch: items per batch of train, val and test; the last batch may be smaller, none is dropped.
-        score_batch: items per batch of `score`.
+        batch: items per batch of train, val and test, as `score_batch` of `score`; a smaller last batch is not dropped.
         score_images: number of training images for scoring; None = all.
         seed: start of all randomness: order, augmentation, choice of score images.
         workers: processes that decode; batches don't depend on it.
@@ -50,14 +49,13 @@ class LoaderOptions:
 
 @dataclass(frozen=True)
 class Loaders:
-    """Loaders of batches, and where their images come from.
+    """Loaders of batches, and where their images come from; val and test are in order of the split.
 
     Attributes:
         score: training images only, fixed order: what parameters are scored on.
         train: a new permutation and new augmentations per epoch.
-        val: in order of the split; None where there is nothing to choose by.
-        test: in order of the split; for the reported evaluation only, never for a choice.
-        splits: the images of each part, with notes for the user.
+        val: None where there is nothing to choose by.
+        test: for the reported evaluation only, never for a choice.
     """
 
     score: DataLoader[Any]
@@ -87,11 +85,7 @@ class EpochDataset(Dataset[ItemT], Generic[ItemT, LoadedT]):
     """Items of a list of files, whose randomness comes from (seed, epoch, index): workers change nothing."""
 
     def __init__(self, files: int, *, seed: int, cache: bool) -> None:
-        """Stores the values; files are read on first use.
-
-        Args:
-            cache: keep what is loaded in memory; later epochs decode nothing.
-        """
+        """Reads nothing yet; with `cache`, what is loaded stays in memory, and later epochs decode nothing."""
         self.files = files
         self.seed = seed
         self.epoch = 0
@@ -132,10 +126,8 @@ class EpochSampler(Sampler[int]):
     """A permutation of the items that depends on (seed, epoch) only."""
 
     def __init__(self, size: int, *, seed: int) -> None:
-        """Stores the values."""
-        self.size = size
-        self.seed = seed
-        self.epoch = 0
+        """Starts at epoch 0."""
+        self.size, self.seed, self.epoch = size, seed, 0
 
     def __len__(self) -> int:
         return self.size
@@ -158,17 +150,7 @@ def build_loaders(
     val: EpochDataset[ItemT, Any] | None,
     test: EpochDataset[ItemT, Any],
 ) -> Loaders:
-    """Makes loaders of datasets, and logs the notes on the split.
-
-    Args:
-        splits: where the images come from.
-        options: batches, workers and order.
-        collate: makes a batch of items.
-        score: what parameters are scored on.
-        train: what is trained on.
-        val: what is chosen by, if anything.
-        test: what is reported on.
-    """
+    """Makes loaders of datasets, and logs the notes on the split."""
     for note in splits.notes:
         _log.warning("%s", note)
     if options.cache and options.workers:

@@ -1,6 +1,4 @@
-"""Decodes picture files: everything with Pillow, which refuses a truncated file where OpenCV returns a
-half-grey array.
-"""
+"""Decodes picture files, all with Pillow, which refuses a truncated file where OpenCV returns a half-grey array."""
 
 from __future__ import annotations
 
@@ -24,10 +22,7 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBo
 
 
 def read_image(path: str | Path) -> ImageArray:
-    """Decodes an image.
-
-    Args:
-        path: PNG, JPEG, TIFF, BMP or WebP with at most 40 million pixels.
+    """Decodes a PNG, JPEG, TIFF, BMP or WebP file with at most 40 million pixels.
 
     Returns:
         (H, W, 3) uint8 RGB, EXIF orientation applied; see `to_rgb` for other modes.

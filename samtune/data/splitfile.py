@@ -20,14 +20,7 @@ HASHED = 5_000  # val and test images; whether one was trained on, the list of t
 
 
 def save_splits(folder: Path, splits: Splits[Any]) -> None:
-    """Writes the lists of a run.
-
-    Args:
-        splits: what it trained, chose and reported on.
-
-    Raises:
-        DiskError: the folder can't be written.
-    """
+    """Writes the lists of a run."""
     for part in PARTS:
         items: Sequence[Item] = getattr(splits, part)
         paths = [item.image for item in items]
@@ -38,14 +31,7 @@ def save_splits(folder: Path, splits: Splits[Any]) -> None:
 
 
 def trained_on(checkpoint: Path, items: Sequence[Item]) -> int:
-    """Counts the items whose image files the run of a checkpoint trained on.
-
-    Args:
-        checkpoint: a file in a run folder.
-
-    Returns:
-        Their number; 0 when the file's folder has no list.
-    """
+    """Counts the items that the run of a checkpoint trained on, by its folder's list; 0 when there is none."""
     path = checkpoint.parent / FOLDER / "train.txt"
     if not path.is_file():
         return 0

@@ -39,14 +39,7 @@ ItemT = TypeVar("ItemT", bound=Item)
 
 @dataclass(frozen=True)
 class Splits(Generic[ItemT]):
-    """The parts of a data set, disjoint.
-
-    Attributes:
-        train: items to score and train on.
-        val: items to choose by.
-        test: items that are looked at once.
-        notes: what a user should know about how the parts came about, and about their files.
-    """
+    """The parts of a data set, disjoint, and notes on what a user should know about them and their files."""
 
     train: list[ItemT]
     val: list[ItemT]
@@ -63,10 +56,7 @@ class Splits(Generic[ItemT]):
 class Given:
     """What a user names for a part in place of what the data folder says; None leaves that part alone.
 
-    Attributes:
-        train: a folder or a list, relative to the working folder or to the data folder.
-        val: as `train`.
-        test: as `train`.
+    Each is a folder or a list, relative to the working folder or to the data folder.
     """
 
     train: str | Path | None = None
@@ -83,14 +73,7 @@ NONE_GIVEN = Given()
 
 @dataclass(frozen=True)
 class Reader(Generic[T]):
-    """How a task reads what a user names for a part.
-
-    Attributes:
-        folder: lists a folder.
-        file: reads a list.
-        path_of: the file of what these return.
-        wanted: what is allowed, for a message: "neither ...".
-    """
+    """How a task reads the folder or list that a user names for a part; `wanted` is what is "neither" in messages."""
 
     folder: Callable[[Path], list[T]]
     file: Callable[[Path], list[T]]
@@ -102,10 +85,7 @@ def put_given(parts: dict[str, list[T]], given: Given, root: Path, reader: Reade
     """Puts what a user names into its parts; train of the data folder goes without it: it is asked for elsewhere.
 
     Args:
-        parts: those of the data folder; changed in place.
-        given: what the user names.
-        root: the data folder.
-        reader: of the task.
+        parts: those of the data folder `root`; changed in place.
 
     Returns:
         A line for each part that names nothing.
@@ -128,7 +108,6 @@ def cut_groups(
     """Moves whole groups, in a drawn order, from train to the parts that are missing.
 
     Args:
-        groups: of indices that must stay together.
         counts: how many images each missing part gets at most. A group that doesn't fit is passed over; where none
             fits, the part gets the smallest one.
 
@@ -156,9 +135,6 @@ def choose_part(items: Sequence[Item], share: float, seed: int) -> list[str]:
 
     Returns:
         The sorted names of the part, which may be none.
-
-    Raises:
-        DataError: an image can't be read.
     """
     groups = group_near(hash_images([item.image for item in items]))
     group_of = {index: group for group in groups for index in group}

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a check found.
-
-    Attributes:
-        errors: one line per file that can't be used.
-        warnings: one line per file that is used as it is.
-    """
+    """What a check found: a line per file that can't be used, and one per file that is used as it is, with warning."""
 
     errors: tuple[str, ...]
     warnings: tuple[str, ...]

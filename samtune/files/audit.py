@@ -18,23 +18,14 @@ from samtune.selection.selection import Selection, load_selection
 
 @dataclass(frozen=True)
 class AuditReport:
-    """The answer of an audit.
-
-    Attributes:
-        ok: True when nothing outside of the selection changed.
-        lines: what was compared and found, for people.
-    """
+    """Whether nothing outside of the selection changed, and what was compared and found, for people."""
 
     ok: bool
     lines: tuple[str, ...]
 
 
 def audit_files(base: str | Path, merged: Path, selection: Path) -> AuditReport:
-    """Checks that a merged model differs from its base only where its selection allows; see `audit`.
-
-    Raises:
-        CheckpointError: a missing or damaged file, or a selection that was made for another base.
-    """
+    """As `audit`, of files; a damaged one, or a selection made for another base, is a `CheckpointError`."""
     chosen = load_selection(selection)
     state = base_of(base, read_description(merged), merged)
     if "base_hash" in chosen.provenance:
@@ -43,12 +34,7 @@ def audit_files(base: str | Path, merged: Path, selection: Path) -> AuditReport:
 
 
 def audit(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], selection: Selection) -> AuditReport:
-    """Checks that everything outside of a selection is bit-equal.
-
-    Args:
-        base: state of the untuned model.
-        merged: state of the tuned model.
-        selection: what was allowed to change.
+    """Checks that everything outside of a selection is bit-equal in the states of a base and its tuned model.
 
     Raises:
         CheckpointError: the selection does not fit the base.

@@ -32,12 +32,9 @@ def save_delta(
     selection: Selection,
     metadata: Mapping[str, str],
 ) -> None:
-    """Writes the delta between two states of a model.
+    """Writes the delta from an untuned fp32 state of a model to a tuned one, which differ where `selection` says.
 
     Args:
-        base: the untuned fp32 state.
-        merged: the tuned fp32 state.
-        selection: says which entries may differ.
         metadata: of the merged file, kept so that `apply` can write the same one.
     """
     tensors = {_ADDED + name: merged[name].float() for name in merged.keys() - base.keys()}
@@ -57,7 +54,6 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
 
     Args:
         base: a checkpoint file, or a model's name for its own weights; of a classifier also "random".
-        out: the merged file to write.
 
     Raises:
         CheckpointError: a delta of another base, or a damaged file.
@@ -71,12 +67,7 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
 
 
 def undo_delta(merged: Path, delta: Path, out: Path) -> None:
-    """Writes the base of a merged model, bit for bit.
-
-    Args:
-        merged: `merged.safetensors` of the delta's run.
-        delta: `delta.safetensors` of the same run.
-        out: the base file to write, fp32 safetensors.
+    """Writes the base of a merged model, bit for bit, as fp32 safetensors.
 
     Raises:
         CheckpointError: files of two runs, or a damaged file.
@@ -124,11 +115,7 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
 
 
 def base_state(base: str | Path) -> dict[str, Tensor]:
-    """Returns the fp32 state of a checkpoint file, or of a model given by name.
-
-    Raises:
-        CheckpointError: neither of these.
-    """
+    """Returns the fp32 state of a checkpoint file, or of a model given by name; else raises `CheckpointError`."""
     if Path(base).is_file():
         return in_fp32(read_state(Path(base)))
     known = names_that_give("masks")  # a classifier has no head before it has classes
@@ -141,10 +128,8 @@ def _delta_metadata(path: Path) -> dict[str, str]:
     metadata = read_metadata(path)
     found = metadata.get("format", "none")
     if found != DELTA_FORMAT:
-        raise CheckpointError(
-            f"{path} is no delta file (its format: {found}, not {DELTA_FORMAT}). "
-            "Give the delta.safetensors of a run folder."
-        )
+        problem = f"{path} is no delta file (its format: {found}, not {DELTA_FORMAT})."
+        raise CheckpointError(f"{problem} Give the delta.safetensors of a run folder.")
     return metadata
 
 

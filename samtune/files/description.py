@@ -84,14 +84,7 @@ class Description(BaseModel):
 
     @classmethod
     def of(cls, model: Backbone, *, base_hash: str, additions: tuple[Addition, ...], **own: Any) -> Self:
-        """Describes a tuned model.
-
-        Args:
-            model: merged; says its name, options, size, normalisation and head seed.
-            base_hash: `state_hash` of the weights that it was tuned from.
-            additions: modules that could not be merged.
-            **own: what the model does not know: the fields of the task, and `classes`.
-        """
+        """Describes a merged model; `own` is what it does not know: the fields of the task, and `classes`."""
         mean, std = (tuple(values.flatten().tolist()) for values in (model.pixel_mean, model.pixel_std))
         return cls(
             model=model.name,
@@ -124,7 +117,6 @@ class Description(BaseModel):
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> Self:
         """Reads what `to_metadata` wrote, in this version or an older one.
 
-
         Raises:
             CheckpointError: no model file, one of another task, or one with missing or impossible values.
         """
@@ -143,10 +135,7 @@ class Description(BaseModel):
             raise CheckpointError(f"{path} {_problem(dict(err.errors()[0]))}. {REMEDY}") from err
 
     def build(self, *, checkpoint: str | Path | None = RANDOM, **options: Any) -> Backbone:
-        """Builds the stock model that the file is of.
-
-        Args:
-            **options: of its builder, beside those of the file.
+        """Builds the stock model that the file is of; `options` go to its builder beside those of the file.
 
         Raises:
             CheckpointError: values that the model does not take, or weights that do not fit.
@@ -162,20 +151,12 @@ class Description(BaseModel):
 
 
 def read_description(path: Path) -> Description:
-    """Reads the common fields of a model file.
-
-    Raises:
-        CheckpointError: missing, damaged, or no model file.
-    """
+    """Reads the common fields of a model file; a `CheckpointError` says that it is missing, damaged or none."""
     return Description.from_metadata(model_metadata(path), path)
 
 
 def model_metadata(path: Path) -> dict[str, str]:
-    """Reads the metadata of a file that should be a model file.
-
-    Raises:
-        CheckpointError: missing or damaged.
-    """
+    """Reads the metadata of a file that should be a model file; a `CheckpointError` says where to get one."""
     try:
         return read_metadata(path)
     except CheckpointError as err:
@@ -183,11 +164,7 @@ def model_metadata(path: Path) -> dict[str, str]:
 
 
 def task_of(metadata: Mapping[str, str], path: Path) -> str:
-    """Returns the task that a model file is for, by its metadata.
-
-    Raises:
-        CheckpointError: no model file.
-    """
+    """Returns the task that a model file is for, by its metadata; `CheckpointError` if that is no model file's."""
     found = metadata.get("format", "none")
     task = metadata.get("task") if found in (MERGED_FORMAT, BUNDLE_FORMAT) else OLD_FORMATS.get(found)
     if not task:

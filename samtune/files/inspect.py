@@ -36,10 +36,7 @@ def inspect_file(path: Path) -> dict[str, object]:
 
 
 def diff_files(a: str | Path, b: str | Path) -> list[DiffRow]:
-    """Compares two models tensor by tensor, bit for bit.
-
-    Returns:
-        The tensors that differ.
+    """Returns the tensors that differ, bit for bit, between two models.
 
     Raises:
         CheckpointError: the files are not of one architecture.

@@ -24,27 +24,15 @@ Kind = TypeVar("Kind", bound=Description)
 
 
 def save_merged(path: Path, model: Backbone, description: Description) -> None:
-    """Writes a merged file, atomically.
-
-    Args:
-        path: `.../merged.safetensors`; an older file is replaced.
-        model: merged; it is written in fp32, with what could not be merged.
-    """
+    """Writes a merged model in fp32, with what could not be merged; atomically, an older file is replaced."""
     save_tensors(path, in_fp32(model.net.state_dict()), description.to_metadata())
 
 
 def load_merged(path: Path, kind: type[Kind], *, device: torch.device | str = "cpu") -> tuple[Backbone, Kind]:
-    """Loads a merged file strictly.
-
-    Args:
-        kind: the class of its description.
-
-    Returns:
-        The model in eval mode, in fp32, and what the file says.
+    """Loads a merged file strictly: the model in eval mode, in fp32, and what the file says.
 
     Raises:
-        CheckpointError: missing, damaged, not a merged file or bundle of this kind, or weights that don't fit the model
-            that it names.
+        CheckpointError: missing, damaged, no merged file or bundle of this kind, or weights that do not fit its model.
     """
     description = kind.from_metadata(model_metadata(path), path)
     try:
