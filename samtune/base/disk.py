@@ -17,6 +17,7 @@ from typing import Any
 
 from samtune.errors import DiskError, RunFolderError
 
+_NUMBERS = count()  # of unfinished files: threads may write the same one, as other processes may
 MARKER = ".samtune-run"  # in every run folder: no other folder is ever emptied
 
 
@@ -29,7 +30,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         DiskError: the folder or file can't be written.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")  # other processes may write the same file
+    partial = path.with_name(
+        f"{path.name}.{os.getpid()}-{next(_NUMBERS)}.part"
+    )  # other processes may write the same file
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

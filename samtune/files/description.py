@@ -85,7 +85,9 @@ class Description(BaseModel):
     @classmethod
     def of(cls, model: Backbone, *, base_hash: str, additions: tuple[Addition, ...], **own: Any) -> Self:
         """Describes a merged model; `own` is what it does not know: the fields of the task, and `classes`."""
-        mean, std = (tuple(values.flatten().tolist()) for values in (model.pixel_mean, model.pixel_std))
+        # each as the shortest number that rounds to it: 123.675, not 123.67500305175781
+        colours = [values.flatten().cpu().numpy() for values in (model.pixel_mean, model.pixel_std)]
+        mean, std = (tuple(float(str(value)) for value in values) for values in colours)
         return cls(
             model=model.name,
             options=model.options,
@@ -182,8 +184,8 @@ def _json(name: str, text: str, path: Path) -> Any:
 def _problem(item: dict[str, Any]) -> str:
     """Words one error of pydantic as the end of a sentence about the file."""
     name = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "missing":
+    if item["type"] == "missing" and len(item["loc"]) == 1:
         return f"lacks {name!r} in its metadata"
-    word = "damaged" if item["type"].endswith(("_type", "_parsing", "_length", "too_short")) else "impossible"
+    word = "damaged" if item["type"].endswith(("_type", "_parsing", "too_long", "missing")) else "impossible"
     reason = item["msg"].removeprefix("Value error, ") if item["type"] == "value_error" else describe(item)
     return f"has {word} metadata: {name} {reason.rstrip('.')}"

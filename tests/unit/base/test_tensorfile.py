@@ -49,7 +49,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("samtune.base.tensors.save_file", full)
-    with pytest.raises(DiskError, match=r"can't write .*t.safetensors .*No space left on device.*Free some space"):
+    with pytest.raises(DiskError, match=r"can't write to .*t.safetensors: No space left on device.*free some space"):
         save_tensors(path, {"a": torch.zeros(3)}, {})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -57,9 +57,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 def test_an_unwritable_place_is_a_disk_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder in ("missing", "file"):
-        with pytest.raises(DiskError, match="can't write"):
-            save_tensors(tmp_path / folder / "t.safetensors", TENSORS, {})
+    with pytest.raises(DiskError, match="can't write"):
+        save_tensors(tmp_path / "file" / "t.safetensors", TENSORS, {})
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
