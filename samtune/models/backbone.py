@@ -68,10 +68,7 @@ class Backbone(nn.Module):
     """Maps a batch to logits: (B, 1, h, w) of masks, at any fraction of the input frame, or (B, classes)."""
 
     def features(self, batch: Any) -> Tensor:
-        """Returns what the contrastive losses compare.
-
-        These are (B, C, h, w) image embeddings, cell by cell of the input frame, or (B, C) features before the head.
-        """
+        """Returns (B, C, h, w) image embeddings, by cells of the input frame, or (B, C) features before the head."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Self:

@@ -1,7 +1,6 @@
 """The score file: what a scoring pass found, kept so that a later selection can do without the pass.
 
-On disk it is one safetensors file with `sum/NAME` and, where squares were summed, `square/NAME`, in fp32. Where the
-scores come from is in the metadata.
+It is a safetensors file with `sum/NAME` and, where asked for, `square/NAME`, in fp32; the metadata say where from.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from samtune.errors import CheckpointError
 from samtune.types import Granularity, Scores
 
 FORMAT = "samtune-scores-1"
-
 _REMEDY = "Delete the file, or give another score.file."
 _COUNTS = ("batches", "skipped")  # fields of `Scores` that are kept in the metadata
 _TEXTS = ("images_hash", "per", "loss", "base_hash")

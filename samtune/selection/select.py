@@ -89,7 +89,14 @@ def select(
     if selector.biases if biases is None else biases:
         wanted.add("bias")
     whole = [name for name, role in model.roles().items() if role in wanted]
-    selection = _leave_out(model, selection.add_whole(whole), exclude)
+    selection = selection.add_whole(whole)
+    gone = {name for name, label in model.parts().items() if label in exclude}
+    selection = replace(
+        selection,
+        entries={name: indices for name, indices in selection.entries.items() if name not in gone},
+        whole=tuple(name for name in selection.whole if name not in gone),
+        additions=tuple(a for a in selection.additions if not any(n.startswith(f"{a.module}.") for n in gone)),
+    )
     if not selection.names() and not selection.additions:
         rest = ", no biases and these parts excluded" if exclude else " and no biases"
         raise ConfigError(f"select.name={name} with tune.decoder=false{rest} leaves nothing to train.")
@@ -119,14 +126,3 @@ def check_select(
 
 def _limit(model: Backbone, budget: int | str) -> int:
     return parse_budget(budget, sum(p.numel() for p in model.parameters()))
-
-
-def _leave_out(model: Backbone, selection: Selection, exclude: Sequence[str]) -> Selection:
-    """Returns the selection without the tensors and hosts in the parts with these labels."""
-    gone = {name for name, label in model.parts().items() if label in exclude}
-    return replace(
-        selection,
-        entries={name: indices for name, indices in selection.entries.items() if name not in gone},
-        whole=tuple(name for name in selection.whole if name not in gone),
-        additions=tuple(a for a in selection.additions if not any(n.startswith(f"{a.module}.") for n in gone)),
-    )

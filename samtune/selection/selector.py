@@ -15,12 +15,7 @@ from samtune.types import Granularity, Scores
 
 @dataclass(frozen=True)
 class Needs:
-    """A scoring pass that a selector needs.
-
-    Attributes:
-        loss: whose gradient, one per batch or per sample: of a contrastive loss on features, or of the task's own.
-        squares: whether the squared gradients are summed too.
-    """
+    """A scoring pass: of a contrastive loss on features or the task's own, with squared gradients if needed."""
 
     loss: Literal["contrastive", "task"]
     per: Granularity = "batch"

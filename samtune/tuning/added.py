@@ -24,8 +24,6 @@ class Added(nn.Module):
     """Base of the kinds; the host, where it goes, says its sizes.
 
     Attributes:
-        identity: whether a new one leaves the model's output as it is.
-        merges: whether it folds into its host's tensors.
         before: whether it maps the host's input; else it maps the host's output, knowing the input.
         handles: its hooks.
 
@@ -34,8 +32,6 @@ class Added(nn.Module):
     for tokens, (B, h, w, C) for cells and (B, C) for features.
     """
 
-    identity: ClassVar[bool] = True
-    merges: ClassVar[bool] = False
     before: ClassVar[bool] = False
 
     def __init__(self, host: nn.Module, addition: Addition) -> None:
@@ -54,8 +50,6 @@ class Folding(Added):
 
     A state dict never holds them: it has the stock keys, with what these are worth together with the addition.
     """
-
-    merges = True
 
     def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the host's tensors that change, worth what host and addition are together.
@@ -208,7 +202,7 @@ class Prompt(Added):
         tokens: (n, C) fp32 or better.
     """
 
-    identity, before = False, True
+    before = True
 
     def __init__(self, host: nn.Module, addition: Addition) -> None:
         super().__init__(host, addition)
@@ -228,7 +222,7 @@ class Prompt(Added):
 class HeadLayers(Added):
     """Layers of a linear map from C to C channels and GELU, before the head (MLP-k)."""
 
-    identity, before = False, True
+    before = True
 
     def __init__(self, host: nn.Module, addition: Addition) -> None:
         super().__init__(host, addition)

@@ -51,10 +51,8 @@ def fold_all(model: Backbone) -> None:
 
 
 def added_modules(model: Backbone) -> Iterator[tuple[str, Added]]:
-    """Yields the additions that a model has, with their names."""
-    for name, module in model.net.named_modules():
-        if isinstance(module, Added):
-            yield name, module
+    """Returns the additions that a model has, with their names."""
+    return ((name, module) for name, module in model.net.named_modules() if isinstance(module, Added))
 
 
 def _map_output(short: str, host: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

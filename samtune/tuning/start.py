@@ -13,7 +13,6 @@ from samtune.models.backbone import Backbone
 from samtune.tuning.hooks import added_modules
 
 Penalty = Callable[[], Tensor]
-Norm = Literal["l2", "l1"]
 
 
 def start_penalty(
@@ -21,7 +20,7 @@ def start_penalty(
     trainable: Mapping[str, nn.Parameter],
     *,
     weight: float,
-    norm: Norm = "l2",
+    norm: Literal["l2", "l1"] = "l2",
     blocks: int | None = None,
 ) -> Penalty:
     """Returns `lambda * sum over R of ||w - w0||^2` (or of absolute values) as a function of the current values.
@@ -42,7 +41,11 @@ def start_penalty(
             f"tune.start pulls to pretrained values, but {added[0]} is added and has none. "
             "Set tune.start.weight=0, or choose a selector that adds nothing, such as grft."
         )
-    names = trainable.keys() if blocks is None else trainable.keys() & _region(model, blocks)
+    names, depth, roles = set(trainable), len(model.block_modules()), model.roles()
+    if blocks is not None:
+        check_start(model, blocks)
+        wanted = {model.stem_part(), *(f"block {index}" for index in range(depth - blocks, depth))}
+        names &= {n for n, part in model.parts().items() if part in wanted or roles[n] in ("head", "decoder")}
     pairs = [(trainable[name], trainable[name].detach().clone()) for name in sorted(names)]
 
     def penalty() -> Tensor:
@@ -62,10 +65,3 @@ def check_start(model: Backbone, blocks: int | None) -> None:
     depth = len(model.block_modules())
     if blocks is not None and blocks > depth:
         raise ConfigError(f"tune.start.blocks is {blocks}, but {model.name} has {depth} blocks: that is the largest L.")
-
-
-def _region(model: Backbone, blocks: int) -> set[str]:
-    check_start(model, blocks)
-    depth, roles = len(model.block_modules()), model.roles()
-    wanted = {model.stem_part(), *(f"block {index}" for index in range(depth - blocks, depth))}
-    return {name for name, part in model.parts().items() if part in wanted or roles[name] in ("head", "decoder")}

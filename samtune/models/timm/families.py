@@ -24,7 +24,7 @@ class OwnModel:
         timm: the name to build it by.
         mean, std: normalisation of its weights, of RGB in 0 to 1.
         image_size: side of its input in pixels.
-        source: the official file, where the weights are not packaged, inside the package.
+        source: the official file; empty where the weights are inside the package.
     """
 
     timm: str
@@ -32,7 +32,6 @@ class OwnModel:
     std: Colour
     image_size: int = 224
     options: Mapping[str, Any] = field(default_factory=dict)
-    packaged: bool = False
     source: str = ""
 
 
@@ -42,7 +41,6 @@ OWN: dict[str, OwnModel] = {
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         image_size=64,
-        packaged=True,
         options={"patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3},
     ),
     "vit_base_patch16_224.mocov3": OwnModel(

@@ -56,7 +56,12 @@ def load_classifier_weights(model: Backbone, path: Path, *, head: Head) -> None:
     prefix = f"{model.head_module()}."
     expected = dict(model.net.state_dict())
     if head == "checkpoint":
-        _check_head(expected[f"{prefix}weight"], state.get(f"{prefix}weight"), path)
+        found, classes = state.get(f"{prefix}weight"), len(expected[f"{prefix}weight"])
+        if found is None:
+            raise CheckpointError(f"{path} has no head: use model.head=new.")
+        if len(found) != classes:
+            amounts = f"{len(found)} outputs, the data has {classes} classes"
+            raise CheckpointError(f"the head of {path} has {amounts}: use model.head=new.")
     own_head = {n: t for n, t in expected.items() if n.startswith(prefix)} if head == "new" else {}
     wanted = {n: t for n, t in expected.items() if n not in own_head}
     state = {n: t for n, t in state.items() if head == "checkpoint" or not n.startswith(prefix)}
@@ -68,7 +73,7 @@ def load_classifier_weights(model: Backbone, path: Path, *, head: Head) -> None:
 def load_published(model: Backbone, *, head: Head) -> None:
     """Loads a model's own weights, from the package or the Hugging Face hub; raises as `load_classifier_weights`."""
     own = OWN.get(model.name)
-    if own and own.packaged:
+    if own and not own.source:
         with as_file(files("samtune.models.timm") / f"{model.name}.safetensors") as path:
             load_classifier_weights(model, path, head=head)
         return
@@ -127,21 +132,13 @@ def looks_like(state: Mapping[str, Tensor]) -> str:
     return "It does not look like a ViT, Swin or ConvNeXt."
 
 
-def _check_head(own: Tensor, found: Tensor | None, path: Path) -> None:
-    if found is None:
-        raise CheckpointError(f"{path} has no head: use model.head=new.")
-    if len(found) != len(own):
-        amounts = f"{len(found)} outputs, the data has {len(own)} classes"
-        raise CheckpointError(f"the head of {path} has {amounts}: use model.head=new.")
-
-
 def _to_timm(model: Backbone, raw: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Gives the tensors of an official file timm's names, and position tables the model's size."""
     state = dict(raw)
     stem = "base_encoder."
     if any(name.startswith(stem) for name in state):
-        state = {n.removeprefix(stem): t for n, t in state.items() if n.startswith(stem)}
-        state = {n: t for n, t in state.items() if not n.startswith("head.")}
+        head = f"{stem}head."
+        state = {n.removeprefix(stem): t for n, t in state.items() if n.startswith(stem) and not n.startswith(head)}
     if any(name.startswith("decoder_") for name in state):
         state = {n: t for n, t in state.items() if not n.startswith("decoder_") and n != "mask_token"}
     try:

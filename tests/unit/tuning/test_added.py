@@ -19,19 +19,18 @@ from toyvit import labelled_batch, toy_classifier
 from samtune.models.backbone import Backbone
 from samtune.selection.selection import FOLDS, Addition, Selection
 from samtune.tuning import attach, merge
-from samtune.tuning.added import KINDS
+from samtune.tuning.added import KINDS, Folding
 from samtune.tuning.compact import CompactLinear
 
 # --- what a kind says of itself
 
 
 def test_the_table_agrees_with_what_a_selection_says_folds() -> None:
-    assert {kind for kind, cls in KINDS.items() if cls.merges} == set(FOLDS)
-    assert {kind for kind, cls in KINDS.items() if not cls.identity} == {"prompt", "mlp"}
+    assert {kind for kind, cls in KINDS.items() if issubclass(cls, Folding)} == set(FOLDS)
 
 
 @pytest.mark.parametrize(("kind", "net"), PAIRS)
-def test_the_start_is_the_base_where_a_kind_says_so(kind: str, net: str) -> None:
+def test_the_start_is_the_base_but_for_prompts_and_layers(kind: str, net: str) -> None:
     base, model = net_of(net), net_of(net)
     state = torch.get_rng_state()
     attach(model, Selection({}, (), {}, additions_of(kind, model)))
@@ -39,7 +38,7 @@ def test_the_start_is_the_base_where_a_kind_says_so(kind: str, net: str) -> None
     with torch.no_grad():
         first, second = output_of(base), output_of(model)
     assert first.shape == second.shape
-    assert torch.equal(first, second) is KINDS[kind].identity
+    assert torch.equal(first, second) is (kind not in ("prompt", "mlp"))
     stock = base.net.state_dict()
     assert all(torch.equal(model.net.state_dict()[name], stock[name]) for name in stock)
 
