@@ -29,12 +29,11 @@ class TaskRow(Protocol):
         """Returns the class of the task's settings."""
 
 
+Tasks = Mapping[str, TaskRow]
+
+
 def read_config(
-    path: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    tasks: Mapping[str, TaskRow],
-    selectors: Mapping[str, SelectorFacts],
+    path: str | Path, overrides: Sequence[str] = (), *, tasks: Tasks, selectors: Mapping[str, SelectorFacts]
 ) -> Config:
     """Reads a config file, applies overrides and checks everything.
 
@@ -135,12 +134,11 @@ def _apply_override(values: dict[str, Any], text: str, problems: Problems) -> No
         return
     block = values
     for depth, part in enumerate(keys[:-1], start=1):
-        child = block.setdefault(part, {})
-        if child is None:
-            child = block[part] = {}
-        if not isinstance(child, dict):
+        if block.get(part) is None:
+            block[part] = {}
+        block = block[part]
+        if not isinstance(block, dict):
             problems.add(keys, f"{'.'.join(keys[:depth])} has no keys of its own.", "override")
             return
-        block = child
     block[keys[-1]] = parsed
     problems.from_override(keys)

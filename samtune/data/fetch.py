@@ -102,8 +102,7 @@ def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
         _place(name, target, _write_digits)
     else:
         _get(name, target, url)
-    licence = DIGITS_LICENCE if name == DIGITS else SOURCES[name].licence
-    _log.info("%s is in %s. Licence: %s", name, target, licence)
+    _log.info("%s is in %s. Licence: %s", name, target, DIGITS_LICENCE if name == DIGITS else SOURCES[name].licence)
     return target
 
 
@@ -111,10 +110,9 @@ def _get(name: str, target: Path, url: str | None) -> None:
     """Downloads the archive of a data set and unpacks it."""
     source = SOURCES[name]
     archive = download(url or source.url, target / f"{name}{_suffix(source.url)}", sha256=source.sha256)
-    if source.unpack == "import":
-        _place(name, target, partial(IMPORTERS[name], archive))
-    else:
-        _place(name, target, partial(_unpack, archive, _pair_places if source.unpack == "pairs" else _folder_places))
+    places = _pair_places if source.unpack == "pairs" else _folder_places
+    importing = source.unpack == "import"
+    _place(name, target, partial(IMPORTERS[name], archive) if importing else partial(_unpack, archive, places))
     if source.unpack == "pairs":
         images, masks = ({path.stem for path in (target / sub).glob("*")} for sub in ("images", "masks"))
         if images != masks:

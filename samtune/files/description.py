@@ -125,8 +125,7 @@ class Description(BaseModel):
             raise CheckpointError(f"{path} is a {found} model, but a {cls.task} model is needed. {REMEDY}")
         values = {}
         for name, field in cls.model_fields.items():
-            if name in metadata:
-                text = metadata[name]
+            if (text := metadata.get(name)) is not None:
                 plain = field.annotation is str or get_origin(field.annotation) is Literal
                 values[name] = text if plain else _json(name, text, path)
         try:
