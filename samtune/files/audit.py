@@ -90,7 +90,8 @@ def inspect_file(path: Path) -> dict[str, object]:
     """Returns what a model, selection or delta file says of itself: metadata, counts, size, SHA-256."""
     facts: dict[str, object] = {"file": str(path)}
     if path.suffix == ".safetensors":
-        facts |= {key: _short(value) for key, value in sorted(read_metadata(path).items())}
+        metadata = sorted(read_metadata(path).items())
+        facts |= {key: value if len(value) <= 200 else value[:200] + "..." for key, value in metadata}
         state = load_tensors(path)
     else:
         state = read_state(path)
@@ -111,12 +112,7 @@ def diff_files(a: str | Path, b: str | Path) -> list[DiffRow]:
         raise CheckpointError(f"{a} and {b} are not of one model: they differ in {odd[0]!r} ({len(odd)} tensors).")
     rows = []
     for name, tensor in left.items():
-        changed = int((bits_of(tensor) != bits_of(right[name])).sum())
-        if changed:
+        if changed := int((bits_of(tensor) != bits_of(right[name])).sum()):
             largest = float((tensor.float() - right[name].float()).abs().max())
             rows.append(DiffRow(name, changed, tensor.numel(), largest))
     return rows
-
-
-def _short(value: str) -> str:
-    return value if len(value) <= 200 else value[:200] + "..."
