@@ -62,6 +62,10 @@ class RunFolderError(SamtuneError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Words the message for a name that is in no table of its kind, with the nearest name, if any, and all names."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}."
+    return f"unknown {kind} {name!r}.{did_you_mean(name, names)} Known: {', '.join(names)}."
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """Returns a sentence, with a space before it, on the nearest name; "" when none is near."""
+    near = get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -78,7 +78,6 @@ def open_run_folder(parent: Path, run_dir: Path | None, *, overwrite: bool) -> P
 
     Raises:
         RunFolderError: it holds an earlier run.
-        DiskError: it can't be made or written.
     """
     with disk_errors(parent if run_dir is None else run_dir):
         folder = _new_folder(parent) if run_dir is None else _given_folder(run_dir, overwrite=overwrite)

@@ -68,7 +68,7 @@ def export(
 @files_app.command(rich_help_panel="Files")
 def inspect(file: Annotated[Path, Argument(help="A model, selection or delta.")]) -> None:
     """Show what a file is and where it came from."""
-    from samtune.files.inspect import inspect_file
+    from samtune.files.audit import inspect_file
 
     console.print_table(list(inspect_file(find_path(file)).items()), columns=("key", "value"), numbers=2)
 
@@ -79,7 +79,7 @@ def diff(
     b: Annotated[str, Argument(help="Another one.")],
 ) -> None:
     """Count the entries in which two models differ, per tensor."""
-    from samtune.files.inspect import diff_files
+    from samtune.files.audit import diff_files
 
     rows = [(row.name, row.changed, row.total, f"{row.max_abs:.3g}") for row in diff_files(_base(a), _base(b))]
     if not rows:

@@ -2,11 +2,16 @@
 
 Unknown keys are errors, types are strict (`true` is no number), and the `select` block is checked against the signature
 of the selector that it names. The kinds of jobs and the selectors come as tables, so this folder knows none of them.
+
+Scalars follow YAML 1.2 (core schema), not PyYAML's 1.1: `1e-4` is a number, `yes`, `off` and `12:30` are text, and only
+`true` and `false` are bools. A key that occurs twice in one block is a problem, not a silent overwrite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,9 +19,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from samtune.base.paths import find_config
-from samtune.config.problems import Problems, choice_text
+from samtune.config.problems import KeyPath, Problems, choice_text
 from samtune.config.sections import SELECTORS, Config, SelectorFacts
-from samtune.config.yamltext import YamlText, parse_yaml
 from samtune.errors import ConfigError
 
 Read = TypeVar("Read", bound=BaseModel)
@@ -29,12 +33,11 @@ class TaskRow(Protocol):
         """Returns the class of the task's settings."""
 
 
+Tasks = Mapping[str, TaskRow]
+
+
 def read_config(
-    path: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    tasks: Mapping[str, TaskRow],
-    selectors: Mapping[str, SelectorFacts],
+    path: str | Path, overrides: Sequence[str] = (), *, tasks: Tasks, selectors: Mapping[str, SelectorFacts]
 ) -> Config:
     """Reads a config file, applies overrides and checks everything.
 
@@ -135,12 +138,87 @@ def _apply_override(values: dict[str, Any], text: str, problems: Problems) -> No
         return
     block = values
     for depth, part in enumerate(keys[:-1], start=1):
-        child = block.setdefault(part, {})
-        if child is None:
-            child = block[part] = {}
-        if not isinstance(child, dict):
+        if block.get(part) is None:
+            block[part] = {}
+        block = block[part]
+        if not isinstance(block, dict):
             problems.add(keys, f"{'.'.join(keys[:depth])} has no keys of its own.", "override")
             return
-        block = child
     block[keys[-1]] = parsed
     problems.from_override(keys)
+
+
+@dataclass(frozen=True)
+class YamlText:
+    """A document as dicts with text keys, lists and scalars, or None when it is empty.
+
+    `lines` has the line (from 1) of each key by its path, `duplicates` every repeated key in file order.
+    """
+
+    value: Any
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    duplicates: list[tuple[KeyPath, int]] = field(default_factory=list)
+
+
+def parse_yaml(text: str) -> YamlText:
+    """Parses one YAML document without any tag.
+
+    Raises:
+        yaml.YAMLError: text that is no YAML, several documents, or a block that contains itself.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        parsed = YamlText(None)
+        value = None if node is None else _value(loader, node, (), parsed, frozenset())
+        return YamlText(value, parsed.lines, parsed.duplicates)
+    finally:
+        loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the implicit types of YAML 1.2."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own name)
+
+
+_CORE = "tag:yaml.org,2002:"
+_SCALARS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+for _tag, (_pattern, _first) in _SCALARS.items():
+    _Loader.add_implicit_resolver(_CORE + _tag, re.compile(rf"(?:{_pattern})\Z"), _first)
+
+
+def _value(loader: _Loader, node: yaml.Node, path: KeyPath, out: YamlText, parents: frozenset[int]) -> Any:
+    if id(node) in parents:
+        raise yaml.MarkedYAMLError(problem="a block contains itself", problem_mark=node.start_mark)
+    if node.tag.removeprefix(_CORE) not in {*_SCALARS, "str", "seq", "map"}:
+        raise yaml.MarkedYAMLError(problem=f"tag {node.tag!r} is not allowed", problem_mark=node.start_mark)
+    parents = parents | {id(node)}
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(loader, n, (*path, str(i)), out, parents) for i, n in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return loader.construct_object(node)
+    mapping: dict[str, Any] = {}
+    for key, line, child in _items(node):
+        here = (*path, key)
+        if key in mapping:
+            out.duplicates.append((here, line))
+        out.lines.setdefault(here, line)
+        mapping[key] = _value(loader, child, here, out, parents)
+    return mapping
+
+
+def _items(node: yaml.MappingNode) -> Iterator[tuple[str, int, yaml.Node]]:
+    for key, child in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key.start_mark)
+        yield key.value, key.start_mark.line + 1, child

@@ -1,16 +1,22 @@
-"""Turns what is wrong with a config into one message: place, key, value, expectation, nearest valid key."""
+"""Turns what is wrong with a config into one message: place, key, value, expectation, nearest valid key.
+
+What options a block `{name: ..., option: ...}` has, the signature of the function that it names says.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from types import SimpleNamespace
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from samtune.errors import ConfigError
+from samtune.errors import ConfigError, did_you_mean, unknown_name
 
 KeyPath = tuple[str, ...]
 
@@ -127,10 +133,8 @@ def describe(item: Mapping[str, Any]) -> str:
     expected = wording.format(**context) if wording else item["msg"].removeprefix("Input should be ")
     if kind == "missing":
         return f"missing, expected {expected}."
-    hint = ""
-    if kind == "literal_error" and isinstance(value, str):
-        near = get_close_matches(value, re.findall("'(.*?)'", expected), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+    chosen = kind == "literal_error" and isinstance(value, str)
+    hint = did_you_mean(str(value), re.findall("'(.*?)'", expected)) if chosen else ""
     return f"{_show(value)}, expected {expected}.{hint}"
 
 
@@ -155,3 +159,53 @@ def _show(value: Any) -> str:
     """A value as YAML would write it: true, null, "text"."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def option_problems(
+    kind: str, name: str, options: Mapping[str, Any], table: Mapping[str, Callable[..., Any]]
+) -> list[tuple[str, str]]:
+    """Checks the options of a `{name: ..., option: ...}` block against its function.
+
+    Options are the function's keyword-only parameters, checked by their annotations. A plain `int` is a
+    count, so at least 1; annotate with bounds, as in `Annotated[int, Field(ge=0)]`, where that is wrong.
+
+    Returns:
+        (key, message) of each problem; empty when all fits.
+    """
+    if name not in table:
+        return [("name", unknown_name(kind, name, table))]
+    model = _options_model(table[name])
+    try:
+        model.model_validate(dict(options))
+    except ValidationError as error:
+        return [_option_problem(kind, name, dict(item), list(model.model_fields)) for item in error.errors()]
+    return []
+
+
+def default_options(function: Callable[..., Any]) -> dict[str, Any]:
+    """Returns the options of a function that have a default, with it."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+
+
+def _options_model(function: Callable[..., Any]) -> type[BaseModel]:
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    # Only these annotations are evaluated: those of model and scores may exist for type checkers alone.
+    written = SimpleNamespace(__annotations__={p.name: p.annotation for p in parameters})
+    hints = get_type_hints(written, globalns=vars(sys.modules[function.__module__]), include_extras=True)
+    fields: dict[str, Any] = {}
+    for parameter in parameters:
+        hint = Any if parameter.annotation is parameter.empty else hints[parameter.name]
+        hint = Annotated[int, Field(ge=1)] if hint is int else hint
+        fields[parameter.name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
+    return create_model("Options", __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **fields)
+
+
+def _option_problem(kind: str, name: str, item: dict[str, Any], known: list[str]) -> tuple[str, str]:
+    key = str(item["loc"][0])
+    if item["type"] != "extra_forbidden":
+        return key, describe(item)
+    hint = did_you_mean(key, known)
+    block = "{name: " + name + "}"
+    has = f"has {', '.join(known)}" if known else f"has none; replace the whole block: 'select={block}'"
+    return key, f"unknown option.{hint} The {kind} {name!r} {has}."

@@ -102,19 +102,18 @@ def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
         _place(name, target, _write_digits)
     else:
         _get(name, target, url)
-    licence = DIGITS_LICENCE if name == DIGITS else SOURCES[name].licence
-    _log.info("%s is in %s. Licence: %s", name, target, licence)
+    _log.info("%s is in %s. Licence: %s", name, target, DIGITS_LICENCE if name == DIGITS else SOURCES[name].licence)
     return target
 
 
 def _get(name: str, target: Path, url: str | None) -> None:
     """Downloads the archive of a data set and unpacks it."""
     source = SOURCES[name]
-    archive = download(url or source.url, target / f"{name}{_suffix(source.url)}", sha256=source.sha256)
-    if source.unpack == "import":
-        _place(name, target, partial(IMPORTERS[name], archive))
-    else:
-        _place(name, target, partial(_unpack, archive, _pair_places if source.unpack == "pairs" else _folder_places))
+    suffix = next(suffix for suffix in (".tar.gz", ".tar", ".zip") if source.url.endswith(suffix))
+    archive = download(url or source.url, target / f"{name}{suffix}", sha256=source.sha256)
+    places = _pair_places if source.unpack == "pairs" else _folder_places
+    importing = source.unpack == "import"
+    _place(name, target, partial(IMPORTERS[name], archive) if importing else partial(_unpack, archive, places))
     if source.unpack == "pairs":
         images, masks = ({path.stem for path in (target / sub).glob("*")} for sub in ("images", "masks"))
         if images != masks:
@@ -132,7 +131,7 @@ def _place(name: str, target: Path, write: Callable[[Path], object]) -> None:
         write(part)
         entries = sorted(path.name for path in part.iterdir())
         _refuse_used(target, entries)
-        write_text(_record(name, target), "".join(f"{entry}\n" for entry in entries))
+        write_text(target / f"{name}.fetched", "".join(f"{entry}\n" for entry in entries))
         for entry in entries:
             (part / entry).rename(target / entry)
         part.rmdir()
@@ -140,7 +139,7 @@ def _place(name: str, target: Path, write: Callable[[Path], object]) -> None:
 
 def _fetched(name: str, target: Path) -> bool:
     """Returns whether an earlier fetch is there; finishes one that was interrupted while it moved its folders."""
-    record = _record(name, target)
+    record = target / f"{name}.fetched"
     if not record.is_file():
         return False
     part = target / f"{name}.part"
@@ -159,10 +158,6 @@ def _fetched(name: str, target: Path) -> bool:
     return True
 
 
-def _record(name: str, target: Path) -> Path:
-    return target / f"{name}.fetched"
-
-
 def _refuse_used(target: Path, names: Iterable[str]) -> None:
     used = [name for name in names if (target / name).exists()]
     if used:
@@ -170,10 +165,6 @@ def _refuse_used(target: Path, names: Iterable[str]) -> None:
             f"{target} holds data that this fetch did not write ({', '.join(used[:10])}), which stays as it is; "
             "choose another folder with --dir, or move it away"
         )
-
-
-def _suffix(url: str) -> str:
-    return next(suffix for suffix in (".tar.gz", ".tar", ".zip") if url.endswith(suffix))
 
 
 Places = Callable[[list[PurePosixPath]], dict[PurePosixPath, PurePosixPath]]

@@ -71,7 +71,7 @@ class Loaders:
 
     def part(self, name: str) -> DataLoader[Any]:
         """Returns the loader of "val" or "test", which must be there."""
-        loader = {"val": self.val, "test": self.test}[name]
+        loader = self.val if name == "val" else self.test
         assert loader is not None
         return loader
 
@@ -86,9 +86,7 @@ class EpochDataset(Dataset[ItemT], Generic[ItemT, LoadedT]):
 
     def __init__(self, files: int, *, seed: int, cache: bool) -> None:
         """Reads nothing yet; with `cache`, what is loaded stays in memory, and later epochs decode nothing."""
-        self.files = files
-        self.seed = seed
-        self.epoch = 0
+        self.files, self.seed, self.epoch = files, seed, 0
         self._cache: dict[int, LoadedT] | None = {} if cache else None
 
     @abstractmethod

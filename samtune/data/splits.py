@@ -11,11 +11,13 @@ import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from samtune.data.duplicates import group_near, hash_images
+from samtune.base.disk import write_text
+from samtune.data.cache import file_hashes
+from samtune.data.facts import group_near, hash_images
 
 PARTS = ("train", "val", "test")
 LABEL_LISTS = ("train.json", "train800.txt", "train800val200.txt")  # of FGVC and VTAB-1k: pictures with classes
@@ -168,3 +170,32 @@ def _fitting(groups: Sequence[list[int]], count: int) -> tuple[list[list[int]], 
         (taken if fits else left).append(group)
         count -= len(group) if fits else 0
     return taken, left
+
+
+FOLDER = "splits"
+HASHED = 5_000  # val and test images; whether one was trained on, the list of train says
+
+
+def save_splits(folder: Path, splits: Splits[Any]) -> None:
+    """Writes the split that a run used beside its files, so that a later evaluation knows what was trained on.
+
+    `splits/train.txt`, `val.txt` and `test.txt` have a line per image: NAME, a tab, and the SHA-256 of the file. Names
+    repeat between data sets; contents do not. A val or test part of more than `HASHED` images has the size of the
+    file, in bytes, in place of the hash.
+    """
+    for part in PARTS:
+        items: Sequence[Item] = getattr(splits, part)
+        paths = [item.image for item in items]
+        short = part != "train" and len(items) > HASHED
+        marks = [str(path.stat().st_size) for path in paths] if short else file_hashes(paths)
+        lines = [f"{item.name}\t{mark}\n" for item, mark in zip(items, marks, strict=True)]
+        write_text(folder / FOLDER / f"{part}.txt", "".join(lines))
+
+
+def trained_on(checkpoint: Path, items: Sequence[Item]) -> int:
+    """Counts the items that the run of a checkpoint trained on, by its folder's list; 0 when there is none."""
+    path = checkpoint.parent / FOLDER / "train.txt"
+    if not path.is_file():
+        return 0
+    trained = {line.rpartition("\t")[2] for line in path.read_text(encoding="utf-8").splitlines()}
+    return sum(content in trained for content in file_hashes([item.image for item in items]))

@@ -1,4 +1,4 @@
-"""Is a tuned model true? Everything outside of its selection is bit-equal to its base."""
+"""What do files hold, how do they differ, and is a tuned model bit-equal to its base outside of its selection?"""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from samtune.base.download import file_sha256
+from samtune.base.tensors import load_tensors, read_metadata
 from samtune.errors import CheckpointError
-from samtune.files.delta import base_of, bits_of, expect_hash
+from samtune.files.delta import base_of, base_state, bits_of, expect_hash
 from samtune.files.description import read_description
 from samtune.models.weights import read_state
 from samtune.selection.selection import Selection, load_selection
@@ -64,14 +66,53 @@ def audit(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], selection: S
 def _check_fits(selection: Selection, base: Mapping[str, Tensor]) -> None:
     hosts = {name.rpartition(".")[0] for name in base}
     unknown = [name for name in selection.names() if name not in base]
-    unknown += [
-        addition.module
-        for addition in selection.additions
-        if not any(h == addition.module or h.startswith(addition.module + ".") for h in hosts)
-    ]
+    wanted = [addition.module for addition in selection.additions]
+    unknown += [module for module in wanted if not any(f"{host}.".startswith(f"{module}.") for host in hosts)]
     if unknown:
         raise CheckpointError(f"the selection tunes {unknown[0]!r}, which the base does not have: another model's?")
     for name, indices in selection.entries.items():
         size = base[name].numel()
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < size:
             raise CheckpointError(f"the selection points outside of {name!r} ({size} entries).")
+
+
+@dataclass(frozen=True)
+class DiffRow:
+    """How one tensor differs: entries changed, of how many, by how much at most."""
+
+    name: str
+    changed: int
+    total: int
+    max_abs: float
+
+
+def inspect_file(path: Path) -> dict[str, object]:
+    """Returns what a model, selection or delta file says of itself: metadata, counts, size, SHA-256."""
+    facts: dict[str, object] = {"file": str(path)}
+    if path.suffix == ".safetensors":
+        metadata = sorted(read_metadata(path).items())
+        facts |= {key: value if len(value) <= 200 else value[:200] + "..." for key, value in metadata}
+        state = load_tensors(path)
+    else:
+        state = read_state(path)
+    dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in state.values()})
+    facts |= {"tensors": len(state), "numbers": sum(t.numel() for t in state.values()), "types": ", ".join(dtypes)}
+    return facts | {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def diff_files(a: str | Path, b: str | Path) -> list[DiffRow]:
+    """Returns the tensors that differ, bit for bit, between two models.
+
+    Raises:
+        CheckpointError: the files are not of one architecture.
+    """
+    left, right = base_state(a), base_state(b)
+    odd = sorted(set(left) ^ set(right)) or [n for n in left if left[n].shape != right[n].shape]
+    if odd:
+        raise CheckpointError(f"{a} and {b} are not of one model: they differ in {odd[0]!r} ({len(odd)} tensors).")
+    rows = []
+    for name, tensor in left.items():
+        if changed := int((bits_of(tensor) != bits_of(right[name])).sum()):
+            largest = float((tensor.float() - right[name].float()).abs().max())
+            rows.append(DiffRow(name, changed, tensor.numel(), largest))
+    return rows

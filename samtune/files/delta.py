@@ -22,16 +22,10 @@ from samtune.selection.selection import Selection, pack_indices, unpack_indices
 
 DELTA_FORMAT = "samtune-delta-1"
 _ADDED = "added/"
+State = Mapping[str, Tensor]
 
 
-def save_delta(
-    path: Path,
-    *,
-    base: Mapping[str, Tensor],
-    merged: Mapping[str, Tensor],
-    selection: Selection,
-    metadata: Mapping[str, str],
-) -> None:
+def save_delta(path: Path, *, base: State, merged: State, selection: Selection, metadata: Mapping[str, str]) -> None:
     """Writes the delta from an untuned fp32 state of a model to a tuned one, which differ where `selection` says.
 
     Args:
@@ -79,7 +73,7 @@ def undo_delta(merged: Path, delta: Path, out: Path) -> None:
     save_tensors(out, base, {"base_hash": metadata["base_hash"]})
 
 
-def delta_restores(base: Mapping[str, Tensor], delta: Path) -> bool:
+def delta_restores(base: State, delta: Path) -> bool:
     """Says whether a delta file leads from this base to its merged model and back."""
     metadata = _delta_metadata(delta)
     merged = _forward(base, delta)
@@ -101,9 +95,8 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
     file = Path(base) if Path(base).is_file() else None
     drawn = str(base) == RANDOM and description.head_seed is not None  # one seed draws the body and the head
     if file is None and str(base) != description.model and not drawn:
-        raise CheckpointError(
-            f"{base} is neither a checkpoint file nor {description.model}, which {source} was tuned from."
-        )
+        known = f"{description.model}, which {source} was tuned from"
+        raise CheckpointError(f"{base} is neither a checkpoint file nor {known}.")
     if file is not None and file.suffix != ".npz":  # Google's, which only the model can read
         whole = in_fp32(read_state(file))
         if state_hash(whole) == description.base_hash:  # what `undo` wrote: with the head
@@ -133,26 +126,26 @@ def _delta_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-def expect_hash(state: Mapping[str, Tensor], wanted: str, problem: str) -> None:
+def expect_hash(state: State, wanted: str, problem: str) -> None:
     found = state_hash(state)
     if found != wanted:
         raise CheckpointError(f"{problem} (hash {found[:12]}, expected {wanted[:12]}).")
 
 
-def _forward(base: Mapping[str, Tensor], delta: Path) -> dict[str, Tensor]:
+def _forward(base: State, delta: Path) -> dict[str, Tensor]:
     """Returns the merged state of a base."""
     packed = load_tensors(delta)
     added = {key.removeprefix(_ADDED): tensor for key, tensor in packed.items() if key.startswith(_ADDED)}
     return {**_flip(base, packed, delta), **added}
 
 
-def _backward(merged: Mapping[str, Tensor], delta: Path) -> dict[str, Tensor]:
+def _backward(merged: State, delta: Path) -> dict[str, Tensor]:
     """Returns the base of a merged state."""
     packed = load_tensors(delta)
     return _flip({name: tensor for name, tensor in merged.items() if _ADDED + name not in packed}, packed, delta)
 
 
-def _flip(state: Mapping[str, Tensor], packed: Mapping[str, Tensor], delta: Path) -> dict[str, Tensor]:
+def _flip(state: State, packed: State, delta: Path) -> dict[str, Tensor]:
     """Returns the state with the delta's bits flipped; doing it twice changes nothing."""
     flipped = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     try:

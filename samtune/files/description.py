@@ -38,8 +38,7 @@ class Description(BaseModel):
     """What a model file says about itself.
 
     Attributes:
-        model: name of the model, as `build_model` takes it.
-        options: of its builder, such as `depth`.
+        model, options: as `build_model` takes them.
         image_size: side in pixels of the input frame that it was tuned and measured at.
         pixel_mean: subtracted from RGB values of 0 to 255.
         pixel_std: what the difference is divided by.
@@ -127,8 +126,7 @@ class Description(BaseModel):
             raise CheckpointError(f"{path} is a {found} model, but a {cls.task} model is needed. {REMEDY}")
         values = {}
         for name, field in cls.model_fields.items():
-            if name in metadata:
-                text = metadata[name]
+            if (text := metadata.get(name)) is not None:
                 plain = field.annotation is str or get_origin(field.annotation) is Literal
                 values[name] = text if plain else _json(name, text, path)
         try:

@@ -14,7 +14,7 @@ from samtune.base.disk import open_run_folder, write_text
 from samtune.base.machine import peak_mib
 from samtune.base.tracking import RunLog
 from samtune.config.sections import Config
-from samtune.data.splitfile import save_splits
+from samtune.data.splits import save_splits
 from samtune.errors import NonFiniteError
 from samtune.metrics.report import AnyReport
 from samtune.run.fit import Event, FitResult, fit, total_steps

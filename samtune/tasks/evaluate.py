@@ -12,8 +12,7 @@ from torch import Tensor
 
 from samtune import console
 from samtune.base.disk import disk_errors
-from samtune.data.splitfile import trained_on
-from samtune.data.splits import Item
+from samtune.data.splits import Item, trained_on
 from samtune.errors import NonFiniteError
 from samtune.metrics.report import AnyReport
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samtune.data.duplicates import group_near, hash_images
-from samtune.data.facts import ImageFacts
+from samtune.data.facts import ImageFacts, group_near, hash_images
 from samtune.data.splits import NONE_GIVEN, PARTS, Given, Reader, Splits, cut_groups, put_given
 from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.tasks.classes.layouts.folders import VAL_IS_TEST, Named, scan_classes, sort_classes

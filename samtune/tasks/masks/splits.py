@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from samtune.data.duplicates import group_near, hash_images, near_pairs
-from samtune.data.facts import ImageFacts, image_facts
+from samtune.data.facts import ImageFacts, group_near, hash_images, image_facts, near_pairs
 from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Reader, Splits, cut_groups, put_given, repeated
 from samtune.data.verify import VerifyReport, list_problems
 from samtune.errors import ConfigError, DataError, unknown_name

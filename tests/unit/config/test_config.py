@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from samtune.base.paths import find_config, find_path
-from samtune.config.options import option_problems
+from samtune.config.problems import option_problems
 from samtune.config.sections import Config
 from samtune.errors import ConfigError
 from samtune.run.settings import load_config

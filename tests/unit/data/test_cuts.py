@@ -11,7 +11,7 @@ import pytest
 from class_trees import write_class_folders
 from PIL import Image
 
-from samtune.data.duplicates import group_near, hash_images
+from samtune.data.facts import group_near, hash_images
 from samtune.data.splits import Given, Reader, Splits, choose_part, cut_groups, put_given, repeated
 from samtune.tasks.classes.splits import resolve_classes
 from samtune.tasks.masks.pairs import find_pairs

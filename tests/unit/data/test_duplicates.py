@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samtune.data.duplicates import group_near, hash_images, near_pairs
-from samtune.data.facts import ImageFacts, difference_hash, image_facts
+from samtune.data.facts import ImageFacts, difference_hash, group_near, hash_images, image_facts, near_pairs
 from samtune.errors import DataError
 
 

@@ -12,8 +12,8 @@ from helpers import write_data
 from toy import SIZE, toy_model
 
 from samtune.base.download import file_sha256
-from samtune.data import cache, splitfile
-from samtune.data.splitfile import save_splits, trained_on
+from samtune.data import cache, splits
+from samtune.data.splits import save_splits, trained_on
 from samtune.errors import DiskError
 from samtune.files.merged import save_merged
 from samtune.models.table import MODELS, ModelEntry
@@ -58,7 +58,7 @@ def test_a_huge_part_has_sizes_and_no_file_is_read_twice(
     read: list[Path] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "file_sha256", lambda path: read.append(path) or file_sha256(path))
-    monkeypatch.setattr(splitfile, "HASHED", 1)
+    monkeypatch.setattr(splits, "HASHED", 1)
     parts = resolve_split(data)
     for _ in range(2):
         save_splits(tmp_path, parts)

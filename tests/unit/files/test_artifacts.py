@@ -22,11 +22,10 @@ from toyvit import FAMILIES
 
 from samtune.base.tensors import read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError, DiskError
-from samtune.files.audit import audit, audit_files
+from samtune.files.audit import audit, audit_files, diff_files, inspect_file
 from samtune.files.delta import apply_delta, base_of, save_delta, undo_delta
 from samtune.files.description import read_description
 from samtune.files.export.pth import export_pth
-from samtune.files.inspect import diff_files, inspect_file
 from samtune.files.merged import save_merged
 from samtune.models.table import build_model
 from samtune.models.timm.model import Classifier, build_classifier

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samtune.data.duplicates import group_near, hash_images
+from samtune.data.facts import group_near, hash_images
 from samtune.data.splits import PARTS, Given, Splits
 from samtune.errors import DataError
 from samtune.tasks.masks.pairs import find_pairs
