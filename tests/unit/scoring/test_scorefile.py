@@ -59,8 +59,9 @@ def test_the_names_in_the_file_are_stated(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_can_not_be_written_is_a_disk_error(tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match=r"can't write .*absent"):
-        save_scores(SCORES, tmp_path / "absent" / "s")
+    (tmp_path / "taken").write_text("a file where the folder would be")
+    with pytest.raises(DiskError, match=r"can't write .*taken"):
+        save_scores(SCORES, tmp_path / "taken" / "s")
 
 
 # --- files that are none
