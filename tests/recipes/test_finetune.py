@@ -139,9 +139,9 @@ def where_the_job_ran(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_metrics_json(job: Job) -> None:
     metrics = json.loads((job.folder / "metrics.json").read_text())
     assert set(metrics) == {
-        *("split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trainable")
+        *("task", "split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trainable")
     }
-    assert (metrics["split"], metrics["n_images"]) == ("test", 3)
+    assert (metrics["task"], metrics["split"], metrics["n_images"]) == ("segmentation", "test", 3)
     assert metrics["mDice"] == job.result.report.mDice
     assert metrics["before"] == {"mDice": job.result.before.mDice, "mIoU": job.result.before.mIoU}
     low, high = metrics["ci95"]["mDice"]

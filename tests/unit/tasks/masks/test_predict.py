@@ -104,9 +104,7 @@ def test_metadata_is_text_and_holds_the_normalisation(tmp_path: Path) -> None:
         ({"image_size": "x"}, "damaged metadata"),
         ({"pixel_mean": "[1, 2]"}, "damaged metadata"),
         ({"pixel_mean": "3"}, "damaged metadata"),
-        ({"model": "sam_huge"}, "model 'sam_huge' .known: sam_vit_b"),
-        ({"image_size": "70"}, "image_size 70"),
-        ({"prompt": "text"}, "prompt 'text'"),
+        ({"prompt": "text"}, "prompt \"text\", expected 'none', 'box' or 'point'"),
         ({"pixel_std": "[1, 0, 1]"}, "pixel_std"),
         ({"threshold": "0.3"}, "threshold 0.3"),
     ],
@@ -115,6 +113,19 @@ def test_wrong_metadata_is_explained(change: dict[str, str | None], message: str
     metadata = {k: v for k, v in (INFO.to_metadata() | change).items() if v is not None}
     with pytest.raises(CheckpointError, match=message) as caught:
         MaskDescription.from_metadata(metadata, Path("m.safetensors"))
+    assert "merged.safetensors of a run folder" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"model": "sam_huge"}, "sam_huge.*sam_vit_b"), ({"image_size": "70"}, "70")],
+)
+def test_a_model_that_can_not_be_built_is_explained(
+    model: SamModel, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    save_tensors(tmp_path / "m.safetensors", model.net.state_dict(), INFO.to_metadata() | change)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        Predictor.from_file(tmp_path / "m.safetensors", device="cpu")
     assert "merged.safetensors of a run folder" in str(caught.value)
 
 
@@ -308,7 +319,7 @@ def test_overlays(merged: Path, tmp_path: Path) -> None:
 def test_a_folder_that_can_not_be_written(merged: Path, tmp_path: Path) -> None:
     write(tmp_path / "a.png")
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(DiskError, match=r"can't write .*a\.png.*Choose a writable --out"):
+    with pytest.raises(DiskError, match=r"can't write to .*out.*Choose a writable folder"):
         predict(merged, [tmp_path / "a.png"], tmp_path / "out")
 
 
