@@ -30,7 +30,6 @@ def bootstrap_ci(
     Args:
         values: one number per image or object; NaN (undefined) is left out.
         images: of each value its image, by name; None: each has its own.
-        resamples: number of drawn means.
         seed: the same seed and values give the same interval.
         level: share of the means inside the interval, in (0, 1).
     """
@@ -58,7 +57,6 @@ def paired_bootstrap(
     Args:
         a: one number per image or object of the first model.
         b: one number of the second for each of them, in the same order; pairs with a NaN are left out.
-        images: as in `bootstrap_ci`.
 
     Returns:
         (mean of b - a, low, high). An interval without 0 speaks for a real difference.

@@ -93,7 +93,6 @@ def fit(
 
     Args:
         model: attached, on Fabric's device; maps a batch to what the loss takes.
-        trainable: what `attach` returned.
         optimisation: schedule and optimizer; `batch`, `precision` and `checkpointing` of it are not looked at here.
         validate: returns the validation report of the model as it is; None keeps the last epoch.
         on_event: told of every step and every validation.

@@ -94,7 +94,6 @@ def select_only(
     """Scores and selects, writes `selection.safetensors`, and returns the run folder.
 
     Args:
-        run_dir, overwrite: as in `finetune`.
         report: also write `selection.html`: distribution, noise, stability; four more passes over the images.
         against: a selection file to compare with on that page.
     """

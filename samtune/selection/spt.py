@@ -51,7 +51,6 @@ def spt(model: Backbone, scores: Scores, **options: Any) -> Selection:
     their own; convolutions never get a module.
 
     Args:
-        scores: with squares.
         **options: of `SptOptions`, with values that pass `check_spt`.
     """
     given = SptOptions(**options)

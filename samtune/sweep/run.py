@@ -63,9 +63,6 @@ class SweepResult:
 def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None) -> SweepResult:
     """Runs the cells of a sweep that are not finished; a row whose grid failed in a task has no cells there.
 
-    Args:
-        engine: one of `ENGINES`.
-        address: of a Ray cluster.
 
     Raises:
         ConfigError: a wrong setting in any row or task, or an engine that can't be used.

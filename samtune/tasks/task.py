@@ -141,11 +141,9 @@ class Task(ABC, Generic[ConfigT]):
 
         Args:
             model: attached or merged, in the training's precision or in fp32.
-            split: "val" or "test".
             full: with every metric, not the headline numbers alone.
             autocast: dtype of the forward pass, or None for fp32.
             keep: folder for what else the pass found, such as features; None keeps nothing.
-            advance: called after each batch.
         """
 
     @abstractmethod

@@ -75,5 +75,5 @@ def public(path: Path) -> Iterator[tuple[str, ast.AST]]:
 
 def test_everything_public_says_what_it_is() -> None:
     every = [item for path in FILES for item in public(path)]
-    assert len(every) > 1000
+    assert len(every) > 500
     assert [name for name, node in every if not ast.get_docstring(node)] == []  # type: ignore[arg-type]

@@ -118,7 +118,6 @@ def build_classifier(
 
     Args:
         name: a ViT, Swin or ConvNeXt of timm, such as `vit_base_patch16_224.augreg_in21k`, or a key of `OWN`.
-        checkpoint, image_size: as of `build_model`; other published weights come from the Hugging Face hub.
         head: "new" starts a head from `seed`, whatever the weights are; "checkpoint" takes theirs.
         drop_path: largest probability that a block is skipped (stochastic depth), in train mode only.
         seed: of the new head, and of random weights.

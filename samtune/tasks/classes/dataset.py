@@ -80,7 +80,6 @@ def build_class_data(
 
     Args:
         view_of: `build_view` of the model's input.
-        augment: of train.
         score_views: `score` shows two random views of each image, as the contrastive loss wants, so that batches have
             2 * `score_batch` pictures; else the evaluation view.
 

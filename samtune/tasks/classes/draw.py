@@ -26,7 +26,6 @@ def mistakes_section(report: ClassReport, images: Mapping[str, Path], file: Path
     """Draws the images that the model is wrong and sure about; returns their section, or nothing without any.
 
     Args:
-        report: of these images.
         images: name of an image -> its file.
         file: the PNG file that is written.
     """

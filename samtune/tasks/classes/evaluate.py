@@ -77,7 +77,6 @@ def evaluate_classes(
     Args:
         model: maps a `LabelledBatch` to (B, classes) logits.
         classes: names of the model's classes, in the order of its logits.
-        autocast_dtype: as in `class_logits`.
         allowed: indices of the classes that may be answered, such as the 200 of ImageNet-A, or None for all. The
             report is then of these classes only, in this order.
 

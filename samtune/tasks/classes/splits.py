@@ -126,7 +126,6 @@ def evaluation_images(
         folder: class folders, all of which are taken; or `train/`, `val/`, `test/` with class folders (where
             `test/` is missing, `val/` is the test part); or a data set that `name`, a key of `DATASETS`, says.
         classes: names of the model's classes; the folder may have fewer.
-        split: the part to take.
 
     Raises:
         ConfigError: unknown name or split.

@@ -12,7 +12,7 @@ from torch import nn
 
 from samtune.base.paths import find_path
 from samtune.base.tensors import save_tensors
-from samtune.data.loaders import LoaderOptions, Loaders
+from samtune.data.loaders import Loaders
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
@@ -80,18 +80,10 @@ class ClassificationTask(Task[ClassificationConfig]):
             seed=seed,
             **config.model.options,
         )
-        options = LoaderOptions(
-            batch=config.train.batch,
-            score_batch=config.score.batch,
-            score_images=config.score.images,
-            seed=seed,
-            workers=data.workers,
-            cache=data.cache,
-        )
         size, kernel = model.image_size, model.interpolation
         view_of = partial(build_view, image_size=size, resize=self.resize(), interpolation=kernel)
         twice = needs is not None and needs.loss == "contrastive"
-        return model, build_class_data(splits, options, view_of, augment=data.augment, score_views=twice)
+        return model, build_class_data(splits, self.loader_options(), view_of, augment=data.augment, score_views=twice)
 
     def skeleton(self) -> Backbone:
         model = self.config.model

@@ -94,7 +94,6 @@ def class_problems(parts: NamedParts, classes: Collection[str] | None) -> list[s
     """Lists what is wrong with the classes: only one to learn, or some that are not in training.
 
     Args:
-        parts: with "train" or "all".
         classes: their names; None takes those of the training images.
     """
     trained = {name for _, name in parts.get("train", parts.get("all", ()))}

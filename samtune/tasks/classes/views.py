@@ -54,7 +54,6 @@ def build_view(
         image_size: side S in pixels of the result.
         resize: "squash" scales straight to S x S; "crop" scales the shorter side to S * 256 / 224 and takes the S x S
             in the middle. "strong" and "contrastive" crop the original and use neither.
-        interpolation: Pillow's filter, antialiased.
 
     Raises:
         ConfigError: an unknown name.

@@ -24,7 +24,6 @@ class CachedEncoder(nn.Module):
 
     Args:
         folder: made if needed; about 130 kB per image for sam_tiny in fp32, 4 MB for the others at 1024 px.
-        base_hash: `state_hash` of the model.
         autocast: dtype of the encoder's forward pass, or None for fp32.
     """
 

@@ -57,7 +57,6 @@ def scan_classes(folder: Path, problems: list[str], notes: list[str]) -> list[Na
     """Lists DIR/CLASS/picture, sorted: extensions in any case, without hidden files.
 
     Args:
-        folder: DIR.
         problems: gets a line for each empty class folder, each name that can't be used, and where no class is.
         notes: gets one line where pictures are left out: beside or below the class folders, or of other formats.
     """

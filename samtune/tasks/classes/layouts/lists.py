@@ -20,9 +20,7 @@ def read_vtab(
     """Reads a task of VTAB-1k as it is distributed: text files of "images/train800/000000.jpg 12".
 
     Args:
-        root: folder of the task.
         classes: a class is named by its number, 0 to classes - 1.
-        wanted: parts to read.
         problems: gets a line for each absent list or file, each broken line and each label out of range.
         retrain: read `train800val200.txt` as train, and no val.
     """
@@ -50,7 +48,6 @@ def read_fgvc(root: Path, wanted: Collection[str], problems: list[str]) -> Named
 
     Args:
         root: folder of the data set, with train.json, test.json and, where published, val.json.
-        wanted: parts to read.
         problems: gets a line for each absent list or file and each entry that is not a path with a label.
     """
     bases = [root / name for name in PICTURES if (root / name).is_dir()]
@@ -68,7 +65,6 @@ def read_list(path: Path, root: Path, problems: list[str]) -> list[Named]:
 
     Args:
         path: text file, UTF-8.
-        root: the data folder.
         problems: gets a line for each broken line and each absent file.
     """
     return _existing(path, _lines(path, problems), [root], problems)
