@@ -45,13 +45,7 @@ class ToyBackbone(Backbone):
         return ["blocks.0", "blocks.1"]
 
     def role(self, name: str, owner: nn.Module) -> Role:
-        if name.startswith("head."):
-            return "decoder"
-        if isinstance(owner, nn.BatchNorm2d):
-            return "norm"
-        if name.endswith("bias"):
-            return "bias"
-        return "linear" if isinstance(owner, nn.Linear) else "conv"
+        return "decoder" if name.startswith("head.") else super().role(name, owner)
 
     def stock_notes(self, file: Path) -> list[str]:
         return [f"ToyNet().load_state_dict(torch.load({str(file)!r})) loads it"]

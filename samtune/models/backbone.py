@@ -23,7 +23,7 @@ class Backbone(nn.Module):
     """A pretrained network of another library, unchanged, behind one interface.
 
     Every name that the methods speak of is a name of `net`, and the keys of a file are those of `net.state_dict()`.
-    A family implements `forward`, `features`, `block_modules` and `role`; the other methods have defaults.
+    A family implements `forward`, `features` and `block_modules`; the other methods have defaults.
 
     Args:
         name: of the model in the table.
@@ -88,8 +88,15 @@ class Backbone(nn.Module):
         }
 
     def role(self, name: str, owner: nn.Module) -> Role:
-        """Returns the role of the parameter `name` of the module `owner`."""
-        raise NotImplementedError
+        """Returns the role of the parameter `name` of the module `owner`; a family says where it differs.
+
+        Weights of linear and conv layers are `linear` and `conv`, their biases `bias`, both tensors of norms `norm`;
+        tokens and tables of positions are `position`.
+        """
+        if isinstance(owner, nn.Linear | nn.Conv2d):
+            kind: Role = "linear" if isinstance(owner, nn.Linear) else "conv"
+            return "bias" if name.rpartition(".")[2] == "bias" else kind
+        return "norm" if isinstance(owner, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d) else "position"
 
     def parts(self) -> dict[str, str]:
         """Returns parameter name -> label of the part of the network that it belongs to: `block 0`, `neck`, ..."""

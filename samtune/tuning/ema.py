@@ -40,14 +40,10 @@ class Ema:
         """Lends the averages to the model; after the block the raw values are back, bit for bit."""
         raw = [p.detach().clone() for p in self.parameters]
         try:
-            self.copy_to()
+            _write(self.parameters, self.averages)
             yield
         finally:
             _write(self.parameters, raw)
-
-    def copy_to(self) -> None:
-        """Gives the averages to the model for good."""
-        _write(self.parameters, self.averages)
 
 
 @torch.no_grad()

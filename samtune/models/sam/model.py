@@ -155,21 +155,17 @@ class SamModel(Backbone):
     def role(self, name: str, owner: nn.Module) -> Role:
         """Says what a parameter is, for selectors and counts.
 
-        Encoder weights are `linear` or `conv`; their biases are `bias`, and so are the shifts of the neck's two
-        LayerNorm2d, which GPS's released code trains with the biases (a named exception). `decoder` is the mask
-        decoder and the no-mask embedding; the rest of the prompt encoder is `fixed`.
+        The shifts of the neck's two LayerNorm2d count as `bias`: GPS's released code trains them with the biases (a
+        named exception). `decoder` is the mask decoder and the no-mask embedding; the rest of the prompt encoder is
+        `fixed`.
         """
-        short = name.rpartition(".")[2]
         if name.startswith(("mask_decoder.", "prompt_encoder.no_mask_embed.")):
             return "decoder"
         if name.startswith("prompt_encoder."):
             return "fixed"
-        if isinstance(owner, nn.Linear | nn.Conv2d):
-            kind: Role = "linear" if isinstance(owner, nn.Linear) else "conv"
-            return "bias" if short == "bias" else kind
-        if isinstance(owner, nn.LayerNorm | LayerNorm2d):
-            return "bias" if short == "bias" and name.startswith("image_encoder.neck.") else "norm"
-        return "position"  # pos_embed, rel_pos_h, rel_pos_w
+        if isinstance(owner, LayerNorm2d):  # segment-anything's own class
+            return "bias" if name.endswith(".bias") else "norm"
+        return super().role(name, owner)
 
     def block_modules(self) -> list[str]:
         """Returns the blocks of the image encoder."""

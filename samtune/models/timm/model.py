@@ -81,22 +81,10 @@ class Classifier(Backbone):
         return next((name for name, module in self.net.named_modules() if module is head), None)
 
     def role(self, name: str, owner: nn.Module) -> Role:
-        """Says what a parameter is.
-
-        Layer scales count as `bias`: GPS trains ConvNeXt's with the biases. Class token, position embeddings and
-        Swin's tables of relative positions are `position`.
-        """
-        short = name.rpartition(".")[2]
+        """Says what a parameter is; layer scales count as `bias`: GPS trains ConvNeXt's with the biases."""
         if owner is self.net.get_classifier():
             return "head"
-        if isinstance(owner, nn.Linear | nn.Conv2d):
-            kind: Role = "linear" if isinstance(owner, nn.Linear) else "conv"
-            return "bias" if short == "bias" else kind
-        if short == "gamma":
-            return "bias"
-        if isinstance(owner, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d):  # timm's LayerNorm2d is an nn.LayerNorm
-            return "norm"
-        return "position"
+        return "bias" if name.endswith(".gamma") else super().role(name, owner)
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
         """Says which classifier a state dict looks like."""
