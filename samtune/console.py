@@ -3,8 +3,6 @@
 A terminal gets colours and moving bars; a file or a pipe gets plain lines.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence

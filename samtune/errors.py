@@ -5,8 +5,6 @@ what is allowed and what fixes it. Codes follow one table for all commands: 0 ok
 5 non-finite numbers, 6 memory, 7 disk, 8 run folder in use, 130/143 interrupted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from difflib import get_close_matches
 

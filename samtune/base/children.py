@@ -1,7 +1,5 @@
 """Processes that are started, waited for, and never left behind, not even when this process is killed."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -3,8 +3,6 @@
 Every file of a run is written through here: a reader, or a run that goes on, never meets half a file.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -3,8 +3,6 @@
 The bytes go to `NAME.part` beside the target, which gets its name only when the file is complete and its hash right.
 """
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import logging

@@ -4,8 +4,6 @@
 line calls it first thing, and so does every function that imports one of them. What the user has set stays.
 """
 
-from __future__ import annotations
-
 import os
 
 DEFAULTS = {

@@ -1,7 +1,5 @@
 """What this machine has: devices, bf16, memory."""
 
-from __future__ import annotations
-
 import ctypes
 from contextlib import suppress
 from pathlib import Path

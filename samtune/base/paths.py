@@ -1,7 +1,5 @@
 """Where a path of the config or of the command line points: the working folder first, then the project."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from samtune.errors import ConfigError

@@ -1,7 +1,5 @@
 """Files of named tensors with metadata (safetensors), and the hash that names a set of weights."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

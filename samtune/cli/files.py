@@ -1,7 +1,5 @@
 """The commands that look into files, convert them, and check or fetch data sets."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Annotated

@@ -3,8 +3,6 @@
 Whatever a command needs is imported when it runs, so that `samtune --help` is quick.
 """
 
-from __future__ import annotations
-
 import errno
 import signal
 import sys

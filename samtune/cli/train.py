@@ -1,7 +1,5 @@
 """The commands that train: the whole job of a config, its selection alone, or many; and put runs side by side."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from pathlib import Path

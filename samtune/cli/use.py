@@ -1,7 +1,5 @@
 """The commands that use a checkpoint: measure, predict, serve."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from collections.abc import Sequence

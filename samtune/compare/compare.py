@@ -1,7 +1,5 @@
 """Runs side by side: the table of a sweep, or of any run folders, made from the per-image tables. Reads only."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pictures of a comparison: costs (GPS Fig. 4), accuracy by shots (Fig. 10), features (Fig. 13)."""
 
-from __future__ import annotations
-
 import logging
 import statistics
 from collections.abc import Sequence

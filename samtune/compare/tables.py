@@ -1,7 +1,5 @@
 """The tables of a comparison that do not depend on the number of tasks, and how their numbers are written."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The table of a sweep over several tasks: methods down, tasks across, with means of groups and of all."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

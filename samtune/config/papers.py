@@ -4,8 +4,6 @@ Two kinds of mean are about: GPS and GRFT average VTAB over its 19 tasks, SPT ov
 Specialized, Structured), which gives about two points more. Never put the one beside the other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 What options a block `{name: ..., option: ...}` has, the signature of the function that it names says.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import re
@@ -98,6 +96,7 @@ class Problems:
         return self.file
 
     def unknown_key(self, keys: KeyPath) -> str:
+        """Returns what to say of a key that no section has: a near one, and those that there are."""
         section = _section(self._model, keys[:-1]) or self._model
         known = list(section.model_fields)
         near = get_close_matches(keys[-1], known, n=1)

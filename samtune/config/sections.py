@@ -3,8 +3,6 @@
 What only one task has stands beside that task. Defaults stand here and there, and nowhere else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self

@@ -5,8 +5,6 @@ alone. It is only ever a shortcut: what is missing, damaged or can't be written 
 that write at once the last one wins, and the others look again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -5,8 +5,6 @@ Near-duplicates, such as frames of one video, must not sit on both sides of a sp
 at most 4 of 64 bits.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path

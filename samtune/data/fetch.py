@@ -1,7 +1,5 @@
 """Gets public data sets and arranges them as `images/` and `masks/`, or as class folders."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import tarfile

@@ -1,7 +1,5 @@
 """Turns archives of other formats into class folders of PNG files."""
 
-from __future__ import annotations
-
 import io
 import logging
 import pickle

@@ -1,7 +1,5 @@
 """The four loaders of a run: score, train, val, test."""
 
-from __future__ import annotations
-
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence

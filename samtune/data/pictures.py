@@ -1,7 +1,5 @@
 """Decodes picture files, all with Pillow, which refuses a truncated file where OpenCV returns a half-grey array."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

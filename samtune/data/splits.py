@@ -4,8 +4,6 @@ A published split stays as it is. What is missing is cut from train: seeded, wit
 no frame of a video is trained on and tested on.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a check of a data set found, and how it is told: every problem at once, each with its file and reason."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What do files hold, how do they differ, and is a tuned model bit-equal to its base outside of its selection?"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ It holds, for every tensor that changed, where and how: base bits XOR tuned bits
 hash. Tensors that the base does not have (adapters) are in it as they are.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,6 +125,7 @@ def _delta_metadata(path: Path) -> dict[str, str]:
 
 
 def expect_hash(state: State, wanted: str, problem: str) -> None:
+    """Raises a `CheckpointError` with the problem and both hashes if a state's hash is not the wanted one."""
     found = state_hash(state)
     if found != wanted:
         raise CheckpointError(f"{problem} (hash {found[:12]}, expected {wanted[:12]}).")

@@ -4,8 +4,6 @@ Every file has the fields of `Description`; a task adds its own in a subclass. W
 audits, exports) reads the common fields and needs no task.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

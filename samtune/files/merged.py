@@ -5,8 +5,6 @@ added modules can't be merged (adapters) ends as a bundle: the same file with th
 additions in the metadata.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TypeVar
 

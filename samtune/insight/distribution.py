@@ -4,8 +4,6 @@ Tensors that train whole are a decision of the method, not of the scores: they a
 here are the linear and conv weights outside of head and decoder, and any other tensor with chosen entries.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How sure a selection is: the noise of its scores, and what stays the same with other seeds and other images."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

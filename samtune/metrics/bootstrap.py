@@ -5,8 +5,6 @@ not independent. The interval holds the middle `level` of the means. It speaks a
 about the luck of the training run.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

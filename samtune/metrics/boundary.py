@@ -3,8 +3,6 @@
 Both cost far more than the overlap metrics, so `evaluate` runs them only on request.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Robustness to common corruptions: the mean corruption error of ImageNet-C (Hendrycks & Dietterich, ICLR 2019)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from samtune.errors import DataError

@@ -10,8 +10,6 @@ counts summed over all images of a set, and are therefore ruled by the large obj
 masks (TP), `pred_px` in the prediction (TP + FP), `truth_px` in the truth (TP + FN).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from samtune.types import MaskArray

@@ -4,8 +4,6 @@ Each map is stretched to [0, 1] and cut at the 256 thresholds 0, 1/255, ..., 1; 
 Numbers of this protocol and of the plain `mDice` (one cut at 0.5) differ: never mix them in one table.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -7,8 +7,6 @@ Three kinds, by what they look at; `evaluate(metrics=...)` takes the names of al
 - `POOLED_METRICS`: (overlap, predicted, true) pixels, summed over all images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

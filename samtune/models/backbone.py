@@ -4,8 +4,6 @@ A family of models states where the blocks are, which role each parameter has, a
 in one; everything else is derived here. Nothing outside of `samtune.models` tests substrings of names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path

@@ -3,8 +3,6 @@
 Everything of ours is safetensors; a user's `.pth` is read with `weights_only=True`, so nothing in it is executed.
 """
 
-from __future__ import annotations
-
 import logging
 import pickle
 import re

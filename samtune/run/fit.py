@@ -3,8 +3,6 @@
 Only what `attach` returned is trained, the best epoch by validation is restored, the test split is nowhere in sight.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math

@@ -1,7 +1,5 @@
 """The end of a training: merge, write, and prove from the files that they are true."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The job of a config: device, model and data, built and checked before anything runs."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What a run shows: the evaluation of its model, pictures, the report."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

@@ -3,8 +3,6 @@
 `finetune` = prepare, evaluate before, select, train, merge and audit, evaluate, report.
 """
 
-from __future__ import annotations
-
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version

@@ -1,7 +1,5 @@
 """The selection phase of a job: score or read scores, select, say what trains."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Which settings does a run have, and what follows from them alone?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The training of a job: attach the selection, fit, log."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 `supervised_contrastive` is eq. 2 of GPS (Zhang et al., CVPR 2024), after Khosla et al., arXiv:2004.11362.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

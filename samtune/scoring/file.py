@@ -3,8 +3,6 @@
 It is a safetensors file with `sum/NAME` and, where asked for, `square/NAME`, in fp32; the metadata say where from.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, get_args
 

@@ -4,8 +4,6 @@ GPS takes the absolute value of this signed sum as a weight's importance (Zhang 
 Scoring runs in fp32 and eval mode and sees the training split only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math

@@ -1,7 +1,5 @@
 """Baselines: whole tensors by their role, and small modules beside a frozen backbone, where they go and how large."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, TypeVar
 

@@ -4,8 +4,6 @@ A budget bounds chosen entries, whole weights and added parameters. Biases, norm
 their own lines.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from decimal import ROUND_CEILING, Context, Decimal

@@ -3,8 +3,6 @@
 Only chosen entries are updated, eq. 5 and 6: that is `samtune.tuning`'s business.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import torch

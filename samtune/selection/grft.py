@@ -1,7 +1,5 @@
 """GRFT: whole rows or columns by the sum of squared gradients (eq. 4 and 5, Algorithm 1 of the paper)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

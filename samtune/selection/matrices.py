@@ -1,7 +1,5 @@
 """Weights as matrices, and the largest entries of them; equal scores go to the lowest index, everywhere."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

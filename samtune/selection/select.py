@@ -1,7 +1,5 @@
 """`select`: runs a selector of the table, adds what trains beside it, and leaves out what the user excludes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any

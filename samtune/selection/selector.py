@@ -1,7 +1,5 @@
 """What a row of `SELECTORS` is, and the scores that it asks for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

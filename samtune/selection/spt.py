@@ -1,7 +1,5 @@
 """SPT: sensitivity-aware parameter-efficient fine-tuning (He et al., ICCV 2023, eq. 3 to 5, Algorithm 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """From a checked form to the response, in the worker's thread; its picture may be anything."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 import torch

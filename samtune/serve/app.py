@@ -1,7 +1,5 @@
 """The application: its routes, and what they need."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hashlib

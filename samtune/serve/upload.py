@@ -1,7 +1,5 @@
 """Reads the multipart form of a prediction, within limits, and checks its fields."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass

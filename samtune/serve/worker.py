@@ -1,7 +1,5 @@
 """One computation at a time, a bounded number of requests that wait for it, and a limit on their time."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

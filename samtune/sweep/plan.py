@@ -1,7 +1,5 @@
 """The runs that a sweep asks for: every one is planned and its config checked before the first one starts."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

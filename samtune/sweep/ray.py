@@ -3,8 +3,6 @@
 Tune hands out the work; what is finished is decided by `cell.json`, and nothing that Tune keeps is needed to go on.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import math

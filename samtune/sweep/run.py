@@ -4,8 +4,6 @@ First the grid, then the cells of the table. A finished cell is never run again;
 Everything is chosen on validation images; test is opened by the cells of the table alone.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator, Mapping

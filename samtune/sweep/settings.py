@@ -1,7 +1,5 @@
 """The settings of a sweep: a base config, the rows of a table and, if there are several, its columns, with changes."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence

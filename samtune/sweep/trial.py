@@ -3,8 +3,6 @@
 `cell.json` appears when a run is complete, in one step: a sweep may be killed at any moment.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

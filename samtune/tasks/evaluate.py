@@ -1,7 +1,5 @@
 """What the evaluations of all tasks share: the request, the measuring of a file, and the check of logits."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the predictions of all tasks share: the request, the images it means, and the loop over them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

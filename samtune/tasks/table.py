@@ -3,8 +3,6 @@
 Nothing of a task is imported before its name is asked for: its settings are light, the rest needs torch.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name

@@ -1,7 +1,5 @@
 """What a task is: everything in which kinds of jobs differ, behind one contract. No other folder asks which it has."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

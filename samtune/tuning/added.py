@@ -4,8 +4,6 @@ A hook of its host calls each (`samtune.tuning.hooks`). Its parameters are fp32 
 of their input, so a module works under autocast, and beside a base in bf16.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Attach a selection to a model, and merge it back."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TypeVar
 

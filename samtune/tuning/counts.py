@@ -1,7 +1,5 @@
 """How many parameters a selection trains, by kind and by part of the network."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass

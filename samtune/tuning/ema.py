@@ -1,7 +1,5 @@
 """An exponential moving average of what trains (Polyak averaging), often a better model than the last step."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

@@ -3,8 +3,6 @@
 A hook finds its module by the host's attribute, never by reference, so a deep copy of a model calls its own modules.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any

@@ -5,8 +5,6 @@ gives the same answers bit for bit. Tuned entries keep their fp32 values, and bi
 as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import torch

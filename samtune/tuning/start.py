@@ -1,7 +1,5 @@
 """The pull to the start point: GRFT's regulariser (GRFT, eq. 8; L1 is the ablation of its Tab. 5)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Literal
 

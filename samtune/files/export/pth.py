@@ -1,7 +1,5 @@
 """A merged model as `.pth`, which the model's own library loads strictly."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

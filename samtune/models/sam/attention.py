@@ -10,8 +10,6 @@ so the fused `scaled_dot_product_attention` kernels compute it without the table
 shapes of `segment_anything.modeling.image_encoder.Attention`.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos

@@ -6,8 +6,6 @@ computed by `attention.FusedAttention`, the position table is resampled in the f
 not the stock one, and the decoder takes a batch of images with one prompt set each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """What samtune knows about timm's models: the families it can tune, their published weights, and two of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches

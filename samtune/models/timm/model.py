@@ -4,8 +4,6 @@ The network is timm's own, with timm's parameter names, so a merged file loads s
 top: it takes a batch of uint8 images (the normalisation is the checkpoint's), and it knows its parameters' roles.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

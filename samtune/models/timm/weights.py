@@ -10,8 +10,6 @@ What the official files need, beside the wrappings that every checkpoint may hav
 - Google's ViTs (`.npz`): timm's own reader.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import re

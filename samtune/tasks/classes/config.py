@@ -1,7 +1,5 @@
 """The settings of a classification job: what they have beside `samtune.config.sections`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 

@@ -1,7 +1,5 @@
 """ImageNet-C: which images it has, and the errors of a classifier on them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

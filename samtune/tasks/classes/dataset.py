@@ -1,7 +1,5 @@
 """Classification samples for training, scoring and evaluation, from a list of labelled images, and a run's loaders."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """What a merged file of classification says about its classes and its input."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path

@@ -4,8 +4,6 @@
 rounding: the last bits of a probability may differ between a batch of 32 and one of 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

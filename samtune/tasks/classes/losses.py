@@ -1,7 +1,5 @@
 """Losses of classification: what training minimises, and what scoring differentiates."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor
 

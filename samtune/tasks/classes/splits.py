@@ -4,8 +4,6 @@ A published split (folders or lists) stays as it is. What is missing is cut from
 near-duplicates kept together.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

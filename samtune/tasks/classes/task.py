@@ -1,7 +1,5 @@
 """Classification: a timm backbone with a head for the classes, labelled images, top-1 accuracy."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from pathlib import Path

@@ -3,8 +3,6 @@
 All problems are listed at once. What was seen in a file is remembered until it changes.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence

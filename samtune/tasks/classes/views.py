@@ -4,8 +4,6 @@ Steps are torchvision's, on Pillow pictures: Pillow's resampling is antialiased 
 draws come from torch's CPU generator alone, so that one seed (`seeded`) decides a picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

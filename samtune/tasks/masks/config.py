@@ -1,7 +1,5 @@
 """The settings of a segmentation job: what they have beside `samtune.config.sections`."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator

@@ -1,7 +1,5 @@
 """From pairs of image and mask to augmented `Sample`s, `Batch`es of the input frame, and the loaders of a run."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How is a person shown masks? The image, both outlines, and a map of the errors, side by side."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence

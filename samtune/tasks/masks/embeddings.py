@@ -1,7 +1,5 @@
 """Image embeddings on disk, for training and validation that leave the encoder alone: an image is encoded once."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -4,8 +4,6 @@
 masks of one image are identical.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence

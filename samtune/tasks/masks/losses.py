@@ -1,7 +1,5 @@
 """Losses of segmentation: what training minimises, and what scoring differentiates; all in fp32."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -1,7 +1,5 @@
 """Pairs of image and mask on disk, two files of one stem in `images/` and `masks/`: finding and decoding them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A user's prompts are in pixels of the original frame. Drawn coordinates are pixe
 a box is XYXY and includes its last row and column, as in Segment Anything's training: its encoder adds the half pixel.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import cv2

@@ -1,7 +1,5 @@
 """Answers requests with masks: fields for prompts, PNG or JSON with COCO's compressed RLE."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """Is every pair of a data folder usable, and which belongs to train, val and test: by folder, list of names or cut?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TypeVar, get_args

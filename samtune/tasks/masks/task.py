@@ -1,7 +1,5 @@
 """Segmentation: Segment Anything, pairs of image and mask, Dice and IoU."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

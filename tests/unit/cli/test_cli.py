@@ -202,13 +202,13 @@ def test_the_file_commands(run: Run, stub: Stub) -> None:
     stub("files.delta", apply_delta=lambda *a: calls.append(a), undo_delta=lambda *a: calls.append(a))
     stub("files.export.pth", export_pth=lambda *a: calls.append(a))
     stub("tasks.table", describe_file=lambda path: SimpleNamespace(input_text=lambda: "it takes RGB images"))
+    checked = {"s": SimpleNamespace(ok=True, lines=["checked"]), "wrong": SimpleNamespace(ok=False, lines=["checked"])}
     stub(
-        "files.inspect",
+        "files.audit",
         inspect_file=lambda path: {"model": "sam_tiny", "tensors": 12},
         diff_files=lambda a, b: [row] if Path(b).name == "b" else [],
+        audit_files=lambda base, merged, selection: checked[selection.name],
     )
-    checked = {"s": SimpleNamespace(ok=True, lines=["checked"]), "wrong": SimpleNamespace(ok=False, lines=["checked"])}
-    stub("files.audit", audit_files=lambda base, merged, selection: checked[selection.name])
     assert run("apply", "base", "--delta", "d", "--out", "o") == (0, "o\n", "")
     assert run("undo", "merged", "--delta", "d", "--out", "o") == (0, "o\n", "")
     assert run("export", "merged", "--format", "pth", "--out", "o.pth") == (0, "o.pth\n", "it takes RGB images\n")
@@ -231,8 +231,7 @@ def test_a_base_is_a_file_or_the_name_of_a_model(
     calls: list[tuple[Any, ...]] = []
     report = SimpleNamespace(ok=True, lines=())
     stub("files.delta", apply_delta=lambda *a: calls.append(a))
-    stub("files.inspect", diff_files=lambda *a: calls.append(a) or [])
-    stub("files.audit", audit_files=lambda *a: calls.append(a) or report)
+    stub("files.audit", diff_files=lambda *a: calls.append(a) or [], audit_files=lambda *a: calls.append(a) or report)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.pth").touch()
     for name, given in (("sam_tiny", "sam_tiny"), ("base.pth", tmp_path / "base.pth")):

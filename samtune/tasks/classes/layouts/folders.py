@@ -1,7 +1,5 @@
 """Folders whose sub-folders are classes."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable

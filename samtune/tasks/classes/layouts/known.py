@@ -3,8 +3,6 @@
 Numbers of classes: GPS (Zhang et al., CVPR 2024), table 13.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Lists of images with labels: VTAB-1k's text files, FGVC's JSON files, and a user's own."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable
 from pathlib import Path

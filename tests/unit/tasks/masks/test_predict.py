@@ -117,8 +117,7 @@ def test_wrong_metadata_is_explained(change: dict[str, str | None], message: str
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [({"model": "sam_huge"}, "sam_huge.*sam_vit_b"), ({"image_size": "70"}, "70")],
+    ("change", "message"), [({"model": "sam_huge"}, "sam_huge.*sam_vit_b"), ({"image_size": "70"}, "70")]
 )
 def test_a_model_that_can_not_be_built_is_explained(
     model: SamModel, tmp_path: Path, change: dict[str, str], message: str
