@@ -3,6 +3,7 @@
 Every file of a run is written through here: a reader, or a run that goes on, never meets half a file.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -89,8 +90,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        problem = f"can't write to {folder}: {err.strerror or err}."
-        raise DiskError(f"{problem} Choose a writable folder, or free some space.") from err
+        full = err.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "Choose another folder, or free some space." if full else "Choose a writable folder."
+        raise DiskError(f"can't write to {folder}: {err.strerror or err}. {remedy}") from err
 
 
 def _new_folder(parent: Path) -> Path:

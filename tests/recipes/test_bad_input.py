@@ -285,7 +285,7 @@ def test_an_unwritable_out_is_code_7(finetune: RunCommand, run: RunCommand, data
     for command in (
         ("evaluate", "--checkpoint", merged, "--data", data, "--out", tmp_path / "file" / "e"),
         ("undo", merged, "--delta", delta, "--out", tmp_path / "file" / "base.safetensors"),
-        ("export", merged, "--out", tmp_path / "missing" / "m.pth"),
+        ("export", merged, "--out", tmp_path / "file" / "m.pth"),
     ):
         code, err = run(*command)
         assert code == 7, err

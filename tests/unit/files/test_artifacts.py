@@ -196,9 +196,7 @@ def test_foreign_files_are_refused(files: Files, tmp_path: Path) -> None:
 
 def test_a_file_that_can_not_be_written_is_a_disk_error(files: Files, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        DiskError, match=r"can't write to .*out.safetensors: .*Choose a writable folder, or free some space"
-    ):
+    with pytest.raises(DiskError, match=r"can't write to .*out.safetensors: .*Choose a writable folder"):
         apply_delta(files.base, files.delta, tmp_path / "file" / "out.safetensors")
     with pytest.raises(DiskError, match=r"can't write to .*out.pth"):
         export_pth(files.merged, tmp_path / "file" / "out.pth")
