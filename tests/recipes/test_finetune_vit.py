@@ -182,7 +182,7 @@ def test_base_and_delta_lead_to_the_merged_model_and_back(job: Job, tmp_path: Pa
     state = load_file(merged_file)
     assert all(torch.equal(t, state[n]) for n, t in load_file(tmp_path / "applied.safetensors").items())
     model, info = load_classes(tmp_path / "applied.safetensors")
-    assert (info.classes, model.num_classes) == (("class_0", "class_1", "class_2"), 3)
+    assert (info.classes, model.net.num_classes) == (("class_0", "class_1", "class_2"), 3)
     undo_delta(merged_file, delta, tmp_path / "base.safetensors")
     apply_delta(tmp_path / "base.safetensors", delta, tmp_path / "twice.safetensors")
     assert (tmp_path / "twice.safetensors").read_bytes() == (tmp_path / "applied.safetensors").read_bytes()

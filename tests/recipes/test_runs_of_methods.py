@@ -79,7 +79,7 @@ def test_an_adapter_ends_as_a_bundle_that_works_like_a_merged_file(
     folder = result.run_dir
     bundle = folder / "bundle.safetensors"
     assert not (folder / "merged.safetensors").exists()
-    assert read_metadata(bundle)["format"] == "samtune-bundle-1"
+    assert read_metadata(bundle)["format"] == "samtune-bundle-2"
     counts = metrics_of(result)["trainable"]
     assert counts["added"] == 12 * (2 * 224 * 4 + 4 + 224) == result.counts.added and counts["selected"] == 0
     report = evaluate_file(Evaluation(bundle, data, split="test", device="cpu"))
