@@ -79,8 +79,8 @@ def classes_calls(tmp_path_factory: pytest.TempPathFactory) -> Calls:
     data = write_class_folders(folder / "data", train=5)
     with pytest.MonkeyPatch.context() as monkeypatch:
         for module, name in (
-            (classes, "resolve_classes"), (classes, "build_model"), (classes, "build_class_data"), (classes, "mixer"),
-            (classes, "cross_entropy"), (classes, "image_contrastive"), (selecting, "select"), (train, "fit"),
+            (classes, "resolve_classes"), (classes, "build_model"), (classes, "build_class_data"),
+            (classes, "build_view"), (classes, "mixer"), (classes, "cross_entropy"), (classes, "image_contrastive"), (selecting, "select"), (train, "fit"),
         ):  # fmt: skip
             spy(monkeypatch, calls, module, name)
         lists = (f"data.dir={data}", f"data.test={data / 'test'}")
@@ -174,8 +174,8 @@ def test_given_parts_and_metrics_of_masks_arrive(masks_calls: Calls) -> None:
         ("build_model.options.embed_dim", 32),
         ("build_model.checkpoint", "random"),
         ("build_class_data.augment", "light"),
-        ("build_class_data.resize", "crop"),  # of class folders
-        ("build_class_data.interpolation", "bicubic"),
+        ("build_view.resize", "crop"),  # of class folders
+        ("build_view.interpolation", "bicubic"),
         ("build_class_data.score_views", True),
         ("build_class_data.options.cache", False),
         ("mixer.mixup", 0.8),

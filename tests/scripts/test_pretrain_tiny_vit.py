@@ -80,7 +80,7 @@ def test_shipped_weights_tell_new_pictures_apart() -> None:
     with safe_open(SHIPPED, framework="pt") as file:
         assert file.metadata()["model"] == "vit_mini"
     model = stock()
-    model.net.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
+    model.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
     assert sum(p.numel() for p in model.parameters()) < 2_800_000
     images, labels = draw_pictures(0, 400, seed=8, held_out=True)
     with torch.no_grad():
