@@ -80,7 +80,8 @@ def classes_calls(tmp_path_factory: pytest.TempPathFactory) -> Calls:
     with pytest.MonkeyPatch.context() as monkeypatch:
         for module, name in (
             (classes, "resolve_classes"), (classes, "build_model"), (classes, "build_class_data"),
-            (classes, "build_view"), (classes, "mixer"), (classes, "cross_entropy"), (classes, "image_contrastive"), (selecting, "select"), (train, "fit"),
+            (classes, "build_view"), (classes, "mixer"), (classes, "cross_entropy"),
+            (classes, "image_contrastive"), (selecting, "select"), (train, "fit"),
         ):  # fmt: skip
             spy(monkeypatch, calls, module, name)
         lists = (f"data.dir={data}", f"data.test={data / 'test'}")
