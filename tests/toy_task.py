@@ -39,7 +39,7 @@ from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.predict import Prediction
 from samtune.tasks.service import Answer, Service
 from samtune.tasks.table import TaskEntry
-from samtune.tasks.task import Advance, Pages, Task, Words
+from samtune.tasks.task import Measuring, Pages, Task, Words
 from samtune.types import ImageArray, OutputLoss
 
 ENTRY = TaskEntry("toy_task:ShareConfig", "toy_task:ShareTask")
@@ -256,18 +256,8 @@ class ShareTask(Task[ShareConfig]):
         loss = self.training_loss()
         return lambda model, batch: loss(model(batch), batch), f"shares{self.batch_text(needs)}"
 
-    def evaluate(
-        self,
-        model: nn.Module,
-        loaders: Loaders,
-        *,
-        split: str,
-        full: bool,
-        autocast: torch.dtype | None = None,
-        keep: Path | None = None,
-        advance: Advance | None = None,
-    ) -> ShareReport:
-        return measure(model, loaders.part(split).dataset.pictures, split)  # type: ignore[attr-defined]
+    def evaluate(self, model: nn.Module, loaders: Loaders, how: Measuring) -> ShareReport:
+        return measure(model, loaders.part(how.split).dataset.pictures, how.split)  # type: ignore[attr-defined]
 
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]

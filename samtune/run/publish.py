@@ -11,18 +11,19 @@ from samtune.metrics.report import AnyReport
 from samtune.report.run import Run, save_report
 from samtune.run.prepare import Job
 from samtune.selection import Selection
+from samtune.tasks.task import Measuring
 
 
 def evaluate_model(job: Job, title: str, *, keep: Path | None = None) -> tuple[AnyReport, dict[str, float]]:
     """Evaluates the model as it is, in fp32, on the part that the run reports on.
 
     Returns:
-        The report, and what it took: "seconds" and "memory_mib". For `keep` see `Task.evaluate`.
+        The report, and what it took: "seconds" and "memory_mib". For `keep` see `Measuring`.
     """
     split = job.config.eval.split
     start, loaded = time.monotonic(), forget_peak(job.model.device)
     with console.progress(f"evaluate {title}", len(job.loaders.part(split))) as advance:
-        report = job.task.evaluate(job.model, job.loaders, split=split, full=True, keep=keep, advance=advance)
+        report = job.task.evaluate(job.model, job.loaders, Measuring(split, full=True, keep=keep, advance=advance))
     return report, {"seconds": time.monotonic() - start, "memory_mib": max(0.0, peak_mib(job.model.device) - loaded)}
 
 

@@ -15,6 +15,7 @@ from samtune.metrics.report import AnyReport
 from samtune.run.fit import Event, FitResult, Objective, fit, total_steps
 from samtune.run.prepare import Job
 from samtune.selection import Selection
+from samtune.tasks.task import Measuring
 from samtune.tuning import attach
 from samtune.tuning.start import start_penalty
 
@@ -38,7 +39,7 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
                 advance(1, epoch=str(event["epoch"]), **shown)
 
         def validate() -> AnyReport:
-            return job.task.evaluate(network, job.loaders, split="val", full=False, autocast=job.autocast)
+            return job.task.evaluate(network, job.loaders, Measuring("val", full=False, autocast=job.autocast))
 
         result = fit(
             network,

@@ -30,7 +30,6 @@ from samtune.tuning import Counts
 from samtune.types import Mix, OutputLoss
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-Advance = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,25 @@ class Pages:
 
     facts: Mapping[str, str]
     sections: Sequence[Section]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What of a model is measured, and how.
+
+    Attributes:
+        split: "val" or "test".
+        full: with every metric, not the headline numbers alone.
+        autocast: dtype of the forward pass, or None for fp32.
+        keep: folder for what else the pass found, such as features; None keeps nothing.
+        advance: called after each batch.
+    """
+
+    split: str
+    full: bool
+    autocast: torch.dtype | None = None
+    keep: Path | None = None
+    advance: Callable[[], None] | None = None
 
 
 class Measured(Protocol):
@@ -124,24 +142,11 @@ class Task(ABC, Generic[ConfigT]):
         return model
 
     @abstractmethod
-    def evaluate(
-        self,
-        model: nn.Module,
-        loaders: Loaders,
-        *,
-        split: str,
-        full: bool,
-        autocast: torch.dtype | None = None,
-        keep: Path | None = None,
-        advance: Advance | None = None,
-    ) -> AnyReport:
+    def evaluate(self, model: nn.Module, loaders: Loaders, how: Measuring) -> AnyReport:
         """Measures a model on a part.
 
         Args:
             model: attached or merged, in the training's precision or in fp32.
-            full: with every metric, not the headline numbers alone.
-            autocast: dtype of the forward pass, or None for fp32.
-            keep: folder for what else the pass found, such as features; None keeps nothing.
         """
 
     @abstractmethod

@@ -35,7 +35,7 @@ from samtune.tasks.classes.verify import recognises, verify_folder
 from samtune.tasks.classes.views import build_view, mixer
 from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.predict import Prediction
-from samtune.tasks.task import Advance, Measured, Pages, Task, Words
+from samtune.tasks.task import Measured, Measuring, Pages, Task, Words
 from samtune.types import Mix, OutputLoss, Resize
 
 FEATURES = 2000  # at most this many images, spread over all, have their features kept, for maps of the feature space
@@ -104,27 +104,22 @@ class ClassificationTask(Task[ClassificationConfig]):
         temperature = self.config.score.temperature
         return image_contrastive(temperature=temperature), f"contrastive temperature={temperature:g} views=2{batch}"
 
-    def evaluate(
-        self,
-        model: nn.Module,
-        loaders: Loaders,
-        *,
-        split: str,
-        full: bool,
-        autocast: torch.dtype | None = None,
-        keep: Path | None = None,
-        advance: Advance | None = None,
-    ) -> ClassReport:
-        images, classes = getattr(_splits(loaders), split), _splits(loaders).classes
-        every = 0 if keep is None else math.ceil(len(images) / FEATURES)
+    def evaluate(self, model: nn.Module, loaders: Loaders, how: Measuring) -> ClassReport:
+        images, classes = getattr(_splits(loaders), how.split), _splits(loaders).classes
+        every = 0 if how.keep is None else math.ceil(len(images) / FEATURES)
         assert isinstance(model, Backbone)
         with head_inputs(model, every=every) as features:
             report = evaluate_classes(
-                model, loaders.part(split), classes=classes, split=split, autocast_dtype=autocast, advance=advance
+                model,
+                loaders.part(how.split),
+                classes=classes,
+                split=how.split,
+                autocast_dtype=how.autocast,
+                advance=how.advance,
             )
-        if keep is not None:
+        if how.keep is not None:
             labels = torch.tensor([row.label for row in report.rows[::every]])
-            save_tensors(keep / "features.safetensors", {"features": features(), "labels": labels}, {})
+            save_tensors(how.keep / "features.safetensors", {"features": features(), "labels": labels}, {})
         return report
 
     def describe(

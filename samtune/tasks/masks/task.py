@@ -31,7 +31,7 @@ from samtune.tasks.masks.report import Report
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.masks.splits import recognises, resolve_split, verify_folder
 from samtune.tasks.predict import Prediction
-from samtune.tasks.task import Advance, Pages, Task, Words
+from samtune.tasks.task import Measuring, Pages, Task, Words
 from samtune.tuning import Counts
 from samtune.types import LogitLoss, OutputLoss
 
@@ -97,25 +97,15 @@ class SegmentationTask(Task[SegmentationConfig]):
         check_embeddings(model, selection)
         return CachedEncoder(model, folder, base_hash=base_hash, autocast=autocast)
 
-    def evaluate(
-        self,
-        model: nn.Module,
-        loaders: Loaders,
-        *,
-        split: str,
-        full: bool,
-        autocast: torch.dtype | None = None,
-        keep: Path | None = None,
-        advance: Advance | None = None,
-    ) -> Report:
-        options = self.config.eval
+    def evaluate(self, model: nn.Module, loaders: Loaders, how: Measuring) -> Report:
+        options, advance = self.config.eval, how.advance
         return evaluate(
             model,
-            loaders.part(split),
-            metrics=(*DEFAULT_METRICS, *options.metrics) if full else (),
-            split=split,
+            loaders.part(how.split),
+            metrics=(*DEFAULT_METRICS, *options.metrics) if how.full else (),
+            split=how.split,
             empty=options.empty,
-            autocast_dtype=autocast,
+            autocast_dtype=how.autocast,
             on_batch=None if advance is None else lambda *_: advance(),
         )
 
