@@ -40,7 +40,8 @@ from torch import Tensor, nn
 from samtune.base.tensors import save_tensors
 from samtune.errors import SamtuneError, unknown_name
 from samtune.models.backbone import Backbone
-from samtune.models.sam.model import build_sam, upsample_logits
+from samtune.models.sam.model import upsample_logits
+from samtune.models.sam.vit import build_vit
 from samtune.models.timm.model import build_classifier
 from samtune.models.weights import RANDOM
 from samtune.scoring.score import score
@@ -182,7 +183,7 @@ def classifier_task(name: str, size: int, batch: int) -> Task:
 
 def sam_task(name: str, size: int, batch: int) -> Task:
     """A Segment Anything without prompts; a target covers the middle of its picture."""
-    model = build_sam(name, checkpoint=RANDOM, image_size=size)
+    model = build_vit(name, checkpoint=RANDOM, image_size=size)
     masks = torch.zeros(batch, 1, size, size, dtype=torch.bool)
     masks[:, :, size // 4 : -size // 4, size // 4 : -size // 4] = True
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)

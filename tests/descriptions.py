@@ -9,7 +9,7 @@ from typing import Any
 from samtune.files.description import model_metadata
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
-from samtune.models.sam.model import PIXEL_MEAN, PIXEL_STD
+from samtune.models.sam.vit import PIXEL_MEAN, PIXEL_STD
 from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.masks.evaluate import MaskDescription
 

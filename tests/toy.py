@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from samtune.models.sam.model import SamModel, SamSpec
+from samtune.models.sam.model import SamModel
+from samtune.models.sam.vit import SamSpec
 from samtune.models.table import ModelEntry
 from samtune.models.weights import RANDOM, load_weights
 from samtune.types import Batch, Prompts, Size

@@ -88,12 +88,15 @@ class Backbone(nn.Module):
     def role(self, name: str, owner: nn.Module) -> Role:
         """Returns the role of the parameter `name` of the module `owner`; a family says where it differs.
 
-        Weights of linear and conv layers are `linear` and `conv`, their biases `bias`, both tensors of norms `norm`;
-        tokens and tables of positions are `position`.
+        Weights of linear and conv layers are `linear` and `conv`, their biases `bias`, both tensors of norms `norm`,
+        but the shift of a batch norm, which is the bias of the convolution before it; tokens and tables of positions
+        are `position`.
         """
         if isinstance(owner, nn.Linear | nn.Conv2d):
             kind: Role = "linear" if isinstance(owner, nn.Linear) else "conv"
-            return "bias" if name.rpartition(".")[2] == "bias" else kind
+            return "bias" if name.endswith(".bias") else kind
+        if isinstance(owner, nn.BatchNorm2d) and name.endswith(".bias"):
+            return "bias"
         return "norm" if isinstance(owner, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d) else "position"
 
     def parts(self) -> dict[str, str]:

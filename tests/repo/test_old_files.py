@@ -76,7 +76,7 @@ def toy_spec(monkeypatch: pytest.MonkeyPatch) -> None:
     The one place that knows where the tables of models are.
     """
     try:
-        from samtune.models.sam.model import SPECS, SamSpec
+        from samtune.models.sam.vit import SPECS, SamSpec
         from samtune.models.table import MODELS
 
         monkeypatch.setitem(MODELS, "toy", MODELS["sam_tiny"])

@@ -13,7 +13,8 @@ from toy_backbone import ENTRY, ToyBackbone
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.files.merged import load_merged, save_merged
-from samtune.models.sam.model import SPECS, SamModel
+from samtune.models.sam.model import SamModel
+from samtune.models.sam.vit import SPECS
 from samtune.models.table import MODELS, OTHERS, build_model, entry_of, names_that_give
 from samtune.models.timm.families import OWN
 from samtune.models.timm.model import Classifier

@@ -14,7 +14,7 @@ from toy import toy_model
 
 from samtune.errors import CheckpointError
 from samtune.models.sam import model as published_weights
-from samtune.models.sam.model import OFFICIAL, Official, load_published, official_checkpoint
+from samtune.models.sam.weights import OFFICIAL, Official, load_published, official_checkpoint
 from samtune.models.table import build_model
 from samtune.models.weights import load_weights, read_state
 

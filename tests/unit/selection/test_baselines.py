@@ -11,7 +11,7 @@ from toyvit import FAMILIES, toy_classifier
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
-from samtune.models.sam.model import build_sam
+from samtune.models.sam.vit import build_vit
 from samtune.selection import SELECTORS, Addition, Selection, picked, select
 
 MODELS = ("sam", *FAMILIES)
@@ -52,7 +52,7 @@ def test_bias_is_every_shift_of_the_backbone(family: str) -> None:
 
 def test_bias_of_sam_vit_b_is_the_published_one() -> None:
     with torch.device("meta"):
-        model = build_sam("sam_vit_b", checkpoint="random", image_size=64)
+        model = build_vit("sam_vit_b", checkpoint="random", image_size=64)
     sizes = {n: p.numel() for n, p in model.net.named_parameters()}
     biases = sum(sizes[n] for n in chosen(model, "bias").whole)
     assert biases == 102_656

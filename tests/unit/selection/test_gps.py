@@ -12,7 +12,8 @@ from torch import Tensor
 from toy import toy_model
 
 from samtune.errors import ConfigError
-from samtune.models.sam.model import SamModel, build_sam
+from samtune.models.sam.model import SamModel
+from samtune.models.sam.vit import build_vit
 from samtune.selection import SELECTORS, Needs, Selection, select
 from samtune.selection.gps import gps
 from samtune.selection.selection import check_selection
@@ -169,7 +170,7 @@ BIAS_BASELINE = 4_160_996  # the paper's 4.16 M: all encoder biases, 102,656, an
 @pytest.fixture(scope="module")
 def vit_b() -> SamModel:
     with torch.device("meta"):
-        return build_sam("sam_vit_b", checkpoint="random", image_size=64)
+        return build_vit("sam_vit_b", checkpoint="random", image_size=64)
 
 
 @pytest.fixture(scope="module")

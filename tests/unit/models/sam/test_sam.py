@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from toy import SPEC, prompts_of, toy_batch, toy_model
 
 from samtune.errors import ConfigError
-from samtune.models.sam.model import SamModel, build_sam, upsample_logits
+from samtune.models.sam.model import SamModel, upsample_logits
+from samtune.models.sam.vit import build_vit
 from samtune.models.table import build_model
 from samtune.types import Prompts
 
@@ -30,7 +31,7 @@ def shapes(model: nn.Module) -> dict[str, torch.Size]:
 @pytest.mark.parametrize("image_size", [None, 256], ids=["stock size", "256 px"])
 def test_state_dict_has_the_stock_keys_and_shapes(name: str, image_size: int | None) -> None:
     with torch.device("meta"):
-        ours, stock = shapes(build_sam(name, checkpoint="random", image_size=image_size).net), shapes(STOCK[name]())
+        ours, stock = shapes(build_vit(name, checkpoint="random", image_size=image_size).net), shapes(STOCK[name]())
     assert ours == stock
     assert name != "sam_vit_b" or len(ours) == 314
 

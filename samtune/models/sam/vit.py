@@ -1,0 +1,133 @@
+"""The official Segment Anything models and `sam_tiny`: a ViT as the image encoder.
+
+A file saved from here loads strictly in segment-anything. Two things differ from its code: attention is computed by
+`attention.FusedAttention`, and the position table is resampled in the forward pass when the image size is not the
+stock one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from samtune.errors import ConfigError, unknown_name
+from samtune.models.sam.attention import FusedAttention
+from samtune.models.sam.model import CELL, SamModel, checked_size, network
+from samtune.models.sam.weights import OFFICIAL, load_sam
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class SamSpec:
+    """The numbers that tell one SAM from another.
+
+    Attributes:
+        embed_dim, depth, heads: width, blocks and attention heads of the image encoder.
+        global_blocks: blocks that attend over the whole image; the others use windows of `window` x `window` cells.
+        image_size: side of the input frame that the position table is made for, in pixels.
+        prompt_dim: width of prompts, image embeddings and mask decoder.
+        decoder_mlp: hidden width of the mask decoder's transformer.
+    """
+
+    embed_dim: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+    image_size: int = 1024
+    window: int = 14
+    prompt_dim: int = 256
+    decoder_mlp: int = 2048
+
+
+SPECS: dict[str, SamSpec] = {
+    "sam_vit_b": SamSpec(768, 12, 12, (2, 5, 8, 11)),
+    "sam_vit_l": SamSpec(1024, 24, 16, (5, 11, 17, 23)),
+    "sam_vit_h": SamSpec(1280, 32, 16, (7, 15, 23, 31)),
+    # 256 px are 16 x 16 cells, so every block is global: a window of 14 would pad 256 cells to 784
+    "sam_tiny": SamSpec(224, 6, 4, tuple(range(6)), image_size=256, prompt_dim=128, decoder_mlp=512),
+}
+
+
+class VitSam(SamModel):
+    """A SAM with a ViT: segment-anything's own network.
+
+    Args:
+        image_size: side S of the input frame in pixels, a multiple of 16; None for the stock size.
+
+    Raises:
+        ConfigError: a size that is no multiple of 16.
+    """
+
+    def __init__(self, name: str, spec: SamSpec, image_size: int | None = None) -> None:
+        size = checked_size(spec.image_size if image_size is None else image_size, CELL, "SAM")
+        net = network(
+            _encoder(spec), size, width=spec.prompt_dim, decoder_mlp=spec.decoder_mlp, mean=PIXEL_MEAN, std=PIXEL_STD
+        )
+        super().__init__(net, name=name, image_size=size, mean=PIXEL_MEAN, std=PIXEL_STD)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Maps normalised (B, 3, S, S) pixels, S any multiple of 16, to (B, C, S/16, S/16) image embeddings."""
+        encoder = self.net.image_encoder
+        x = encoder.patch_embed(pixels)  # (B, h, w, D)
+        x = x + _resample_positions(encoder.pos_embed, x.shape[1], x.shape[2])
+        for block in encoder.blocks:
+            again = self.checkpointing and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        return encoder.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+
+    def block_modules(self) -> list[str]:
+        """Returns the blocks of the image encoder."""
+        return [f"image_encoder.blocks.{index}" for index in range(len(self.net.image_encoder.blocks))]
+
+    def stock_notes(self, file: Path) -> list[str]:
+        """Returns at which size segment-anything runs, and whether its registry has the model."""
+        notes = [f"segment-anything runs at 1024 px; this model was tuned at {self.image_size} px"]
+        if self.name not in OFFICIAL:
+            notes += [f"segment-anything's registry has no {self.name}: it needs a model of that shape to load it"]
+        return notes
+
+    def looks_like(self, state: Mapping[str, Tensor]) -> str:
+        """Says which SAM a state dict looks like, by the width of its position table."""
+        table = state.get("image_encoder.pos_embed")
+        names = {spec.embed_dim: name for name, spec in SPECS.items()}
+        if table is None or table.shape[-1] not in names:
+            return "It does not look like a Segment Anything checkpoint."
+        return f"It looks like {names[table.shape[-1]]}: set model.name to that."
+
+
+def build_vit(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> VitSam:
+    """Builds a pretrained SAM in eval mode; arguments and errors are those of `build_model` and `VitSam`."""
+    if name not in SPECS:
+        raise ConfigError(unknown_name("model", name, SPECS))
+    model = VitSam(name, SPECS[name], image_size).eval()
+    load_sam(model, checkpoint)
+    return model
+
+
+def _encoder(spec: SamSpec) -> ImageEncoderViT:
+    """Returns segment-anything's image encoder, its position table at the stock size."""
+    # in the order of the parameters, in which random values are drawn
+    encoder = ImageEncoderViT(
+        depth=spec.depth, embed_dim=spec.embed_dim, num_heads=spec.heads, mlp_ratio=4, out_chans=spec.prompt_dim,
+        img_size=spec.image_size, patch_size=CELL, window_size=spec.window, global_attn_indexes=spec.global_blocks,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6), qkv_bias=True, use_rel_pos=True,
+    )  # fmt: skip
+    for block in encoder.blocks:
+        block.attn = FusedAttention(block.attn)
+    return encoder
+
+
+def _resample_positions(table: Tensor, height: int, width: int) -> Tensor:
+    """Returns the (1, h, w, D) position table at another grid, bicubic; unchanged at the stock grid."""
+    if table.shape[1:3] == (height, width):
+        return table
+    resampled = F.interpolate(table.permute(0, 3, 1, 2), (height, width), mode="bicubic", align_corners=False)
+    return resampled.permute(0, 2, 3, 1)
