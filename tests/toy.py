@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
+from samtune.models.sam.lite import LiteSam, LiteSpec
 from samtune.models.sam.model import SamModel
-from samtune.models.sam.vit import SamSpec
+from samtune.models.sam.vit import SamSpec, VitSam
 from samtune.models.table import ModelEntry
 from samtune.models.weights import RANDOM, load_weights
 from samtune.types import Batch, Prompts, Size
 
+Model = TypeVar("Model", bound=SamModel)
 SIZE = 64
 ENTRY = ModelEntry("toy:build_toy", "masks")  # what makes it a model of the table
 # 64 px are 4 x 4 cells, so the windows of 3 cells of block 0 are padded
+LITE_SPEC = LiteSpec("mobilenetv2_035", width=32, decoder_mlp=32, image_size=SIZE)
 SPEC = SamSpec(32, 2, 2, (1,), image_size=SIZE, window=3, prompt_dim=32, decoder_mlp=32)
 
 
-def toy_model(*, seed: int = 0, image_size: int | None = None, dtype: torch.dtype = torch.float32) -> SamModel:
+def toy_model(*, seed: int = 0, image_size: int | None = None, dtype: torch.dtype = torch.float32) -> VitSam:
     """Returns the model with noise on every parameter: segment-anything starts position tables and biases at 0."""
+    return _with_noise(VitSam("toy", SPEC, image_size).eval(), seed, dtype)
+
+
+def toy_lite(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> LiteSam:
+    """Returns a light SAM of 400 k parameters, with noise on every parameter and on the batch statistics."""
+    model = _with_noise(LiteSam("toy_lite", LITE_SPEC).eval(), seed, dtype)
     generator = torch.Generator().manual_seed(seed)
-    model = SamModel("toy", SPEC, image_size).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+    return model
+
+
+def _with_noise(model: Model, seed: int, dtype: torch.dtype) -> Model:
+    generator = torch.Generator().manual_seed(seed)
     model.net.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.normal_(generator=generator)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -7,7 +7,7 @@ in one; everything else is derived here. Nothing outside of `samtune.models` tes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -135,17 +135,24 @@ class Backbone(nn.Module):
         return {f"{module}.weight": 3 for module in self.linears().get("qkv", [])}
 
     def linears(self) -> dict[str, list[str]]:
-        """Returns target (`qkv`, `proj`, `fc1`, `fc2`) -> names of the linear layers of the blocks, in order."""
+        """Returns target -> names of the linear maps of the blocks, in order.
+
+        Targets are `qkv`, `proj`, `fc1`, `fc2` of transformers; pointwise convolutions are linear maps too, called as
+        their library calls them: `conv_pw` and `conv_pwl` of timm's inverted residuals.
+        """
         found: dict[str, list[str]] = {}
         for block in self.block_modules():
             for name, module in self.net.get_submodule(block).named_modules():
-                if isinstance(module, nn.Linear):
+                if isinstance(module, nn.Linear) or is_pointwise(module):
                     short = name.rpartition(".")[2]
                     found.setdefault(_TARGETS.get(short, short), []).append(f"{block}.{name}")
         return found
 
     def sublayers(self) -> dict[str, dict[str, int]]:
-        """Returns `attention` and `mlp`, as far as there are any: module name -> width C of its (..., C) output."""
+        """Returns `attention` and `mlp`, as far as there are any: module name -> width C of its (..., C) output.
+
+        Blocks of convolutions, which have neither, are `block`, with a (B, C, h, w) output.
+        """
         linears = {target: set(modules) for target, modules in self.linears().items()}
         found: dict[str, dict[str, int]] = {}
         for block in self.block_modules():
@@ -155,7 +162,14 @@ class Backbone(nn.Module):
                 if ends:
                     width: int = self.net.get_submodule(ends[0]).out_features  # type: ignore[assignment]
                     found.setdefault(kind, {})[module] = width
-        return found
+        return found or {"block": {block: _channels(self.net.get_submodule(block)) for block in self.block_modules()}}
+
+    def scales_last(self, module: nn.Module) -> bool:
+        """Whether a layer with a weight ends in its scale, so that a further one folds into it: no activation behind.
+
+        timm's batch norms may have one inside.
+        """
+        return isinstance(getattr(module, "act", None), nn.Identity | None)
 
     def stock_notes(self, file: Path) -> list[str]:
         """Returns sentences on how the model's own library loads a `.pth` of `net.state_dict()`."""
@@ -164,6 +178,21 @@ class Backbone(nn.Module):
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
         """Says in a sentence which model of the family a state dict that does not fit looks like."""
         return f"It is not of {self.name}."
+
+
+def _channels(block: nn.Module) -> int:
+    """Returns the output channels of a block of convolutions, those of its last one."""
+    return [module for module in block.modules() if isinstance(module, nn.Conv2d)][-1].out_channels
+
+
+def is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a module maps the channels of each pixel by one matrix: a 1 x 1 convolution in one group."""
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.weight[0, 0].numel() == 1
+        and module.groups == 1
+        and (module.stride == (1, 1) and module.padding in (0, (0, 0)))
+    )
 
 
 @contextmanager

@@ -25,13 +25,13 @@ class ModelEntry:
     gives: Gives
 
 
-_SAM = ModelEntry("samtune.models.sam.model:build_vit", "masks")
+_SAM = ModelEntry("samtune.models.sam.vit:build_vit", "masks")
 OTHERS = ModelEntry("samtune.models.timm.model:build_classifier", "classes")
 """Of every other name: timm knows whether it has such a model."""
 MODELS: dict[str, ModelEntry] = {
     "sam_lite": ModelEntry("samtune.models.sam.lite:build_lite", "masks"),
     **dict.fromkeys(("sam_tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"), _SAM),
-    **dict.fromkeys(("vit_mini", "vit_base_patch16_224.mocov3"), OTHERS),
+    **dict.fromkeys(("tf_efficientnet_lite0", "vit_mini", "vit_base_patch16_224.mocov3"), OTHERS),
 }
 
 

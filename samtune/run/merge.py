@@ -19,7 +19,10 @@ from samtune.tuning.precision import is_lowered, restore_base
 logger = logging.getLogger(__name__)
 
 MERGED_TOLERANCE = 1e-4
-"""How far folding LoRA or SSF may move a logit, of the largest logit; without them logits stay bit-equal."""
+"""How far a logit may move, of the largest, where modules were added; without them logits stay bit-equal.
+
+Folding LoRA or SSF rounds; and what an adapter computes on a strided map depends, in its last bit, on where that lies.
+"""
 
 
 def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
@@ -44,8 +47,7 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     merged, _ = load_merged(merged_file, job.task.description, device=job.model.device)
     with torch.no_grad():
         worst = float((tuned - merged(batch)).abs().max())
-    folded = any(addition.merges for addition in selection.additions)
-    tolerance = MERGED_TOLERANCE * max(1.0, float(tuned.abs().max())) if folded else 0.0
+    tolerance = MERGED_TOLERANCE * max(1.0, float(tuned.abs().max())) if selection.additions else 0.0
     audited = audit(job.base, {n: t.cpu() for n, t in merged.net.state_dict().items()}, selection)
     problems = [] if worst <= tolerance else [f"merged logits differ from tuned logits by up to {worst:.3g}"]
     problems += [] if audited.ok else list(audited.lines)

@@ -47,50 +47,62 @@ def partial(model: Backbone, scores: Scores | None, *, blocks: int = 1) -> Selec
 
 
 def lora(
-    model: Backbone, scores: Scores | None, *, rank: int = 8, alpha: Positive | None = None, targets: Names = ("qkv",)
+    model: Backbone,
+    scores: Scores | None,
+    *,
+    rank: int = 8,
+    alpha: Positive | None = None,
+    targets: Names | None = None,
 ) -> Selection:
-    """Adds low-rank updates to linear layers of the blocks (Hu et al., arXiv:2106.09685).
+    """Adds low-rank updates to linear maps of the blocks, pointwise convolutions included (arXiv:2106.09685).
 
     A fused qkv gets one update for all three, as in Hugging Face's peft.
 
     Args:
         alpha: the update is scaled by alpha / rank; None for a scale of 1.
-        targets: keys of `model.linears()`.
+        targets: keys of `model.linears()`; None for qkv where there is one, else for all.
 
     Raises:
         ConfigError: no or unknown targets, or a rank above the size of a matrix.
     """
     shapes = {name: p.shape for name, p in model.net.named_parameters()}
-    hosts = [module for modules in _chosen(model, "targets", targets, model.linears()) for module in modules]
+    hosts = [module for modules in _chosen(model, "targets", targets, "qkv", model.linears()) for module in modules]
     for module in hosts:
-        check_rank(rank, f"{module}.weight", shapes[f"{module}.weight"])
+        check_rank(rank, f"{module}.weight", shapes[f"{module}.weight"][:2])
     return _adding(lora_addition(module, rank, alpha) for module in hosts)
 
 
-def adapter(model: Backbone, scores: Scores | None, *, width: int = 8, places: Names = ("mlp",)) -> Selection:
+def adapter(model: Backbone, scores: Scores | None, *, width: int = 8, places: Names | None = None) -> Selection:
     """Adds bottlenecks after the attention or the MLP of each block (Houlsby et al., arXiv:1902.00751).
 
     Args:
-        places: `attention`, `mlp`, or both, as far as the model has them.
+        places: `attention`, `mlp`, or both, as far as the model has them, or `block`, of convolutions; None for the
+            MLP where there is one, else for all.
 
     Raises:
         ConfigError: no or unknown places.
     """
-    hosts = [host for modules in _chosen(model, "places", places, model.sublayers()) for host in modules.items()]
-    return _adding(Addition("adapter", module, options={"width": width, "dim": dim}) for module, dim in hosts)
+    known = model.sublayers()
+    hosts = [host for modules in _chosen(model, "places", places, "mlp", known) for host in modules.items()]
+    axis = {"axis": 1} if "block" in known else {}  # of the channels; the last unless said
+    return _adding(Addition("adapter", module, options={"width": width, "dim": dim} | axis) for module, dim in hosts)
 
 
 def adaptformer(model: Backbone, scores: Scores | None, *, width: int = 64, scale: Positive = 0.1) -> Selection:
-    """Adds scaled bottlenecks parallel to the MLP of each block (Chen et al., arXiv:2205.13535)."""
-    hosts = model.sublayers()["mlp"].items()
+    """Adds scaled bottlenecks parallel to the MLP of each block (Chen et al., arXiv:2205.13535).
+
+    Raises:
+        ConfigError: a model without MLPs.
+    """
+    hosts = _mlps(model, "adaptformer").items()
     return _adding(Addition("adaptformer", m, options={"width": width, "dim": dim, "scale": scale}) for m, dim in hosts)
 
 
 def ssf(model: Backbone, scores: Scores | None) -> Selection:
     """Adds a scale, and a shift where the layer has a bias, after each operation (Lian et al., arXiv:2210.08823).
 
-    Without the shift where there is no bias, all of it folds into the layer's own tensors. Norms without parameters
-    are left out, as nothing could take the result.
+    Without the shift where there is no bias, all of it folds into the layer's own tensors. Norms without parameters,
+    and those with an activation inside, are left out, as nothing could take the result.
     """
     roles = model.roles()
     return _adding(
@@ -98,6 +110,7 @@ def ssf(model: Backbone, scores: Scores | None) -> Selection:
         for name, parameter in model.net.named_parameters()
         for module, _, short in [name.rpartition(".")]
         if short == "weight" and roles[name] in ("linear", "conv", "norm")
+        if model.scales_last(model.net.get_submodule(module))
     )
 
 
@@ -156,10 +169,10 @@ def check_rank(rank: int, name: str, shape: Sequence[int]) -> None:
 
 def added_size(model: Backbone, addition: Addition) -> int:
     """Returns the number of parameters that an addition brings."""
-    size = {key: int(value) for key, value in addition.options.items() if key != "until"}
+    size = {key: int(value) for key, value in addition.options.items() if key not in ("until", "axis")}
     match addition.kind:
         case "lora":
-            rows, columns = dict(model.net.named_parameters())[f"{addition.module}.weight"].shape
+            rows, columns = dict(model.net.named_parameters())[f"{addition.module}.weight"].shape[:2]
             if addition.rows is not None:
                 rows = addition.rows[1] - addition.rows[0]
             return size["rank"] * (rows + columns)
@@ -180,13 +193,26 @@ def _adding(additions: Iterable[Addition]) -> Selection:
     return Selection({}, additions=tuple(additions))
 
 
-def _chosen(model: Backbone, option: str, wanted: Sequence[str], known: Mapping[str, Value]) -> list[Value]:
-    """Returns the values of the wanted keys, each once."""
+def _chosen(
+    model: Backbone, option: str, wanted: Sequence[str] | None, usual: str, known: Mapping[str, Value]
+) -> list[Value]:
+    """Returns the values of the wanted keys, each once; by default of the usual one, or of all where there is none."""
+    if wanted is None:
+        wanted = [usual] if usual in known else list(known)
     wrong = [name for name in wanted if name not in known]
     if wrong or not wanted:
         what = f"has {', '.join(wrong)}" if wrong else "is empty"
         raise ConfigError(f"select.{option} {what}; {model.name} offers {', '.join(known)}.")
     return [known[name] for name in dict.fromkeys(wanted)]
+
+
+def _mlps(model: Backbone, name: str) -> dict[str, int]:
+    found = model.sublayers().get("mlp")
+    if found is None:
+        raise ConfigError(
+            f"select.name={name} needs blocks with an MLP, which {model.name} does not have; try adapter."
+        )
+    return found
 
 
 def _token_blocks(model: Backbone, name: str) -> list[str]:
@@ -199,5 +225,5 @@ def _token_blocks(model: Backbone, name: str) -> list[str]:
 
 
 def _prompt(model: Backbone, first: str, last: str, count: int) -> Addition:
-    width = next(iter(model.sublayers()["mlp"].values()))  # the same in all blocks of a plain ViT
+    width = next(iter(_mlps(model, "vpt").values()))  # the same in all blocks of a plain ViT
     return Addition("prompt", first, options={"count": count, "dim": width, "until": last})

@@ -3,6 +3,7 @@
 Only chosen entries are updated, eq. 5 and 6: that is `samtune.tuning`'s business.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
-from samtune.selection.matrices import top_overall, top_per_row, weight_matrices
+from samtune.selection.matrices import limiting_matrices, top_overall, top_per_row, weight_matrices
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Needs
 from samtune.types import Scores
@@ -31,7 +32,8 @@ def gps(
 ) -> Selection:
     """Selects, for every output neuron of every backbone weight, the K inputs with the largest |gradient|.
 
-    Convolutions count as (out, in/groups * kh * kw); each row of a fused qkv is a neuron.
+    Convolutions count as (out, in/groups * kh * kw); each row of a fused qkv is a neuron. A neuron of a depthwise
+    convolution has only kh * kw inputs: a larger K takes all of them.
 
     Args:
         scores: signed gradient sums; None for the criteria that read none.
@@ -45,7 +47,7 @@ def gps(
         return Selection({name: top_per_row(table, per_neuron) for name, table in importance.items()})
     entries: dict[str, Tensor] = {}
     for group in [importance] if level == "net" else [{name: table} for name, table in importance.items()]:
-        entries |= top_overall(group, per_neuron * sum(len(table) for table in group.values()))
+        entries |= top_overall(group, _total(group, per_neuron, level))
     return Selection(entries)
 
 
@@ -54,27 +56,34 @@ def gps_needs(*, criterion: Criterion = "gradient", **_: object) -> Needs | None
     return Needs("contrastive") if criterion == "gradient" else None
 
 
-def gps_size(model: Backbone, *, per_neuron: int = 1, **_: object) -> int:
-    """Returns K times the number of neurons."""
-    return per_neuron * sum(len(matrix) for matrix in weight_matrices(model).values())
+def gps_size(model: Backbone, *, per_neuron: int = 1, level: Level = "neuron", **_: object) -> int:
+    """Returns K times the number of neurons, less what depthwise ones do not have."""
+    return _total(weight_matrices(model), per_neuron, level)
 
 
 def check_gps(model: Backbone, *, per_neuron: int = 1, level: Level = "neuron", **_: object) -> None:
     """Refuses a K that does not fit the model.
 
     Raises:
-        ConfigError: K larger than the number of inputs of some neuron; at level `net`, than their mean.
+        ConfigError: K larger than the number of inputs of some neuron, but a depthwise one; at level `net`, than
+            their mean.
     """
     matrices = weight_matrices(model)
     if level == "net":
         largest = sum(m.numel() for m in matrices.values()) // sum(len(m) for m in matrices.values())
         where = f"the neurons of {model.name} have {largest} inputs in the mean"
     else:
+        matrices = limiting_matrices(model)
         name = min(matrices, key=lambda name: matrices[name].shape[1])
         largest = matrices[name].shape[1]
         where = f"the neurons of {name} have {largest} inputs"
     if per_neuron > largest:
         raise ConfigError(f"select.per_neuron is {per_neuron}, but {where}: that is the largest K.")
+
+
+def _total(matrices: Mapping[str, Tensor], per_neuron: int, level: Level) -> int:
+    """Returns K times the number of rows; where entries compete within a matrix or row, a shorter row counts whole."""
+    return sum(len(m) * (per_neuron if level == "net" else min(per_neuron, m.shape[1])) for m in matrices.values())
 
 
 def _importance(model: Backbone, scores: Scores | None, criterion: Criterion, seed: int) -> dict[str, Tensor]:

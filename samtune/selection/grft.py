@@ -8,7 +8,7 @@ from torch import Tensor
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
 from samtune.selection.gps import gps, gps_size
-from samtune.selection.matrices import weight_matrices
+from samtune.selection.matrices import limiting_matrices, weight_matrices
 from samtune.selection.selection import Selection
 from samtune.types import Scores
 
@@ -31,19 +31,20 @@ def grft(model: Backbone, scores: Scores, *, pattern: Pattern = "rows", k: int =
 
 
 def grft_size(model: Backbone, *, pattern: Pattern = "rows", k: int = 1) -> int:
-    """Returns k times the length of a row (or column), summed over the matrices."""
+    """Returns k times the length of a row (or column), as far as there are k, summed over the matrices."""
     if pattern == "sparse":
         return gps_size(model, per_neuron=k)
-    return k * sum(matrix.shape[1 - _axis(pattern)] for matrix in weight_matrices(model).values())
+    axis = _axis(pattern)
+    return sum(min(k, m.shape[axis]) * m.shape[1 - axis] for m in weight_matrices(model).values())
 
 
 def check_grft(model: Backbone, *, pattern: Pattern = "rows", k: int = 1) -> None:
     """Refuses a k that does not fit the model.
 
     Raises:
-        ConfigError: k above the number of rows (or columns) of some matrix.
+        ConfigError: k above the number of rows (or columns) of some matrix, but a depthwise one.
     """
-    axis, matrices = _axis(pattern), weight_matrices(model)
+    axis, matrices = _axis(pattern), limiting_matrices(model)
     name = min(matrices, key=lambda name: matrices[name].shape[axis])
     largest = matrices[name].shape[axis]
     if k > largest:

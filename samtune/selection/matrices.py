@@ -14,15 +14,25 @@ def weight_matrices(model: Backbone) -> dict[str, Tensor]:
     return {n: p.detach().flatten(1) for n, p in model.net.named_parameters() if roles[n] in ("linear", "conv")}
 
 
+def limiting_matrices(model: Backbone) -> dict[str, Tensor]:
+    """Returns the weight matrices whose sizes limit what may be asked for per row or column: all but depthwise ones.
+
+    A row of a depthwise convolution has kh * kw entries; who asks for more gets all of them.
+    """
+    shapes = {name: parameter.shape for name, parameter in model.net.named_parameters()}
+    matrices = weight_matrices(model)
+    return {n: m for n, m in matrices.items() if len(shapes[n]) < 4 or shapes[n][1] > 1} or matrices
+
+
 def top_per_row(importance: Tensor, count: int) -> Tensor:
     """Returns the flat indices of the `count` largest entries of each row.
 
     Args:
         importance: (rows, columns).
-        count: at most the number of columns.
+        count: of a row with fewer columns, all are taken.
 
     Returns:
-        (rows * count,) int64 on the CPU, sorted.
+        (rows * min(count, columns),) int64 on the CPU, sorted.
     """
     columns = importance.shape[1]
     # stable: torch.topk promises no order among equals

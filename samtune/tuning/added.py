@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from samtune.errors import CheckpointError, unknown_name
-from samtune.models.backbone import Backbone
+from samtune.models.backbone import Backbone, is_pointwise
 from samtune.selection.selection import Addition
 
 
@@ -85,14 +85,16 @@ class LoRA(Folding):
 
     def __init__(self, host: nn.Module, addition: Addition) -> None:
         super().__init__(host, addition)
-        if not isinstance(host, nn.Linear):
-            raise CheckpointError(_misfit(addition, host, "lora needs an nn.Linear"))
-        self.rows = addition.rows or (0, host.out_features)
-        if not 0 <= self.rows[0] < self.rows[1] <= host.out_features:
-            raise CheckpointError(_misfit(addition, host, f"it has {host.out_features} rows, not {self.rows}"))
+        if not isinstance(host, nn.Linear) and not is_pointwise(host):
+            raise CheckpointError(_misfit(addition, host, "lora needs an nn.Linear or a pointwise convolution"))
+        self.axis = -1 if isinstance(host, nn.Linear) else 1
+        outputs, inputs = host.weight.shape[:2]
+        self.rows = addition.rows or (0, outputs)
+        if not 0 <= self.rows[0] < self.rows[1] <= outputs:
+            raise CheckpointError(_misfit(addition, host, f"it has {outputs} rows, not {self.rows}"))
         rank = int(addition.options["rank"])
         self.scale = float(addition.options["alpha"]) / rank
-        self.down = nn.Parameter(torch.empty(rank, host.in_features))
+        self.down = nn.Parameter(torch.empty(rank, inputs))
         self.up = nn.Parameter(torch.empty(self.rows[1] - self.rows[0], rank))
 
     def start(self, generator: torch.Generator) -> None:
@@ -101,14 +103,15 @@ class LoRA(Folding):
         self.clear()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Maps (..., in) and (..., out) to (..., out)."""
+        """Maps (..., in) and (..., out) to (..., out); of a convolution, (B, in, h, w) and (B, out, h, w)."""
+        x, y = x.movedim(self.axis, -1), y.movedim(self.axis, -1)
         low = F.linear(x, self.down.to(x.dtype))
-        return _add_rows(y, F.linear(low, self.up.to(low.dtype)) * self.scale, self.rows)
+        return _add_rows(y, F.linear(low, self.up.to(low.dtype)) * self.scale, self.rows).movedim(-1, self.axis)
 
     def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the (out, in) weight with alpha / rank * up @ down added to its rows."""
+        """Returns the (out, in) or (out, in, 1, 1) weight with alpha / rank * up @ down added to its rows."""
         weight, rows = tensors["weight"].detach().clone(), slice(*self.rows)
-        change = self.scale * (_double(self.up) @ _double(self.down))
+        change = (self.scale * (_double(self.up) @ _double(self.down))).view(-1, *weight.shape[1:])
         weight[rows] = (_double(weight[rows]) + change).to(weight)
         return {"weight": weight}
 
@@ -165,7 +168,7 @@ class Adapter(Added):
     def __init__(self, host: nn.Module, addition: Addition) -> None:
         super().__init__(host, addition)
         dim, width = int(addition.options["dim"]), int(addition.options["width"])
-        self.rows = addition.rows or (0, dim)
+        self.rows, self.axis = addition.rows or (0, dim), int(addition.options.get("axis", -1))
         self.down, self.up = nn.Linear(dim, width), nn.Linear(width, dim)
 
     def start(self, generator: torch.Generator) -> None:
@@ -175,9 +178,10 @@ class Adapter(Added):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Maps y of (..., C) to the same; x is not read."""
+        """Maps y of (..., C), or (B, C, h, w) with `axis` 1, to the same; x is not read."""
+        y = y.movedim(self.axis, -1)
         low = _linear(self.down, y[..., slice(*self.rows)])
-        return _add_rows(y, _linear(self.up, low.relu()), self.rows)
+        return _add_rows(y, _linear(self.up, low.relu()), self.rows).movedim(-1, self.axis)
 
 
 class AdaptFormer(Adapter):

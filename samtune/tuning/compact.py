@@ -7,8 +7,9 @@ chosen: with R the rows that hold a chosen entry and U the columns,
 
     G = dY[:, R]^T @ X[:, U],   d values = G at the chosen places,
 
-and only X[:, U] is kept from the forward pass, with a column of ones for the gradient of the bias. Any other tensor
-gathers from its transient dense gradient; so does the patch embedding, whose gradient is made once per step.
+and only X[:, U] is kept from the forward pass, with a column of ones for the gradient of the bias. A pointwise
+convolution is the same, with pixels as the rows of X. Any other tensor gathers from its transient dense gradient; so
+does the patch embedding, whose gradient is made once per step.
 
 A module is switched in place by giving it a subclass of its own class, so names, hooks and `deepcopy` keep working;
 its state dict has exactly the stock keys, with current values.
@@ -26,9 +27,12 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from samtune.models.backbone import is_pointwise
+
 KEEP_WHOLE_INPUT = 0.75  # above this share of columns, keeping X itself is cheaper than a copy of X[:, U]
 _SUFFIX = "_values"
 _Backward = Callable[..., tuple[Tensor | None, ...]]
+_Stock = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
@@ -52,8 +56,11 @@ def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
     module.tuned_name = name  # type: ignore[assignment]
     module.written_version = values._version  # type: ignore[assignment]
     if type(module) is nn.Linear and name == "weight":
-        _plan_linear(module, indices, dense.shape[1])
+        _plan_product(module, indices, *dense.shape)
         module.__class__ = CompactLinear
+    elif type(module) is nn.Conv2d and is_pointwise(module) and name == "weight":
+        _plan_product(module, indices, *dense.shape[:2])
+        module.__class__ = CompactPointwise
     else:
         module.__class__ = _compact_class(type(module), name)  # type: ignore[arg-type]
     return values
@@ -114,26 +121,49 @@ class CompactModule(nn.Module):
             missing_keys.remove(values_key)  # the stock key is reported, which is the one a user knows
 
 
-class CompactLinear(CompactModule, nn.Linear):
-    """A linear layer whose backward pass computes the chosen entries of the weight's gradient only."""
+class _Product(CompactModule):
+    """What is one product of inputs and weight: the backward pass computes the chosen entries of its gradient only."""
 
     tuned_rows: Tensor | None
     tuned_columns: Tensor | None
     tuned_places: Tensor
+
+    def product(self, x: Tensor, stock: _Stock) -> Tensor:
+        """Maps (..., inputs) to (..., outputs) by the stock operation, in autocast's dtype where that is on."""
+        if torch.is_autocast_enabled(device := x.device.type):
+            x = x.to(torch.get_autocast_dtype(device))
+        weight, bias = self.dense().flatten(1), self._parameters["bias"]
+        return _SelectedLinear.apply(  # type: ignore[no-any-return]
+            stock, x, weight, bias, self.values(), self.tuned_rows, self.tuned_columns, self.tuned_places
+        )
+
+
+class CompactLinear(_Product, nn.Linear):
+    """A linear layer with tuned entries."""
 
     # Compiled code would not look whether the values changed. One break of the graph around the layer, rather than
     # one in `dense`, lets all blocks share their compiled code.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:
         """Maps (..., inputs) to (..., outputs), in autocast's dtype where that is on."""
-        if torch.is_autocast_enabled(device := input.device.type):
-            input = input.to(torch.get_autocast_dtype(device))
-        return _SelectedLinear.apply(  # type: ignore[no-any-return]
-            input, self.dense(), self.bias, self.values(), self.tuned_rows, self.tuned_columns, self.tuned_places
-        )
+        return self.product(input, F.linear)
 
 
-def _plan_linear(module: nn.Linear, indices: Tensor, inputs: int) -> None:
+class CompactPointwise(_Product, nn.Conv2d):
+    """A 1 x 1 convolution with tuned entries; with channels last in memory, its inputs are used as they are."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (B, inputs, h, w) to (B, outputs, h, w)."""
+        return self.product(input.permute(0, 2, 3, 1), _pointwise).permute(0, 3, 1, 2)
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Maps (B, h, w, inputs) to (B, h, w, outputs) with the (outputs, inputs) weight of a 1 x 1 convolution."""
+    return F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias).permute(0, 2, 3, 1)
+
+
+def _plan_product(module: nn.Module, indices: Tensor, outputs: int, inputs: int) -> None:
     """Registers R, U and where each chosen entry lies in the product; None stands for "all of them"."""
     rows, row_places = (indices // inputs).unique(return_inverse=True)  # type: ignore[no-untyped-call]
     columns, column_places = (indices % inputs).unique(return_inverse=True)  # type: ignore[no-untyped-call]
@@ -143,7 +173,7 @@ def _plan_linear(module: nn.Linear, indices: Tensor, inputs: int) -> None:
     else:
         places = column_places * len(rows) + row_places  # in (U, R)
         module.register_buffer("tuned_columns", columns, persistent=False)
-    module.register_buffer("tuned_rows", None if len(rows) == module.out_features else rows, persistent=False)
+    module.register_buffer("tuned_rows", None if len(rows) == outputs else rows, persistent=False)
     module.register_buffer("tuned_places", places, persistent=False)
 
 
@@ -186,11 +216,12 @@ class _SelectedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, *plan: Tensor | None
+        ctx: Any, stock: _Stock, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, *plan: Tensor | None
     ) -> Tensor:
         """Maps x (..., inputs) to (..., outputs).
 
         Args:
+            stock: the operation, of x, weight and bias.
             weight: (outputs, inputs), with the current values in it; of any float dtype.
             bias: (outputs,), or None.
             values: (n,), which get the gradient.
@@ -199,16 +230,16 @@ class _SelectedLinear(torch.autograd.Function):
         """
         rows, columns, places = plan
         kept = x.reshape(-1, x.shape[-1])  # (T, inputs)
-        ctx.bias_in_product = ctx.needs_input_grad[2] and rows is None and columns is not None
+        ctx.bias_in_product = ctx.needs_input_grad[3] and rows is None and columns is not None
         if columns is not None:  # (U, T), with a row of ones below
             x_rows, kept = kept.T, kept.new_empty(len(columns) + ctx.bias_in_product, len(kept))
             torch.index_select(x_rows, 0, columns, out=kept[: len(columns)])
             kept[len(columns) :] = 1
         # the weight as it is stored, to be rounded again: rounded copies would hold 160 MiB of a ViT-B for 2 % of time
-        needs_x, _, _, needs_values, *_ = ctx.needs_input_grad
+        _, needs_x, _, _, needs_values, *_ = ctx.needs_input_grad
         ctx.save_for_backward(kept if needs_values else None, weight if needs_x else None, rows, columns, places)
         ctx.values_dtype = values.dtype
-        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return stock(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @_once_differentiable
@@ -217,10 +248,10 @@ class _SelectedLinear(torch.autograd.Function):
         kept, weight, rows, columns, places = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
         grad_x = grad_bias = grad_values = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[1]:
             # one product: batched ones copy the weight per item
             grad_x = (flat @ weight.to(flat.dtype)).reshape(*grad.shape[:-1], -1)
-        if ctx.needs_input_grad[3]:
+        if ctx.needs_input_grad[4]:
             # a contiguous left side is up to 2.3 x faster than a transposed view; one sum of products per entry was no
             # faster in bf16 for 10 to 3000 scattered entries of a (3072, 768) weight
             if columns is None:
@@ -229,9 +260,9 @@ class _SelectedLinear(torch.autograd.Function):
                 product = kept @ (flat if rows is None else flat.index_select(1, rows))  # (U, R), maybe a row of sums
             grad_values = product.flatten()[places].to(ctx.values_dtype)
             grad_bias = product[-1] if ctx.bias_in_product else None
-        if ctx.needs_input_grad[2] and grad_bias is None:
+        if ctx.needs_input_grad[3] and grad_bias is None:
             grad_bias = flat.sum(0)
-        return grad_x, None, grad_bias, grad_values, None, None, None
+        return None, grad_x, None, grad_bias, grad_values, None, None, None
 
 
 class _WriteThrough(torch.autograd.Function):

@@ -7,9 +7,9 @@ strides 8, 16 and 32 are joined into the one at stride 16 that the decoder expec
 Batch statistics never move, whatever is tuned: they are buffers, in the file and in its hash.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -55,7 +55,7 @@ class Neck(nn.Module):
         width: channels of the result.
     """
 
-    def __init__(self, channels: tuple[int, int, int], width: int) -> None:
+    def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
         fine, middle, coarse = channels
         self.fine = nn.Conv2d(fine, width, 3, stride=2, padding=1, bias=False)
@@ -82,8 +82,9 @@ class LiteEncoder(nn.Module):
 
     def __init__(self, trunk: str, width: int, size: int) -> None:
         super().__init__()
-        self.trunk = timm.create_model(trunk, features_only=True, out_indices=_MAPS)
-        self.neck = Neck(tuple(self.trunk.feature_info.channels()), width)
+        trunk_net: Any = timm.create_model(trunk, features_only=True, out_indices=_MAPS)
+        self.trunk: nn.Module = trunk_net
+        self.neck = Neck(trunk_net.feature_info.channels(), width)
         self.img_size = size
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def network(
         transformer_dim=width, transformer=transformer, num_multimask_outputs=3, iou_head_depth=3,
         iou_head_hidden_dim=width,
     )  # fmt: skip
-    return Sam(encoder, prompts, decoder, list(mean), list(std))  # type: ignore[arg-type]
+    return Sam(encoder, prompts, decoder, list(mean), list(std))
 
 
 def upsample_logits(logits: Tensor, size: int) -> Tensor:

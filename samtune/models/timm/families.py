@@ -1,4 +1,4 @@
-"""What samtune knows about timm's models: the families it can tune, their published weights, and two of its own."""
+"""What samtune knows about timm's models: the families it can tune, their published weights, and some of its own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class OwnModel:
-    """A model that timm can build, but has no name or weights for.
+    """A model that timm can build, but has no name or weights for, or whose weights are inside the package.
 
     Attributes:
         timm: the name to build it by.
@@ -34,6 +34,7 @@ class OwnModel:
 
 
 OWN: dict[str, OwnModel] = {
+    "tf_efficientnet_lite0": OwnModel("tf_efficientnet_lite0", mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
     "vit_mini": OwnModel(
         "vit_tiny_patch16_224",
         mean=(0.5, 0.5, 0.5),
@@ -53,10 +54,10 @@ OWN: dict[str, OwnModel] = {
 def timm_name(name: str, image_size: int | None = None) -> tuple[str, dict[str, Any]]:
     """Returns the name and options that `timm.create_model` takes for a model and size; raises as `published`."""
     own = OWN.get(name)
-    stock, options = (own.timm, {"img_size": own.image_size, **own.options}) if own else (name, {})
+    stock, options, side = (own.timm, dict(own.options), own.image_size) if own else (name, {}, None)
     fixed = published(stock).get("fixed_input_size")  # the others take any size
-    if fixed and image_size is not None:
-        options["img_size"] = image_size
+    if fixed and (image_size or side):
+        options["img_size"] = image_size or side
     return stock, options
 
 
@@ -89,7 +90,7 @@ class Family(NamedTuple):
         from_official: (state dict of an official file, network) to timm's names and the network's position tables.
     """
 
-    block: type[nn.Module]
+    block: type[nn.Module] | tuple[type[nn.Module], ...]
     plain_tokens: bool
     from_official: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 
@@ -100,7 +101,8 @@ def family_of(net: nn.Module, name: str) -> Family:
     Raises:
         ConfigError: a class that samtune does not know.
     """
-    from timm.models import convnext
+    from timm.models import _efficientnet_blocks as mobile
+    from timm.models import convnext, efficientnet
     from timm.models import swin_transformer as swin
     from timm.models import vision_transformer as vit
 
@@ -109,6 +111,11 @@ def family_of(net: nn.Module, name: str) -> Family:
     known = {
         vit.VisionTransformer: Family(vit.Block, True, vit_weights),
         swin.SwinTransformer: Family(swin.SwinTransformerBlock, False, swin.checkpoint_filter_fn),
+        efficientnet.EfficientNet: Family(
+            (mobile.DepthwiseSeparableConv, mobile.InvertedResidual, mobile.EdgeResidual, mobile.ConvBnAct),
+            False,
+            lambda state, _: state,
+        ),
         convnext.ConvNeXt: Family(convnext.ConvNeXtBlock, False, convnext.checkpoint_filter_fn),
     }
     for kind, family in known.items():

@@ -1,4 +1,4 @@
-"""Classification backbones by timm: plain ViT, Swin and ConvNeXt.
+"""Classification backbones by timm: plain ViT, Swin, ConvNeXt and EfficientNet.
 
 The network is timm's own, with timm's parameter names, so a merged file loads strictly there. It gets two things on
 top: it takes a batch of uint8 images (the normalisation is the checkpoint's), and it knows its parameters' roles.
@@ -103,7 +103,7 @@ def build_classifier(
     """Builds a timm model in eval mode.
 
     Args:
-        name: a ViT, Swin or ConvNeXt of timm, such as `vit_base_patch16_224.augreg_in21k`, or a key of `OWN`.
+        name: a ViT, Swin, ConvNeXt or EfficientNet of timm, such as `vit_base_patch16_224.mae`, or a key of `OWN`.
         head: "new" starts a head from `seed`, whatever the weights are; "checkpoint" takes theirs.
         drop_path: largest probability that a block is skipped (stochastic depth), in train mode only.
         seed: of the new head, and of random weights.

@@ -13,8 +13,9 @@ from toy_backbone import ENTRY, ToyBackbone
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.files.merged import load_merged, save_merged
+from samtune.models.sam import lite
+from samtune.models.sam import vit as sam_vit
 from samtune.models.sam.model import SamModel
-from samtune.models.sam.vit import SPECS
 from samtune.models.table import MODELS, OTHERS, build_model, entry_of, names_that_give
 from samtune.models.timm.families import OWN
 from samtune.models.timm.model import Classifier
@@ -35,7 +36,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> ToyBackbone:
 
 
 def test_the_table_names_what_the_families_have() -> None:
-    assert sorted(names_that_give("masks")) == sorted(SPECS)
+    assert sorted(names_that_give("masks")) == sorted({**lite.SPECS, **sam_vit.SPECS})
     assert names_that_give("classes") == [*OWN]
     assert entry_of("vit_base_patch16_224.augreg_in21k") is OTHERS and OTHERS.gives == "classes"
     assert isinstance(build_model("sam_tiny", checkpoint="random", image_size=64), SamModel)
@@ -49,9 +50,7 @@ def test_the_table_imports_no_library_of_models() -> None:
 
 
 def test_unknown_names_and_a_missing_number_of_classes() -> None:
-    message = (
-        r"unknown model 'sam_vitb'. Did you mean 'sam_vit_b'\? Known: sam_tiny, .* A model of timm needs classes=N"
-    )
+    message = r"unknown model 'sam_vitb'. Did you mean 'sam_vit_b'\? Known: sam_lite.* A model of timm needs classes=N"
     with pytest.raises(ConfigError, match=message):
         build_model("sam_vitb")
     with pytest.raises(ConfigError, match=r"vit_mini is a classifier: give classes=N"):

@@ -13,8 +13,8 @@ from torch import Tensor
 from toy import toy_model
 
 from samtune.errors import CheckpointError
-from samtune.models.sam import model as published_weights
-from samtune.models.sam.weights import OFFICIAL, Official, load_published, official_checkpoint
+from samtune.models.sam import weights as published_weights
+from samtune.models.sam.weights import OFFICIAL, Official, load_sam, official_checkpoint
 from samtune.models.table import build_model
 from samtune.models.weights import load_weights, read_state
 
@@ -72,13 +72,12 @@ def test_fp16_file_is_loaded_as_fp32(state: State, tmp_path: Path) -> None:
 
 
 def test_packaged_weights_come_from_the_package(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published_weights, "PACKAGED", ("toy",))
     monkeypatch.setattr(
         published_weights, "files", lambda package: tmp_path if package == "samtune.models.sam" else None
     )
     save_file({name: tensor.half() for name, tensor in state.items()}, tmp_path / "toy.safetensors")
     model = toy_model()
-    load_published(model)
+    load_sam(model, None)
     assert all(torch.equal(tensor, state[name].half().float()) for name, tensor in model.net.state_dict().items())
 
 

@@ -98,7 +98,7 @@ def test_vit_mini_is_what_the_guide_says() -> None:
     assert model.net.get_submodule("blocks.0.attn").num_heads == 3
     name, options = timm_name("vit_mini")
     timm.create_model(name, num_classes=5, **options).load_state_dict(model.net.state_dict(), strict=True)
-    assert set(OWN) == {"vit_mini", "vit_base_patch16_224.mocov3"}
+    assert set(OWN) == {"tf_efficientnet_lite0", "vit_mini", "vit_base_patch16_224.mocov3"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -175,7 +175,7 @@ def labelled_batch_of(size: int) -> Any:
         ("vit_bse_patch16_224", {}, r"timm has no model 'vit_bse_patch16_224'\. Similar names: vit_base_patch16_224"),
         ("vit_mni", {}, "Similar names: vit_mini"),
         (f"{VIT}.mae", {}, rf"timm has no weights '{VIT}\.mae'\. Known: {VIT}\.augreg_in21k, "),
-        ("resnet18", {}, r"resnet18 is a ResNet, .*Known: VisionTransformer, SwinTransformer, ConvNeXt"),
+        ("resnet18", {}, r"resnet18 is a ResNet, .*Known: VisionTransformer, SwinTransformer, EfficientNet, ConvNeXt"),
         ("deit_tiny_distilled_patch16_224", {}, "no single linear head"),
         (VIT, {"image_size": 30, "patch_size": 8}, r"image_size is 30, but .* multiple of 8; the nearest is 32"),
         (VIT, {"image_size": 0}, r"image_size"),
