@@ -9,9 +9,9 @@
 Promptable segmentation of `lite_scenes`, as SAM was trained: each picture is encoded once; for every prompted object a
 box or a click, then correction clicks from the error region with the last answer as mask prompt. From one click the
 best of three masks learns (token 0 learns along), the IoU head learns what each mask is worth, and without a prompt
-token 0 learns the union of all objects. The encoder stands still for the first tenth, then learns at a low rate: its
-batch statistics never move. Rates warm up, stay, and fall over the last third. The exponential mean of the weights is
-what is measured and exported. Started again, it goes on from `state.pt` in the output folder.
+token 0 learns the union of all objects. The encoder stands still for the first 250 steps, then learns at a low rate;
+its batch statistics never move. Rates warm up, stay, and fall over the last third. The exponential mean of the weights
+is what is measured and exported. Started again, it goes on from `state.pt` in the output folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from samtune.types import Prompts
 OBJECTS = 4  # prompted per picture and step
 ROUNDS = 3  # answers per object: the first, then corrections
 SIDE, SMALL_SIDE = 256, 128
-FROZEN = 0.1  # of the steps in which the encoder stands still
+FROZEN = 250  # steps in which the encoder stands still
 FALL = 0.33  # of the steps over which rates fall to nothing
 DECAY = 0.999  # of the exponential mean
 SAVE_EVERY = 250
@@ -235,7 +235,7 @@ def pretrain(args: argparse.Namespace) -> None:
     for scenes in loader:
         scenes = Scenes(scenes.images.to(device), scenes.instances.to(device))
         resize(model, scenes.images.shape[-1])
-        losses = training_loss(model, scenes, generator, frozen=step < FROZEN * args.steps)
+        losses = training_loss(model, scenes, generator, frozen=step < FROZEN)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(model.net.parameters(), 1.0)
@@ -339,7 +339,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--small", type=int, default=3000, help="of the steps, those at 128 px with twice the batch")
     parser.add_argument("--batch", type=int, default=8, help="pictures per step")
-    parser.add_argument("--lr", type=float, default=5e-4, help="peak rate of neck and decoder")
+    parser.add_argument("--lr", type=float, default=8e-4, help="peak rate of neck and decoder")
     parser.add_argument("--encoder-lr", type=float, default=1e-4, help="peak rate of the trunk")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
     parser.add_argument("--seed", type=int, default=0, help="must differ from the held-out seed")

@@ -14,7 +14,6 @@ FAMILIES = {
         "swin_tiny_patch4_window7_224",
         {"image_size": SIZE, "embed_dim": 16, "depths": (1, 2), "num_heads": (2, 2), "window_size": 4},
     ),
-    "efficientnet": ("mobilenetv2_035", {"image_size": SIZE}),  # of the same class and blocks
     "convnext": ("convnext_tiny", {"image_size": SIZE, "dims": (8, 16, 16, 32), "depths": (1, 1, 1, 1)}),
 }
 

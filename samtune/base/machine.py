@@ -24,13 +24,21 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def use_bf16(precision: str, device: str) -> bool:
-    """Says whether to train in bf16: "auto" does where the processor multiplies bf16 natively."""
+def use_bf16(precision: str, device: str, *, pays_on_cpu: bool = True) -> bool:
+    """Says whether to train in bf16: "auto" does where the processor multiplies bf16 natively.
+
+    Args:
+        pays_on_cpu: whether the model gains by it on such a CPU; networks of convolutions do not.
+    """
     if precision != "auto":
         return precision == "bf16"
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return (
+        device == "cpu"
+        and pays_on_cpu
+        and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    )
 
 
 def forget_peak(device: torch.device) -> float:

@@ -50,10 +50,10 @@ def prepare(config: Config) -> Job:
     """Builds device, model and data; everything that can be wrong with them shows here."""
     seed_everything(config.run.seed, verbose=False)
     device = pick_device(config.run.device)
-    bf16 = use_bf16(config.train.precision, device.type)
-    fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed" if bf16 else "32-true")
     task, needs = task_of(config), needs_of(config)
     model, loaders = task.build(needs)
+    bf16 = use_bf16(config.train.precision, device.type, pays_on_cpu=model.bf16_on_cpu)
+    fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed" if bf16 else "32-true")
     choice = config.select
     if choice.file is None:
         check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)

@@ -3,6 +3,7 @@
 Only chosen entries are updated, eq. 5 and 6: that is `samtune.tuning`'s business.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -16,6 +17,8 @@ from samtune.selection.matrices import limiting_matrices, top_overall, top_per_r
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Needs
 from samtune.types import Scores
+
+logger = logging.getLogger(__name__)
 
 Level = Literal["neuron", "layer", "net"]
 Criterion = Literal["gradient", "magnitude", "random"]
@@ -43,6 +46,8 @@ def gps(
         criterion: the gradient (the method), |weight|, or a random number.
     """
     importance = _importance(model, scores, criterion, seed)
+    if level != "net" and (short := sum(len(t) for t in importance.values() if t.shape[1] < per_neuron)):
+        logger.info("%d neurons, depthwise ones, have fewer than K = %d inputs: all of theirs", short, per_neuron)
     if level == "neuron":
         return Selection({name: top_per_row(table, per_neuron) for name, table in importance.items()})
     entries: dict[str, Tensor] = {}

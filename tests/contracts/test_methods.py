@@ -30,7 +30,7 @@ from samtune.tuning.precision import restore_base
 from samtune.types import AnyBatch, Granularity, Scores
 
 SAMS = {"sam": toy_model, "sam_lite": toy_lite}
-MODELS = [*SAMS, *(family for family in FAMILIES if family != "efficientnet")]  # its blocks are sam_lite's
+MODELS = [*SAMS, *FAMILIES]
 OPTIONS: dict[str, dict[str, Any]] = {"spt": {"tau": 2000, "rank": 2}}
 # Beside these, every method runs with its defaults.
 EXTRA = {

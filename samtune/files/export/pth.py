@@ -20,7 +20,7 @@ def export_pth(merged: Path, out: Path) -> None:
     checkpoint_path=...)`.
 
     Raises:
-        CheckpointError: no merged file, or a bundle, whose modules stock code lacks.
+        CheckpointError: no merged file, or a bundle or a model, whose modules stock code lacks.
         DiskError: `out` can't be written.
     """
     description = read_description(merged)
@@ -29,15 +29,15 @@ def export_pth(merged: Path, out: Path) -> None:
             f"{merged} is a bundle: its {description.additions[0].kind} modules can't be merged, which stock code "
             "lacks. Tune with a method that merges, such as gps, grft, lora or ssf."
         )
+    with torch.device("meta"):
+        notes = description.build(checkpoint=RANDOM).stock_notes(out)
     state = read_state(merged)
     with replacing(out) as partial:
         try:
             torch.save(state, partial)
         except RuntimeError as err:  # how torch reports a full disk
             raise OSError(str(err)) from err
-    with torch.device("meta"):
-        model = description.build(checkpoint=RANDOM)
-    for line in model.stock_notes(out):
+    for line in notes:
         logger.info("%s", line)
     if description.classes:
         logger.info("its outputs are, in order: %s", ", ".join(description.classes))

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from samtune.errors import ConfigError, unknown_name
+from samtune.errors import CheckpointError, ConfigError, unknown_name
 from samtune.models.sam.model import SamModel, checked_size, network
 from samtune.models.sam.weights import load_sam
 
@@ -124,6 +124,14 @@ class LiteSam(SamModel):
     def part(self, name: str) -> str:
         """Returns `stem` or `neck` for the encoder, else `prompt_encoder` or `mask_decoder`."""
         return "stem" if name.startswith("image_encoder.trunk.") else super().part(name)
+
+    def stock_notes(self, file: Path) -> list[str]:
+        """Raises CheckpointError: segment-anything has no such encoder."""
+        raise CheckpointError(
+            f"segment-anything has no {self.name}, so no .pth of it loads there. The merged .safetensors is what "
+            "samtune evaluate, predict and serve take, and samtune.predict.Predictor; the `net` of "
+            "samtune.build_model is a segment_anything Sam, which its SamPredictor takes."
+        )
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
         """Says which light SAM a state dict looks like, by the last map of its trunk."""

@@ -14,7 +14,7 @@ from samtune.models.table import names_that_give
 class Model(shared.Model):
     """`model`: a model whose output is a mask."""
 
-    name: str = Field("sam_tiny", description="architecture")
+    name: str = Field("sam_lite", description="architecture")
     image_size: int | None = Field(
         None, ge=64, description="side of the square input in pixels; empty: the model's own"
     )

@@ -177,7 +177,7 @@ def test_which_methods_start_as_the_base_and_which_merge() -> None:
     [
         ("sam", "lora", {"targets": ("qvk",)}, r"targets has qvk; toy offers qkv, proj, fc1, fc2\."),
         ("sam", "lora", {"targets": ()}, r"targets is empty; toy offers qkv, proj"),
-        ("convnext", "lora", {}, r"targets has qkv; convnext_tiny offers fc1, fc2\."),
+        ("convnext", "lora", {"targets": ("qkv",)}, r"targets has qkv; convnext_tiny offers fc1, fc2\."),
         ("sam", "lora", {"rank": 33}, r"rank is 33, but \S+qkv\.weight is a matrix of 96 x 32: the largest rank is 32"),
         ("sam", "adapter", {"places": ("head",)}, r"places has head; toy offers attention, mlp\."),
         ("convnext", "adapter", {"places": ("attention",)}, r"places has attention; convnext_tiny offers mlp\."),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from samtune.tuning.compact import CompactLinear, release_entries, tune_entries
+from samtune.tuning.compact import CompactLinear, CompactPointwise, release_entries, tune_entries
 
 INPUTS, OUTPUTS, TOKENS = 24, 40, (3, 5)
 FLAT = torch.arange(OUTPUTS * INPUTS).view(OUTPUTS, INPUTS)
@@ -88,6 +88,38 @@ def test_answers_and_gradients_equal_the_stock_layer(indices: Tensor) -> None:
     torch.testing.assert_close(values.grad, stock.weight.grad.flatten()[indices], **exact)
     torch.testing.assert_close(layer.bias.grad, stock.bias.grad, **exact)
     torch.testing.assert_close(x.grad, x_stock.grad, **exact)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_a_pointwise_convolution_equals_the_stock_one(indices: Tensor, layout: torch.memory_format, bias: bool) -> None:
+    torch.manual_seed(0)
+    stock = nn.Conv2d(INPUTS, OUTPUTS, 1, bias=bias, dtype=torch.float64)
+    layer = deepcopy(stock)
+    values = tune_entries(layer, "weight", indices)
+    assert isinstance(layer, CompactPointwise)
+    x = torch.randn(2, INPUTS, 4, 6, dtype=torch.float64).contiguous(memory_format=layout)
+    inputs = [x.clone().requires_grad_(True) for _ in range(2)]
+    answers = [module(x) for module, x in zip((layer, stock), inputs, strict=True)]
+    assert torch.equal(*answers)
+    for answer in answers:
+        answer.sin().sum().backward()
+    exact = {"rtol": 1e-12, "atol": 1e-12}
+    torch.testing.assert_close(values.grad, stock.weight.grad.flatten()[indices], **exact)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, **exact)
+    if bias:
+        torch.testing.assert_close(layer.bias.grad, stock.bias.grad, **exact)
+
+
+@pytest.mark.parametrize("options", [{"stride": 2}, {"groups": 2}, {"padding": 1}], ids=str)
+def test_other_1_by_1_convolutions_are_no_products(options: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    stock = nn.Conv2d(4, 4, 1, **options)
+    layer = deepcopy(stock)
+    tune_entries(layer, "weight", torch.tensor([0, 3]))
+    assert not isinstance(layer, CompactPointwise)
+    x = torch.randn(1, 4, 6, 6)
+    assert torch.equal(layer(x), stock(x))
 
 
 @pytest.mark.parametrize("base", [torch.float32, torch.bfloat16], ids=str)
@@ -235,6 +267,7 @@ def test_a_weight_that_changed_since_the_forward_pass_is_refused() -> None:
         (nn.Linear(6, 5), "weight"),
         (nn.Linear(6, 5), "bias"),
         (nn.Conv2d(3, 4, 2), "weight"),
+        (nn.Conv2d(3, 4, 1), "weight"),
         (nn.LayerNorm(6), "weight"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
