@@ -6,7 +6,7 @@ Every method has a process of its own that stays alive, so no method finds memor
 steps are timed in turns, so a machine that slows down slows all methods. A turn is one step to get warm again and one
 step that counts. A step is forward, backward and AdamW; the head or the mask decoder trains too.
 
-`floor` is the same model without any weight gradient: one backward pass down to the output of the patch embedding.
+`floor` is the same model without any weight gradient: one backward pass down to the output of the first convolution.
 `masked_dense` is GPS the way it was released. Memory is the peak over the loaded plain fp32 model during the first two
 steps: of the GPU, or of the process (Linux only); masks, optimizer states and indices count. U is the mean share of a
 linear layer's input columns in which any entry is selected. Trainable is what the optimizer holds. Bytes are those of
@@ -41,7 +41,7 @@ from samtune.base.tensors import save_tensors
 from samtune.errors import SamtuneError, unknown_name
 from samtune.models.backbone import Backbone
 from samtune.models.sam.model import upsample_logits
-from samtune.models.sam.vit import build_vit
+from samtune.models.table import build_model
 from samtune.models.timm.model import build_classifier
 from samtune.models.weights import RANDOM
 from samtune.scoring.score import score
@@ -183,7 +183,7 @@ def classifier_task(name: str, size: int, batch: int) -> Task:
 
 def sam_task(name: str, size: int, batch: int) -> Task:
     """A Segment Anything without prompts; a target covers the middle of its picture."""
-    model = build_vit(name, checkpoint=RANDOM, image_size=size)
+    model = build_model(name, checkpoint=RANDOM, image_size=size)
     masks = torch.zeros(batch, 1, size, size, dtype=torch.bool)
     masks[:, :, size // 4 : -size // 4, size // 4 : -size // 4] = True
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
@@ -197,6 +197,7 @@ MODELS: dict[str, Model] = {
     "vit_b16": Model(partial(classifier_task, "vit_base_patch16_224.augreg_in21k"), 224, "timm", "vit_tiny"),
     "vit_tiny": Model(partial(classifier_task, "vit_tiny_patch16_224"), 224, "timm", "vit_tiny"),
     "sam_vit_b": Model(partial(sam_task, "sam_vit_b"), 1024, "monai.losses.dice", "sam_tiny"),
+    "sam_lite": Model(partial(sam_task, "sam_lite"), 256, "monai.losses.dice", "sam_lite"),
     "sam_tiny": Model(partial(sam_task, "sam_tiny"), 256, "monai.losses.dice", "sam_tiny"),
 }
 
@@ -229,11 +230,11 @@ def select_all(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, An
 
 
 def entry_facts(selection: Selection, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
-    """Returns U over the linear layers and the bytes of the selected entries; nothing where no single entry trains."""
+    """Returns U over linear and pointwise layers and the bytes of selected entries; nothing where none trains."""
     shares = [
         len((indices % shapes[name][1]).unique()) / shapes[name][1]
         for name, indices in selection.entries.items()
-        if len(shapes[name]) == 2
+        if shapes[name][2:] in ((), (1, 1))
     ]
     if not shares:
         return {}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
 from samtune.selection import Selection
 from samtune.tuning import attach
@@ -24,11 +25,12 @@ def attached(model: Backbone, selection: Selection, base_dtype: torch.dtype | No
 
 
 def floor(model: Backbone, selection: Selection | None, base_dtype: torch.dtype | None) -> Tuned:
-    """Trains nothing: one backward pass to the output of the patch embedding, no gradient of a weight."""
+    """Trains nothing: one backward pass to the output of the first convolution, no gradient of a weight."""
     model.requires_grad_(False)
     _cast_frozen(model, base_dtype)
-    embedding = next(module for name, module in model.net.named_modules() if name.endswith("patch_embed"))
-    embedding.register_forward_hook(lambda module, inputs, output: output.detach().requires_grad_())
+    weight = next(name for name, role in model.roles().items() if role == "conv")
+    first = model.net.get_submodule(weight.rpartition(".")[0])
+    first.register_forward_hook(lambda module, inputs, output: output.detach().requires_grad_())
     return {}, _nothing
 
 
@@ -54,8 +56,8 @@ def masked_dense(model: Backbone, selection: Selection, base_dtype: torch.dtype 
 
 
 def peft_lora(model: Backbone, selection: Selection | None, base_dtype: torch.dtype | None) -> Tuned:
-    """LoRA of rank 8 by HF peft on every linear layer of the blocks: the layers that GPS selects in."""
-    return _peft_lora(model, ("qkv", "proj", "fc1", "fc2"), base_dtype)
+    """LoRA of rank 8 by HF peft on every linear map of the blocks: the layers that GPS selects in."""
+    return _peft_lora(model, tuple(model.linears()), base_dtype)
 
 
 def peft_lora_qkv(model: Backbone, selection: Selection | None, base_dtype: torch.dtype | None) -> Tuned:
@@ -67,7 +69,7 @@ def peft_shira(model: Backbone, selection: Selection | None, base_dtype: torch.d
     """SHiRA by HF peft: inputs + outputs many random entries of every linear layer of the blocks."""
     from peft import ShiraConfig
 
-    config = ShiraConfig(r=1, random_seed=0, target_modules=_targets(model, ("qkv", "proj", "fc1", "fc2")))
+    config = ShiraConfig(r=1, random_seed=0, target_modules=_targets(model, tuple(model.linears())))
     return _inject(model, config, base_dtype)
 
 
@@ -79,7 +81,10 @@ def _peft_lora(model: Backbone, targets: tuple[str, ...], base_dtype: torch.dtyp
 
 
 def _targets(model: Backbone, targets: tuple[str, ...]) -> list[str]:
-    return [name for target in targets for name in model.linears()[target]]
+    known = model.linears()
+    if missing := set(targets) - set(known):
+        raise ConfigError(f"{model.name} has no {', '.join(sorted(missing))}, but {', '.join(known)}")
+    return [name for target in targets for name in known[target]]
 
 
 def _inject(model: Backbone, config: object, base_dtype: torch.dtype | None) -> Tuned:

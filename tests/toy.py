@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from samtune.models.sam.lite import LiteSam, LiteSpec
+from samtune.models.sam.lite import LiteSam
 from samtune.models.sam.model import SamModel
-from samtune.models.sam.vit import SamSpec, VitSam
+from samtune.models.sam.specs import LiteSpec, SamSpec
+from samtune.models.sam.vit import VitSam
 from samtune.models.table import ModelEntry
 from samtune.models.weights import RANDOM, load_weights
 from samtune.types import Batch, Prompts, Size

@@ -18,7 +18,6 @@ its state dict has exactly the stock keys, with current values.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,11 +27,10 @@ from torch.autograd.function import FunctionCtx
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from samtune.models.backbone import is_pointwise
+from samtune.tuning.product import SelectedProduct, Stock, once_differentiable
 
 KEEP_WHOLE_INPUT = 0.75  # above this share of columns, keeping X itself is cheaper than a copy of X[:, U]
 _SUFFIX = "_values"
-_Backward = Callable[..., tuple[Tensor | None, ...]]
-_Stock = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
@@ -122,18 +120,18 @@ class CompactModule(nn.Module):
 
 
 class _Product(CompactModule):
-    """What is one product of inputs and weight: the backward pass computes the chosen entries of its gradient only."""
+    """One product of inputs and weight, whose backward pass computes the chosen entries of the gradient only."""
 
     tuned_rows: Tensor | None
     tuned_columns: Tensor | None
     tuned_places: Tensor
 
-    def product(self, x: Tensor, stock: _Stock) -> Tensor:
+    def product(self, x: Tensor, stock: Stock) -> Tensor:
         """Maps (..., inputs) to (..., outputs) by the stock operation, in autocast's dtype where that is on."""
         if torch.is_autocast_enabled(device := x.device.type):
             x = x.to(torch.get_autocast_dtype(device))
         weight, bias = self.dense().flatten(1), self._parameters["bias"]
-        return _SelectedLinear.apply(  # type: ignore[no-any-return]
+        return SelectedProduct.apply(  # type: ignore[no-any-return]
             stock, x, weight, bias, self.values(), self.tuned_rows, self.tuned_columns, self.tuned_places
         )
 
@@ -177,94 +175,6 @@ def _plan_product(module: nn.Module, indices: Tensor, outputs: int, inputs: int)
     module.register_buffer("tuned_places", places, persistent=False)
 
 
-def _once_differentiable(backward: _Backward) -> _Backward:
-    """Makes a backward pass refuse second derivatives, which would lack the part that goes through the weight.
-
-    torch's own `once_differentiable` lets them pass where the incoming gradient is a constant.
-    """
-
-    @functools.wraps(backward)
-    def without_graph(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.no_grad():
-            gradients = backward(ctx, grad)
-        if not torch.is_grad_enabled():
-            return gradients
-        return tuple(None if g is None else _Refusal.apply(g.requires_grad_()) for g in gradients)
-
-    return without_graph
-
-
-class _Refusal(torch.autograd.Function):
-    """The identity, with no derivative."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        """Returns the gradient, of any shape, as it is."""
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Refuses."""
-        raise RuntimeError(
-            "a layer with tuned entries is once_differentiable: it has no second derivatives. "
-            "Compute them on the merged model."
-        )
-
-
-class _SelectedLinear(torch.autograd.Function):
-    """y = x W^T + b in the dtype of x; of the gradient of W only the product that holds the chosen entries exists."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, stock: _Stock, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, *plan: Tensor | None
-    ) -> Tensor:
-        """Maps x (..., inputs) to (..., outputs).
-
-        Args:
-            stock: the operation, of x, weight and bias.
-            weight: (outputs, inputs), with the current values in it; of any float dtype.
-            bias: (outputs,), or None.
-            values: (n,), which get the gradient.
-            plan: R of the outputs and U of the inputs, None for all, and (n,) where each value lies in the flattened
-                product of the backward pass, which holds the chosen entries of the weight's gradient.
-        """
-        rows, columns, places = plan
-        kept = x.reshape(-1, x.shape[-1])  # (T, inputs)
-        ctx.bias_in_product = ctx.needs_input_grad[3] and rows is None and columns is not None
-        if columns is not None:  # (U, T), with a row of ones below
-            x_rows, kept = kept.T, kept.new_empty(len(columns) + ctx.bias_in_product, len(kept))
-            torch.index_select(x_rows, 0, columns, out=kept[: len(columns)])
-            kept[len(columns) :] = 1
-        # the weight as it is stored, to be rounded again: rounded copies would hold 160 MiB of a ViT-B for 2 % of time
-        _, needs_x, _, _, needs_values, *_ = ctx.needs_input_grad
-        ctx.save_for_backward(kept if needs_values else None, weight if needs_x else None, rows, columns, places)
-        ctx.values_dtype = values.dtype
-        return stock(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-
-    @staticmethod
-    @_once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns the gradients of x (..., inputs), bias (outputs,) and values (n,); `grad` is (..., outputs)."""
-        kept, weight, rows, columns, places = ctx.saved_tensors
-        flat = grad.reshape(-1, grad.shape[-1])
-        grad_x = grad_bias = grad_values = None
-        if ctx.needs_input_grad[1]:
-            # one product: batched ones copy the weight per item
-            grad_x = (flat @ weight.to(flat.dtype)).reshape(*grad.shape[:-1], -1)
-        if ctx.needs_input_grad[4]:
-            # a contiguous left side is up to 2.3 x faster than a transposed view; one sum of products per entry was no
-            # faster in bf16 for 10 to 3000 scattered entries of a (3072, 768) weight
-            if columns is None:
-                product = (flat.T if rows is None else flat.T.index_select(0, rows)) @ kept  # (R, inputs)
-            else:
-                product = kept @ (flat if rows is None else flat.index_select(1, rows))  # (U, R), maybe a row of sums
-            grad_values = product.flatten()[places].to(ctx.values_dtype)
-            grad_bias = product[-1] if ctx.bias_in_product else None
-        if ctx.needs_input_grad[3] and grad_bias is None:
-            grad_bias = flat.sum(0)
-        return None, grad_x, None, grad_bias, grad_values, None, None, None
-
-
 class _WriteThrough(torch.autograd.Function):
     """Presents the dense tensor as a function of the values; the backward pass gathers from its gradient."""
 
@@ -276,7 +186,7 @@ class _WriteThrough(torch.autograd.Function):
         return dense.view_as(dense)
 
     @staticmethod
-    @_once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the (n,) gradient of the values; `grad` has the shape of the dense tensor."""
         (indices,) = ctx.saved_tensors

@@ -75,17 +75,13 @@ def toy_spec(monkeypatch: pytest.MonkeyPatch) -> None:
 
     The one place that knows where the tables of models are.
     """
-    try:
-        from samtune.models.sam.vit import SPECS, SamSpec
-        from samtune.models.table import MODELS
+    from samtune.models.sam.specs import VITS, SamSpec
+    from samtune.models.table import MODELS
 
-        monkeypatch.setitem(MODELS, "toy", MODELS["sam_tiny"])
-    except ImportError:  # 0.1.0 had one table
-        from samtune.models.sam import SPECS, SamSpec
-
+    monkeypatch.setitem(MODELS, "toy", MODELS["sam_tiny"])
     spec = SamSpec(16, 2, 2, (1,), image_size=64, window=3, prompt_dim=16, decoder_mlp=16)
     for name in ("toy", "sam_tiny"):
-        monkeypatch.setitem(SPECS, name, spec)
+        monkeypatch.setitem(VITS, name, spec)
 
 
 @pytest.fixture(scope="module")
@@ -472,8 +468,8 @@ def test_audit_and_diff_of_a_toy_sam(run: Run) -> None:
 @pytest.mark.usefixtures("toy_spec")
 def test_scores_of_a_toy_sam_are_read(run: Run, here: Path) -> None:
     base = TOY / "base.safetensors"
-    given = (f"model.checkpoint={base}", f"score.file={TOY / 'scores.safetensors'}", "--run-dir", "run")
-    code, out, err = run("select", "--config", BEFORE / "toy.yaml", *given)
+    given = ("model.name=sam_tiny", f"model.checkpoint={base}", f"score.file={TOY / 'scores.safetensors'}")
+    code, out, err = run("select", "--config", BEFORE / "toy.yaml", *given, "--run-dir", "run")
     assert code == 0, err
     assert "scores of 2 passes read from" in err
     assert out.startswith("gps: 10,306 trainable parameters, 31.95 % of the model\n")

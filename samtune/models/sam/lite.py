@@ -7,9 +7,9 @@ strides 8, 16 and 32 are joined into the one at stride 16 that the decoder expec
 Batch statistics never move, whatever is tuned: they are buffers, in the file and in its hash.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from samtune.errors import CheckpointError, ConfigError, unknown_name
 from samtune.models.sam.model import SamModel, checked_size, network
+from samtune.models.sam.specs import LITES, LiteSpec
 from samtune.models.sam.weights import load_sam
 
 STEP = 32
@@ -26,25 +27,6 @@ STEP = 32
 PIXEL_MEAN = (127.0, 127.0, 127.0)
 PIXEL_STD = (128.0, 128.0, 128.0)
 _MAPS = (2, 3, 4)  # what timm numbers the maps at strides 8, 16 and 32
-
-
-class LiteSpec(NamedTuple):
-    """The numbers of a light SAM.
-
-    Attributes:
-        trunk: name of the EfficientNet-Lite in timm.
-        width: of prompts, image embeddings and mask decoder.
-        decoder_mlp: hidden width of the mask decoder's transformer.
-        image_size: side of the input frame in pixels, unless the user sets another.
-    """
-
-    trunk: str
-    width: int = 128
-    decoder_mlp: int = 1024
-    image_size: int = 256
-
-
-SPECS = {"sam_lite": LiteSpec("tf_efficientnet_lite0")}
 
 
 class Neck(nn.Module):
@@ -133,15 +115,11 @@ class LiteSam(SamModel):
             "samtune.build_model is a segment_anything Sam, which its SamPredictor takes."
         )
 
-    def looks_like(self, state: Mapping[str, Tensor]) -> str:
-        """Says which light SAM a state dict looks like, by the last map of its trunk."""
-        return "It does not look like a checkpoint of sam_lite."
-
 
 def build_lite(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> LiteSam:
     """Builds a pretrained light SAM in eval mode; arguments and errors are those of `build_model` and `LiteSam`."""
-    if name not in SPECS:
-        raise ConfigError(unknown_name("model", name, SPECS))
-    model = LiteSam(name, SPECS[name], image_size).eval()
+    if name not in LITES:
+        raise ConfigError(unknown_name("model", name, LITES))
+    model = LiteSam(name, LITES[name], image_size).eval()
     load_sam(model, checkpoint)
     return model

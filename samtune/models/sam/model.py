@@ -5,7 +5,7 @@ dict's keys and shapes unchanged. The decoder takes a batch of images with one p
 modules of their own: `vit` has the official ones, `lite` a small convolutional one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
+from samtune.models.sam.specs import LITES, VITS
 from samtune.types import Batch, Prompts, Role
 
 CELL = 16
@@ -118,6 +119,18 @@ class SamModel(Backbone):
         others = (f"output_hypernetworks_mlps.{token}." for token in range(1, self.net.mask_decoder.num_mask_tokens))
         prefixes = tuple(f"mask_decoder.{part}" for part in ("iou_prediction_head.", *others))
         return [name for name, _ in self.net.named_parameters() if name.startswith(prefixes)]
+
+    def looks_like(self, state: Mapping[str, Tensor]) -> str:
+        """Says which Segment Anything a state dict looks like, by the encoder's position table or trunk."""
+        widths, table = {spec.embed_dim: name for name, spec in VITS.items()}, state.get("image_encoder.pos_embed")
+        found = None if table is None else widths.get(table.shape[-1])
+        if any(name.startswith("image_encoder.trunk.") for name in state):
+            found = next(iter(LITES))
+        if found is None:
+            return "It does not look like a Segment Anything checkpoint."
+        if found == self.name:
+            return f"It looks like a damaged {found}, or one of another version."
+        return f"It looks like {found}: set model.name to that."
 
 
 def checked_size(size: int, step: int, name: str) -> int:

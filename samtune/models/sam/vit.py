@@ -5,8 +5,6 @@ A file saved from here loads strictly in segment-anything. Two things differ fro
 stock one.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,41 +17,11 @@ from torch.utils.checkpoint import checkpoint
 from samtune.errors import ConfigError, unknown_name
 from samtune.models.sam.attention import FusedAttention
 from samtune.models.sam.model import CELL, SamModel, checked_size, network
+from samtune.models.sam.specs import VITS, SamSpec
 from samtune.models.sam.weights import OFFICIAL, load_sam
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-
-
-@dataclass(frozen=True)
-class SamSpec:
-    """The numbers that tell one SAM from another.
-
-    Attributes:
-        embed_dim, depth, heads: width, blocks and attention heads of the image encoder.
-        global_blocks: blocks that attend over the whole image; the others use windows of `window` x `window` cells.
-        image_size: side of the input frame that the position table is made for, in pixels.
-        prompt_dim: width of prompts, image embeddings and mask decoder.
-        decoder_mlp: hidden width of the mask decoder's transformer.
-    """
-
-    embed_dim: int
-    depth: int
-    heads: int
-    global_blocks: tuple[int, ...]
-    image_size: int = 1024
-    window: int = 14
-    prompt_dim: int = 256
-    decoder_mlp: int = 2048
-
-
-SPECS: dict[str, SamSpec] = {
-    "sam_vit_b": SamSpec(768, 12, 12, (2, 5, 8, 11)),
-    "sam_vit_l": SamSpec(1024, 24, 16, (5, 11, 17, 23)),
-    "sam_vit_h": SamSpec(1280, 32, 16, (7, 15, 23, 31)),
-    # 256 px are 16 x 16 cells, so every block is global: a window of 14 would pad 256 cells to 784
-    "sam_tiny": SamSpec(224, 6, 4, tuple(range(6)), image_size=256, prompt_dim=128, decoder_mlp=512),
-}
 
 
 class VitSam(SamModel):
@@ -94,20 +62,12 @@ class VitSam(SamModel):
             notes += [f"segment-anything's registry has no {self.name}: it needs a model of that shape to load it"]
         return notes
 
-    def looks_like(self, state: Mapping[str, Tensor]) -> str:
-        """Says which SAM a state dict looks like, by the width of its position table."""
-        table = state.get("image_encoder.pos_embed")
-        names = {spec.embed_dim: name for name, spec in SPECS.items()}
-        if table is None or table.shape[-1] not in names:
-            return "It does not look like a Segment Anything checkpoint."
-        return f"It looks like {names[table.shape[-1]]}: set model.name to that."
-
 
 def build_vit(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> VitSam:
     """Builds a pretrained SAM in eval mode; arguments and errors are those of `build_model` and `VitSam`."""
-    if name not in SPECS:
-        raise ConfigError(unknown_name("model", name, SPECS))
-    model = VitSam(name, SPECS[name], image_size).eval()
+    if name not in VITS:
+        raise ConfigError(unknown_name("model", name, VITS))
+    model = VitSam(name, VITS[name], image_size).eval()
     load_sam(model, checkpoint)
     return model
 

@@ -39,7 +39,7 @@ def problem(path: Path, *overrides: str) -> str:
 def test_defaults_fill_what_is_not_written(write: Callable[[str], Path]) -> None:
     config = load_config(write(MINIMAL))
     assert config.data.dir == Path("pictures")
-    assert (config.model.name, config.select.name, config.train.epochs) == ("sam_tiny", "gps", 20)
+    assert (config.model.name, config.select.name, config.train.epochs) == ("sam_lite", "gps", 20)
     assert config.select.options["per_neuron"] == 1
 
 

@@ -68,7 +68,7 @@ REFUSED: dict[str, tuple[str, tuple[Addition, ...], str]] = {
     "lora on a norm": (
         "vit",
         (Addition("lora", "blocks.0.norm1", None, LORA),),
-        r"puts lora on blocks\.0\.norm1, a LayerNorm: lora needs an nn\.Linear or a pointwise convolution\. Is it another",
+        r"puts lora on blocks\.0\.norm1, a LayerNorm: lora needs an nn\.Linear or a pointwise convolution\. Is it",
     ),
     "rows outside": ("vit", (Addition("lora", QKV, (90, 128), LORA),), r"it has 96 rows, not \(90, 128\)"),
     "ssf of another width": (

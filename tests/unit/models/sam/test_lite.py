@@ -17,8 +17,9 @@ from samtune.errors import CheckpointError, ConfigError
 from samtune.files.audit import audit
 from samtune.files.export.pth import export_pth
 from samtune.files.merged import save_merged
-from samtune.models.sam.lite import SPECS, LiteSam, build_lite
+from samtune.models.sam.lite import LiteSam, build_lite
 from samtune.models.sam.model import upsample_logits
+from samtune.models.sam.specs import LITES
 from samtune.models.table import build_model
 from samtune.selection import select
 from samtune.tasks.masks.evaluate import MaskDescription
@@ -176,7 +177,7 @@ def test_files_of_other_models_are_refused(lite: LiteSam, tmp_path: Path) -> Non
         build_lite("sam_lite", checkpoint=tmp_path / "older.pth")
     with pytest.raises(CheckpointError, match="does not fit the model"):
         build_model("sam_tiny", checkpoint=tmp_path / "older.pth")
-    wide = LiteSam("wide", SPECS["sam_lite"]._replace(width=64))
+    wide = LiteSam("wide", LITES["sam_lite"]._replace(width=64))
     torch.save(wide.net.state_dict(), tmp_path / "narrow.pth")
     with pytest.raises(CheckpointError, match="of another shape"):
         build_lite("sam_lite", checkpoint=tmp_path / "narrow.pth")
