@@ -27,6 +27,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from lite_scenes import Material, draw_scenes, load_material
+from pretrain_tiny_sam import boxes_of
 from safetensors.torch import save_file
 from tiny_scenes import HELD_OUT_SEED, Scenes
 from torch import Tensor, nn
@@ -89,16 +90,6 @@ def draw_objects(instances: Tensor, count: int, generator: torch.Generator) -> T
         picks = torch.randint(len(present), (count,), generator=generator)
         masks.append(picture[None] == present[picks.to(present.device)][:, None, None])
     return torch.cat(masks)
-
-
-def boxes_of(masks: Tensor) -> Tensor:
-    """Returns the tight XYXY boxes (N, 4) of (N, S, S) bool masks, in pixel edges."""
-    sides = []
-    for dim in (1, 2):  # columns first: x
-        hit = masks.any(dim=dim).to(torch.uint8)
-        sides.append((hit.argmax(1), hit.shape[1] - hit.flip(1).argmax(1)))
-    (x0, x1), (y0, y1) = sides
-    return torch.stack([x0, y0, x1, y1], dim=1).float()
 
 
 def jittered(boxes: Tensor, generator: torch.Generator, side: int) -> Tensor:

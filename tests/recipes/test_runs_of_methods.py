@@ -75,13 +75,13 @@ def test_what_merges_ends_as_an_ordinary_checkpoint(select: str, run_job: Finetu
 def test_an_adapter_ends_as_a_bundle_that_works_like_a_merged_file(
     run_job: Finetune, run: RunCommand, data: Path, tmp_path: Path
 ) -> None:
-    result = run_job("{name: adapter, width: 4, places: [attention, mlp]}", "train.lr=1e-2")
+    result = run_job("{name: adapter, width: 4}", "train.lr=1e-2")
     folder = result.run_dir
     bundle = folder / "bundle.safetensors"
     assert not (folder / "merged.safetensors").exists()
     assert read_metadata(bundle)["format"] == "samtune-bundle-2"
     counts = metrics_of(result)["trainable"]
-    assert counts["added"] == 12 * (2 * 224 * 4 + 4 + 224) == result.counts.added and counts["selected"] == 0
+    assert counts["added"] == 9 * 1808 + 16 * 4 == result.counts.added and counts["selected"] == 0
     report = evaluate_file(Evaluation(bundle, data, split="test", device="cpu"))
     assert report.mDice == pytest.approx(metrics_of(result)["mDice"])
     image = np.asarray(Image.open(next((data / "images").iterdir())))
@@ -89,11 +89,11 @@ def test_an_adapter_ends_as_a_bundle_that_works_like_a_merged_file(
     assert probability.shape == image.shape[:2] and 0 < float(probability.mean()) < 1
     assert run("predict", "--checkpoint", bundle, data / "images", "--out", tmp_path / "masks")[0] == 0
     delta, rebuilt = folder / "delta.safetensors", tmp_path / "again.safetensors"
-    assert run("apply", "sam_tiny", "--delta", delta, "--out", rebuilt)[0] == 0
+    assert run("apply", "sam_lite", "--delta", delta, "--out", rebuilt)[0] == 0
     again, stored = load_file(rebuilt), load_file(bundle)
     assert again.keys() == stored.keys() and all(torch.equal(again[name], stored[name]) for name in stored)
     assert run("undo", bundle, "--delta", delta, "--out", tmp_path / "base.safetensors")[0] == 0
-    assert run("audit", "sam_tiny", bundle, folder / "selection.safetensors")[0] == 0
+    assert run("audit", "sam_lite", bundle, folder / "selection.safetensors")[0] == 0
     code, err = run("export", bundle, "--out", tmp_path / "sam.pth")
     assert code == 4 and "is a bundle: its adapter modules can't be merged" in err
 
@@ -102,7 +102,7 @@ def test_an_adapter_ends_as_a_bundle_that_works_like_a_merged_file(
 def test_a_bf16_base_gives_fp32_files_that_differ_in_the_selection_alone(select: str, run_job: Finetune) -> None:
     result = run_job(select, "tune.base=bf16", "train.precision=bf16")  # the audit of the run is the test
     state = load_file(result.run_dir / "merged.safetensors")
-    frozen = state["image_encoder.blocks.0.mlp.lin1.weight"]
+    frozen = state["image_encoder.trunk.blocks.1.0.conv_pw.weight"]
     assert frozen.dtype == torch.float32 and not torch.equal(frozen, frozen.bfloat16().float())
 
 
