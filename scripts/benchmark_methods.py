@@ -234,7 +234,7 @@ def entry_facts(selection: Selection, shapes: Mapping[str, tuple[int, ...]]) -> 
     shares = [
         len((indices % shapes[name][1]).unique()) / shapes[name][1]
         for name, indices in selection.entries.items()
-        if shapes[name][2:] in ((), (1, 1))
+        if len(shapes[name]) == 2 or shapes[name][2:] == (1, 1)
     ]
     if not shares:
         return {}

@@ -73,7 +73,10 @@ def _load_cutouts(folder: Path) -> list[Array]:
         paths = sorted(path for kind in KINDS for path in (folder / CUTOUTS / kind).rglob("*.png"))
         with ThreadPoolExecutor() as pool:
             read = [cutout for cutout in pool.map(_read_cutout, paths) if cutout is not None]
-        np.savez(kept, *read)
+        if not read:
+            return []
+        np.savez(folder / "cutouts.part.npz", *read)
+        (folder / "cutouts.part.npz").replace(kept)
     with np.load(kept) as file:
         return [file[name] for name in file.files]
 
@@ -81,7 +84,7 @@ def _load_cutouts(folder: Path) -> list[Array]:
 def _read_cutout(path: Path) -> Array | None:
     """Returns a cut-out with a silhouette of its own; None where the drawing fills its frame, or is a hair."""
     picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
+    if picture is None or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 4:
         return None
     ys, xs = np.nonzero(picture[..., 3] > 127)
     if len(ys) < 400:

@@ -21,8 +21,8 @@ Model = TypeVar("Model", bound=SamModel)
 SIZE = 64
 ENTRY = ModelEntry("toy:build_toy", "masks")  # what makes it a model of the table
 # 64 px are 4 x 4 cells, so the windows of 3 cells of block 0 are padded
-LITE_SPEC = LiteSpec("mobilenetv2_035", width=32, decoder_mlp=32, image_size=SIZE)
 SPEC = SamSpec(32, 2, 2, (1,), image_size=SIZE, window=3, prompt_dim=32, decoder_mlp=32)
+LITE_SPEC = LiteSpec("mobilenetv2_035", width=32, decoder_mlp=32, image_size=SIZE)  # of the same blocks, but thin
 
 
 def toy_model(*, seed: int = 0, image_size: int | None = None, dtype: torch.dtype = torch.float32) -> VitSam:

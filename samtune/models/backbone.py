@@ -32,12 +32,12 @@ class Backbone(nn.Module):
 
     Attributes:
         head_seed: what a classification head's initial values were drawn from; None where they came with the weights.
-        checkpointing: whether training recomputes the blocks' activations: less memory, more time.
+        pointwise: what its library calls the 1 x 1 convolutions of a block that are linear maps, if it has any.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
-    checkpointing: bool
+    pointwise: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.net, self.name, self.image_size, self.interpolation = net, name, image_size, interpolation
-        self.options, self.checkpointing = dict(options or {}), False
+        self.options, self._checkpointing = dict(options or {}), False
         self.head_seed: int | None = None
         self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -63,11 +63,24 @@ class Backbone(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def checkpointing(self) -> bool:
+        """Whether training recomputes the blocks' activations: less memory, more time."""
+        return self._checkpointing
+
+    @checkpointing.setter
+    def checkpointing(self, on: bool) -> None:
+        self._checkpointing = on
+        self.recompute_blocks(on)
+
+    def recompute_blocks(self, on: bool) -> None:
+        """Tells a network that recomputes by itself; where the forward pass looks at `checkpointing`, it is nothing."""
+
+    @property
     def bf16_on_cpu(self) -> bool:
         """Whether bf16 passes are faster than fp32 on a CPU that multiplies bf16 natively.
 
         Measured: 4 to 6 times for transformers; for EfficientNet-Lite0 with channels last it is slower by a tenth, as
-        depthwise convolutions have no such kernels.
+        depthwise convolutions have no such kernels. What has more weights in linear layers counts as a transformer.
         """
         roles, sizes = self.roles(), {"linear": 0, "conv": 0}
         for name, parameter in self.net.named_parameters():
@@ -150,14 +163,13 @@ class Backbone(nn.Module):
     def linears(self) -> dict[str, list[str]]:
         """Returns target -> names of the linear maps of the blocks, in order.
 
-        Targets are `qkv`, `proj`, `fc1`, `fc2` of transformers; pointwise convolutions are linear maps too, called as
-        their library calls them: `conv_pw` and `conv_pwl` of timm's inverted residuals.
+        Targets are `qkv`, `proj`, `fc1`, `fc2` of transformers, and the names in `pointwise`.
         """
         found: dict[str, list[str]] = {}
         for block in self.block_modules():
             for name, module in self.net.get_submodule(block).named_modules():
-                if isinstance(module, nn.Linear) or is_pointwise(module):
-                    short = name.rpartition(".")[2]
+                short = name.rpartition(".")[2]
+                if isinstance(module, nn.Linear) or (short in self.pointwise and is_pointwise(module)):
                     found.setdefault(_TARGETS.get(short, short), []).append(f"{block}.{name}")
         return found
 
@@ -175,14 +187,11 @@ class Backbone(nn.Module):
                 if ends:
                     width: int = self.net.get_submodule(ends[0]).out_features  # type: ignore[assignment]
                     found.setdefault(kind, {})[module] = width
-        return found or {"block": {block: _channels(self.net.get_submodule(block)) for block in self.block_modules()}}
-
-    def scales_last(self, module: nn.Module) -> bool:
-        """Whether a layer with a weight ends in its scale, so that a further one folds into it: no activation behind.
-
-        timm's batch norms may have one inside.
-        """
-        return isinstance(getattr(module, "act", None), nn.Identity | None)
+        if found:
+            return found
+        widths = {block: _channels(self.net.get_submodule(block)) for block in self.block_modules()}
+        known = {block: width for block, width in widths.items() if width is not None}
+        return {"block": known} if known else {}
 
     def stock_notes(self, file: Path) -> list[str]:
         """Returns sentences on how the model's own library loads a `.pth` of `net.state_dict()`.
@@ -197,19 +206,24 @@ class Backbone(nn.Module):
         return f"It is not of {self.name}."
 
 
-def _channels(block: nn.Module) -> int:
-    """Returns the output channels of a block of convolutions, those of its last one."""
-    return [module for module in block.modules() if isinstance(module, nn.Conv2d)][-1].out_channels
+def _channels(block: nn.Module) -> int | None:
+    """Returns the output channels of a block of convolutions, those of the norm that it ends with; None without one."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    return norms[-1].num_features if norms else None
+
+
+def ends_in_activation(module: nn.Module) -> bool:
+    """Whether a layer with a weight has an activation behind it, as timm's norms may: no scale folds into it then."""
+    return not isinstance(getattr(module, "act", None), nn.Identity | None)
 
 
 def is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether a module maps the channels of each pixel by one matrix: a 1 x 1 convolution in one group."""
-    return (
-        isinstance(module, nn.Conv2d)
-        and module.weight[0, 0].numel() == 1
-        and module.groups == 1
-        and (module.stride == (1, 1) and module.padding in (0, (0, 0)))
-    )
+    """Whether a module is a plain layer that maps the channels of each pixel by one matrix: 1 x 1, in one group."""
+    if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1) or module.groups != 1:
+        return False
+    if type(module).forward is not nn.Conv2d.forward and "tuned_name" not in vars(module):
+        return False  # another operation on the weight
+    return module.stride == (1, 1) and module.padding in ((0, 0), "valid", "same")
 
 
 @contextmanager

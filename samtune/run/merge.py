@@ -19,10 +19,8 @@ from samtune.tuning.precision import is_lowered, restore_base
 logger = logging.getLogger(__name__)
 
 MERGED_TOLERANCE = 1e-4
-"""How far a logit may move, of the largest, where modules were added; without them logits stay bit-equal.
-
-Folding LoRA or SSF rounds; and what an adapter computes on a strided map depends, in its last bit, on where that lies.
-"""
+"""How far a logit may move, of the largest, where LoRA or SSF is folded in, or an adapter works on a map whose channels
+are not the last axis, whose last bits depend on where it lies in memory; otherwise logits stay bit-equal."""
 
 
 def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
@@ -47,7 +45,8 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     merged, _ = load_merged(merged_file, job.task.description, device=job.model.device)
     with torch.no_grad():
         worst = float((tuned - merged(batch)).abs().max())
-    tolerance = MERGED_TOLERANCE * max(1.0, float(tuned.abs().max())) if selection.additions else 0.0
+    rounds = any(addition.merges or "axis" in addition.options for addition in selection.additions)
+    tolerance = MERGED_TOLERANCE * max(1.0, float(tuned.abs().max())) if rounds else 0.0
     audited = audit(job.base, {n: t.cpu() for n, t in merged.net.state_dict().items()}, selection)
     problems = [] if worst <= tolerance else [f"merged logits differ from tuned logits by up to {worst:.3g}"]
     problems += [] if audited.ok else list(audited.lines)

@@ -52,7 +52,8 @@ def prepare(config: Config) -> Job:
     device = pick_device(config.run.device)
     task, needs = task_of(config), needs_of(config)
     model, loaders = task.build(needs)
-    bf16 = use_bf16(config.train.precision, device.type, pays_on_cpu=model.bf16_on_cpu)
+    lowered = config.tune.base == "bf16"  # a base in bf16 runs in bf16 only
+    bf16 = lowered or use_bf16(config.train.precision, device.type, pays_on_cpu=model.bf16_on_cpu)
     fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed" if bf16 else "32-true")
     choice = config.select
     if choice.file is None:

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from samtune.config.sections import Names
 from samtune.errors import ConfigError
-from samtune.models.backbone import Backbone
+from samtune.models.backbone import Backbone, ends_in_activation
 from samtune.selection.selection import Addition, Selection
 from samtune.types import Scores
 
@@ -94,7 +94,11 @@ def adaptformer(model: Backbone, scores: Scores | None, *, width: int = 64, scal
     Raises:
         ConfigError: a model without MLPs.
     """
-    hosts = _mlps(model, "adaptformer").items()
+    hosts = model.sublayers().get("mlp", {}).items()
+    if not hosts:
+        raise ConfigError(
+            f"select.name=adaptformer needs blocks with an MLP, which {model.name} does not have; try adapter."
+        )
     return _adding(Addition("adaptformer", m, options={"width": width, "dim": dim, "scale": scale}) for m, dim in hosts)
 
 
@@ -110,7 +114,7 @@ def ssf(model: Backbone, scores: Scores | None) -> Selection:
         for name, parameter in model.net.named_parameters()
         for module, _, short in [name.rpartition(".")]
         if short == "weight" and roles[name] in ("linear", "conv", "norm")
-        if model.scales_last(model.net.get_submodule(module))
+        if not ends_in_activation(model.net.get_submodule(module))
     )
 
 
@@ -150,7 +154,7 @@ def mlp(model: Backbone, scores: Scores | None, *, layers: int = 2) -> Selection
 
 
 def lora_addition(module: str, rank: int, alpha: float | None, rows: tuple[int, int] | None = None) -> Addition:
-    """Returns a LoRA of a linear layer, or of the given rows of it; alpha None for a scale of 1."""
+    """Returns a LoRA of a linear map, or of the given rows of it; alpha None for a scale of 1."""
     return Addition("lora", module, rows, {"rank": rank, "alpha": float(rank) if alpha is None else alpha})
 
 
@@ -206,15 +210,6 @@ def _chosen(
     return [known[name] for name in dict.fromkeys(wanted)]
 
 
-def _mlps(model: Backbone, name: str) -> dict[str, int]:
-    found = model.sublayers().get("mlp")
-    if found is None:
-        raise ConfigError(
-            f"select.name={name} needs blocks with an MLP, which {model.name} does not have; try adapter."
-        )
-    return found
-
-
 def _token_blocks(model: Backbone, name: str) -> list[str]:
     if not (blocks := model.token_blocks()):
         raise ConfigError(
@@ -225,5 +220,5 @@ def _token_blocks(model: Backbone, name: str) -> list[str]:
 
 
 def _prompt(model: Backbone, first: str, last: str, count: int) -> Addition:
-    width = next(iter(_mlps(model, "vpt").values()))  # the same in all blocks of a plain ViT
+    width = next(iter(model.sublayers()["mlp"].values()))  # the same in all blocks of a plain ViT
     return Addition("prompt", first, options={"count": count, "dim": width, "until": last})

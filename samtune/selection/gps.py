@@ -3,7 +3,6 @@
 Only chosen entries are updated, eq. 5 and 6: that is `samtune.tuning`'s business.
 """
 
-import logging
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -13,12 +12,10 @@ from torch import Tensor
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
-from samtune.selection.matrices import limiting_matrices, top_overall, top_per_row, weight_matrices
+from samtune.selection.matrices import limiting_matrices, log_short, top_overall, top_per_row, weight_matrices
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Needs
 from samtune.types import Scores
-
-logger = logging.getLogger(__name__)
 
 Level = Literal["neuron", "layer", "net"]
 Criterion = Literal["gradient", "magnitude", "random"]
@@ -41,13 +38,13 @@ def gps(
     Args:
         scores: signed gradient sums; None for the criteria that read none.
         per_neuron: K >= 1, one that passes `check_gps`.
-        level: where entries compete: within a neuron (the method), a layer or the whole net; there are always K
-            times as many as neurons.
+        level: where entries compete: within a neuron (the method), a layer or the whole net; there are K times as many
+            as neurons, but for depthwise ones.
         criterion: the gradient (the method), |weight|, or a random number.
     """
     importance = _importance(model, scores, criterion, seed)
-    if level != "net" and (short := sum(len(t) for t in importance.values() if t.shape[1] < per_neuron)):
-        logger.info("%d neurons, depthwise ones, have fewer than K = %d inputs: all of theirs", short, per_neuron)
+    if level != "net":
+        log_short(importance, 1, per_neuron)
     if level == "neuron":
         return Selection({name: top_per_row(table, per_neuron) for name, table in importance.items()})
     entries: dict[str, Tensor] = {}

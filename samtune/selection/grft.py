@@ -8,7 +8,7 @@ from torch import Tensor
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
 from samtune.selection.gps import gps, gps_size
-from samtune.selection.matrices import limiting_matrices, weight_matrices
+from samtune.selection.matrices import limiting_matrices, log_short, weight_matrices
 from samtune.selection.selection import Selection
 from samtune.types import Scores
 
@@ -27,6 +27,7 @@ def grft(model: Backbone, scores: Scores, *, pattern: Pattern = "rows", k: int =
     if pattern == "sparse":
         return gps(model, scores, per_neuron=k)
     axis = _axis(pattern)
+    log_short(weight_matrices(model), axis, k)
     return Selection({name: _largest(scores.sums[name].flatten(1), axis, k) for name in weight_matrices(model)})
 
 

@@ -1,11 +1,14 @@
 """Weights as matrices, and the largest entries of them; equal scores go to the lowest index, everywhere."""
 
+import logging
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from samtune.models.backbone import Backbone
+
+logger = logging.getLogger(__name__)
 
 
 def weight_matrices(model: Backbone) -> dict[str, Tensor]:
@@ -22,6 +25,13 @@ def limiting_matrices(model: Backbone) -> dict[str, Tensor]:
     shapes = {name: parameter.shape for name, parameter in model.net.named_parameters()}
     matrices = weight_matrices(model)
     return {n: m for n, m in matrices.items() if len(shapes[n]) < 4 or shapes[n][1] > 1} or matrices
+
+
+def log_short(matrices: Mapping[str, Tensor], axis: int, count: int) -> None:
+    """Logs of how many neurons `count` inputs (axis 1) or rows (axis 0) are more than there are."""
+    if short := sum(len(matrix) for matrix in matrices.values() if matrix.shape[axis] < count):
+        what = "inputs" if axis == 1 else "rows"
+        logger.info("%d neurons, depthwise ones, have fewer than %d %s: all of theirs", short, count, what)
 
 
 def top_per_row(importance: Tensor, count: int) -> Tensor:

@@ -46,7 +46,7 @@ def spt(model: Backbone, scores: Scores, **options: Any) -> Selection:
     """Tunes the tau most sensitive weights of the backbone; a matrix with many of them gets a module instead.
 
     The sensitivity of a weight is its sum of squared gradients (eq. 3). q, k and v of a fused weight are matrices of
-    their own; convolutions never get a module.
+    their own; of convolutions, the pointwise ones of the blocks can get a module.
 
     Args:
         **options: of `SptOptions`, with values that pass `check_spt`.
@@ -65,7 +65,8 @@ def spt(model: Backbone, scores: Scores, **options: Any) -> Selection:
         part = None if len(rows) == len(matrices[name]) else (rows.start, rows.stop)
         addition = lora_addition(name.removesuffix(".weight"), given.rank, given.lora_alpha, part)
         if given.structure == "adapter":
-            addition = Addition("adapter", addition.module, part, {"width": given.rank, "dim": len(rows)})
+            axis = {"axis": 1} if model.pointwise else {}
+            addition = Addition("adapter", addition.module, part, {"width": given.rank, "dim": len(rows)} | axis)
         if int(inside.sum()) * given.alpha >= added_size(model, addition):
             additions.append(addition)
             entries[name] = entries[name][~inside]
@@ -115,8 +116,9 @@ def _candidates(model: Backbone, vectors: bool) -> dict[str, int]:
 def _parts(model: Backbone) -> Iterator[tuple[str, range, int]]:
     """Yields (weight name, rows, columns) of each matrix that can get a module."""
     fused, roles = model.fused(), model.roles()
+    products = {f"{module}.weight" for modules in model.linears().values() for module in modules}
     for name, matrix in weight_matrices(model).items():
-        if roles[name] == "linear":
+        if roles[name] == "linear" or name in products:
             rows, columns = matrix.shape
             step = rows // fused.get(name, 1)
             for start in range(0, rows, step):

@@ -152,13 +152,13 @@ class CompactPointwise(_Product, nn.Conv2d):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
     def forward(self, input: Tensor) -> Tensor:
-        """Maps (B, inputs, h, w) to (B, outputs, h, w)."""
-        return self.product(input.permute(0, 2, 3, 1), _pointwise).permute(0, 3, 1, 2)
+        """Maps (..., inputs, h, w) to (..., outputs, h, w)."""
+        return self.product(input.movedim(-3, -1), _pointwise).movedim(-1, -3)
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Maps (B, h, w, inputs) to (B, h, w, outputs) with the (outputs, inputs) weight of a 1 x 1 convolution."""
-    return F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias).permute(0, 2, 3, 1)
+    """Maps (..., h, w, inputs) to (..., h, w, outputs) with the (outputs, inputs) weight of a 1 x 1 convolution."""
+    return F.conv2d(x.movedim(-1, -3), weight[:, :, None, None], bias).movedim(-3, -1)
 
 
 def _plan_product(module: nn.Module, indices: Tensor, outputs: int, inputs: int) -> None:

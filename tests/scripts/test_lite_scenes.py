@@ -45,6 +45,7 @@ def test_material_is_what_has_a_silhouette_and_is_a_photograph(folder: Path, mat
 def test_a_folder_without_material_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="lacks usr/share/backgrounds"):
         lite_scenes.load_material(tmp_path)
+    assert not list(tmp_path.iterdir())  # what is unpacked there later is read
 
 
 def test_pictures_are_determined_by_their_seed_and_show_what_their_maps_say(material: lite_scenes.Material) -> None:

@@ -84,7 +84,7 @@ def test_a_stopped_run_goes_on_to_the_bit_and_its_statistics_stay(
 
     def run(name: str, stop: int | None = None) -> dict[str, torch.Tensor]:
         args = argparse.Namespace(out=tmp_path / name, material=tmp_path, steps=4, small=2, batch=2, lr=1e-3)
-        vars(args).update(encoder_lr=1e-3, workers=0, seed=0)
+        vars(args).update(encoder_lr=1e-3, workers=0, seed=0, init=None)
         get = script.Pictures.__getitem__
 
         def stopping(self: script.Pictures, index: int) -> lite_scenes.Scenes:

@@ -85,6 +85,8 @@ class LiteSam(SamModel):
         ConfigError: a size that is no multiple of 32.
     """
 
+    pointwise = ("conv_pw", "conv_pwl")
+
     def __init__(self, name: str, spec: LiteSpec, image_size: int | None = None) -> None:
         size = checked_size(spec.image_size if image_size is None else image_size, STEP, name)
         encoder = LiteEncoder(spec.trunk, spec.width, size)
@@ -93,8 +95,11 @@ class LiteSam(SamModel):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Maps normalised (B, 3, S, S) pixels, S a multiple of 32, to (B, C, S/16, S/16) image embeddings."""
-        self.net.image_encoder.trunk.set_grad_checkpointing(self.checkpointing)
         return self.net.image_encoder(pixels)  # type: ignore[no-any-return]
+
+    def recompute_blocks(self, on: bool) -> None:
+        """Tells timm's network, which recomputes by stage."""
+        self.net.image_encoder.trunk.set_grad_checkpointing(on)
 
     def block_modules(self) -> list[str]:
         """Returns the blocks of the trunk: one depthwise separable, then inverted residuals."""

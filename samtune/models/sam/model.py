@@ -124,7 +124,7 @@ class SamModel(Backbone):
         """Says which Segment Anything a state dict looks like, by the encoder's position table or trunk."""
         widths, table = {spec.embed_dim: name for name, spec in VITS.items()}, state.get("image_encoder.pos_embed")
         found = None if table is None else widths.get(table.shape[-1])
-        if any(name.startswith("image_encoder.trunk.") for name in state):
+        if "image_encoder.trunk.conv_stem.weight" in state:  # SAM 2 has a trunk too
             found = next(iter(LITES))
         if found is None:
             return "It does not look like a Segment Anything checkpoint."

@@ -88,11 +88,13 @@ class Family(NamedTuple):
     Attributes:
         plain_tokens: the blocks map (B, N, C) tokens and attend over all N, as those of a plain ViT.
         from_official: (state dict of an official file, network) to timm's names and the network's position tables.
+        pointwise: names of the 1 x 1 convolutions of a block that are linear maps; not those of squeeze-and-excitation.
     """
 
     block: type[nn.Module] | tuple[type[nn.Module], ...]
     plain_tokens: bool
     from_official: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
+    pointwise: tuple[str, ...] = ()
 
 
 def family_of(net: nn.Module, name: str) -> Family:
@@ -101,6 +103,7 @@ def family_of(net: nn.Module, name: str) -> Family:
     Raises:
         ConfigError: a class that samtune does not know.
     """
+    from timm.layers.cond_conv2d import CondConv2d
     from timm.models import _efficientnet_blocks as mobile
     from timm.models import convnext, efficientnet
     from timm.models import swin_transformer as swin
@@ -115,9 +118,12 @@ def family_of(net: nn.Module, name: str) -> Family:
             (mobile.DepthwiseSeparableConv, mobile.InvertedResidual, mobile.EdgeResidual, mobile.ConvBnAct),
             False,
             lambda state, _: state,
+            ("conv_pw", "conv_pwl"),
         ),
         convnext.ConvNeXt: Family(convnext.ConvNeXtBlock, False, convnext.checkpoint_filter_fn),
     }
+    if any(isinstance(module, CondConv2d) for module in net.modules()):
+        raise ConfigError(f"{name} has conditional convolutions, whose experts' weights samtune does not know.")
     for kind, family in known.items():
         if isinstance(net, kind):
             return family

@@ -51,19 +51,18 @@ class Classifier(Backbone):
         return [f"timm.create_model({name!r}, {', '.join(f'{k}={v!r}' for k, v in given.items())}) loads it"]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Applies the checkpoint's normalisation to (B, 3, H, W) uint8 RGB."""
-        return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        """Applies the checkpoint's normalisation to (B, 3, H, W) uint8 RGB; for convolutions, channels last."""
+        pixels = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        return pixels.contiguous(memory_format=torch.channels_last) if self.family.pointwise else pixels
 
     @property
-    def checkpointing(self) -> bool:
-        """Whether training recomputes the blocks' activations: less memory, more time."""
-        return self._checkpointing
+    def pointwise(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What timm calls the 1 x 1 convolutions of a block that are linear maps, if the family has any."""
+        return self.family.pointwise
 
-    @checkpointing.setter
-    def checkpointing(self, on: bool) -> None:
+    def recompute_blocks(self, on: bool) -> None:
         """Tells timm's network."""
         self.net.set_grad_checkpointing(on)
-        self._checkpointing = on
 
     def block_modules(self) -> list[str]:
         """Returns the modules of the family's block class."""

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from segment_anything import SamPredictor
 from torch import nn
-from toy import prompts_of, toy_batch, toy_lite
+from toy import prompts_of, toy_batch, toy_lite, toy_model
 
+from samtune.base.machine import use_bf16
 from samtune.base.tensors import state_hash
 from samtune.errors import CheckpointError, ConfigError
 from samtune.files.audit import audit
@@ -20,11 +21,12 @@ from samtune.files.merged import save_merged
 from samtune.models.sam.lite import LiteSam, build_lite
 from samtune.models.sam.model import upsample_logits
 from samtune.models.sam.specs import LITES
+from samtune.models.sam.vit import build_vit
 from samtune.models.table import build_model
 from samtune.selection import select
 from samtune.tasks.masks.evaluate import MaskDescription
 from samtune.tuning import attach, merge
-from samtune.types import Prompts
+from samtune.types import Prompts, Scores
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -43,6 +45,11 @@ def test_parameters_have_the_counts_of_efficientnet_lite0(lite: LiteSam) -> None
     assert sum(sizes[name] for name in trunk if roles[name] == "bias") == 19_728
     assert {roles[name] for name in trunk} == {"conv", "norm", "bias"}
     assert {roles[name] for name in roles if ".bn" in name and name.endswith(".weight")} == {"norm"}
+    parts = lite.parts()
+    # the rows of the model card
+    assert sum(sizes[name] for name in roles if parts[name] == "neck") == 249_344
+    assert sum(sizes[name] for name in roles if roles[name] == "decoder") == 1_019_636
+    assert sum(sizes[name] for name in roles if roles[name] == "fixed") == 3_148
     neck = {name.rpartition("neck.")[2]: roles[name] for name in roles if ".neck." in name}
     assert neck == {
         "fine.weight": "conv", "middle.weight": "conv", "coarse.weight": "conv", "smooth.weight": "conv",
@@ -57,6 +64,7 @@ def test_k_1_selects_one_input_of_each_neuron_and_a_depthwise_neuron_has_9_or_25
 ) -> None:
     one = select(lite, None, name="gps", criterion="random")
     trunk = {name: entries for name, entries in one.entries.items() if ".trunk." in name}
+    assert sum(map(len, one.entries.values())) == 19_728 + 512
     assert sum(map(len, trunk.values())) == 19_728
     caplog.set_level("INFO")
     many = select(lite, None, name="gps", criterion="random", per_neuron=16)
@@ -64,7 +72,7 @@ def test_k_1_selects_one_input_of_each_neuron_and_a_depthwise_neuron_has_9_or_25
     widths = {shapes[name][1:].numel(): len(entries) // shapes[name][0] for name, entries in many.entries.items()}
     assert widths[9] == 9 and widths[25] == 16 and min(widths) == 9
     short = sum(shapes[name][0] for name in many.entries if shapes[name][1:].numel() == 9)
-    assert f"{short} neurons, depthwise ones, have fewer than K = 16 inputs: all of theirs" in caplog.text
+    assert f"{short} neurons, depthwise ones, have fewer than 16 inputs: all of theirs" in caplog.text
     with pytest.raises(ConfigError, match=r"per_neuron is 17, but the neurons of .*conv_pw.weight have 16 inputs"):
         select(lite, None, name="gps", criterion="random", per_neuron=17)
 
@@ -131,13 +139,52 @@ def test_a_batch_is_its_images_and_checkpointing_changes_no_gradient() -> None:
     with torch.no_grad():
         singles = torch.cat([model(single) for single in batch.singles()])
         torch.testing.assert_close(model(batch), singles, rtol=1e-4, atol=1e-5)
-    found = []
+    found, calls = [], []
+    model.net.get_submodule(model.block_modules()[1]).register_forward_hook(lambda *_: calls.append(1))
     for again in (False, True):
         model.checkpointing = again
         model.zero_grad()
         model(batch).square().mean().backward()
         found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert len(calls) == 1 + 2
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(*found, strict=True))
+
+
+def test_bf16_pays_on_a_cpu_where_linear_layers_weigh_more(lite: LiteSam) -> None:
+    with torch.device("meta"):
+        vit = build_vit("sam_tiny", checkpoint="random")
+    assert not lite.bf16_on_cpu and vit.bf16_on_cpu
+    assert not use_bf16("auto", "cpu", pays_on_cpu=False) and use_bf16("bf16", "cpu", pays_on_cpu=False)
+
+
+def test_a_sam_2_is_not_taken_for_a_light_sam(lite: LiteSam) -> None:
+    sam2 = {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(1)}
+    assert lite.looks_like(sam2) == "It does not look like a Segment Anything checkpoint."
+    assert "It looks like a damaged sam_lite" in lite.looks_like(lite.net.state_dict())
+    assert toy_model().looks_like(lite.net.state_dict()) == "It looks like sam_lite: set model.name to that."
+
+
+def test_lora_and_spt_find_the_pointwise_convolutions() -> None:
+    model = toy_lite()
+    hosts = {addition.module for addition in select(model, None, name="lora", rank=2).additions}
+    assert hosts == {module for modules in model.linears().values() for module in modules}
+    assert set(model.linears()) == {"conv_pw", "conv_pwl"}
+    squares = {name: torch.ones_like(p) for name, p in model.net.named_parameters()}
+    scores = Scores(squares, 1, 0, "hash", squares, "sample")
+    spt = select(model, scores, name="spt", tau=20_000, rank=2)
+    assert {addition.module for addition in spt.additions} <= hosts and spt.additions
+
+
+def test_columns_above_those_of_depthwise_neurons_are_all_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    model = build_lite("sam_lite", checkpoint="random", image_size=32)
+    caplog.set_level("INFO")
+    ones = {name: torch.ones_like(p) for name, p in model.net.named_parameters()}
+    found = select(model, Scores(ones, 1, 0, "hash"), name="grft", pattern="columns", k=12, biases=False, decoder=False)
+    assert "neurons, depthwise ones, have fewer than 12 inputs: all of theirs" in caplog.text
+    depthwise = [n for n, p in model.net.named_parameters() if n in found.entries and p.shape[1:] == (1, 3, 3)]
+    assert depthwise and all(len(found.entries[n]) == ones[n].numel() for n in depthwise)
+    with pytest.raises(ConfigError, match="that is the largest k"):
+        select(model, Scores(ones, 1, 0, "hash"), name="grft", pattern="columns", k=100)
 
 
 @pytest.mark.parametrize(("size", "nearest"), [(16, 32), (100, 96), (240, 256)])
@@ -173,7 +220,9 @@ def test_export_for_segment_anything_is_refused_and_names_what_works(lite: LiteS
 
 def test_files_of_other_models_are_refused(lite: LiteSam, tmp_path: Path) -> None:
     torch.save({n: t for n, t in lite.net.state_dict().items() if ".smooth" not in n}, tmp_path / "older.pth")
-    with pytest.raises(CheckpointError, match=r"does not fit the model .*missing .*smooth.*not look like .* sam_lite"):
+    with pytest.raises(
+        CheckpointError, match=r"does not fit .*missing .*smooth.* a damaged sam_lite, or one of another"
+    ):
         build_lite("sam_lite", checkpoint=tmp_path / "older.pth")
     with pytest.raises(CheckpointError, match="does not fit the model"):
         build_model("sam_tiny", checkpoint=tmp_path / "older.pth")
