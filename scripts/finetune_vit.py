@@ -1,4 +1,4 @@
-"""Adapts a ViT, Swin or ConvNeXt to your classes; the same as `samtune finetune`.
+"""Adapts a ViT, Swin, ConvNeXt or EfficientNet to your classes; the same as `samtune finetune`.
 
 python scripts/finetune_vit.py --config folders.yaml [key=value ...]
 """

@@ -24,8 +24,8 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, err
 
 app = Typer(
     name="samtune",
-    help="Adapts Segment Anything, ViT, Swin and ConvNeXt to your images by tuning a small, well-chosen part of their "
-    "own parameters.",
+    help="Adapts Segment Anything, ViT, Swin, ConvNeXt and EfficientNet to your images by tuning a small, well-chosen "
+    "part of their own parameters.",
     epilog="Exit codes: 0 ok, 1 bug, 2 config, 3 data, 4 checkpoint, 5 non-finite, 6 memory, 7 disk, "
     "8 run folder in use, 130/143 interrupted.",
     no_args_is_help=True,

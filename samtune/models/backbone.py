@@ -136,7 +136,7 @@ class Backbone(nn.Module):
         return name.partition(".")[0]
 
     def block_modules(self) -> list[str]:
-        """Returns the names of the transformer (or ConvNeXt) blocks, from the first to the last."""
+        """Returns the names of the blocks of transformers or convolutions, from the first to the last."""
         raise NotImplementedError
 
     def stem_part(self) -> str:

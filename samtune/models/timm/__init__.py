@@ -1,1 +1,1 @@
-"""ViT, Swin and ConvNeXt of timm."""
+"""ViT, Swin, ConvNeXt and EfficientNet of timm."""

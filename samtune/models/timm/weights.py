@@ -121,13 +121,15 @@ def looks_like(state: Mapping[str, Tensor]) -> str:
     for name in ("stem.0.bias", "downsample_layers.0.0.bias"):
         if name in state:
             return _word("ConvNeXt", width=len(state[name]))
+    if "conv_stem.weight" in state and "conv_head.weight" in state:
+        return _word("EfficientNet", width=len(state["conv_head.weight"]))
     if "pos_embed" in state and _PATCHES in state:
         blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
         patch = state[_PATCHES].shape[-1]
         return _word("ViT", width=state["pos_embed"].shape[-1], depth=len(blocks), patch=patch)
     if any(name.startswith("image_encoder.") for name in state):
         return "It looks like a Segment Anything, which is no classifier."
-    return "It does not look like a ViT, Swin or ConvNeXt."
+    return "It does not look like a ViT, Swin, ConvNeXt or EfficientNet."
 
 
 def _to_timm(model: Backbone, raw: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -198,4 +200,6 @@ def _npz_facts(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 
 def _word(family: str, **facts: int) -> str:
     details = ", ".join(f"{name} {value}" for name, value in facts.items())
-    return f"It looks like a {family} of {details}: set model.name to such a model."
+    return (
+        f"It looks like {'an' if family[0] in 'AEIOU' else 'a'} {family} of {details}: set model.name to such a model."
+    )

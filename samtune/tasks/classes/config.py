@@ -15,7 +15,7 @@ RecipeName = Literal["gps", "grft", "spt"]
 
 
 class Model(shared.Model):
-    """`model`: a ViT, Swin or ConvNeXt of timm, or a small ViT of ours."""
+    """`model`: a ViT, Swin, ConvNeXt or EfficientNet of timm, or a small ViT of ours."""
 
     name: str = Field("vit_base_patch16_224.augreg_in21k", min_length=1, description="a model of timm, or vit_mini")
     head: Literal["new", "checkpoint"] = Field("new", description="a fresh head for the classes, or the checkpoint's")

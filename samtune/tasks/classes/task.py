@@ -42,7 +42,7 @@ FEATURES = 2000  # at most this many images, spread over all, have their feature
 
 
 class ClassificationTask(Task[ClassificationConfig]):
-    """Tunes a ViT, Swin or ConvNeXt with cross-entropy."""
+    """Tunes a ViT, Swin, ConvNeXt or EfficientNet with cross-entropy."""
 
     name = "classification"
     words = Words(

@@ -116,10 +116,14 @@ def test_other_1_by_1_convolutions_are_no_products(options: dict[str, int]) -> N
     torch.manual_seed(0)
     stock = nn.Conv2d(4, 4, 1, **options)
     layer = deepcopy(stock)
-    tune_entries(layer, "weight", torch.tensor([0, 3]))
+    values = tune_entries(layer, "weight", torch.tensor([0, 3]))
     assert not isinstance(layer, CompactPointwise)
     x = torch.randn(1, 4, 6, 6)
-    assert torch.equal(layer(x), stock(x))
+    answers = layer(x), stock(x)
+    assert torch.equal(*answers)
+    for answer in answers:
+        answer.square().sum().backward()
+    torch.testing.assert_close(values.grad, stock.weight.grad.flatten()[[0, 3]])
 
 
 @pytest.mark.parametrize("base", [torch.float32, torch.bfloat16], ids=str)

@@ -278,7 +278,7 @@ def other_width(state: State) -> State:
         ("convnext", lambda _: state_of("vit"), "It looks like a ViT of width 32"),
         ("convnext", lambda _: swin(state_of("swin")), "It looks like a Swin of width 16"),
         ("convnext", lambda _: {"image_encoder.pos_embed": torch.zeros(1, 2, 2, 4)}, "looks like a Segment Anything"),
-        ("swin", lambda _: {"weight": torch.zeros(2)}, "does not look like a ViT, Swin or ConvNeXt"),
+        ("swin", lambda _: {"weight": torch.zeros(2)}, "does not look like a ViT, Swin, ConvNeXt or EfficientNet"),
     ],
 )  # fmt: skip
 def test_weights_of_another_model(family: str, change: Callable[[State], Any], message: str, tmp_path: Path) -> None:
