@@ -5,10 +5,13 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from segment_anything import SamPredictor
+from skimage import data
 from torch import nn
 from toy import prompts_of, toy_batch, toy_lite, toy_model
 
@@ -240,3 +243,21 @@ def test_the_shipped_file_is_small_and_its_statistics_are_exact() -> None:
     model = build_lite("sam_lite")
     assert {dtypes[name] for name, _ in model.net.named_parameters()} == {torch.float16}
     assert not model.training and model.image_size == 256
+
+
+# drawn by hand around a coin of scikit-image's photograph, XY in pixels of the crop below
+COIN = [
+    (102, 25), (110, 26), (117, 31), (122, 38), (124, 45), (121, 54), (116, 61), (109, 66), (102, 67), (94, 65),
+    (86, 59), (81, 51), (80, 44), (82, 37), (87, 30), (94, 26),
+]  # fmt: skip
+
+
+def test_the_shipped_weights_find_a_coin_from_a_box_and_from_one_click() -> None:
+    crop = data.coins()[150:300, :150]
+    truth = cv2.fillPoly(np.zeros(crop.shape, np.uint8), [np.array(COIN)], 1) > 0
+    predictor = SamPredictor(build_lite("sam_lite").net)
+    predictor.set_image(np.stack([crop] * 3, axis=-1))
+    boxed, _, _ = predictor.predict(box=np.array([80, 25, 124, 67]), multimask_output=False)
+    clicked, expected, _ = predictor.predict(point_coords=np.array([[102, 46]]), point_labels=np.array([1]))
+    for mask in (boxed[0], clicked[expected.argmax()]):
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.8
