@@ -142,7 +142,7 @@ def test_the_floor_computes_no_gradient_of_a_weight() -> None:
     model, batch = toy_classifier("vit"), labelled_batch()
     outputs: list[torch.Tensor] = []
     tuned = floor(model, None, None)
-    model.net.patch_embed.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    model.net.patch_embed.proj.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     make_step(model, batch, lambda logits: logits.sum(), tuned, bf16=False)()
     assert tuned[0] == {} and all(p.grad is None for p in model.parameters())
     assert outputs[0].is_leaf and outputs[0].grad is not None

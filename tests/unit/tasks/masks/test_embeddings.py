@@ -12,7 +12,7 @@ from toy import prompts_of, toy_batch, toy_model
 from toy_backbone import build_toy_net
 
 from samtune.errors import CheckpointError, ConfigError
-from samtune.models.sam.model import SamModel
+from samtune.models.sam.vit import VitSam
 from samtune.selection import Selection, select
 from samtune.tasks.masks.config import SegmentationConfig
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
@@ -25,13 +25,13 @@ LINEAR = Selection({}, ("mask_decoder.mask_tokens.weight",))
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of images of each encoder pass."""
     passes: list[int] = []
-    encode = SamModel.encode
+    encode = VitSam.encode
 
-    def counting(self: SamModel, pixels: Tensor) -> Tensor:
+    def counting(self: VitSam, pixels: Tensor) -> Tensor:
         passes.append(len(pixels))
         return encode(self, pixels)
 
-    monkeypatch.setattr(SamModel, "encode", counting)
+    monkeypatch.setattr(VitSam, "encode", counting)
     return passes
 
 
