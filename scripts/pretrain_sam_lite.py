@@ -30,13 +30,14 @@ import timm
 import torch
 import torch.nn.functional as F
 from lite_scenes import Material, draw_scenes, load_material
-from pretrain_tiny_sam import boxes_of
+from pretrain_tiny_sam import boxes_of, dice
 from safetensors.torch import save_file
 from tiny_scenes import HELD_OUT_SEED, Scenes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from samtune.models.sam.lite import LiteSam, build_lite
+from samtune.models.sam.model import upsample_logits
 from samtune.models.weights import RANDOM, load_weights
 from samtune.types import Prompts
 
@@ -308,20 +309,19 @@ def held_out(model: LiteSam, material: Material, pictures: int = 256) -> dict[st
     for number in range(pictures // 16):
         scenes = draw_scenes(16, size=SIDE, seed=(HELD_OUT_SEED, number), material=material)
         embeddings = model.encode(model.normalise(scenes.images, torch.ones((), dtype=torch.bool)))
-        found.setdefault("none", []).append(_dice(model.decode(embeddings), scenes.instances > 0))
+        found.setdefault("none", []).append(dice(_answer(model.decode(embeddings)), scenes.instances > 0))
         masks = draw_objects(scenes.instances, 2, generator)
         each = embeddings.repeat_interleave(2, 0)
         logits, _ = model.decode_all(each, Prompts(boxes_of(masks)))
-        found.setdefault("box", []).append(_dice(logits[:, :1], masks))
+        found.setdefault("box", []).append(dice(_answer(logits[:, :1]), masks))
         for index, (logits, _, _) in enumerate(answers(model, each, masks, "point", generator), start=1):
-            found.setdefault(f"click{index}", []).append(_dice(logits[:, :1], masks))
+            found.setdefault(f"click{index}", []).append(dice(_answer(logits[:, :1]), masks))
     return {name: round(float(torch.cat(values).mean()), 4) for name, values in found.items()}
 
 
-def _dice(logits: Tensor, truth: Tensor) -> Tensor:
-    """Returns (N,) Dice of (N, 1, s, s) logits, scaled up, against (N, S, S) bool."""
-    hit = F.interpolate(logits.float(), truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
-    return 2 * (hit & truth).sum((1, 2)) / (hit.sum((1, 2)) + truth.sum((1, 2))).clamp(min=1)
+def _answer(logits: Tensor) -> Tensor:
+    """Returns the (N, S, S) bool masks of (N, 1, S/4, S/4) logits."""
+    return upsample_logits(logits, 4 * logits.shape[-1])[:, 0] > 0
 
 
 def write(out: Path, **facts: object) -> None:

@@ -24,9 +24,10 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pretrain_tiny_sam import dice
 from torch import Tensor
 
-from samtune.models.sam.model import SamModel
+from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.table import build_model
 from samtune.types import Prompts
 
@@ -102,11 +103,6 @@ def middle(region: Array) -> tuple[float, float]:
     return float(x) + 0.5, float(y) + 0.5
 
 
-def dice(hit: Tensor, truth: Tensor) -> Tensor:
-    """Returns (N,) Dice of (N, S, S) bool masks."""
-    return 2 * (hit & truth).sum((1, 2)) / (hit.sum((1, 2)) + truth.sum((1, 2))).clamp(min=1)
-
-
 def measure_trivial(truths: Tensor, found: Found) -> None:
     """Adds what needs no model: ellipse, disc by radius, ceiling."""
     steps = torch.arange(SIDE) + 0.5
@@ -177,7 +173,7 @@ def _box(truth: Tensor) -> Tensor:
 
 
 def _full(logits: Tensor) -> Tensor:
-    return F.interpolate(logits[:, None].float(), (SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0] > 0
+    return upsample_logits(logits[:, None], SIDE)[:, 0] > 0
 
 
 def _iou(hit: Tensor, truth: Tensor) -> Tensor:
