@@ -30,7 +30,7 @@ def recall(question: str, paths: Sequence[Path], look: Callable[[Path], Any]) ->
 
     Args:
         question: name and version of the question; change it when the rule behind the answer changes.
-        paths: the files; any change of size, time or mode makes a file a new one.
+        paths: the files; any change of size, times or inode makes a file a new one.
         look: answers for one file, with a JSON value. A `DataError` is an answer too, and is not remembered.
 
     Returns:
@@ -78,7 +78,7 @@ def _stamp(path: Path) -> str | None:
         facts = path.stat()  # of what a link points to
     except OSError:
         return None
-    return f"{facts.st_size}|{facts.st_mtime_ns}|{facts.st_mode}"
+    return f"{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ctime_ns}|{facts.st_ino}"  # ctime: no tool sets it back
 
 
 def _file(question: str, folder: Path) -> Path:

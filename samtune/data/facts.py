@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from samtune.data.cache import recall
-from samtune.data.pictures import ORIENTATION, open_picture, to_rgb
+from samtune.data.pictures import ORIENTATION, grey_depth, open_picture, to_rgb
 from samtune.errors import DataError
 from samtune.types import ImageArray
+
+BITS_PER_SAMPLE = 258  # tag of a TIFF
 
 
 class ImageFacts(NamedTuple):
@@ -40,7 +43,7 @@ class ImageFacts(NamedTuple):
 
 def image_facts(paths: Sequence[Path]) -> list[ImageFacts | DataError]:
     """Returns the facts of image files; where one can't be read, the error that says why."""
-    answers = recall("images-1", paths, _look)
+    answers = recall("images-2", paths, _look)
     return [answer if isinstance(answer, DataError) else ImageFacts(*answer) for answer in answers]
 
 
@@ -58,13 +61,32 @@ def _look(path: Path) -> ImageFacts:
     with open_picture(path) as picture:
         pixels = to_rgb(picture)
         height, width = pixels.shape[:2]
-        oddities = ["16-bit image, scaled to 8 bits by value / 257"] if picture.mode.startswith("I") else []
+        oddities = _deep(path, picture)
         if (pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all():  # hardly any gets past a row
             oddities.append("constant image, every pixel has the same colour")
         orientation = int(picture.getexif().get(ORIENTATION, 1))
     content = hashlib.sha256(f"{pixels.shape}".encode())
     content.update(np.ascontiguousarray(pixels).data)
     return ImageFacts(width, height, orientation, oddities, content.hexdigest(), difference_hash(pixels))
+
+
+def _deep(path: Path, picture: Image.Image) -> list[str]:
+    """Returns a line on a picture of 16 bits per channel: how it is read, and what to do where that does not fit."""
+    if (depth := grey_depth(picture)) is not None:
+        rule = f"16-bit image, scaled to 8 bits as one of {depth} bits (0 to {2**depth - 1})"
+        return [f"{rule}; save it with 8 bits for another scale"]
+    if picture.mode.startswith("RGB") and _bits(path, picture) == 16:
+        return ["16-bit colour image, the upper 8 bits are read; save it with 8 bits if that is too dark"]
+    return []
+
+
+def _bits(path: Path, picture: Image.Image) -> int:
+    """Returns the bits per channel of the file of a decoded picture, which Pillow makes 8 of for colours."""
+    if picture.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24]  # of the header, which comes first
+    tags = getattr(picture, "tag_v2", {})
+    return int(max(tags.get(BITS_PER_SAMPLE, (8,))))
 
 
 MAX_DISTANCE = 4  # of 64 bits

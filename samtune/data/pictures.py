@@ -1,8 +1,11 @@
 """Decodes picture files, all with Pillow, which refuses a truncated file where OpenCV returns a half-grey array."""
 
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -13,10 +16,14 @@ from samtune.types import ImageArray
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 40_000_000
+MIN_SIDE = 8  # pixels; nothing smaller shows anything
 ORIENTATION = 0x0112  # EXIF tag; 1 = upright
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits of the sensors whose values are stored in 16: most microscopes and cameras have 12 or 14."""
 
 # What Pillow raises for damaged, foreign, oversized or unreadable files.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_OPENING = Lock()  # filters of warnings belong to the process
 
 
 def read_image(path: str | Path) -> ImageArray:
@@ -36,7 +43,7 @@ def read_image(path: str | Path) -> ImageArray:
 def open_picture(path: str | Path) -> Iterator[Image.Image]:
     """Opens and decodes one picture; what fails in the block becomes a `DataError` with the file's name."""
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with _open(path) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise DataError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}; scale the picture down")
@@ -53,8 +60,8 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
 def to_rgb(picture: Image.Image) -> ImageArray:
     """Converts a decoded picture to RGB.
 
-    16-bit grey is scaled by value / 257, so that 65535 becomes 255; Pillow itself reduces 16-bit colour to 8
-    bits. Grey is repeated, alpha is dropped.
+    16-bit grey is scaled so that the largest value of its `grey_depth` becomes 255; Pillow itself takes the upper 8
+    bits of 16-bit colour. Grey is repeated, alpha is dropped.
 
     Returns:
         (H, W, 3) uint8, EXIF orientation applied.
@@ -63,19 +70,45 @@ def to_rgb(picture: Image.Image) -> ImageArray:
         DataError: floating-point pixels, or integers beyond 16 bits.
     """
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture)
-        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise DataError(f"pixels of mode {picture.mode!r} outside 16 bits; save it with 8 or 16 bits per channel")
-        grey = np.rint(values / 257.0).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.array(picture.convert("RGB"))
+    depth = grey_depth(picture)
+    if depth is None:
+        return np.array(picture.convert("RGB"))
+    grey = np.rint(np.asarray(picture) * (255.0 / (2**depth - 1))).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def grey_depth(picture: Image.Image) -> int | None:
+    """Returns as a picture of how many bits 16-bit grey is read; None for pictures of 8 bits.
+
+    It is the first of `DEPTHS` that holds the largest value: a 12-bit camera that writes 16-bit files is read as what
+    it is, and 0 to 65535 as 16 bits. The picture itself decides, so that training, prediction and server agree.
+
+    Raises:
+        DataError: floating-point pixels, or integers beyond 16 bits.
+    """
+    if not picture.mode.startswith(("I", "F")):
+        return None
+    values = np.asarray(picture)
+    if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise DataError(f"pixels of mode {picture.mode!r} outside 16 bits; save it with 8 or 16 bits per channel")
+    return next(depth for depth in DEPTHS if values.max() < 2**depth)
+
+
+def _open(path: str | Path) -> Image.Image:
+    """Reads the header, without Pillow's own warning of a large picture: `open_picture` refuses it."""
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path, formats=FORMATS)
 
 
 def _reason(path: Path, error: BaseException) -> str:
-    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
+    if isinstance(error, PermissionError):
+        return "permission denied; make it readable (chmod u+r)"
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        return f"dangling link to {os.readlink(path)}; put the file there, or delete the link"
+    if isinstance(error, (FileNotFoundError, IsADirectoryError)):
         return str(error.strerror).lower()
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+    if isinstance(error, Image.DecompressionBombError):
         return f"header claims more than {MAX_PIXELS:,} pixels; scale the picture down"
     if path.stat().st_size == 0:
         return "empty file (zero bytes)"

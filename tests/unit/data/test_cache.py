@@ -64,6 +64,20 @@ def test_only_new_and_changed_files_are_looked_at(files, look, asked) -> None:
     assert recall("another", files[:1], look) == expected[:1] and asked == ["a/0.txt"]
 
 
+def test_a_file_with_the_size_and_time_of_the_old_one_is_new(files, look, asked) -> None:
+    recall("q", files, look)
+    asked.clear()
+    facts = files[1].stat()
+    files[1].write_text("y")
+    new = files[2].with_name("new.txt")
+    new.write_text("zz")
+    os.utime(new, ns=(1, files[2].stat().st_mtime_ns))
+    new.replace(files[2])
+    os.utime(files[1], ns=(1, facts.st_mtime_ns))
+    recall("q", files, look)
+    assert sorted(asked) == ["a/1.txt", "a/2.txt"]
+
+
 def test_what_fails_is_looked_at_again(files, look, asked) -> None:
     files[1].write_text("x" * 11)
     for _ in range(2):

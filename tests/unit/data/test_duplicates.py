@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,3 +45,16 @@ def test_facts_of_an_image(tmp_path: Path) -> None:
         assert isinstance(bad, DataError) and str(bad).startswith(f"{tmp_path / 'd.png'}: not a PNG")
     with pytest.raises(DataError, match=r"d\.png: not a PNG"):
         hash_images([tmp_path / "a.png", tmp_path / "d.png"])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_deep_images_say_how_they_are_read(tmp_path: Path, suffix: str) -> None:
+    values = np.random.default_rng(0).integers(0, 3000, (20, 30), dtype=np.uint16)
+    grey, colour, plain = (tmp_path / f"{name}.{suffix}" for name in ("grey", "colour", "plain"))
+    cv2.imwrite(str(grey), values)
+    cv2.imwrite(str(colour), np.dstack([values] * 3))  # Pillow can't write such a file
+    Image.fromarray(np.dstack([values] * 3).astype(np.uint8)).save(plain)
+    lines = [facts.oddities for facts in image_facts([grey, colour, plain]) if isinstance(facts, ImageFacts)]
+    scaled = "16-bit image, scaled to 8 bits as one of 12 bits (0 to 4095); save it with 8 bits for another scale"
+    upper = "16-bit colour image, the upper 8 bits are read; save it with 8 bits if that is too dark"
+    assert lines == [[scaled], [upper], []]
