@@ -1,17 +1,22 @@
 """Decodes picture files, all with Pillow, which refuses a truncated file where OpenCV returns a half-grey array."""
 
+from __future__ import annotations
+
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from samtune.errors import DataError
-from samtune.types import ImageArray
+
+if TYPE_CHECKING:  # it brings torch, which a process that only decodes has no use for
+    from samtune.types import ImageArray
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
@@ -47,7 +52,7 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise DataError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}; scale the picture down")
-            if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
+            if picture.format != "MPO" and getattr(picture, "is_animated", False):
                 raise DataError("more than one frame; save one picture per file")
             picture.load()
             yield picture
