@@ -37,8 +37,9 @@ def undo(
 ) -> None:
     """Merged model - delta = base, bit for bit."""
     from samtune.files.delta import undo_delta
+    from samtune.files.find import find_model
 
-    undo_delta(find_path(merged), find_path(delta), out)
+    undo_delta(find_model(merged), find_path(delta), out)
     console.print_line(str(out))
 
 
@@ -54,9 +55,10 @@ def export(
     if format != "pth":
         raise ConfigError(f"--format {format!r} is unknown. Known: pth.")
     from samtune.files.export.pth import export_pth
+    from samtune.files.find import find_model
     from samtune.tasks.table import describe_file
 
-    file = find_path(merged)
+    file = find_model(merged)
     export_pth(file, out)
     if text := describe_file(file).input_text():
         logger.info("%s", text)
@@ -64,11 +66,11 @@ def export(
 
 
 @files_app.command(rich_help_panel="Files")
-def inspect(file: Annotated[Path, Argument(help="A model, selection or delta.")]) -> None:
+def inspect(file: Annotated[str, Argument(help="A model, selection or delta, or the name of a model.")]) -> None:
     """Show what a file is and where it came from."""
     from samtune.files.audit import inspect_file
 
-    console.print_table(list(inspect_file(find_path(file)).items()), columns=("key", "value"), numbers=2)
+    console.print_table(list(inspect_file(_base(file)).items()), columns=("key", "value"), numbers=2)
 
 
 @files_app.command(rich_help_panel="Files")
@@ -95,8 +97,9 @@ def audit(
 ) -> None:
     """Check that only selected entries differ from the base."""
     from samtune.files.audit import audit_files
+    from samtune.files.find import find_model
 
-    report = audit_files(_base(base), find_path(merged), find_path(selection))
+    report = audit_files(_base(base), find_model(merged), find_path(selection))
     for line in report.lines:
         console.print_line(line)
     if not report.ok:
@@ -104,9 +107,11 @@ def audit(
 
 
 def _base(text: str) -> str | Path:
-    """Returns the file that `find_path` finds, else the text: the name of a model, or a mistake to explain."""
-    path = find_path(text)
-    return path if path.is_file() else text
+    """Returns the file that `find_model` finds, else the text: the name of a model, or a mistake to explain."""
+    from samtune.files.find import find_model
+
+    path = find_model(text)
+    return path if path.exists() or path.is_symlink() else text
 
 
 @data_app.command()
@@ -121,7 +126,7 @@ def verify(
 
     place = find_path(folder)
     report = task_of_data(place, name).verify(place, name=name)
-    for warning in report.warnings:
+    for warning in report.summary():
         console.print_line(f"warning: {warning}")
     if report.errors:
         raise DataError("\n".join([f"{folder} has {len(report.errors)} problem(s):", *report.errors]))

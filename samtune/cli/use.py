@@ -14,7 +14,9 @@ from samtune.errors import ConfigError
 
 use_app = Typer()
 
-Checkpoint = Annotated[Path, Option(metavar="FILE", help="A merged.safetensors of a run.")]
+Checkpoint = Annotated[
+    Path, Option(metavar="FILE", help="A merged.safetensors, its run folder, or a model such as sam_lite, untuned.")
+]
 Device = Annotated[str, Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 
 
@@ -41,10 +43,11 @@ def evaluate(
     """Measure a checkpoint: mDice and mIoU, or accuracy, with 95 % intervals."""
     _check_choice("split", split, ("auto", "all", "train", "val", "test"))
     _check_device(device)
+    from samtune.files.find import find_model
     from samtune.tasks.evaluate import Evaluation
     from samtune.tasks.table import task_of_file
 
-    file = find_path(checkpoint)
+    file = find_model(checkpoint)
     request = Evaluation(file, find_path(data), out, device, split, tuple(metrics or ()), name)
     console.show(task_of_file(file).evaluate_file(request).to_table())
     if out is not None:
@@ -67,10 +70,11 @@ def predict(
     _check_device(device)
     box_xyxy = _numbers("--box", box, 4) if box is not None else None
     points_xy = [_numbers("--point", text, 2) for text in point or ()]
+    from samtune.files.find import find_model
     from samtune.tasks.predict import Prediction
     from samtune.tasks.table import task_of_file
 
-    file = find_path(checkpoint)
+    file = find_model(checkpoint)
     request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy)
     console.print_line(task_of_file(file).predict_files(request))
 
@@ -87,10 +91,11 @@ def serve(
 ) -> None:
     """Answer HTTP requests: POST an image, get its mask or class."""
     _check_device(device)
+    from samtune.files.find import find_model
     from samtune.serve.server import run_server
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # asked to stop, the server drains and that is success
-    run_server(find_path(checkpoint), host=host, port=port, device=device, insecure=insecure)
+    run_server(find_model(checkpoint), host=host, port=port, device=device, insecure=insecure)
 
 
 def _check_choice(option: str, value: str, allowed: Sequence[str]) -> None:

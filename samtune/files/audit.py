@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from samtune.base.download import file_sha256
-from samtune.base.tensors import load_tensors, read_metadata
+from samtune.base.tensors import load_tensors, read_metadata, state_hash
 from samtune.errors import CheckpointError
-from samtune.files.delta import base_of, base_state, bits_of, expect_hash
-from samtune.files.description import read_description
+from samtune.files.delta import base_of, base_state, bits_of, expect_hash, given_file, read_weights
+from samtune.files.description import Description
 from samtune.models.weights import read_state
 from samtune.selection.selection import Selection, load_selection
 
@@ -27,10 +27,10 @@ class AuditReport:
 def audit_files(base: str | Path, merged: Path, selection: Path) -> AuditReport:
     """As `audit`, of files; a damaged one, or a selection made for another base, is a `CheckpointError`."""
     chosen = load_selection(selection)
-    state = base_of(base, read_description(merged), merged)
+    state = base_of(base, Description.read(merged), merged)
     if "base_hash" in chosen.provenance:
         expect_hash(state, chosen.provenance["base_hash"], f"{selection} belongs to another base than {base}")
-    return audit(state, read_state(merged), chosen)
+    return audit(state, read_weights(merged), chosen)
 
 
 def audit(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], selection: Selection) -> AuditReport:
@@ -41,8 +41,9 @@ def audit(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], selection: S
     """
     _check_fits(selection, base)
     added = {name for name in merged if name.startswith(tuple(f"{a.name}." for a in selection.additions))}
-    if set(base) != set(merged) - added:
-        return AuditReport(False, (f"the files have different tensors: {sorted(set(base) ^ set(merged))[:3]}",))
+    odd = set(base) ^ (set(merged) - added) or {n for n, tensor in base.items() if tensor.shape != merged[n].shape}
+    if odd:
+        return AuditReport(False, (f"the files have different tensors: {', '.join(sorted(odd)[:3])}",))
     frozen = tuned = 0
     strays = []
     changes = selection.changes(base)
@@ -84,8 +85,16 @@ class DiffRow:
     max_abs: float
 
 
-def inspect_file(path: Path) -> dict[str, object]:
-    """Returns what a model, selection or delta file says of itself: metadata, counts, size, SHA-256."""
+def inspect_file(given: str | Path) -> dict[str, object]:
+    """Returns what a model, selection or delta says of itself: metadata, counts, size, SHA-256.
+
+    Args:
+        given: a file, or the name of a model for its own weights.
+    """
+    path = given_file(given)
+    if path is None:
+        state = base_state(given)
+        return {"model": str(given), **_counts(state), "base_hash": state_hash(state)}
     facts: dict[str, object] = {"file": str(path)}
     if path.suffix == ".safetensors":
         metadata = sorted(read_metadata(path).items())
@@ -93,9 +102,15 @@ def inspect_file(path: Path) -> dict[str, object]:
         state = load_tensors(path)
     else:
         state = read_state(path)
+    return facts | _counts(state) | {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def _counts(state: Mapping[str, Tensor]) -> dict[str, object]:
     dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in state.values()})
-    facts |= {"tensors": len(state), "numbers": sum(t.numel() for t in state.values()), "types": ", ".join(dtypes)}
-    return facts | {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    facts: dict[str, object] = {"tensors": len(state), "numbers": sum(t.numel() for t in state.values())}
+    facts["types"] = ", ".join(dtypes)
+    broken = [n for n, t in state.items() if t.is_floating_point() and not bool(t.float().isfinite().all())]
+    return facts | ({"NaN or infinity in": f"{len(broken)} tensors: {', '.join(broken[:3])}"} if broken else {})
 
 
 def diff_files(a: str | Path, b: str | Path) -> list[DiffRow]:

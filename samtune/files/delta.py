@@ -9,17 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from samtune.base.tensors import in_fp32, load_tensors, read_metadata, save_tensors, state_hash
+from samtune.base.tensors import check_file, in_fp32, load_tensors, read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.description import Description
 from samtune.models.table import build_model, names_that_give
-from samtune.models.weights import RANDOM, read_state
+from samtune.models.weights import RANDOM, check_finite, read_state
 from samtune.selection.selection import Selection, pack_indices, unpack_indices
 
 DELTA_FORMAT = "samtune-delta-1"
+_REMEDY = "Give the delta.safetensors of a run folder."
 _ADDED = "added/"
+_METADATA = TypeAdapter(dict[str, str])
 State = Mapping[str, Tensor]
 
 
@@ -51,11 +54,12 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
         CheckpointError: a delta of another base, or a damaged file.
     """
     metadata = _delta_metadata(delta)
-    state = base_of(base, Description.from_metadata(json.loads(metadata["merged"]), delta), delta)
+    described = _merged_metadata(metadata["merged"], delta)
+    state = base_of(base, Description.from_metadata(described, delta), delta)
     expect_hash(state, metadata["base_hash"], f"{delta} belongs to another base than {base}")
     merged = _forward(state, delta)
     expect_hash(merged, metadata["merged_hash"], f"{delta} is damaged: the merged weights are not those of its run")
-    save_tensors(out, merged, json.loads(metadata["merged"]))
+    save_tensors(out, merged, described)
 
 
 def undo_delta(merged: Path, delta: Path, out: Path) -> None:
@@ -64,7 +68,7 @@ def undo_delta(merged: Path, delta: Path, out: Path) -> None:
     Raises:
         CheckpointError: files of two runs, or a damaged file.
     """
-    state, metadata = read_state(merged), _delta_metadata(delta)
+    state, metadata = read_weights(merged), _delta_metadata(delta)
     expect_hash(state, metadata["merged_hash"], f"{delta} belongs to another merged model than {merged}")
     base = _backward(state, delta)
     expect_hash(base, metadata["base_hash"], f"{delta} is damaged: the result is not its base")
@@ -90,13 +94,13 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
     Raises:
         CheckpointError: neither a file nor the model, or a file that does not fit.
     """
-    file = Path(base) if Path(base).is_file() else None
+    file = given_file(base)
     drawn = str(base) == RANDOM and description.head_seed is not None  # one seed draws the body and the head
     if file is None and str(base) != description.model and not drawn:
         known = f"{description.model}, which {source} was tuned from"
         raise CheckpointError(f"{base} is neither a checkpoint file nor {known}.")
     if file is not None and file.suffix != ".npz":  # Google's, which only the model can read
-        whole = in_fp32(read_state(file))
+        whole = in_fp32(read_weights(file))
         if state_hash(whole) == description.base_hash:  # what `undo` wrote: with the head
             return whole
     head = {} if not description.classes else {"head": "checkpoint", "seed": 0}
@@ -107,8 +111,8 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
 
 def base_state(base: str | Path) -> dict[str, Tensor]:
     """Returns the fp32 state of a checkpoint file, or of a model given by name; else raises `CheckpointError`."""
-    if Path(base).is_file():
-        return in_fp32(read_state(Path(base)))
+    if file := given_file(base):
+        return in_fp32(read_weights(file))
     known = names_that_give("masks")  # a classifier has no head before it has classes
     if str(base) in known:
         return in_fp32(build_model(str(base)).net.state_dict())
@@ -120,8 +124,35 @@ def _delta_metadata(path: Path) -> dict[str, str]:
     found = metadata.get("format", "none")
     if found != DELTA_FORMAT:
         problem = f"{path} is no delta file (its format: {found}, not {DELTA_FORMAT})."
-        raise CheckpointError(f"{problem} Give the delta.safetensors of a run folder.")
+        raise CheckpointError(f"{problem} {_REMEDY}")
+    if missing := [key for key in ("base_hash", "merged_hash", "merged") if key not in metadata]:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)} in its metadata. {_REMEDY}")
     return metadata
+
+
+def _merged_metadata(text: str, path: Path) -> dict[str, str]:
+    """Returns the metadata of the merged file, which a delta holds as JSON."""
+    try:
+        return _METADATA.validate_json(text, strict=True)
+    except ValidationError as err:
+        reason = err.errors(include_url=False)[0]["msg"]
+        raise CheckpointError(f"{path} has damaged metadata (merged: {reason}). {_REMEDY}") from err
+
+
+def given_file(base: str | Path) -> Path | None:
+    """Returns the path that stands for weights, None for the name of a model; a `CheckpointError` if it is no file."""
+    path = Path(base)
+    if not (path.exists() or path.is_symlink()):
+        return None
+    check_file(path)
+    return path
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Reads weights as they are in a checkpoint; a `CheckpointError` as of `read_state`, or of NaN or infinity."""
+    state = read_state(path)
+    check_finite(state, path)
+    return state
 
 
 def expect_hash(state: State, wanted: str, problem: str) -> None:
@@ -156,7 +187,7 @@ def _flip(state: State, packed: State, delta: Path) -> dict[str, Tensor]:
                 if f"{kind}/{name}" in packed:
                     where = unpack_indices(kind, packed[f"{kind}/{name}"], tuple(flipped[name].shape))
             bits[where] ^= packed[key]
-    except (KeyError, IndexError, RuntimeError) as err:  # before a hash could tell
+    except (KeyError, IndexError, ValueError, RuntimeError) as err:  # before a hash could tell
         raise CheckpointError(f"{delta} is damaged ({err}).") from err
     return flipped
 

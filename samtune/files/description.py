@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from samtune.base.tensors import read_metadata
 from samtune.config.problems import describe
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.backbone import Backbone
-from samtune.models.table import build_model
+from samtune.models.table import build_model, names_that_give
 from samtune.models.weights import RANDOM
-from samtune.selection.selection import Addition, additions_from_json, additions_to_json
+from samtune.selection.selection import Addition
 
 MERGED_FORMAT, BUNDLE_FORMAT = "samtune-merged-2", "samtune-bundle-2"
 OLD_FORMATS = {  # of files that say by their format what they are for
@@ -28,8 +29,13 @@ OLD_FORMATS = {  # of files that say by their format what they are for
 }
 REMEDY = "Give the merged.safetensors of a run folder; `samtune finetune` writes one."
 
-Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Colour = tuple[float, float, float]
+UNTUNED = {"format": MERGED_FORMAT, "task": "segmentation", "prompt": "box"}
+"""What a model that was not tuned would say: a Segment Anything answers prompts as it is."""
+
+MAX_SIDE = 8192
+"""Pixels of the side of an input frame that a file may ask for; what is larger fits no machine."""
+Mean = Annotated[float, Field(ge=-1e4, le=1e4)]
+Std = Annotated[float, Field(ge=1e-4, le=1e4)]
 
 
 class Description(BaseModel):
@@ -46,18 +52,16 @@ class Description(BaseModel):
         additions: modules of a bundle beside the stock model; empty for a merged model.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
     task: ClassVar[str] = ""
     """Name of the task; empty where only the common fields are read."""
 
     model: str
     options: dict[str, Any] = {}
-    image_size: int = Field(gt=0)
-    pixel_mean: Colour
-    pixel_std: tuple[Above0, Above0, Above0]
+    image_size: int = Field(gt=0, le=MAX_SIDE)
+    pixel_mean: tuple[Mean, Mean, Mean]
+    pixel_std: tuple[Std, Std, Std]
     classes: tuple[str, ...] = ()
     head_seed: int | None = None
     base_hash: str
@@ -69,15 +73,6 @@ class Description(BaseModel):
         if len(set(classes)) < len(classes):
             raise ValueError("a class twice")
         return classes
-
-    @field_validator("additions", mode="before")
-    @classmethod
-    def _read_additions(cls, value: Any) -> Any:
-        return additions_from_json(json.dumps(value)) if isinstance(value, list) else value
-
-    @field_serializer("additions")
-    def _write_additions(self, value: tuple[Addition, ...]) -> Any:
-        return json.loads(additions_to_json(value))
 
     @classmethod
     def of(cls, model: Backbone, *, base_hash: str, additions: tuple[Addition, ...], **own: Any) -> Self:
@@ -111,6 +106,11 @@ class Description(BaseModel):
         values = self.model_dump(mode="json", exclude=None if self.additions else {"additions"})
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
         return {"format": BUNDLE_FORMAT if self.additions else MERGED_FORMAT, "task": self.task, **texts}
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads what a model file says; raises as `model_metadata` and `from_metadata`."""
+        return cls.from_metadata(model_metadata(path), path)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> Self:
@@ -148,13 +148,23 @@ class Description(BaseModel):
             raise CheckpointError(f"impossible metadata of a {self.model}: {err} {REMEDY}") from err
 
 
-def read_description(path: Path) -> Description:
-    """Reads the common fields of a model file; a `CheckpointError` says that it is missing, damaged or none."""
-    return Description.from_metadata(model_metadata(path), path)
+def model_named(path: Path) -> str | None:
+    """Returns the name of an untuned model that segments where a path is that name and no file; else None."""
+    return str(path) if str(path) in names_that_give("masks") and not path.exists() else None
 
 
 def model_metadata(path: Path) -> dict[str, str]:
-    """Reads the metadata of a file that should be a model file; a `CheckpointError` says where to get one."""
+    """Reads the metadata of a file that should be a model file, or makes those of a model that is named instead.
+
+    Raises:
+        CheckpointError: missing, damaged or another file; the message says where to get one.
+    """
+    if name := model_named(path):
+        with torch.device("meta"):  # its sizes are enough
+            model = build_model(name, checkpoint=RANDOM)
+        (mean, std), side = model.colours, model.image_size
+        described = Description(model=name, image_size=side, pixel_mean=mean, pixel_std=std, base_hash="")
+        return {**described.to_metadata(), **UNTUNED}
     try:
         return read_metadata(path)
     except CheckpointError as err:
@@ -173,7 +183,7 @@ def task_of(metadata: Mapping[str, str], path: Path) -> str:
 def _json(name: str, text: str, path: Path) -> Any:
     try:
         return json.loads(text)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:  # RecursionError: lists in lists in lists
         raise CheckpointError(f"{path} has damaged metadata ({name}: {err}). {REMEDY}") from err
 
 

@@ -5,18 +5,21 @@ added modules can't be merged (adapters) ends as a bundle: the same file with th
 additions in the metadata.
 """
 
+import logging
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from samtune.base.tensors import in_fp32, save_tensors
+from samtune.base.tensors import in_fp32, save_tensors, state_hash
 from samtune.errors import CheckpointError
-from samtune.files.description import Description, model_metadata
+from samtune.files.description import REMEDY, Description, model_named
 from samtune.models.backbone import Backbone
 from samtune.models.weights import load_weights
 from samtune.selection.selection import Selection
 from samtune.tuning import attach
+
+logger = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind", bound=Description)
 
@@ -29,18 +32,35 @@ def save_merged(path: Path, model: Backbone, description: Description) -> None:
 def load_merged(path: Path, kind: type[Kind], *, device: torch.device | str = "cpu") -> tuple[Backbone, Kind]:
     """Loads a merged file strictly: the model in eval mode, in fp32, and what the file says.
 
+    Args:
+        path: a file, or the name of a model that segments, for that model as it was published.
+
     Raises:
         CheckpointError: missing, damaged, no merged file or bundle of this kind, or weights that do not fit its model.
     """
-    description = kind.from_metadata(model_metadata(path), path)
+    description, name = kind.read(path), model_named(path)
+    if name is not None:
+        model = description.build(checkpoint=None)
+        described = description.model_copy(update={"base_hash": state_hash(model.net.state_dict())})
+        logger.info("%s as it was published, not tuned: it segments what a box or points show", name)
+        return model.to(device).eval(), described
     try:
         model = description.build()
     except CheckpointError as err:
         raise CheckpointError(f"{path} has {err}") from err
     if description.additions:
-        attach(model, Selection({}, additions=description.additions))
-        model.requires_grad_(False)
+        _add(model, description, path)
     load_weights(model, path)
     for buffer, values in ((model.pixel_mean, description.pixel_mean), (model.pixel_std, description.pixel_std)):
         buffer.copy_(torch.tensor(values).view(3, 1, 1))
     return model.to(device).eval(), description
+
+
+def _add(model: Backbone, description: Description, path: Path) -> None:
+    """Puts the additions that a file lists into its model, without their values."""
+    try:
+        attach(model, Selection({}, additions=description.additions))
+    except (LookupError, ValueError, ArithmeticError, RuntimeError) as err:  # options that are missing, or no sizes
+        reason = str(err) if isinstance(err, CheckpointError) else repr(err)
+        raise CheckpointError(f"{path} has impossible metadata: additions ({reason}). {REMEDY}") from err
+    model.requires_grad_(False)

@@ -32,6 +32,7 @@ class Backbone(nn.Module):
 
     Attributes:
         head_seed: what a classification head's initial values were drawn from; None where they came with the weights.
+        colours: `mean` and `std` as given, known also where no tensor has values.
         pointwise: what its library calls the 1 x 1 convolutions of a block that are linear maps, if it has any.
     """
 
@@ -54,6 +55,7 @@ class Backbone(nn.Module):
         self.net, self.name, self.image_size, self.interpolation = net, name, image_size, interpolation
         self.options, self._checkpointing = dict(options or {}), False
         self.head_seed: int | None = None
+        self.colours = (tuple(mean), tuple(std))
         self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 

@@ -1,25 +1,30 @@
 """Weights: strict, explained loading of checkpoint files.
 
-Everything of ours is safetensors; a user's `.pth` is read with `weights_only=True`, so nothing in it is executed.
+Everything of ours is safetensors; a user's `.pth` is read with `weights_only=True`, so nothing in it is executed, and
+by the checksums of its parts, which PyTorch writes and does not read.
 """
 
 import logging
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from samtune.base.download import file_sha256
+from samtune.base.tensors import PYTORCH, check_file, file_kind, load_tensors
 from samtune.errors import CheckpointError
 from samtune.models.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"  # stands where a checkpoint's path does: the architecture's own initialisation
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+COUNTERS = (torch.int64, torch.bool)  # steps of batch norms, masks in buffers
 
 # What trainers wrap weights in: the key that holds them, and the prefix of their names.
 _WRAPPERS = ("model_state", "state_dict", "model", "model_state_dict")
@@ -49,25 +54,62 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Reads the tensors of a checkpoint by name, without the wrapping of known trainers.
 
     Raises:
-        CheckpointError: missing, damaged, not a checkpoint, or one that would execute code.
+        CheckpointError: missing, damaged, no checkpoint, one that would execute code, or one of odd tensors.
     """
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist. Check model.checkpoint or --checkpoint.")
     try:
-        if path.suffix == ".safetensors":
-            content: object = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        check_file(path)
+    except CheckpointError as err:
+        raise CheckpointError(f"{err} Check model.checkpoint or --checkpoint.") from err
+    state = _unwrap(load_tensors(path) if path.suffix == ".safetensors" else _read_pickle(path), path)
+    if odd := [f"{name}: {kind}" for name, tensor in state.items() if (kind := _odd_kind(tensor))]:
+        floats = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+        raise CheckpointError(
+            f"{path} holds {len(odd)} tensors that are no weights ({_few(odd)}). Allowed are dense ones of {floats}, "
+            "and int64 or bool where something is counted or masked. Save the state dict again in one of these."
+        )
+    return state
+
+
+def _read_pickle(path: Path) -> object:
+    """Reads what PyTorch wrote, if it holds tensors alone and its checksums are right."""
+    try:
+        if problem := _pickle_problem(path):
+            raise pickle.UnpicklingError(problem)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # bytes that are no checkpoint can fail in any way
         if code := re.search(r"GLOBAL ([\w.]+)", str(err)):
             raise CheckpointError(
                 f"checkpoint {path} holds more than tensors, and reading it would execute code ({code[1]}). "
                 "Save its state dict alone, or as safetensors."
             ) from err
-        # torch's own message advises to execute what is in the file
-        reason = "no pickle of tensors" if isinstance(err, pickle.UnpicklingError) else err
+        reason = (str(err).splitlines() or [type(err).__name__])[0]
+        if "weights_only" in str(err):  # torch's own message advises to execute what is in the file
+            reason = "no pickle of tensors"
         raise CheckpointError(f"checkpoint {path} is damaged or no checkpoint ({reason}). Get the file again.") from err
-    return _unwrap(content, path)
+
+
+def _pickle_problem(path: Path) -> str | None:
+    """Returns what is wrong with a file that PyTorch should have written, as far as it shows without reading it."""
+    kind = file_kind(path)
+    if kind not in (None, PYTORCH):
+        return kind
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            return "it is a program of TorchScript: save the state dict of its module"
+        broken = archive.testzip()
+    return None if broken is None else f"the checksum of {broken} in it is wrong"
+
+
+def _odd_kind(tensor: Tensor) -> str | None:
+    """Returns in a word what a tensor is that is no weight; None for one that may be."""
+    if tensor.is_meta:
+        return "without values (meta)"
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout != torch.strided:
+        return f"{kind}, {str(tensor.layout).removeprefix('torch.')}"
+    return None if tensor.dtype in (*FLOATS, *COUNTERS) else kind
 
 
 def check_state(
@@ -76,7 +118,7 @@ def check_state(
     """Refuses a state dict that does not fit exactly; `guess` says in a sentence which model it looks like.
 
     Raises:
-        CheckpointError: naming missing and extra tensors, wrong shapes (and the model they fit), or NaN.
+        CheckpointError: naming missing and extra tensors, wrong shapes or types (and the model they fit), or NaN.
     """
     missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     shapes = [n for n in expected if n in state and expected[n].shape != state[n].shape]
@@ -85,12 +127,24 @@ def check_state(
     for name in shapes[:1]:
         sizes = f"file {tuple(state[name].shape)}, model {tuple(expected[name].shape)}"
         parts.append(f"{len(shapes)} of another shape (e.g. {name}: {sizes})")
+    kinds = [n for n in expected if n in state and expected[n].is_floating_point() != state[n].is_floating_point()]
+    for name in kinds[:1]:
+        types = f"file {state[name].dtype}, model {expected[name].dtype}".replace("torch.", "")
+        parts.append(f"{len(kinds)} of another type (e.g. {name}: {types})")
     if parts:
         fit = f"{path} does not fit the model ({len(expected)} tensors): {', '.join(parts)}"
         raise CheckpointError(f"{fit}. {guess(state)}")
-    broken = [n for n in expected if state[n].is_floating_point() and not bool(state[n].isfinite().all())]
+    check_finite(state, path)
+
+
+def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses weights that are not all finite, with a `CheckpointError` that names them."""
+    broken = [name for name, t in state.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if broken:
-        raise CheckpointError(f"{path} holds NaN or infinity in {len(broken)} tensors ({_few(broken)}).")
+        raise CheckpointError(
+            f"{path} holds NaN or infinity in {len(broken)} tensors ({_few(broken)}). Take the weights of an earlier "
+            "step, or get the file again."
+        )
 
 
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:

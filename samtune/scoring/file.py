@@ -6,10 +6,9 @@ It is a safetensors file with `sum/NAME` and, where asked for, `square/NAME`, in
 from pathlib import Path
 from typing import Any, get_args
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
 
-from samtune.base.tensors import read_metadata, save_tensors
+from samtune.base.tensors import load_tensors, read_metadata, save_tensors
 from samtune.errors import CheckpointError
 from samtune.types import Granularity, Scores
 
@@ -39,10 +38,9 @@ def load_scores(path: Path) -> Scores:
     metadata = read_metadata(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no score file ({FORMAT}). {_REMEDY}")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as err:
-        raise CheckpointError(f"{path} is damaged ({err}). {_REMEDY}") from err
+    tensors = load_tensors(path)
+    if odd := [key for key, t in tensors.items() if t.dtype != torch.float32 or not bool(t.isfinite().all())]:
+        raise CheckpointError(f"{path} has scores that are not finite float32 numbers ({odd[0]}). {_REMEDY}")
     sums = {key.removeprefix("sum/"): tensor for key, tensor in tensors.items() if key.startswith("sum/")}
     squares = {key.removeprefix("square/"): tensor for key, tensor in tensors.items() if key.startswith("square/")}
     counts, texts = ({key: metadata.get(key, "") for key in keys} for keys in (_COUNTS, _TEXTS))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from samtune.base.tensors import load_tensors, read_metadata, save_tensors
@@ -21,6 +22,7 @@ from samtune.models.backbone import Backbone
 
 FORMAT = "samtune-selection-2"
 OLD_FORMAT = "samtune-selection-1"
+_INDICES = (torch.uint8, torch.uint16, torch.int32, torch.int64)  # what `pack_indices` writes
 
 # Kinds of additions that end as new values of their host's own tensors; any other kind stays beside the model.
 FOLDS = {"lora": ("weight",), "ssf": ("weight", "bias")}
@@ -95,6 +97,10 @@ class Selection:
         return replace(self, entries={n: i for n, i in self.entries.items() if n not in whole}, whole=whole)
 
 
+_ADDITIONS = TypeAdapter(tuple[Addition, ...])
+_WHOLE, _SHAPES = TypeAdapter(tuple[str, ...]), TypeAdapter(dict[str, tuple[int, ...]])
+
+
 def check_selection(selection: Selection, model: Backbone) -> None:
     """Refuses a selection that does not fit a model.
 
@@ -121,7 +127,7 @@ def save_selection(selection: Selection, path: Path, shapes: Mapping[str, tuple[
     """Writes a selection file; `shapes` has those of every tensor in `selection.entries`."""
     packed = {name: pack_indices(indices, shapes[name]) for name, indices in selection.entries.items()}
     metadata = {"format": FORMAT, "whole": json.dumps(selection.whole), **selection.provenance}
-    metadata["additions"] = additions_to_json(selection.additions)
+    metadata["additions"] = _ADDITIONS.dump_json(selection.additions).decode()
     metadata["shapes"] = json.dumps({name: list(shapes[name]) for name in selection.entries})
     save_tensors(path, {f"{kind}/{name}": tensor for name, (kind, tensor) in packed.items()}, metadata)
 
@@ -140,29 +146,23 @@ def load_selection(path: Path) -> Selection:
         raise CheckpointError(f"{path} is no selection file ({FORMAT}).")
     tensors = load_tensors(path)
     try:
-        whole = tuple(json.loads(metadata.pop("whole")))
-        shapes = json.loads(metadata.pop("shapes"))
-        additions = additions_from_json(metadata.pop("additions"))
+        whole = _WHOLE.validate_json(metadata.pop("whole"), strict=True)
+        shapes = _SHAPES.validate_json(metadata.pop("shapes"), strict=True)
+        additions = _ADDITIONS.validate_json(metadata.pop("additions"), strict=True)
         entries = {}
         for key, packed in tensors.items():
             kind, name = key.split("/", 1)
-            entries[name] = unpack_indices(kind, packed, tuple(shapes[name]))
-    except (LookupError, ValueError, TypeError, RuntimeError) as err:  # RuntimeError: shapes that don't fit the indices
-        raise CheckpointError(f"{path} has missing or damaged metadata ({err!r}). Select again.") from err
+            entries[name] = unpack_indices(kind, packed, shapes[name])
+    except (LookupError, ValueError, RuntimeError) as err:  # RuntimeError: shapes that don't fit the indices
+        raise CheckpointError(f"{path} has missing or damaged metadata ({_reason(err)}). Select again.") from err
     return Selection(entries, whole, metadata, additions)
 
 
-def additions_to_json(additions: tuple[Addition, ...]) -> str:
-    """Writes the JSON list that `additions_from_json` reads."""
-    return json.dumps([{**vars(addition), "options": dict(addition.options)} for addition in additions])
-
-
-def additions_from_json(text: str) -> tuple[Addition, ...]:
-    """Reads the JSON list that a file's metadata holds; ValueError, TypeError or KeyError where it is none."""
-    return tuple(
-        Addition(item["kind"], item["module"], item["rows"] and tuple(item["rows"]), item["options"])
-        for item in json.loads(text)
-    )
+def _reason(err: Exception) -> str:
+    if not isinstance(err, ValidationError):
+        return repr(err)
+    first = err.errors(include_url=False)[0]
+    return ": ".join([*(str(part) for part in first["loc"]), first["msg"]])
 
 
 def pack_indices(indices: Tensor, shape: tuple[int, ...]) -> tuple[str, Tensor]:
@@ -176,7 +176,9 @@ def pack_indices(indices: Tensor, shape: tuple[int, ...]) -> tuple[str, Tensor]:
 
 
 def unpack_indices(kind: str, packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Returns the sorted int64 flat indices that `pack_indices` packed."""
+    """Returns the sorted int64 flat indices that `pack_indices` packed; a ValueError of a type that it never writes."""
+    if packed.dtype not in _INDICES:
+        raise ValueError(f"indices of {packed.dtype}")
     wide = packed.to(torch.int64)
     if kind == "flat":
         return wide

@@ -56,7 +56,7 @@ def task_of_file(path: Path) -> type[Task[Any]]:
 
 def describe_file(path: Path) -> Description:
     """Returns what a merged file or bundle says about itself, in the terms of its task; raises as `task_of_file`."""
-    return task_of_file(path).description.from_metadata(model_metadata(path), path)
+    return task_of_file(path).description.read(path)
 
 
 def task_of_data(folder: Path, name: str | None) -> type[Task[Any]]:

@@ -16,7 +16,7 @@ from helpers import write_data
 from PIL import Image
 
 from samtune.cli import main as cli
-from samtune.files.description import read_description
+from samtune.files.description import Description
 from samtune.models.table import MODELS
 from samtune.serve.app import create_app
 from samtune.sweep import trial as sweep_trial
@@ -74,7 +74,7 @@ def test_a_task_and_a_backbone_from_outside(
     assert metrics["trainable"]["selected"] > 0
     assert "Closeness" in Path("run/report.html").read_text()
     merged = Path("run/merged.safetensors")
-    assert (task_of_file(merged), read_description(merged).model) == (toy_task.ShareTask, "toy_net")
+    assert (task_of_file(merged), Description.read(merged).model) == (toy_task.ShareTask, "toy_net")
 
     assert run("evaluate", "--checkpoint", merged, "--data", data / "test", "--out", "measured") == 0
     assert json.loads(Path("measured/metrics.json").read_text())["closeness"] == pytest.approx(metrics["closeness"])
@@ -131,6 +131,6 @@ def test_the_backbone_alone_serves_the_task_of_masks(tmp_path: Path) -> None:
     data = write_data(tmp_path / "pairs")
     overrides = (f"data.dir={data}", "model.name=toy_net", "model.image_size=64", "train.steps=2", "track.mlflow=false")
     assert run("finetune", "--config", "polyp.yaml", *overrides, "--run-dir", "masks") == 0
-    assert read_description(Path("masks/merged.safetensors")).model == "toy_net"
+    assert Description.read(Path("masks/merged.safetensors")).model == "toy_net"
     assert run("predict", "--checkpoint", "masks/merged.safetensors", data / "images", "--out", "found") == 0
     assert len(list(Path("found").glob("*.png"))) == len(list((data / "images").iterdir()))

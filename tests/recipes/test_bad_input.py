@@ -95,10 +95,10 @@ def pickle_code(path: Path, weights: Path) -> None:
 
 
 CHECKPOINTS = [
-    ("half.safetensors", truncate, r"half.safetensors is damaged or no checkpoint"),
+    ("half.safetensors", truncate, r"half.safetensors is damaged or no safetensors file"),
     ("half.pth", truncate_pth, r"half.pth is damaged or no checkpoint"),
     ("text.pth", write_text, r"text.pth is damaged or no checkpoint"),
-    ("text.safetensors", write_text, r"text.safetensors is damaged or no checkpoint"),
+    ("text.safetensors", write_text, r"text.safetensors is damaged or no safetensors file"),
     ("less.safetensors", drop_a_key, r"less.safetensors does not fit the model .* 1 missing (image_encoder.neck.fine."),
     ("more.safetensors", add_a_key, r"more.safetensors does not fit the model .* 1 unknown (image_encoder.extra)"),
     ("nan.safetensors", put_a_nan, r"nan.safetensors holds NaN or infinity in 1 tensors (image_encoder.neck."),

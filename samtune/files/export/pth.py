@@ -7,8 +7,8 @@ import torch
 
 from samtune.base.disk import replacing
 from samtune.errors import CheckpointError
-from samtune.files.description import read_description
-from samtune.models.weights import RANDOM, read_state
+from samtune.files.description import Description
+from samtune.models.weights import RANDOM, check_state, read_state
 
 logger = logging.getLogger(__name__)
 
@@ -20,18 +20,19 @@ def export_pth(merged: Path, out: Path) -> None:
     checkpoint_path=...)`.
 
     Raises:
-        CheckpointError: no merged file, or a bundle or a model, whose modules stock code lacks.
+        CheckpointError: no merged file, a damaged one, or a bundle or a model, whose modules stock code lacks.
         DiskError: `out` can't be written.
     """
-    description = read_description(merged)
+    description = Description.read(merged)
     if description.additions:
         raise CheckpointError(
             f"{merged} is a bundle: its {description.additions[0].kind} modules can't be merged, which stock code "
             "lacks. Tune with a method that merges, such as gps, grft, lora or ssf."
         )
     with torch.device("meta"):
-        notes = description.build(checkpoint=RANDOM).stock_notes(out)
-    state = read_state(merged)
+        model = description.build(checkpoint=RANDOM)
+    notes, state = model.stock_notes(out), read_state(merged)
+    check_state(model.net.state_dict(), state, merged, model.looks_like)
     with replacing(out) as partial:
         try:
             torch.save(state, partial)

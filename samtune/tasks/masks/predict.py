@@ -111,6 +111,8 @@ def predict_files(request: Request) -> str:
     checked_boxes(box)
     checked_points(points, None)
     targets = _targets(find_images(request.paths), request.out)
+    if len(targets) > 1 and (box is not None or points):
+        logger.warning("the same box and points are used for each of %d images, in pixels of each", len(targets))
     if warning := other_prompt(predictor.info, box=box is not None, points=points is not None):
         logger.warning("%s", warning)
 

@@ -24,7 +24,7 @@ from samtune.base.tensors import read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError, DiskError
 from samtune.files.audit import audit, audit_files, diff_files, inspect_file
 from samtune.files.delta import apply_delta, base_of, save_delta, undo_delta
-from samtune.files.description import read_description
+from samtune.files.description import Description
 from samtune.files.export.pth import export_pth
 from samtune.files.merged import save_merged
 from samtune.models.table import build_model
@@ -190,8 +190,11 @@ def test_foreign_files_are_refused(files: Files, tmp_path: Path) -> None:
         audit_files(files.base, files.merged, files.delta)
     with pytest.raises(CheckpointError, match=r"text.safetensors is damaged"):
         inspect_file(text)
-    with pytest.raises(CheckpointError, match=r"base.safetensors and .*delta.safetensors are not of one model"):
+    with pytest.raises(CheckpointError, match=r"delta.safetensors holds 5 tensors that are no weights \(bits/"):
         diff_files(files.base, files.delta)
+    with pytest.raises(CheckpointError, match=r"base.safetensors and .*other.safetensors are not of one model"):
+        save_tensors(tmp_path / "other.safetensors", {"w": torch.zeros(2)}, {})
+        diff_files(files.base, tmp_path / "other.safetensors")
 
 
 def test_a_file_that_can_not_be_written_is_a_disk_error(files: Files, tmp_path: Path) -> None:
@@ -376,14 +379,14 @@ def test_the_base_of_a_classifier_can_be_random(tmp_path: Path) -> None:
 
 def test_random_is_no_base_where_the_head_came_with_the_weights(tmp_path: Path) -> None:
     tuned_classifier(tmp_path, "vit")
-    described = read_description(tmp_path / "merged.safetensors").model_copy(update={"head_seed": None})
+    described = Description.read(tmp_path / "merged.safetensors").model_copy(update={"head_seed": None})
     with pytest.raises(CheckpointError, match="random is neither a checkpoint file nor vit_tiny_patch16_224, which"):
         base_of("random", described, tmp_path / "merged.safetensors")
 
 
 def test_random_is_no_base_of_another_seed(files: Files, tmp_path: Path) -> None:
     tuned_classifier(tmp_path, "vit")
-    described = read_description(tmp_path / "merged.safetensors")
+    described = Description.read(tmp_path / "merged.safetensors")
     other = base_of("random", described.model_copy(update={"head_seed": 6}), tmp_path / "merged.safetensors")
     assert state_hash(other) != described.base_hash
     with pytest.raises(CheckpointError, match=r"random is neither a checkpoint file nor sam_tiny, which"):
