@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from samtune.config.load import parse_yaml
+from samtune.config.yaml_text import parse_yaml
 from samtune.errors import DataError
 from samtune.metrics.bootstrap import bootstrap_ci, paired_bootstrap
 from samtune.metrics.report import AnyReport

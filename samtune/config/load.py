@@ -3,15 +3,11 @@
 Unknown keys are errors, types are strict (`true` is no number), and the `select` block is checked against the signature
 of the selector that it names. The kinds of jobs and the selectors come as tables, so this folder knows none of them.
 
-Scalars follow YAML 1.2 (core schema), not PyYAML's 1.1: `1e-4` is a number, `yes`, `off` and `12:30` are text, and only
-`true` and `false` are bools. A key that occurs twice in one block is a problem, not a silent overwrite.
+A section whose values don't all fit is checked again without those that are wrong, until nothing new shows: one
+mistake hides no other.
 """
 
-from __future__ import annotations
-
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -19,11 +15,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from samtune.base.paths import find_config
-from samtune.config.problems import KeyPath, Problems, choice_text
+from samtune.config.problems import Problems, choice_text, shown
 from samtune.config.sections import SELECTORS, Config, SelectorFacts
+from samtune.config.yaml_text import YamlText, parse_yaml
 from samtune.errors import ConfigError
 
 Read = TypeVar("Read", bound=BaseModel)
+
+LARGEST_FILE = 500_000  # bytes; reading so much takes seconds
 
 
 class TaskRow(Protocol):
@@ -103,24 +102,39 @@ def _validated(
     for text in overrides:
         _apply_override(values, text, problems)
     fill(values, problems)
-    try:
-        found = model.model_validate(values, context=dict(context or {}))
-    except ValidationError as error:
-        problems.add_validation(error)
-        raise problems.error() from None
-    if problems:
+    found = _checked(model, values, problems, dict(context or {}))
+    if found is None or problems:
         raise problems.error()
     return found
 
 
+def _checked(model: type[Read], values: dict[str, Any], problems: Problems, context: dict[str, Any]) -> Read | None:
+    """Returns the settings; adds to the problems what is wrong, also what another mistake hides at first."""
+    while True:
+        try:
+            return model.model_validate(values, context=context)
+        except ValidationError as error:
+            wrong = problems.add_validation(error)
+        if not wrong:
+            return None
+        for keys in wrong:
+            values = problems.mended(values, keys)
+
+
 def _read_document(file: Path) -> YamlText:
     try:
+        if file.stat().st_size > LARGEST_FILE:
+            size = f"{file.stat().st_size / 1e6:.1f} MB"
+            raise ConfigError(
+                f"{file.name}: {size}, but a config has at most {LARGEST_FILE / 1e6:g}. Name a YAML file."
+            )
         return parse_yaml(file.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{file.name}{line}: not valid YAML: {error.problem}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file.name}: not readable as YAML in UTF-8: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{file.name}: not readable as YAML in UTF-8: {reason}") from error
     except OSError as error:
         raise ConfigError(f"{file.name}: can't be read: {error.strerror}.") from error
 
@@ -134,7 +148,7 @@ def _apply_override(values: dict[str, Any], text: str, problems: Problems) -> No
     try:
         parsed = parse_yaml(value).value
     except yaml.YAMLError:
-        problems.add(keys, f"{value!r} is not valid YAML; quote it.", "override")
+        problems.add(keys, f"{shown(value)} is not valid YAML; quote it.", "override")
         return
     block = values
     for depth, part in enumerate(keys[:-1], start=1):
@@ -146,79 +160,3 @@ def _apply_override(values: dict[str, Any], text: str, problems: Problems) -> No
             return
     block[keys[-1]] = parsed
     problems.from_override(keys)
-
-
-@dataclass(frozen=True)
-class YamlText:
-    """A document as dicts with text keys, lists and scalars, or None when it is empty.
-
-    `lines` has the line (from 1) of each key by its path, `duplicates` every repeated key in file order.
-    """
-
-    value: Any
-    lines: dict[KeyPath, int] = field(default_factory=dict)
-    duplicates: list[tuple[KeyPath, int]] = field(default_factory=list)
-
-
-def parse_yaml(text: str) -> YamlText:
-    """Parses one YAML document without any tag.
-
-    Raises:
-        yaml.YAMLError: text that is no YAML, several documents, or a block that contains itself.
-    """
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        parsed = YamlText(None)
-        value = None if node is None else _value(loader, node, (), parsed, frozenset())
-        return YamlText(value, parsed.lines, parsed.duplicates)
-    finally:
-        loader.dispose()
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the implicit types of YAML 1.2."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own name)
-
-
-_CORE = "tag:yaml.org,2002:"
-_SCALARS = {
-    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    "int": (r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    "float": (
-        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
-        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-}
-for _tag, (_pattern, _first) in _SCALARS.items():
-    _Loader.add_implicit_resolver(_CORE + _tag, re.compile(rf"(?:{_pattern})\Z"), _first)
-
-
-def _value(loader: _Loader, node: yaml.Node, path: KeyPath, out: YamlText, parents: frozenset[int]) -> Any:
-    if id(node) in parents:
-        raise yaml.MarkedYAMLError(problem="a block contains itself", problem_mark=node.start_mark)
-    if node.tag.removeprefix(_CORE) not in {*_SCALARS, "str", "seq", "map"}:
-        raise yaml.MarkedYAMLError(problem=f"tag {node.tag!r} is not allowed", problem_mark=node.start_mark)
-    parents = parents | {id(node)}
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(loader, n, (*path, str(i)), out, parents) for i, n in enumerate(node.value)]
-    if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
-    mapping: dict[str, Any] = {}
-    for key, line, child in _items(node):
-        here = (*path, key)
-        if key in mapping:
-            out.duplicates.append((here, line))
-        out.lines.setdefault(here, line)
-        mapping[key] = _value(loader, child, here, out, parents)
-    return mapping
-
-
-def _items(node: yaml.MappingNode) -> Iterator[tuple[str, int, yaml.Node]]:
-    for key, child in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key.start_mark)
-        yield key.value, key.start_mark.line + 1, child

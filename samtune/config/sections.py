@@ -3,19 +3,23 @@
 What only one task has stands beside that task. Defaults stand here and there, and nowhere else.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
-from samtune.config.problems import default_options, option_problems
+from samtune.config.budget import BUDGETS, read_budget
+from samtune.config.options import default_options, option_problems
+from samtune.config.problems import Fault, faults_error, impossible_pair, shown, told
 
 PathText = Annotated[Path, Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
+BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
+
+LARGEST = 1e30  # of a number that training computes with: fp32 ends at 3e38
 
 SELECTORS = "selectors"
 """Key of the table of selectors in the context that `Select` is checked with."""
@@ -41,6 +45,16 @@ class Section(BaseModel):
     def _empty_block(cls, value: Any) -> Any:
         return {} if value is None else value  # `train:` with every line under it commented out
 
+    @model_validator(mode="after")
+    def _values_fit(self) -> Self:
+        if found := list(self.faults()):
+            raise faults_error(found)
+        return self
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong with values that are right one by one; a class adds to those of the one it extends."""
+        yield from ()
+
 
 class Run(Section):
     """`run`: name, place and machine."""
@@ -59,7 +73,7 @@ class Model(Section):
         None, description="weights file; empty: the model's own; random: the initialisation of its library"
     )
     image_size: int | None = Field(
-        None, ge=16, description="side of the square input in pixels; empty: the model's own"
+        None, ge=16, le=4096, description="side of the square input in pixels; empty: the model's own"
     )
 
 
@@ -70,7 +84,7 @@ class Data(Section):
     train: PathText | None = Field(None, description="sub-folder or list of names in data.dir")
     val: PathText | None = Field(None, description="sub-folder or list of names in data.dir")
     test: PathText | None = Field(None, description="sub-folder or list of names in data.dir")
-    workers: int = Field(0, ge=0, description="loader processes; 0 loads in the main process")
+    workers: int = Field(0, ge=0, le=256, description="loader processes; 0 loads in the main process")
     cache: bool = Field(False, description="keep decoded images in memory")
 
 
@@ -90,6 +104,12 @@ class Score(Section):
         return None if self.loss is None else "contrastive" if self.loss.endswith("contrastive") else "task"
 
 
+def _a_budget(value: object) -> object:
+    if value is not None and read_budget(value) is None:
+        raise told(f"{shown(value)}, expected {BUDGETS}.")
+    return value
+
+
 class Select(Section):
     """`select`: which parameters train; options beside `name` are those of the selector."""
 
@@ -97,7 +117,7 @@ class Select(Section):
 
     name: str = Field("gps", description="selector")
     file: PathText | None = Field(None, description="a selection.safetensors of this base, used instead of selecting")
-    budget: int | str | None = Field(
+    budget: Annotated[int | str | None, BeforeValidator(_a_budget)] = Field(
         None, description="most parameters to select and add, as a number or '0.5%' of the model; sets K, k, rank"
     )
 
@@ -115,11 +135,11 @@ class Select(Section):
         given = [*self.options, *(["budget"] if self.budget is not None else [])]
         if self.file is not None and given:
             text = f"not used with a file; write 'select={{file: {self.file}}}'."
-            raise PydanticCustomError("options", "options do not fit", {"problems": [(key, text) for key in given]})
+            raise faults_error(Fault(key, text, ("file",)) for key in given)
         functions = {name: selector.signature for name, selector in table.items()}
-        problems = option_problems("selector", self.name, self.options, functions)
-        if problems:
-            raise PydanticCustomError("options", "options do not fit", {"problems": problems})
+        if problems := option_problems("selector", self.name, self.options, functions):
+            # with a wrong name, nothing is known of the options
+            raise faults_error(Fault(key, text, ("name",) if key != "name" else ()) for key, text in problems)
         defaults = {} if self.file is not None else default_options(functions[self.name])
         if self.budget is not None:  # it says what the knob would
             defaults.pop(table[self.name].knob or "", None)
@@ -130,7 +150,7 @@ class Select(Section):
 class Start(Section):
     """`tune.start`: GRFT's pull to the start point, `weight * sum |w - w0|^2` over what trains."""
 
-    weight: float = Field(0.0, ge=0, description="lambda; 0 for none")
+    weight: float = Field(0.0, ge=0, le=LARGEST, description="lambda; 0 for none")
     norm: Literal["l2", "l1"] = Field("l2", description="squares, or absolute values")
     blocks: int | None = Field(None, ge=0, description="the last L blocks, patch embedding and head; empty: everything")
 
@@ -154,13 +174,15 @@ class Train(Section):
 
     epochs: int = Field(20, ge=1, description="passes over the training images")
     steps: int | None = Field(None, ge=1, description="optimizer steps at most; empty: no limit")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    batch: int = Field(8, ge=1, description="images per forward pass")
+    lr: float = Field(1e-3, gt=0, le=LARGEST, description="peak learning rate")
+    batch: BatchSize = Field(
+        8, description="images per forward pass; auto: the default, in parts where memory is short"
+    )
     accumulate: int = Field(1, ge=1, description="forward passes per optimizer step")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="arithmetic of the passes")
     checkpointing: bool = Field(False, description="recompute blocks: less memory, more time")
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="optimizer")
-    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    weight_decay: float = Field(1e-4, ge=0, le=1e6, description="weight decay")
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps in which the rate rises")
     min_lr: float = Field(0.0, ge=0, description="learning rate at the end")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm; empty: any")
@@ -168,11 +190,17 @@ class Train(Section):
     patience: int | None = Field(None, ge=1, description="epochs without gain before it stops; empty: never")
     validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch always is validated")
 
-    @model_validator(mode="after")
-    def _rates_fit(self) -> Self:
+    @property
+    def images(self) -> int:
+        """Images per batch: those of a forward pass, unless memory asks for parts of them."""
+        default: int = type(self).model_fields["batch"].default
+        return default if self.batch == "auto" else self.batch
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong with rates that are right one by one."""
+        yield from super().faults()
         if self.min_lr > self.lr:
-            raise impossible_pair("min_lr", self.min_lr, f"at most train.lr = {self.lr:g}")
-        return self
+            yield impossible_pair("min_lr", self.min_lr, f"at most train.lr = {self.lr:g}", "lr")
 
 
 class Eval(Section):
@@ -203,14 +231,15 @@ class Config(Section):
     eval: Eval = Eval()
     track: Track = Track()
 
-    @model_validator(mode="after")
-    def _sections_agree(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong with sections that are right one by one."""
+        yield from super().faults()
         beside = self.tune.exclude or self.tune.biases is not None
         if self.select.file is not None and beside:
-            raise impossible_pair("select.file", str(self.select.file), "no tune.biases or exclude beside it")
+            expected = "no tune.biases or exclude beside it"
+            yield impossible_pair("select.file", self.select.file, expected, "tune.biases", "tune.exclude")
         if self.tune.base == "bf16" and self.train.precision == "fp32":
-            raise impossible_pair("tune.base", "bf16", "fp32 with train.precision: fp32")
-        return self
+            yield impossible_pair("tune.base", "bf16", "fp32 with train.precision: fp32", "train.precision")
 
     @classmethod
     def complete(cls, values: dict[str, Any], selectors: Mapping[str, SelectorFacts]) -> None:
@@ -219,8 +248,3 @@ class Config(Section):
     def to_yaml(self) -> str:
         """Returns all settings, with defaults, as YAML that `load_config` reads back to an equal config."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def impossible_pair(key: str, value: object, expected: str) -> PydanticCustomError:
-    """The error of a value that another value of its section rules out."""
-    return PydanticCustomError("pair", "impossible pair", {"key": key, "value": value, "expected": expected})

@@ -4,10 +4,10 @@ A budget bounds chosen entries, whole weights and added parameters. Biases, norm
 their own lines.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from decimal import ROUND_CEILING, Context, Decimal
 
+from samtune.config.budget import BUDGETS, read_budget
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
 from samtune.selection.baselines import added_size
@@ -26,19 +26,16 @@ def parse_budget(budget: int | str, total: int) -> int:
     Raises:
         ConfigError: anything else, or a budget of nothing or of more than the model.
     """
-    if isinstance(budget, int) and not isinstance(budget, bool) and budget >= 1:
-        if budget > total:
+    amount = read_budget(budget)
+    if amount is None:
+        raise ConfigError(f"select.budget is {budget!r}; give {BUDGETS}.")
+    if isinstance(amount, int):
+        if amount > total:
             raise ConfigError(
-                f"select.budget is {budget:,}, but the model has {total:,} parameters: the largest budget."
+                f"select.budget is {amount:,}, but the model has {total:,} parameters: the largest budget."
             )
-        return budget
-    percent = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*", budget) if isinstance(budget, str) else None
-    if not percent or not 0 < Decimal(percent[1]) <= 100:
-        raise ConfigError(
-            f"select.budget is {budget!r}; give a number of parameters >= 1, such as 400000, "
-            'or a share of the model above 0 % and up to 100 %, such as "0.5%".'
-        )
-    count = int(total * Decimal(percent[1]) / 100)
+        return amount
+    count = int(total * amount / 100)
     if count == 0:
         # rounded up, so that what the message names does buy a parameter
         least = Context(prec=2, rounding=ROUND_CEILING).divide(Decimal(100), Decimal(total))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from samtune.config.problems import option_problems
+from samtune.config.options import option_problems
 from samtune.errors import ConfigError, unknown_name
 from samtune.models.backbone import Backbone
 from samtune.selection import baselines

@@ -5,20 +5,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, Field
 
 from samtune.config.load import read_model
-from samtune.config.problems import KeyPath, Problems
+from samtune.config.problems import Fault, KeyPath, Problems
 from samtune.config.sections import Names, PathText, Section
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a row or task; it becomes part of a folder's name
 ONE_TASK = ""  # the name of the task in a sweep without `tasks`
-
-Problem = tuple[str, str]  # key, what is wrong
 
 
 def _as_texts(value: Any) -> Any:
@@ -75,36 +72,36 @@ class Sweep(Section):
     )
     jobs: int = Field(1, ge=1, description="runs at once")
 
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        if problems := [*self._table_problems(), *self._grid_problems()]:
-            raise PydanticCustomError("options", "parts do not fit", {"problems": problems})
-        return self
+    def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong with the table and the grids."""
+        yield from super().faults()
+        yield from self._table_faults()
+        yield from self._grid_faults()
 
-    def _table_problems(self) -> Iterator[Problem]:
+    def _table_faults(self) -> Iterator[Fault]:
         if not self.cells:
-            yield "cells", "{}, expected at least one row."
+            yield Fault("cells", "{}, expected at least one row.")
         if self.tasks == {}:
-            yield "tasks", "{}, expected at least one task; leave out `tasks:` if there is one only."
+            yield Fault("tasks", "{}, expected at least one task; leave out `tasks:` if there is one only.")
         titles = [task.title for task in (self.tasks or {}).values()]
         if len(set(titles)) < len(titles):
-            yield "tasks", f"titles {titles}, expected another one for each task."
+            yield Fault("tasks", f"titles {titles}, expected another one for each task.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            yield "seeds", f"{list(self.seeds)}, expected at least one seed, each once."
+            yield Fault("seeds", f"{list(self.seeds)}, expected at least one seed, each once.")
         if self.choose_on is not None and self.tasks:
             wrong = f"{self.choose_on:g}, expected no value with `tasks:`, whose data have a val of their own."
-            yield "choose_on", wrong
+            yield Fault("choose_on", wrong)
         for name, row in self.cells.items():
             if not set(row.only or ()) <= set(self.tasks or ()):
                 known = ", ".join(self.tasks or {}) or "none, as there is no `tasks:`"
-                yield f"cells.{name}.only", f"{list(row.only or ())}, expected names of tasks: {known}."
+                yield Fault(f"cells.{name}.only", f"{list(row.only or ())}, expected names of tasks: {known}.")
 
-    def _grid_problems(self) -> Iterator[Problem]:
+    def _grid_faults(self) -> Iterator[Fault]:
         grids = {"grid": self.grid} | {f"cells.{name}.grid": row.grid for name, row in self.cells.items()}
         for place, grid in grids.items():
             for key, values in (grid or {}).items():
                 if not values or len({value_text(value) for value in values}) < len(values):
-                    yield f"{place}.{key}", f"{list(values)}, expected at least one value, each once."
+                    yield Fault(f"{place}.{key}", f"{list(values)}, expected at least one value, each once.")
 
     @property
     def folder(self) -> Path:

@@ -1,14 +1,14 @@
 """The settings of a classification job: what they have beside `samtune.config.sections`."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self, get_args
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from samtune.config import sections as shared
 from samtune.config.papers import hyperparameters
-from samtune.config.sections import PathText, SelectorFacts, impossible_pair
+from samtune.config.problems import Fault, impossible_pair
+from samtune.config.sections import BatchSize, PathText, SelectorFacts
 from samtune.models.table import entry_of
 
 RecipeName = Literal["gps", "grft", "spt"]
@@ -21,16 +21,15 @@ class Model(shared.Model):
     head: Literal["new", "checkpoint"] = Field("new", description="a fresh head for the classes, or the checkpoint's")
     options: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
 
-    @model_validator(mode="after")
-    def _name_and_options_fit(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yields options that others set, and a model that gives no classes."""
+        yield from super().faults()
         ours = {key: f"model.{key}" for key in ("name", "checkpoint", "image_size", "head")}
         ours |= {"classes": "the data", "drop_path": "train.drop_path", "seed": "run.seed"}
-        problems = [(f"options.{k}", f"is no option of timm: {ours[k]} sets it.") for k in self.options if k in ours]
+        for key in (key for key in self.options if key in ours):
+            yield Fault(f"options.{key}", f"is no option of timm: {ours[key]} sets it.")
         if entry_of(self.name).gives != "classes":
-            problems.append(("name", f'"{self.name}" gives masks, not classes. Set task: segmentation.'))
-        if problems:
-            raise PydanticCustomError("options", "name or options do not fit", {"problems": problems})
-        return self
+            yield Fault("name", f'"{self.name}" gives masks, not classes. Set task: segmentation.')
 
 
 class Data(shared.Data):
@@ -62,9 +61,11 @@ class Train(shared.Train):
     """`train`: the optimisation; defaults are GPS's."""
 
     epochs: int = Field(100, ge=1, description="passes over the training images")
-    batch: int = Field(32, ge=1, description="images per forward pass")
+    batch: BatchSize = Field(
+        32, description="images per forward pass; auto: the default, in parts where memory is short"
+    )
     optimizer: Literal["adam", "adamw"] = Field("adam", description="optimizer")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay")
+    weight_decay: float = Field(0.0, ge=0, le=1e6, description="weight decay")
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps in which the rate rises")
     clip: float | None = Field(None, gt=0, description="largest gradient norm; empty: any")
     drop_path: float = Field(0.0, ge=0, lt=1, description="rate of dropped residual branches at the last block")
@@ -92,14 +93,14 @@ class ClassificationConfig(shared.Config):
     train: Train = Train()
     loss: Loss = Loss()
 
-    @model_validator(mode="after")
-    def _sections_fit(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong with sections that are right one by one."""
+        yield from super().faults()
         if self.data.retrain and self.eval.split == "val":
-            raise impossible_pair("eval.split", "val", "test with data.retrain, which trains on val")
+            yield impossible_pair("eval.split", "val", "test with data.retrain, which trains on val", "data.retrain")
         if self.data.retrain and self.train.patience is not None:
             expected = "no value with data.retrain, where nothing is chosen"
-            raise impossible_pair("train.patience", self.train.patience, expected)
-        return self
+            yield impossible_pair("train.patience", self.train.patience, expected, "data.retrain")
 
     @classmethod
     def complete(cls, values: dict[str, Any], selectors: Mapping[str, SelectorFacts]) -> None:

@@ -1,12 +1,14 @@
 """The settings of a segmentation job: what they have beside `samtune.config.sections`."""
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from samtune.config import sections as shared
-from samtune.config.sections import Names, PathText, impossible_pair
+from samtune.config.problems import Fault, impossible_pair, told
+from samtune.config.sections import LARGEST, PathText
 from samtune.errors import unknown_name
 from samtune.models.table import names_that_give
 
@@ -16,7 +18,7 @@ class Model(shared.Model):
 
     name: str = Field("sam_lite", description="architecture")
     image_size: int | None = Field(
-        None, ge=64, description="side of the square input in pixels; empty: the model's own"
+        None, ge=64, le=4096, description="side of the square input in pixels; empty: the model's own"
     )
 
     @field_validator("name")
@@ -39,13 +41,14 @@ class Data(shared.Data):
         True, description="random flips, quarter turns, a mild affine change and colours on training images"
     )
 
-    @model_validator(mode="after")
-    def _parts_are_used(self) -> Self:
-        given = [name for name in ("train", "val", "test") if getattr(self, name) is not None]
-        if self.split == "ratio" and given:
-            value = getattr(self, given[0])
-            raise impossible_pair(given[0], value, "no value with data.split: ratio, which cuts the parts itself")
-        return self
+    def faults(self) -> Iterator[Fault]:
+        """Yields the parts that are named where they are cut."""
+        yield from super().faults()
+        for name in ("train", "val", "test") if self.split == "ratio" else ():
+            if (value := getattr(self, name)) is not None:
+                yield impossible_pair(
+                    name, value, "no value with data.split: ratio, which cuts the parts itself", "split"
+                )
 
 
 class Score(shared.Score):
@@ -79,33 +82,33 @@ class Loss(shared.Section):
     """`loss`: the task loss."""
 
     name: Literal["dice_bce"] = Field("dice_bce", description="task loss")
-    dice_weight: float = Field(1.0, ge=0, description="weight of the Dice term")
-    bce_weight: float = Field(1.0, ge=0, description="weight of the binary cross-entropy term")
+    dice_weight: float = Field(1.0, ge=0, le=LARGEST, description="weight of the Dice term")
+    bce_weight: float = Field(1.0, ge=0, le=LARGEST, description="weight of the binary cross-entropy term")
 
-    @model_validator(mode="after")
-    def _not_nothing(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yields a loss of nothing."""
+        yield from super().faults()
         if self.dice_weight == 0 and self.bce_weight == 0:
-            raise impossible_pair("bce_weight", 0, "a value > 0 when loss.dice_weight is 0")
-        return self
+            yield impossible_pair("bce_weight", 0, "a value > 0 when loss.dice_weight is 0", "dice_weight")
+
+
+def _a_metric(name: str) -> str:
+    from samtune.metrics.table import METRICS, POOLED_METRICS, PROBABILITY_METRICS  # late: they import torch
+
+    known = [*METRICS, *PROBABILITY_METRICS, *POOLED_METRICS]
+    if name not in known:
+        raise told(unknown_name("metric", name, known))
+    return name
 
 
 class Eval(shared.Eval):
     """`eval`: validation, the final report and its pictures."""
 
-    metrics: Names = Field((), description="metrics beside Dice, IoU, precision and recall")
+    metrics: Annotated[tuple[Annotated[str, AfterValidator(_a_metric)], ...], Field(strict=False)] = Field(
+        (), description="metrics beside Dice, IoU, precision and recall"
+    )
     empty: Literal["one", "nan"] = Field("one", description="score of an empty prediction for an empty truth")
     overlays: int = Field(3, ge=0, description="pictures of each of best, median and worst cases")
-
-    @model_validator(mode="after")
-    def _metrics_exist(self) -> Self:
-        if self.metrics:
-            from samtune.metrics.table import METRICS, POOLED_METRICS, PROBABILITY_METRICS  # late: they import torch
-
-            known = [*METRICS, *PROBABILITY_METRICS, *POOLED_METRICS]
-            problems = [("metrics", unknown_name("metric", name, known)) for name in self.metrics if name not in known]
-            if problems:
-                raise PydanticCustomError("options", "unknown metrics", {"problems": problems})
-        return self
 
 
 class SegmentationConfig(shared.Config):
@@ -120,10 +123,11 @@ class SegmentationConfig(shared.Config):
     loss: Loss = Loss()
     eval: Eval = Eval()
 
-    @model_validator(mode="after")
-    def _sections_fit(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong with sections that are right one by one."""
+        yield from super().faults()
         if self.train.embeddings is not None and self.data.augment:
-            raise impossible_pair("data.augment", True, "false with train.embeddings, which keeps one view of an image")
+            expected = "false with train.embeddings, which keeps one view of an image"
+            yield impossible_pair("data.augment", True, expected, "train.embeddings")
         if self.select.file is not None and not self.tune.decoder:
-            raise impossible_pair("select.file", str(self.select.file), "no tune.decoder: false beside it")
-        return self
+            yield impossible_pair("select.file", self.select.file, "no tune.decoder: false beside it", "tune.decoder")

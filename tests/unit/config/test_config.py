@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from samtune.base.paths import find_config, find_path
-from samtune.config.problems import option_problems
+from samtune.config.options import option_problems
 from samtune.config.sections import Config
 from samtune.errors import ConfigError
 from samtune.run.settings import load_config
@@ -117,7 +117,7 @@ def test_every_key_says_what_it_is(config: type[Config]) -> None:
         ("run: {seed: -1}", "run.seed: -1, expected a value >= 0."),
         ("eval: {metrics: hd95}", 'eval.metrics: "hd95", expected a list, such as [a, b].'),
         ("eval: {metrics: [1]}", "eval.metrics.0: 1, expected text."),
-        ("eval: {metrics: [hd59]}", "eval.metrics: unknown metric 'hd59'. Did you mean 'hd95'? Known: "),
+        ("eval: {metrics: [hd59]}", "eval.metrics.0: unknown metric 'hd59'. Did you mean 'hd95'? Known: "),
         ("track: {experiment: ''}", 'track.experiment: "", expected text that is not empty.'),
         ("task: detection", "task: \"detection\", expected 'segmentation' or 'classification'."),
         ("select: {name: gpss}", "select.name: unknown selector 'gpss'. Did you mean 'gps'?"),
@@ -137,7 +137,7 @@ def test_one_wrong_value(write: Callable[[str], Path], line: str, expected: str)
 
 
 def test_all_problems_are_told_at_once_with_their_places(write: Callable[[str], Path]) -> None:
-    path = write("data:\n  dri: x\ntrain:\n  lr: fast\n  batch: 0\nselect: {per_neuron: 0}\n")
+    path = write("data:\n  dri: x\ntrain:\n  lr: fast\n  accumulate: 0\nselect: {per_neuron: 0}\n")
     lines = problem(path, "eval.overlays=-1", "nonsense", "score.batc=3").splitlines()
     assert lines[0] == f"config '{path}' has 8 problems:"
     found = [tuple(line.split(maxsplit=1)) for line in lines[1:]]
@@ -146,7 +146,7 @@ def test_all_problems_are_told_at_once_with_their_places(write: Callable[[str], 
         (f"{path}:1", "data.dir: missing"),
         (f"{path}:2", "data.dri: unknown key. Did you mean 'dir'?"),
         (f"{path}:4", "train.lr: "),
-        (f"{path}:5", "train.batch: 0, expected a value >= 1."),
+        (f"{path}:5", "train.accumulate: 0, expected a value >= 1."),
         (f"{path}:6", "select.per_neuron: 0"),
         ("override", "eval.overlays: -1, expected a value >= 0."),
         ("override", "'nonsense' is not of the form section.key=value"),
@@ -202,7 +202,7 @@ def test_overrides_win_in_their_order(write: Callable[[str], Path]) -> None:
         ("train.lr", "'train.lr' is not of the form section.key=value"),
         ("=3", "'=3' is not of the form section.key=value"),
         ("train..lr=3", "is not of the form section.key=value"),
-        ("train.lr=[1", "train.lr: '[1' is not valid YAML; quote it."),
+        ("train.lr=[1", 'train.lr: "[1" is not valid YAML; quote it.'),
         ("task.name=x", "task.name: task has no keys of its own."),
         ("train.lr=", "train.lr: null, expected a number."),
         ("train.lrr=1", "override  train.lrr: unknown key. Did you mean 'lr'?"),

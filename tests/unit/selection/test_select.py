@@ -10,7 +10,7 @@ import torch
 from toy import toy_model
 
 from samtune.base.tensors import state_hash
-from samtune.config.problems import default_options, option_problems
+from samtune.config.options import default_options, option_problems
 from samtune.errors import ConfigError, NonFiniteError
 from samtune.models.sam.model import SamModel
 from samtune.selection import SELECTORS, Needs, Selector, check_scores, check_select, select
