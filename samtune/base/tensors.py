@@ -26,7 +26,7 @@ DATA_HASH, HEADER_HASH = "samtune_data_sha256", "samtune_header_sha256"
 _REMEDY = "Get or make the file again."
 # What files are that are taken for others, by how they begin.
 SAFETENSORS = "by its content it is a safetensors file: name it .safetensors"
-PYTORCH = "by its content it is an archive, as PyTorch's .pth are: name it so, or save its weights as safetensors"
+PYTORCH = "by its content it is an archive, as the .pth files of PyTorch are"
 _KINDS = {
     b"PK": PYTORCH,
     b"\x80": PYTORCH,
@@ -83,6 +83,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     except (SafetensorError, OSError, ValueError) as err:
         kind = file_kind(path)
         reason = err if kind in (None, SAFETENSORS) else kind
+        if kind == PYTORCH and path.suffix == ".safetensors":
+            reason = f"{kind}: name it so if it is one"
         raise CheckpointError(f"{path} is damaged or no safetensors file ({reason}). {_REMEDY}") from err
     metadata: dict[str, str] = header.get("__metadata__", {})
     if metadata.keys() & {DATA_HASH, HEADER_HASH} and metadata.get(HEADER_HASH) != _header_hash(header):

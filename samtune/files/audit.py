@@ -41,9 +41,8 @@ def audit(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], selection: S
     """
     _check_fits(selection, base)
     added = {name for name in merged if name.startswith(tuple(f"{a.name}." for a in selection.additions))}
-    odd = set(base) ^ (set(merged) - added) or {n for n, tensor in base.items() if tensor.shape != merged[n].shape}
-    if odd:
-        return AuditReport(False, (f"the files have different tensors: {', '.join(sorted(odd)[:3])}",))
+    if odd := _unlike(base, {name: tensor for name, tensor in merged.items() if name not in added}):
+        return AuditReport(False, (f"the files have different tensors: {', '.join(odd[:3])}",))
     frozen = tuned = 0
     strays = []
     changes = selection.changes(base)
@@ -120,8 +119,7 @@ def diff_files(a: str | Path, b: str | Path) -> list[DiffRow]:
         CheckpointError: the files are not of one architecture.
     """
     left, right = base_state(a), base_state(b)
-    odd = sorted(set(left) ^ set(right)) or [n for n in left if left[n].shape != right[n].shape]
-    if odd:
+    if odd := _unlike(left, right):
         raise CheckpointError(f"{a} and {b} are not of one model: they differ in {odd[0]!r} ({len(odd)} tensors).")
     rows = []
     for name, tensor in left.items():
@@ -129,3 +127,9 @@ def diff_files(a: str | Path, b: str | Path) -> list[DiffRow]:
             largest = float((tensor.float() - right[name].float()).abs().max())
             rows.append(DiffRow(name, changed, tensor.numel(), largest))
     return rows
+
+
+def _unlike(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> list[str]:
+    """Returns the names of tensors that one state has and the other has not, or has in another shape or kind."""
+    kinds = [{n: (t.shape, t.is_floating_point()) for n, t in state.items()} for state in (left, right)]
+    return sorted(name for name in left.keys() | right.keys() if kinds[0].get(name) != kinds[1].get(name))

@@ -7,6 +7,7 @@ by the checksums of its parts, which PyTorch writes and does not read.
 import logging
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -75,7 +76,8 @@ def _read_pickle(path: Path) -> object:
     try:
         if problem := _pickle_problem(path):
             raise pickle.UnpicklingError(problem)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # they tell programmers how to load it in other ways
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # bytes that are no checkpoint can fail in any way
         if code := re.search(r"GLOBAL ([\w.]+)", str(err)):
             raise CheckpointError(
