@@ -4,6 +4,8 @@ A terminal gets colours and moving bars; a file or a pipe gets plain lines.
 """
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +17,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+
+class _Messages(Console):
+    """Where messages go: a reader that has gone away takes none, and must not end a training."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())  # or the interpreter complains when it flushes at its end
+        os.close(nowhere)
+
+
 OUT = Console(highlight=False, soft_wrap=True)
-ERR = Console(highlight=False, soft_wrap=True, stderr=True)
+ERR = _Messages(highlight=False, soft_wrap=True, stderr=True)
 
 LINE_SECONDS = 10.0
 """How often a progress line is printed where there is no terminal."""

@@ -2,7 +2,7 @@
 
 An exception that is not a `SamtuneError` is a bug of ours (exit code 1). Every message says what was wrong, the value,
 what is allowed and what fixes it. Codes follow one table for all commands: 0 ok, 1 bug, 2 config, 3 data, 4 checkpoint,
-5 non-finite numbers, 6 memory, 7 disk, 8 run folder in use, 130/143 interrupted.
+5 non-finite numbers, 6 memory, 7 disk, 8 run folder in use, 129/130/143 interrupted.
 """
 
 from collections.abc import Iterable

@@ -99,9 +99,9 @@ class Batch:
         prompts = None if self.prompts is None else self.prompts.to(device)
         return replace(self, images=self.images.to(device), masks=self.masks.to(device), prompts=prompts)
 
-    def singles(self) -> list[Batch]:
-        """Returns the items as batches of one."""
-        return [self._only(slice(index, index + 1)) for index in range(len(self))]
+    def split(self, size: int) -> list[Batch]:
+        """Returns the items in order as batches of `size`; the last may be smaller."""
+        return [self._only(slice(start, start + size)) for start in range(0, len(self), size)]
 
     def _only(self, part: slice) -> Batch:
         prompts = self.prompts and Prompts(**{k: None if v is None else v[part] for k, v in vars(self.prompts).items()})
@@ -145,10 +145,14 @@ class LabelledBatch:
         targets = None if self.targets is None else self.targets.to(device)
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), targets=targets)
 
-    def singles(self) -> list[LabelledBatch]:
-        """Returns the items as batches of one."""
-        parts = [slice(index, index + 1) for index in range(len(self))]
-        return [LabelledBatch(self.images[p], self.labels[p], self.names[p]) for p in parts]
+    def split(self, size: int) -> list[LabelledBatch]:
+        """Returns the items in order as batches of `size`; the last may be smaller."""
+        parts = [slice(start, start + size) for start in range(0, len(self), size)]
+        targets = self.targets
+        return [
+            LabelledBatch(self.images[p], self.labels[p], self.names[p], None if targets is None else targets[p])
+            for p in parts
+        ]
 
     def content(self) -> bytes:
         """Returns the pixels and labels, for hashing."""
@@ -208,8 +212,8 @@ class AnyBatch(Protocol):
     def to(self, device: torch.device | str) -> Self:
         """Returns the batch with its tensors on `device`."""
 
-    def singles(self) -> Sequence[Self]:
-        """Returns the items as batches of one."""
+    def split(self, size: int) -> Sequence[Self]:
+        """Returns the items in order as batches of `size`; the last may be smaller."""
 
     def content(self) -> bytes:
         """Returns pixels and targets, for hashing."""

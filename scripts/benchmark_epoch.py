@@ -29,7 +29,7 @@ from benchmark_reference import floor
 from PIL import Image
 
 from samtune.models.timm.model import build_classifier
-from samtune.run.fit import Event, fit
+from samtune.run.fit import Event, Watch, fit
 from samtune.run.prepare import Job, prepare
 from samtune.run.select import select_parameters
 from samtune.run.settings import load_config
@@ -121,10 +121,9 @@ def measure(job: Job) -> dict[str, Any]:
         fabric=job.fabric,
         objective=objective_of(job, trainable),
         optimisation=job.config.train,
-        validate=None,
-        on_event=on_event,
+        watch=Watch(on_event),
     )
-    floor_epoch = statistics.fmean(floors) * len(job.loaders.train.dataset) / job.config.train.batch  # type: ignore[arg-type]
+    floor_epoch = statistics.fmean(floors) * len(job.loaders.train.dataset) / job.config.train.images  # type: ignore[arg-type]
     epochs = [
         {
             "epoch_s": round(sum(times), 2),
@@ -167,7 +166,7 @@ class Timed:
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
-        self.sampler, self.dataset = loader.sampler, loader.dataset
+        self.sampler, self.dataset, self.batch_size = loader.sampler, loader.dataset, loader.batch_size
         self.waits: list[list[float]] = []  # by epoch
 
     def __len__(self) -> int:

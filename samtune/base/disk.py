@@ -1,4 +1,4 @@
-"""What is written to disk: files whole or not at all, the run folder made once, the user's cache.
+"""What is written to disk: files whole or not at all, and the user's cache.
 
 Every file of a run is written through here: a reader, or a run that goes on, never meets half a file.
 """
@@ -7,17 +7,16 @@ import errno
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from samtune.errors import DiskError, RunFolderError
+from samtune.errors import DiskError
 
 _NUMBERS = count()  # of unfinished files: threads may write the same one, as other processes may
-MARKER = ".samtune-run"  # in every run folder: no other folder is ever emptied
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -68,65 +67,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "samtune"
 
 
-def open_run_folder(parent: Path, run_dir: Path | None, *, overwrite: bool) -> Path:
-    """Makes a run folder that holds nothing but the marker.
-
-    Args:
-        parent: gets a folder named by the time when `run_dir` is None.
-        overwrite: empty a run folder that was used before.
-
-    Raises:
-        RunFolderError: it holds an earlier run.
-    """
-    with disk_errors(parent if run_dir is None else run_dir):
-        folder = _new_folder(parent) if run_dir is None else _given_folder(run_dir, overwrite=overwrite)
-        (folder / MARKER).write_text("a run folder of samtune, which --overwrite may empty\n", encoding="utf-8")
-    return folder
-
-
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns the system's refusal to write into a `DiskError`."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns the system's refusal to write to a file or folder into a `DiskError`."""
     try:
         yield
     except OSError as err:
-        full = err.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "Choose another folder, or free some space." if full else "Choose a writable folder."
-        raise DiskError(f"can't write to {folder}: {err.strerror or err}. {remedy}") from err
+        reason = err.strerror or str(err)
+        if err.errno in _FULL or "os error 28" in reason or "os error 27" in reason:  # as safetensors words them
+            free = f"{free_bytes(path) / 1e6:,.1f} MB are free there"
+            raise DiskError(
+                f"can't write to {path}: {reason}; {free}. Free some space, or choose another folder."
+            ) from err
+        raise DiskError(f"can't write to {path}: {reason}. Choose a writable folder.") from err
 
 
-def _new_folder(parent: Path) -> Path:
-    """Makes a folder named by the time; of two runs that start in one second, each gets its own."""
-    parent.mkdir(parents=True, exist_ok=True)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    for number in count(1):
-        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
-        with suppress(FileExistsError):
-            folder.mkdir()
-            break
-    return folder
-
-
-def _given_folder(folder: Path, *, overwrite: bool) -> Path:
-    if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise RunFolderError(
-                f"run folder {folder} holds an earlier run. Choose another --run-dir, or --overwrite it."
-            )
-        if not (folder / MARKER).is_file():
-            raise RunFolderError(
-                f"{folder} is not empty and no run folder (it has no {MARKER}); it is not emptied. "
-                "Choose another --run-dir, or delete it yourself."
-            )
-        _empty(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _empty(folder: Path) -> None:
-    """Deletes what is in a run folder, the marker last: killed half-way, it still is a run folder."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != MARKER:
-            path.unlink()
+def free_bytes(path: Path) -> int:
+    """Returns the bytes that this user may still write where `path` is, or would be."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free

@@ -63,3 +63,10 @@ def peak_mib(device: torch.device) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # in bytes on macOS
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tells whether an error says that memory is out: of Python, of the GPU, or of torch's allocator on the CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -73,10 +73,13 @@ class RunLog(_Tracked):
         run_name: str,
         params: Mapping[str, Any],
         parent: str | None = None,
+        history: Sequence[dict[str, Any]] = (),
     ) -> None:
+        """Begins the file with `history`, the events of a run that goes on."""
         super().__init__()
+        self.history: list[dict[str, Any]] = list(history)
+        write_text(folder / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
         self._file = (folder / "history.jsonl").open("a", encoding="utf-8")
-        self.history: list[dict[str, Any]] = []
         self._pending: list[dict[str, Any]] = []
         if mlflow:
             self._open(experiment, run_name, params, parent=parent)

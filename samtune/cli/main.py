@@ -4,7 +4,6 @@ Whatever a command needs is imported when it runs, so that `samtune --help` is q
 """
 
 import errno
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typer.main import get_command
 
 from samtune import console
 from samtune.base import environment
+from samtune.base.signals import end_by_signals
 from samtune.cli.files import data_app, files_app
 from samtune.cli.train import train_app
 from samtune.cli.use import use_app
@@ -27,7 +27,7 @@ app = Typer(
     help="Adapts Segment Anything, ViT, Swin, ConvNeXt and EfficientNet to your images by tuning a small, well-chosen "
     "part of their own parameters.",
     epilog="Exit codes: 0 ok, 1 bug, 2 config, 3 data, 4 checkpoint, 5 non-finite, 6 memory, 7 disk, "
-    "8 run folder in use, 130/143 interrupted.",
+    "8 run folder in use, 129/130/143 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     debug = "--debug" in arguments
     arguments = ["--debug"] * debug + [a for a in arguments if a != "--debug"]
     environment.set_defaults()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # it is interrupted
+    end_by_signals()
     try:
         get_command(app).main(arguments, prog_name="samtune")
     except Exception as error:
@@ -80,7 +80,8 @@ def explain(error: Exception) -> tuple[int, str, str | None]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    torch = sys.modules.get("torch")  # an error of torch's can't come from a torch that was not imported
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's CPU allocator
+    if "torch" not in sys.modules:  # an error of torch's can't come from a torch that was not imported
+        return isinstance(error, MemoryError)
+    from samtune.base.machine import is_out_of_memory
+
+    return is_out_of_memory(error)

@@ -10,7 +10,7 @@ from typer import Argument, Exit, Option, Typer
 from samtune import console
 from samtune.base.disk import disk_errors, write_json
 from samtune.base.paths import find_path
-from samtune.errors import ConfigError
+from samtune.errors import ConfigError, RunFolderError
 
 train_app = Typer()
 
@@ -24,17 +24,31 @@ Overwrite = Annotated[bool, Option("--overwrite", help="Empty the run folder if 
 
 @train_app.command(rich_help_panel="Train")
 def finetune(
-    config: ConfigFile,
+    config: Annotated[
+        Path | None, Option("--config", metavar="FILE", help="YAML file; also looked up in configs/.")
+    ] = None,
     overrides: Overrides = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Two steps; estimate time and memory.")] = False,
     print_config: Annotated[bool, Option("--print-config", help="Print all settings and stop.")] = False,
     run_dir: RunDir = None,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        str | None,
+        Option(
+            metavar="DIR|auto",
+            help="Go on with the run of this folder; auto: with --run-dir or the newest unfinished one, else anew.",
+        ),
+    ] = None,
 ) -> None:
     """Score, select, train, merge, audit, evaluate: the whole job of a config."""
+    from samtune.run.resume import find_run
     from samtune.run.settings import load_config
 
-    settings = load_config(config, overrides or ())
+    _check_places(config, run_dir, resume, overwrite=overwrite)
+    folder = None if resume in (None, "auto") else find_path(str(resume))
+    settings = load_config(config or folder / "config.yaml", overrides or ())  # type: ignore[operator]
+    if resume == "auto":
+        folder = find_run(settings, run_dir)
     if print_config:
         console.print_line(settings.to_yaml().rstrip())
         return
@@ -43,7 +57,7 @@ def finetune(
     if dry_run:
         console.print_line(str(recipe.dry_run(settings)))
         return
-    result = recipe.finetune(settings, run_dir=run_dir, overwrite=overwrite, command=_command_line())
+    result = recipe.finetune(settings, run_dir=run_dir, overwrite=overwrite, resume=folder, command=_command_line())
     console.show(result.report.to_table(result.before))
     console.print_line(f"\n{result.run_dir}")
 
@@ -132,14 +146,26 @@ def compare(
         console.print_line("\n" + "\n".join(str(path) for path in saved))
 
 
+def _check_places(config: Path | None, run_dir: Path | None, resume: str | None, *, overwrite: bool) -> None:
+    """Refuses options on where a run goes that don't go together."""
+    if resume is not None and overwrite:
+        raise ConfigError("--resume goes on with a run, --overwrite empties it: give one of them.")
+    if config is None and resume in (None, "auto"):
+        raise ConfigError("no --config. Give one, such as polyp.yaml; only --resume DIR finds it in the run's folder.")
+    if run_dir is not None and resume not in (None, "auto"):
+        raise ConfigError(f"--resume {resume} names the run folder already: leave --run-dir out.")
+    if resume not in (None, "auto") and not (find_path(str(resume)) / "config.yaml").is_file():
+        raise RunFolderError(f"--resume {resume}: that is no folder of a run (there is no config.yaml in it).")
+
+
 def _command_line() -> str:
-    """Returns what was typed, without the run folder: it is used now, and repeating `--overwrite` would empty it."""
+    """Returns what was typed, without what says where: the folder is used now, and `--overwrite` would empty it."""
     program = Path(sys.argv[0]).name.replace("__main__.py", "samtune")  # of python -m samtune
     start = ["python", f"scripts/{program}"] if program.endswith(".py") else [program]
     kept, arguments = [], iter(sys.argv[1:])
     for argument in arguments:
-        if argument == "--run-dir":
+        if argument in ("--run-dir", "--resume"):
             next(arguments, None)
-        elif argument != "--overwrite" and not argument.startswith("--run-dir="):
+        elif argument != "--overwrite" and not argument.startswith(("--run-dir=", "--resume=")):
             kept.append(argument)
     return shlex.join([*start, *kept])

@@ -73,10 +73,10 @@ class Loaders:
         assert loader is not None
         return loader
 
-    def set_epoch(self, epoch: int) -> None:
-        """Selects order and augmentation of `train`; call it before each epoch."""
-        for part in (self.train.sampler, self.train.dataset):
-            part.set_epoch(epoch)  # type: ignore[union-attr]
+    def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
+        """Selects order and augmentation of `train`, without its first `skip` batches; call it before each epoch."""
+        self.train.sampler.set_epoch(epoch, skip=skip * (self.train.batch_size or 1))  # type: ignore[attr-defined]
+        self.train.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
 
 
 class EpochDataset(Dataset[ItemT], Generic[ItemT, LoadedT]):
@@ -123,17 +123,18 @@ class EpochSampler(Sampler[int]):
 
     def __init__(self, size: int, *, seed: int) -> None:
         """Starts at epoch 0."""
-        self.size, self.seed, self.epoch = size, seed, 0
+        self.size, self.seed, self.epoch, self.skip = size, seed, 0, 0
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.size).tolist())
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size).tolist()
+        return iter(order[self.skip :])
 
-    def set_epoch(self, epoch: int) -> None:
-        """Selects the permutation."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
+        """Selects the permutation, to be read without its first `skip` items: an epoch that goes on."""
+        self.epoch, self.skip = epoch, skip
 
 
 def build_loaders(

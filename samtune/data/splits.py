@@ -15,9 +15,10 @@ import numpy as np
 
 from samtune.base.disk import write_text
 from samtune.data.cache import file_hashes
-from samtune.data.facts import group_near, hash_images
+from samtune.data.facts import ImageFacts, group_near, hash_images, near_across
 
 PARTS = ("train", "val", "test")
+NAMED = 20  # near-duplicates that are named
 LABEL_LISTS = ("train.json", "train800.txt", "train800val200.txt")  # of FGVC and VTAB-1k: pictures with classes
 
 
@@ -159,6 +160,29 @@ def repeated(where: Sequence[tuple[str, T]], keys: Sequence[Hashable]) -> list[t
     return [line for line in found if line[0] != line[2]]
 
 
+def same_image(place: str, path: Path, other: str, twin: Path) -> str:
+    """Says that an image of one place, a part or a class, is the same as one of another place."""
+    if path == twin:
+        return f"{path}: is in {other} and in {place}"
+    return f"{path} ({place}) is the same image as {twin} ({other})"
+
+
+def near_note(where: Sequence[tuple[str, Path]], images: Sequence[ImageFacts]) -> list[str]:
+    """Returns a note that names the near-duplicates in two parts, if there are any.
+
+    Args:
+        where: part and file of each image.
+        images: their facts, in the same order.
+    """
+    count, first = near_across([part for part, _ in where], images, most=NAMED)
+    if not count:
+        return []
+    shown = first[:1] if count > len(images) else first  # frames of videos, or pictures too alike to be told apart
+    named = [f"{where[i][1]} ({where[i][0]}) and {where[j][1]} ({where[j][0]})" for i, j in shown]
+    rest = ["..."] if count > len(shown) else []
+    return [f"{count} near-duplicate pair(s) across parts, which make scores look better: {'; '.join(named + rest)}"]
+
+
 def _fitting(groups: Sequence[list[int]], count: int) -> tuple[list[list[int]], list[list[int]]]:
     """Returns the groups that fit, one after the other, into `count` places, and the others."""
     taken: list[list[int]] = []
@@ -181,13 +205,30 @@ def save_splits(folder: Path, splits: Splits[Any]) -> None:
     repeat between data sets; contents do not. A val or test part of more than `HASHED` images has the size of the
     file, in bytes, in place of the hash.
     """
+    for part, lines in _lists(splits).items():
+        write_text(folder / FOLDER / f"{part}.txt", "".join(lines))
+
+
+def changed_since(folder: Path, splits: Splits[Any]) -> list[str]:
+    """Lists the names of images that are not those that `save_splits` wrote down, in the parts or in content."""
+    changed = set[str]()
+    for part, lines in _lists(splits).items():
+        file = folder / FOLDER / f"{part}.txt"
+        before = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+        changed |= {line.rpartition("\t")[0] for line in set(before) ^ set(lines)}
+    return sorted(changed)
+
+
+def _lists(splits: Splits[Any]) -> dict[str, list[str]]:
+    """Returns the lines of `save_splits` by part."""
+    lists = {}
     for part in PARTS:
         items: Sequence[Item] = getattr(splits, part)
         paths = [item.image for item in items]
         short = part != "train" and len(items) > HASHED
         marks = [str(path.stat().st_size) for path in paths] if short else file_hashes(paths)
-        lines = [f"{item.name}\t{mark}\n" for item, mark in zip(items, marks, strict=True)]
-        write_text(folder / FOLDER / f"{part}.txt", "".join(lines))
+        lists[part] = [f"{item.name}\t{mark}\n" for item, mark in zip(items, marks, strict=True)]
+    return lists
 
 
 def trained_on(checkpoint: Path, items: Sequence[Item]) -> int:

@@ -8,26 +8,24 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from samtune.base.signals import Stopped
 from samtune.config.sections import Train
 from samtune.data.loaders import Loaders
-from samtune.errors import NonFiniteError
+from samtune.errors import DiskError
 from samtune.metrics.report import AnyReport
-from samtune.tuning.ema import Ema
-from samtune.tuning.start import Penalty
-from samtune.types import AnyBatch, Mix, OutputLoss
+from samtune.run.state import RandomState, Tensors, TrainState, random_state, set_random_state
+from samtune.run.updates import Objective, Updates, copy_values
+from samtune.types import AnyBatch
 
 logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
-MOST_SKIPPED = 3  # updates in a row
 
 
 def total_steps(plan: Train, batches: int) -> int:
@@ -36,27 +34,39 @@ def total_steps(plan: Train, batches: int) -> int:
     return steps if plan.steps is None else min(steps, plan.steps)
 
 
-def rate(plan: Train, step: int, total: int) -> float:
-    """Returns the learning rate of a step (from 0) of `total`: a linear warm-up, then a cosine to `min_lr`."""
-    warm = round(plan.warmup * total)
-    if step < warm:
-        return plan.lr * (step + 1) / warm
-    progress = (step - warm) / max(total - warm, 1)
-    return plan.min_lr + (plan.lr - plan.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+class Keeper(Protocol):
+    """Who keeps states of a training, and ends it when it is asked to."""
+
+    @property
+    def start(self) -> TrainState | None:
+        """What to go on from; None to start anew."""
+
+    def due(self) -> bool:
+        """Tells whether it is time to save."""
+
+    def save(self, state: TrainState) -> None:
+        """Writes a state."""
+
+    def asked_to_end(self) -> bool:
+        """Tells whether the process shall end."""
+
+    def end(self) -> None:
+        """Ends the process by an exception."""
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What training minimises.
+class Watch:
+    """What goes on beside the steps.
 
     Attributes:
-        penalty: of `start_penalty`, added to the loss of every update.
-        mix: changes a training batch, given the number of forward passes so far: mixup, cutmix.
+        on_event: told of every step and every validation.
+        validate: returns the validation report of the model as it is; None keeps the last epoch.
+        keeper: None keeps nothing.
     """
 
-    loss: OutputLoss
-    penalty: Penalty | None = None
-    mix: Mix | None = None
+    on_event: Callable[[Event], None]
+    validate: Callable[[], AnyReport] | None = None
+    keeper: Keeper | None = None
 
 
 @dataclass(frozen=True)
@@ -84,149 +94,150 @@ def fit(
     fabric: Fabric,
     objective: Objective,
     optimisation: Train,
-    validate: Callable[[], AnyReport] | None,
-    on_event: Callable[[Event], None],
+    watch: Watch,
 ) -> FitResult:
     """Trains, validates after epochs, and leaves the model with the best epoch's weights.
 
     Args:
         model: attached, on Fabric's device; maps a batch to what the loss takes.
-        optimisation: schedule and optimizer; `batch`, `precision` and `checkpointing` of it are not looked at here.
-        validate: returns the validation report of the model as it is; None keeps the last epoch.
-        on_event: told of every step and every validation.
+        optimisation: schedule and optimizer; `precision` and `checkpointing` of it are not looked at here.
 
     Raises:
         NonFiniteError: three updates in a row without a finite loss and gradient; the model has the best epoch's
             weights then too.
+        OutOfMemoryError: see `Updates.make`.
     """
-    parameters = list(trainable.values())
-    total = total_steps(optimisation, len(loaders.train))
-    updates = _Updates(fabric, model, parameters, objective, optimisation, total)
-    start, best = time.monotonic(), _Best(parameters)
+    plan = optimisation
+    updates = Updates(fabric, model, trainable, objective, plan, total_steps(plan, len(loaders.train)))
+    course = _Course(updates, watch)
     try:
-        for epoch in itertools.count(1):
+        while not course.is_over():
             model.train()
-            loaders.set_epoch(epoch - 1)
+            loaders.set_epoch(course.epoch - 1, skip=updates.progress.done * plan.accumulate)
+            batches = course.resumed(iter(loaders.train))
             began = time.monotonic()
-            for batches in _groups(loaders.train, optimisation.accumulate):
-                value, lr = updates.make(batches)
-                images = sum(len(batch) for batch in batches)
+            for group in itertools.islice(_groups(batches, plan.accumulate), updates.total - updates.progress.step):
+                value, lr = updates.make(group)
+                images = sum(len(batch) for batch in group)
                 began, speed = time.monotonic(), images / (time.monotonic() - began)  # loading the batches counts
-                now = {"step": updates.step, "epoch": epoch, "split": "train"}
-                on_event({**now, "loss": value, "lr": lr, "images_per_s": speed})
-                if updates.step >= total:
-                    break
-            if validate is None or updates.step >= total or epoch % optimisation.validate_every == 0:
-                with updates.averaged():
-                    report = None if validate is None else validate()
-                    best.see(epoch, report)
-                if report is not None:
-                    on_event({"step": updates.step, "epoch": epoch, "split": "val", **report.values})
-            if updates.step >= total or (optimisation.patience and epoch - best.epoch >= optimisation.patience):
-                break
+                course.tell("train", loss=value, lr=lr, images_per_s=speed)
+                course.keep()
+            course.end_epoch()
+        course.finish()
+    except (DiskError, Stopped):  # saving failed, or is done
+        raise
+    except Exception:
+        course.rescue()
+        raise
     finally:  # an error too leaves the best epoch behind, never a broken one
-        best.restore()
-    return FitResult(updates.step, best.epoch, best.value, time.monotonic() - start, updates.skipped)
+        course.restore_best()
+    now = updates.progress
+    return FitResult(now.step, now.best_epoch, course.best_value, course.seconds, now.skipped)
 
 
-class _Updates:
-    """Makes the optimizer steps of a run and counts them."""
+class _Course:
+    """Where a training is: what is told, validated, kept and chosen between its steps."""
 
-    def __init__(
-        self, fabric: Fabric, model: nn.Module, parameters: list[nn.Parameter], goal: Objective, plan: Train, total: int
-    ) -> None:
-        self.fabric, self.model, self.goal, self.plan, self.total = fabric, model, goal, plan, total
-        kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
-        self.optimizer: Any = fabric.setup_optimizers(kind(parameters, lr=plan.lr, weight_decay=plan.weight_decay))
-        self.ema = None if plan.ema is None else Ema(parameters, decay=plan.ema)
-        self.step = self.passes = self.skipped = self.in_a_row = 0
+    def __init__(self, updates: Updates, watch: Watch) -> None:
+        self.updates, self.watch = updates, watch
+        self.best: Tensors = self._copies()
+        self._resume = None if watch.keeper is None else watch.keeper.start
+        if self._resume is not None:
+            updates.load(self._resume)
+            self.best = self._resume.best or self.best
+            set_random_state(self._resume.random)
+        self._began = time.monotonic() - updates.progress.seconds
+        self._random: RandomState = random_state()
 
-    def make(self, batches: list[AnyBatch]) -> tuple[float, float]:
-        """Makes one step of these batches; returns their loss and the learning rate."""
-        lr, mix = rate(self.plan, self.step, self.total), self.goal.mix
-        mixed = batches if mix is None else [mix(batch, self.passes + n) for n, batch in enumerate(batches)]
-        self.passes += len(batches)
-        value = self._accumulate(mixed)
-        updated = self._update(value, batches, lr)
-        self.in_a_row = 0 if updated else self.in_a_row + 1
-        self.skipped += not updated
-        if self.in_a_row >= MOST_SKIPPED:
-            raise NonFiniteError(
-                f"{self.in_a_row} updates in a row had no finite loss and gradient; the last images were "
-                f"{_names(batches)}. Lower train.lr, or set train.precision=fp32."
-            )
-        if self.ema is not None and updated:
-            self.ema.update(self.step)
-        self.step += 1
-        return value, lr
+    @property
+    def epoch(self) -> int:
+        return self.updates.progress.epoch
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Lends the moving average to the model, where there is one."""
-        return nullcontext() if self.ema is None else self.ema.swapped()
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
 
-    def _accumulate(self, batches: list[AnyBatch]) -> float:
-        """Runs forward and backward over the batches of one update; returns their loss per image, with the penalty."""
-        total, images = 0.0, sum(len(batch) for batch in batches)
-        for batch in batches:
-            batch = batch.to(self.fabric.device)
-            with self.fabric.autocast():  # not through Fabric's wrapper, which rounds prompt coordinates to bf16
-                output = self.model(batch)
-            value = self.goal.loss(output, batch) * (len(batch) / images)
-            if not bool(value.isfinite()):
-                return math.nan  # nothing to learn from; the caller says which images
-            self.fabric.backward(value)
-            total += float(value.detach())
-        if self.goal.penalty is not None:
-            value = self.goal.penalty()
-            self.fabric.backward(value)
-            total += float(value.detach())
-        return total
+    @property
+    def best_value(self) -> float:
+        value = self.updates.progress.best_value
+        return math.nan if value is None else value
 
-    def _update(self, value: float, batches: list[AnyBatch], lr: float) -> bool:
-        """Makes one optimizer step, unless the loss or the gradient is not finite; returns whether it did."""
-        groups = self.optimizer.param_groups
-        for group in groups:
-            group["lr"] = lr
-        with_gradient = [p for group in groups for p in group["params"] if p.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(with_gradient, math.inf if self.plan.clip is None else self.plan.clip))
-        finite = math.isfinite(value) and math.isfinite(norm)
-        if finite:
-            self.optimizer.step()
-        else:
-            logger.warning("update skipped: loss %s, gradient norm %s on %s", value, norm, _names(batches))
-        self.optimizer.zero_grad()
-        return finite
+    def is_over(self) -> bool:
+        """Tells whether all steps are made and validated, or patience is at its end."""
+        now, patience = self.updates.progress, self.updates.plan.patience
+        out_of_patience = patience is not None and now.epoch - 1 - now.best_epoch >= patience
+        return now.done == 0 and (now.step >= self.updates.total or out_of_patience)
+
+    def resumed(self, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
+        """Takes a loader that was just opened, which drew a number: a state within an epoch is from after that."""
+        if self._resume is not None and self._resume.progress.done:
+            set_random_state(self._resume.random)
+        self._resume = None
+        return batches
+
+    def tell(self, split: str, **values: float) -> None:
+        """Reports values of this step."""
+        self.watch.on_event({"step": self.updates.progress.step, "epoch": self.epoch, "split": split, **values})
+
+    def keep(self) -> None:
+        """Saves if it is time to; ends the process if it is asked to."""
+        self._random = random_state()
+        keeper = self.watch.keeper
+        if keeper is not None and (keeper.asked_to_end() or keeper.due()):
+            self._save()
+            if keeper.asked_to_end():
+                keeper.end()
+
+    def end_epoch(self) -> None:
+        """Validates where that is due, keeps the best, goes to the next epoch."""
+        now, plan, validate = self.updates.progress, self.updates.plan, self.watch.validate
+        last = now.step >= self.updates.total
+        if validate is None or last or now.epoch % plan.validate_every == 0:
+            with self.updates.averaged():
+                report = None if validate is None else validate()
+                self._choose(report)
+            if report is not None:
+                self.tell("val", **report.values)
+        self.updates.progress = replace(self.updates.progress, epoch=now.epoch + 1, done=0)
+        self.keep()
+
+    def finish(self) -> None:
+        """Saves the end, from which merging, or more epochs, can go on."""
+        if self.watch.keeper is not None:
+            self._save(finished=True)
+
+    def rescue(self) -> None:
+        """Saves the state before the step that failed, if it is whole; what goes wrong now is only said."""
+        if self.watch.keeper is not None and self.updates.whole:
+            try:
+                self._save()
+            except DiskError as err:
+                logger.warning("%s", err)
+
+    def _choose(self, report: AnyReport | None) -> None:
+        """Keeps the weights of this epoch if it is better: the first of equals, never one that is NaN."""
+        now, value = self.updates.progress, math.nan if report is None else report.choice
+        if report is None or value > (-math.inf if math.isnan(self.best_value) else self.best_value):
+            kept = None if math.isnan(value) else value
+            self.updates.progress = replace(now, best_epoch=now.epoch, best_step=now.step, best_value=kept)
+            self.best = self._copies()
+
+    def _save(self, *, finished: bool = False) -> None:
+        """Hands the state after the last whole step to the keeper."""
+        assert self.watch.keeper is not None
+        progress = replace(self.updates.progress, seconds=self.seconds, finished=finished)
+        values, moments, averages = self.updates.tensors()
+        best = self.best if progress.best_epoch else None
+        self.watch.keeper.save(TrainState(progress, values, moments, averages, best, self._random))
+
+    def restore_best(self) -> None:
+        copy_values(self.updates.trainable, self.best)
+
+    def _copies(self) -> Tensors:
+        return {name: parameter.detach().clone() for name, parameter in self.updates.trainable.items()}
 
 
-class _Best:
-    """The weights of the best epoch so far; of the last one where nothing is measured."""
-
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters, self.epoch, self.value = parameters, 0, math.nan
-        self._keep()
-
-    def see(self, epoch: int, report: AnyReport | None) -> None:
-        """Keeps the weights of an epoch if it is better: the first of equals, never one that is NaN."""
-        value = math.nan if report is None else report.choice
-        if report is None or value > (-math.inf if math.isnan(self.value) else self.value):
-            self.epoch, self.value = epoch, value
-            self._keep()
-
-    def restore(self) -> None:
-        with torch.no_grad():
-            for parameter, kept in zip(self.parameters, self.kept, strict=True):
-                parameter.copy_(kept)
-
-    def _keep(self) -> None:
-        self.kept = [p.detach().clone() for p in self.parameters]
-
-
-def _names(batches: list[AnyBatch]) -> str:
-    return ", ".join(name for batch in batches for name in batch.names)
-
-
-def _groups(batches: Any, size: int) -> Iterator[list[AnyBatch]]:
+def _groups(batches: Iterator[AnyBatch], size: int) -> Iterator[list[AnyBatch]]:
     """Yields lists of `size` consecutive batches; the last may be shorter."""
-    iterator = iter(batches)
-    while group := list(itertools.islice(iterator, size)):
+    while group := list(itertools.islice(batches, size)):
         yield group

@@ -39,8 +39,9 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     added = tuple(addition for addition in selection.additions if not addition.merges)
     about = job.task.describe(job.model, job.loaders, base_hash=job.base_hash, additions=added)
     merged_file, delta_file = folder / about.file_name, folder / "delta.safetensors"
-    save_merged(merged_file, job.model, about)
+    # the small file first: on a full disk it may fit where the other does not
     save_delta(delta_file, base=job.base, merged=state, selection=selection, metadata=about.to_metadata())
+    save_merged(merged_file, job.model, about)
     # from the files, as a user gets them
     merged, _ = load_merged(merged_file, job.task.description, device=job.model.device)
     with torch.no_grad():

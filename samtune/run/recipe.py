@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from samtune.base.disk import open_run_folder, write_text
+import torch
+
+from samtune.base.disk import write_text
+from samtune.base.folder import locked, new_run
 from samtune.base.machine import peak_mib
-from samtune.base.tracking import RunLog
 from samtune.config.sections import Config
 from samtune.data.splits import save_splits
 from samtune.errors import NonFiniteError
 from samtune.metrics.report import AnyReport
-from samtune.run.fit import Event, FitResult, fit, total_steps
+from samtune.run.fit import Event, FitResult, Watch, fit, total_steps
+from samtune.run.keep import CHECKPOINTS
 from samtune.run.merge import merge_and_audit
+from samtune.run.phases import measure_before, open_keeper, open_log, selection_of
 from samtune.run.prepare import Job, prepare
 from samtune.run.publish import evaluate_model, save_pages
+from samtune.run.resume import COMMAND, DONE, check_inputs, check_settings, earlier_command
 from samtune.run.select import announce, report_selection, select_parameters, shapes_of
 from samtune.run.train import attach_selection, objective_of, train
 from samtune.selection import load_selection, save_selection
@@ -41,43 +46,60 @@ class RunResult:
     fit: FitResult
 
 
-def finetune(config: Config, *, run_dir: Path | None = None, overwrite: bool = False, command: str = "") -> RunResult:
+def finetune(
+    config: Config,
+    *,
+    run_dir: Path | None = None,
+    overwrite: bool = False,
+    resume: Path | None = None,
+    command: str = "",
+) -> RunResult:
     """Runs a config to its end: adapted model, measured before and after, files in the run folder.
 
     Args:
         run_dir: the run folder itself; None for `runs/NAME/TIME`.
         overwrite: empty a run folder that was used before.
+        resume: the folder of a run to go on with, from its last checkpoint, to the same result bit for bit.
         command: what the user typed, for the report.
 
     Raises:
         SamtuneError: by kind, see `samtune.errors`.
     """
-    job = prepare(config)
-    folder = open_run_folder(config.run.dir / config.run.name, run_dir, overwrite=overwrite)
-    write_text(folder / "config.yaml", _resolved(config, job))
+    if resume is None:
+        job = prepare(config)
+        with new_run(config.run.dir / config.run.name, run_dir, overwrite=overwrite) as folder:
+            return _run(job, folder, command)
+    check_settings(resume, config)
+    with locked(resume):
+        job = prepare(config)
+        check_inputs(resume, base_hash=job.base_hash, splits=job.loaders.splits)
+        return _run(job, resume, command)
+
+
+def _run(job: Job, folder: Path, command: str) -> RunResult:
+    """Takes a job to its end in a locked folder; what is there of it already is not done again."""
+    (folder / DONE).unlink(missing_ok=True)
+    command = earlier_command(folder) or command
+    write_text(folder / "config.yaml", _resolved(job, command))
     save_splits(folder, job.loaders.splits)
-    name, params = config.run.name, config.model_dump(mode="json")
-    with RunLog(folder, run_name=name, params=params, **config.track.model_dump()) as log:
-        before = None
-        if job.task.measures_before:
-            before, _ = evaluate_model(job, "before")
-            before.save(folder / "before")
-            log.event({"split": "before", "step": 0, **before.values})
-        selection = select_parameters(job)
+    keeper = open_keeper(job, folder)
+    with open_log(job, folder, keeper) as log:
+        before = measure_before(job, folder, log)
+        selection = selection_of(job, folder)
         counts = announce(job, selection)
-        save_selection(selection, folder / "selection.safetensors", shapes_of(job.model))
         try:
-            result = train(job, selection, log)
+            with keeper.training(lambda: len(log.history)):
+                result = train(job, selection, log, keeper)
         except NonFiniteError:
             merge_and_audit(job, selection, folder)  # the best epoch so far is not lost
             raise
         merge_and_audit(job, selection, folder)
-        report, cost = evaluate_model(job, config.eval.split, keep=folder)
-        split = "test" if config.eval.split == "test" else "report"  # of val, whose own events are the validations
+        report, cost = evaluate_model(job, job.config.eval.split, keep=folder)
+        split = "test" if job.config.eval.split == "test" else "report"  # of val, whose own events are the validations
         log.event({"split": split, "step": result.steps, **report.values, **cost})
         report.save(folder, before=before, trainable=counts.to_json())
         save_pages(job, selection, report, log, best_epoch=result.best_epoch, folder=folder, command=command)
-        log.artifacts(sorted(p for p in folder.iterdir() if p.suffix != ".jsonl"))
+        log.artifacts(sorted(p for p in folder.iterdir() if p.suffix != ".jsonl" and p.name != CHECKPOINTS))
     return RunResult(folder, report, before, counts, result)
 
 
@@ -97,12 +119,12 @@ def select_only(
     """
     other = None if against is None else load_selection(against)
     job = prepare(config)
-    folder = open_run_folder(config.run.dir / config.run.name, run_dir, overwrite=overwrite)
-    write_text(folder / "config.yaml", _resolved(config, job))
-    page = folder / "selection.html"
-    selection = report_selection(job, page, against=other) if report else select_parameters(job)
-    announce(job, selection)
-    save_selection(selection, folder / "selection.safetensors", shapes_of(job.model))
+    with new_run(config.run.dir / config.run.name, run_dir, overwrite=overwrite) as folder:
+        write_text(folder / "config.yaml", _resolved(job))
+        page = folder / "selection.html"
+        selection = report_selection(job, page, against=other) if report else select_parameters(job)
+        announce(job, selection)
+        save_selection(selection, folder / "selection.safetensors", shapes_of(job.model))
     return folder
 
 
@@ -145,16 +167,16 @@ def dry_run(config: Config) -> DryRun:
         fabric=job.fabric,
         objective=objective_of(job, trainable),
         optimisation=config.train.model_copy(update={"epochs": 2, "steps": 2}),
-        validate=None,
-        on_event=events.append,
+        watch=Watch(events.append),
     )
     steps = total_steps(config.train, len(job.loaders.train))
-    step_seconds = config.train.batch * config.train.accumulate / events[-1]["images_per_s"]
+    step_seconds = config.train.images * config.train.accumulate / events[-1]["images_per_s"]
     return DryRun(counts, step_seconds, steps, steps * step_seconds, peak_mib(job.model.device))
 
 
-def _resolved(config: Config, job: Job) -> str:
-    """Returns the resolved config with a header that says what ran it; `load_config` reads it back."""
+def _resolved(job: Job, command: str = "") -> str:
+    """Returns the resolved config with a header that says what ran it and how; `load_config` reads it back."""
     packages = " ".join(f"{name}={version(name)}" for name in ("samtune", "torch", *job.task.packages))
-    ran = f"# {packages} python={platform.python_version()}"
-    return f"{ran}\n# base_hash={job.base_hash} splits={job.loaders.splits.digest()}\n{config.to_yaml()}"
+    ran = f"# {packages} python={platform.python_version()} threads={torch.get_num_threads()}"
+    said = f"{COMMAND}{command}\n" if command else ""
+    return f"{ran}\n# base_hash={job.base_hash} splits={job.loaders.splits.digest()}\n{said}{job.config.to_yaml()}"

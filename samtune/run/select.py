@@ -18,6 +18,7 @@ from samtune.insight.distribution import distribution, overlap
 from samtune.insight.page import save_selection_report
 from samtune.insight.stability import Stability, noise, stability
 from samtune.models.backbone import Backbone
+from samtune.run.keep import ScoreKeeper
 from samtune.run.prepare import Job
 from samtune.scoring.file import check_scores_file, load_scores, save_scores
 from samtune.scoring.score import hash_batches, mean_loss, score
@@ -28,14 +29,19 @@ from samtune.types import AnyBatch, Scores
 logger = logging.getLogger(__name__)
 
 
-def select_parameters(job: Job, batches: list[AnyBatch] | None = None) -> Selection:
+def select_parameters(
+    job: Job, batches: list[AnyBatch] | None = None, *, keeper: ScoreKeeper | None = None
+) -> Selection:
     """Scores if the selector needs it, on `batches` or the job's own, and selects; or reads `select.file`.
+
+    Args:
+        keeper: lets a scoring pass that was cut off go on.
 
     Raises:
         CheckpointError: a selection file of another base, or one that does not fit the model.
     """
     if job.config.select.file is None:
-        return selection_from(job, None if job.needs is None else scores_of(job, job.needs, batches))
+        return selection_from(job, None if job.needs is None else scores_of(job, job.needs, batches, keeper))
     file = find_path(job.config.select.file)
     selection = load_selection(file)
     base = selection.provenance.get("base_hash")
@@ -123,7 +129,7 @@ def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability
     )
 
 
-def scores_of(job: Job, needs: Needs, batches: Any = None) -> Scores:
+def scores_of(job: Job, needs: Needs, batches: Any = None, keeper: ScoreKeeper | None = None) -> Scores:
     """Returns the scores of a pass: from `score.file` if it holds them, else computed, and written there.
 
     With `batches` to score on instead of the job's own, nothing is read or written.
@@ -141,7 +147,8 @@ def scores_of(job: Job, needs: Needs, batches: Any = None) -> Scores:
         with disk_errors(file.parent):  # now, not after the pass
             file.parent.mkdir(parents=True, exist_ok=True)
     with console.progress("score", len(source)) as advance:
-        found = score(job.model, _counted(source, advance), loss, per=needs.per, squares=needs.squares)
+        batches = _counted(source, advance)
+        found = score(job.model, batches, loss, per=needs.per, squares=needs.squares, keeper=keeper)
     scores = replace(found, loss=said, base_hash=job.base_hash)
     if file is not None:
         save_scores(scores, file)

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning_fabric import seed_everything
 from torch import nn
 
 from samtune import console
 from samtune.base.machine import forget_peak, peak_mib
 from samtune.base.tracking import RunLog
 from samtune.metrics.report import AnyReport
-from samtune.run.fit import Event, FitResult, Objective, fit, total_steps
+from samtune.run.fit import Event, FitResult, Watch, fit, total_steps
+from samtune.run.keep import RunKeeper
 from samtune.run.prepare import Job
+from samtune.run.space import check_space
+from samtune.run.updates import Objective
 from samtune.selection import Selection
 from samtune.tasks.task import Measuring
 from samtune.tuning import attach
@@ -22,12 +26,15 @@ from samtune.tuning.start import start_penalty
 logger = logging.getLogger(__name__)
 
 
-def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
-    """Attaches the selection and trains it."""
+def train(job: Job, selection: Selection, log: RunLog, keeper: RunKeeper) -> FitResult:
+    """Attaches the selection and trains it, from where the keeper's state is if it has one."""
+    seed_everything(job.config.run.seed, verbose=False)  # whatever drew numbers before
     trainable = attach_selection(job, selection)
+    check_space(keeper.folder, job.model, selection, trainable.values(), ema=job.config.train.ema is not None)
     network = job.task.network(job.model, selection, base_hash=job.base_hash, autocast=job.autocast)
     loaded = forget_peak(job.model.device)
-    with console.progress("train", total_steps(job.config.train, len(job.loaders.train))) as advance:
+    made = 0 if keeper.start is None else keeper.start.progress.step
+    with console.progress("train", total_steps(job.config.train, len(job.loaders.train)) - made) as advance:
         choice, shown = job.task.words.choice, dict[str, Any]()
 
         def on_event(event: Event) -> None:
@@ -48,8 +55,7 @@ def train(job: Job, selection: Selection, log: RunLog) -> FitResult:
             fabric=job.fabric,
             objective=objective_of(job, trainable),
             optimisation=job.config.train,
-            validate=None if job.loaders.val is None else validate,
-            on_event=on_event,
+            watch=Watch(on_event, None if job.loaders.val is None else validate, keeper),
         )
     memory = peak_mib(job.model.device) - loaded
     log.event({"split": "fit", "step": result.steps, "seconds": result.seconds, "memory_mib": memory})

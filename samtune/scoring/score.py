@@ -7,9 +7,11 @@ Scoring runs in fp32 and eval mode and sees the training split only.
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +26,36 @@ ScoreLoss = Callable[[Any, Any], Tensor | None]
 """(model, batch) to a scalar, or None where the loss is undefined for the batch."""
 
 
+@dataclass(frozen=True)
+class PartialScores:
+    """A scoring pass after `taken` batches: what `Scores` has of them, zeros left out."""
+
+    taken: int
+    counted: int
+    skipped: int
+    sums: Mapping[str, Tensor]
+    squares: Mapping[str, Tensor] | None
+
+
+class PassKeeper(Protocol):
+    """Who keeps a scoring pass that may be cut off."""
+
+    @property
+    def start(self) -> PartialScores | None:
+        """What to go on from; None to start anew."""
+
+    def offer(self, make: Callable[[], PartialScores]) -> None:
+        """Is told after each batch; may save what `make` returns, or end the process."""
+
+
 def score(
-    model: Backbone, batches: Batches, loss: ScoreLoss, *, per: Granularity = "batch", squares: bool = False
+    model: Backbone,
+    batches: Batches,
+    loss: ScoreLoss,
+    *,
+    per: Granularity = "batch",
+    squares: bool = False,
+    keeper: PassKeeper | None = None,
 ) -> Scores:
     """Accumulates gradients of `loss` over `batches`; the model is left as it was.
 
@@ -34,6 +64,7 @@ def score(
         batches: of the training split, in fixed order, without augmentation.
         per: what one gradient is of: a batch, or a single image (slower, as images go one by one).
         squares: also sum the squared gradients: SPT's sensitivity, and the standard error of the sums.
+        keeper: lets a pass go on where an earlier one was cut off, with the same sums bit for bit.
 
     Returns:
         The signed sums, in the shapes of the parameters; zero where no gradient came.
@@ -42,12 +73,17 @@ def score(
         DataError: no batch counted.
         NonFiniteError: a loss that is NaN or infinite.
     """
-    seen, counted, skipped = hashlib.sha256(), 0, 0
+    seen, start = hashlib.sha256(), keeper and keeper.start
+    counted, skipped = (start.counted, start.skipped) if start else (0, 0)
     total = _Totals(model, squares)
     with evaluation_mode(model), _every_gradient(model):
-        for batch in batches:
+        if start:
+            total.load(start)
+        for number, batch in enumerate(batches, start=1):
             seen.update(batch.content())
-            for part in batch.singles() if per == "sample" else [batch]:
+            if start and number <= start.taken:
+                continue
+            for part in batch.split(1) if per == "sample" else [batch]:
                 value = loss(model, part.to(model.device))
                 if value is None:
                     skipped += 1
@@ -57,6 +93,8 @@ def score(
                 value.backward()  # type: ignore[no-untyped-call]
                 total.take()
                 counted += 1
+            if keeper:
+                keeper.offer(partial(total.partial, number, counted, skipped))
         sums = total.sums()
     if not counted:
         raise DataError(
@@ -105,8 +143,28 @@ class _Totals:
 
     def sums(self) -> dict[str, Tensor]:
         """Returns the signed sums, zero where no gradient came."""
-        found = self.kept if self.squares is not None else {n: p.grad for n, p in self.parameters.items()}
-        return {n: torch.zeros_like(p) if (g := found.get(n)) is None else g for n, p in self.parameters.items()}
+        found = self._found()
+        return {n: found[n] if n in found else torch.zeros_like(p) for n, p in self.parameters.items()}
+
+    def partial(self, taken: int, counted: int, skipped: int) -> PartialScores:
+        """Returns the sums so far; they are the live ones."""
+        return PartialScores(taken, counted, skipped, self._found(), self.squares)
+
+    def load(self, start: PartialScores) -> None:
+        """Goes on from sums."""
+        sums = {name: value.to(self.parameters[name].device, copy=True) for name, value in start.sums.items()}
+        if self.squares is None:
+            for name, value in sums.items():
+                self.parameters[name].grad = value
+        else:
+            self.kept = sums
+            for name, value in (start.squares or {}).items():
+                self.squares[name].copy_(value)
+
+    def _found(self) -> dict[str, Tensor]:
+        if self.squares is not None:
+            return self.kept
+        return {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
 
 
 def hash_batches(batches: Batches) -> str:

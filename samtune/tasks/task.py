@@ -171,7 +171,7 @@ class Task(ABC, Generic[ConfigT]):
     def loader_options(self) -> LoaderOptions:
         """Returns how the images are read."""
         train, score, data, seed = self.config.train, self.config.score, self.config.data, self.config.run.seed
-        return LoaderOptions(train.batch, score.batch, score.images, seed, data.workers, data.cache)
+        return LoaderOptions(train.images, score.batch, score.images, seed, data.workers, data.cache)
 
     def batch_text(self, needs: Needs) -> str:
         """Returns the part of a scoring loss's text that says how images were grouped."""

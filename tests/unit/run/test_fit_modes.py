@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from samtune.config.sections import Train
-from samtune.run.fit import Objective, fit
+from samtune.run.fit import Event, Watch, fit
+from samtune.run.updates import Objective
 from samtune.tuning.ema import Ema
 from samtune.types import Batch
 
@@ -38,11 +40,13 @@ class ToyLoaders:
         mask = torch.ones(1, 1, 8, 8, dtype=torch.bool)
         self.train = [Batch(picture, mask, ((8, 8),), (f"i{n}",)) for n, picture in enumerate(pictures)]
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
         pass
 
 
-def run(model: Toy, optimisation: Train, *, bad: str = "", **options: Any) -> None:
+def run(
+    model: Toy, optimisation: Train, *, bad: str = "", on_event: Callable[[Event], None] = id, validate: Any = None
+) -> None:
     def loss(output: Tensor, batch: Batch) -> Tensor:
         return output.square().sum() * (math.nan if bad in batch.names else 1.0)
 
@@ -53,7 +57,7 @@ def run(model: Toy, optimisation: Train, *, bad: str = "", **options: Any) -> No
         fabric=Fabric(accelerator="cpu", devices=1),
         objective=Objective(loss),
         optimisation=optimisation,
-        **options,
+        watch=Watch(on_event, validate),
     )
 
 
@@ -65,7 +69,7 @@ def test_every_epoch_trains_in_training_mode_whatever_was_before() -> None:
         model.eval()
         return SimpleNamespace(choice=0.5, values={"top1": 0.5})
 
-    run(model, Train(epochs=3), validate=validate, on_event=lambda event: None)
+    run(model, Train(epochs=3), validate=validate)
     assert model.modes == [(True, True)] * 9
 
 
@@ -84,7 +88,7 @@ def test_a_skipped_update_is_no_value_of_the_moving_average() -> None:
             average.update(event["step"] - 1)
 
     plan = Train(epochs=1, lr=0.1, warmup=0.0, ema=0.9)
-    run(model, plan, bad="i1", validate=None, on_event=follow)
+    run(model, plan, bad="i1", on_event=follow)
     assert [math.isfinite(loss) for loss in losses] == [True, False, True]
     for value, expected in zip(model.parameters(), average.averages, strict=True):
         assert torch.equal(value, expected)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from samtune.config.sections import Train
 from samtune.errors import NonFiniteError
 from samtune.models.sam.model import upsample_logits
-from samtune.run.fit import Event, FitResult, Objective, fit, rate
+from samtune.run.fit import Event, FitResult, Keeper, Watch, fit
+from samtune.run.updates import Objective, rate
 from samtune.tasks.masks.losses import dice_bce
 from samtune.types import Batch
 
@@ -43,7 +44,7 @@ class ToyLoaders:
         cells = torch.randint(0, 256, (images, 3, SIDE // 4, SIDE // 4), generator=generator, dtype=torch.uint8)
         pictures = cells.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
         masks = pictures.float().mean(dim=1, keepdim=True) > 128
-        self.train = [
+        self.all = self.train = [
             Batch(
                 images=pictures[start : start + batch],
                 masks=masks[start : start + batch],
@@ -54,8 +55,9 @@ class ToyLoaders:
         ]
         self.epochs: list[int] = []
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
         self.epochs.append(epoch)
+        self.train = self.all[skip:]
 
 
 def scripted(*values: float) -> Callable[[], Any]:
@@ -78,6 +80,7 @@ def train(
     validate: Callable[[], Any] | None = None,
     loss: Any = dice_bce,
     precision: Any = "32-true",
+    keeper: Keeper | None = None,
 ) -> tuple[FitResult, list[Event]]:
     events: list[Event] = []
     result = fit(
@@ -87,8 +90,7 @@ def train(
         fabric=Fabric(accelerator="cpu", devices=1, precision=precision),
         objective=Objective(lambda low, batch: loss(upsample_logits(low, SIDE), batch)),
         optimisation=optimisation,
-        validate=validate or scripted(0.5),
-        on_event=events.append,
+        watch=Watch(events.append, validate or scripted(0.5), keeper),
     )
     return result, events
 
@@ -201,7 +203,7 @@ def test_an_update_without_a_finite_loss_is_skipped_and_named(caplog: pytest.Log
         weights.append(model.conv.weight.detach().clone())
         return broken_on("i2")(logits, batch)
 
-    with caplog.at_level(logging.WARNING, logger="samtune.run.fit"):
+    with caplog.at_level(logging.WARNING, logger="samtune.run.updates"):
         result, events = train(model, ToyLoaders(6, batch=2), Train(epochs=1), loss=watched)
     assert (result.steps, result.skipped) == (3, 1)
     assert [math.isnan(loss) for loss in of_split(events, "train", "loss")] == [False, True, False]
@@ -305,8 +307,7 @@ def test_without_validation_the_last_epoch_stays() -> None:
         fabric=Fabric(accelerator="cpu", devices=1),
         objective=Objective(lambda low, batch: dice_bce(upsample_logits(low, SIDE), batch)),
         optimisation=Train(epochs=3),
-        validate=None,
-        on_event=events.append,
+        watch=Watch(events.append),
     )
     assert result.best_epoch == 3
     assert math.isnan(result.best_value)
@@ -348,8 +349,7 @@ def test_batches_are_mixed_by_the_number_of_the_pass() -> None:
         fabric=Fabric(accelerator="cpu", devices=1),
         objective=Objective(lambda low, batch: dice_bce(upsample_logits(low, SIDE), batch), mix=mix),
         optimisation=Train(epochs=2, accumulate=2),
-        validate=None,
-        on_event=lambda _: None,
+        watch=Watch(lambda _: None),
     )
     assert passes == list(range(6))
 

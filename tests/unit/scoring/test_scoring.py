@@ -140,7 +140,7 @@ def test_squares_and_samples_are_sums_over_single_images() -> None:
     assert (whole.batches, whole.per) == (3, "batch") and (single.batches, single.per) == (6, "sample")
     assert whole.images_hash == single.images_hash == hash_batches(BATCHES)
     name = "image_encoder.blocks.0.mlp.lin1.weight"
-    gradients = [score(model, [part], task_loss()).sums[name] for batch in BATCHES for part in batch.singles()]
+    gradients = [score(model, [part], task_loss()).sums[name] for batch in BATCHES for part in batch.split(1)]
     assert single.squares is not None and whole.squares is not None
     torch.testing.assert_close(single.squares[name], sum(g.square() for g in gradients), rtol=1e-4, atol=1e-10)
     torch.testing.assert_close(single.sums[name], sum(gradients), rtol=1e-4, atol=1e-7)
@@ -154,7 +154,7 @@ def test_single_items_keep_their_prompts_and_sizes() -> None:
     batch = toy_batch(prompts=prompts_of("both"))
     model = toy_model()
     together = model(batch)
-    for index, part in enumerate(batch.singles()):
+    for index, part in enumerate(batch.split(1)):
         assert (len(part), part.names, part.sizes_input) == (
             1,
             batch.names[index : index + 1],

@@ -10,8 +10,9 @@ import pytest
 from fake_runs import FakeChildren
 
 from samtune.errors import ConfigError, RunFolderError
-from samtune.run.fit import rate, total_steps
+from samtune.run.fit import total_steps
 from samtune.run.settings import load_config
+from samtune.run.updates import rate
 from samtune.sweep import trial as sweep_trial
 from samtune.sweep.plan import Cell, first_values, plan
 from samtune.sweep.run import run_sweep

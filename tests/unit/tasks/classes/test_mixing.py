@@ -69,7 +69,7 @@ def test_targets_sum_to_one() -> None:
 
 
 def test_one_image_stays_as_it_is() -> None:
-    one = BATCH.singles()[1]
+    one = BATCH.split(1)[1]
     mixed = mixer(mixup=0.8, cutmix=1.0, classes=3, seed=0)(one, 0)
     assert mixed.images is one.images and mixed.targets.tolist() == [[0.0, 0.0, 1.0]]
 

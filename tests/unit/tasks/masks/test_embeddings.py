@@ -43,7 +43,7 @@ def test_logits_are_those_of_the_model_and_each_image_is_encoded_once(tmp_path: 
     assert torch.equal(cached(batch), expected) and counted == [2]
     assert torch.equal(cached(batch), expected) and counted == [2]
     # single images may round differently from batches, but they are found
-    assert torch.allclose(cached(batch.singles()[1]), expected[1:], atol=1e-5) and counted == [2]
+    assert torch.allclose(cached(batch.split(1)[1]), expected[1:], atol=1e-5) and counted == [2]
     cached(toy_batch(seed=1))
     assert counted == [2, 2]
     fresh = CachedEncoder(model, tmp_path / "new", base_hash="a", autocast=None)

@@ -1,0 +1,142 @@
+"""A tiny job that is run in children of this process, killed there at a chosen moment, and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SECONDS = 120  # for a child, whose work takes two
+SETTINGS = (
+    "run.seed=3", "run.device=cpu", "model.name=toy", "model.image_size=64", "score.batch=2", "train.batch=2",
+    "train.epochs=3", "train.accumulate=1", "train.precision=fp32", "train.ema=0.9", "eval.overlays=0",
+    "track.mlflow=false",
+)  # fmt: skip
+TRUTHS = ("selection.safetensors", "delta.safetensors", "merged.safetensors", "metrics.json", "per_image.csv")
+UNEQUAL = ("time", "images_per_s", "seconds", "memory_mib")  # of events: what no two runs share
+
+Prepare = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class End:
+    """How a child ended: its exit code or the negative number of a signal, and what it wrote to stderr."""
+
+    code: int
+    said: str = field(repr=False)
+
+
+def in_child(work: Callable[[], Any], *, prepare: Prepare | None = None) -> End:
+    """Runs `work` in a fork of this process, which has imported everything already.
+
+    Args:
+        prepare: is called first in the child: sets limits, and traps that kill it.
+    """
+    log = Path.cwd() / f"child-{time.monotonic_ns()}.log"
+    pid = os.fork()
+    if pid == 0:
+        _be_child(work, prepare, log)
+    deadline = time.monotonic() + SECONDS
+    while (found := os.waitpid(pid, os.WNOHANG))[0] == 0:
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise AssertionError(f"the child did not end within {SECONDS} s:\n{log.read_text()}")
+        time.sleep(0.01)
+    return End(os.waitstatus_to_exitcode(found[1]), log.read_text())
+
+
+def _be_child(work: Callable[[], Any], prepare: Prepare | None, log: Path) -> None:
+    """Does the work and ends the process, whatever happens."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, 2)
+    os.dup2(file, 1)
+    code = 1
+    try:
+        if prepare is not None:
+            prepare()
+        work()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def samtune(*arguments: object) -> Callable[[], None]:
+    """Returns a command as work for a child."""
+
+    def work() -> None:
+        from samtune.cli import main as cli
+
+        cli.main([str(a) for a in arguments])
+
+    return work
+
+
+def finetune(data: Path, folder: Path, *more: str) -> Callable[[], None]:
+    """Returns the job as work for a child: begun anew, or gone on with where there is something."""
+    place = ("--run-dir", folder, "--resume", "auto")
+    return samtune("finetune", "--config", "polyp.yaml", *place, *SETTINGS, f"data.dir={data}", *more)
+
+
+def truths(folder: Path) -> dict[str, Any]:
+    """Returns what must be equal between a run and one that was cut off and resumed."""
+    found: dict[str, Any] = {name: (folder / name).read_bytes() for name in TRUTHS}
+    events = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    found["history"] = [{name: value for name, value in event.items() if name not in UNEQUAL} for event in events]
+    return found
+
+
+def die() -> None:
+    """Kills this process as kill -9 does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def trap(owner: Any, name: str, nth: int, action: Callable[[], None], *, after: bool = False) -> Prepare:
+    """Returns a `prepare` that does `action` at the nth call of a function, before it or after it."""
+
+    def prepare() -> None:
+        real, calls = getattr(owner, name), 0
+
+        def trapped(*args: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == nth and not after:
+                action()
+            found = real(*args, **options)
+            if calls == nth and after:
+                action()
+            return found
+
+        setattr(owner, name, trapped)
+
+    return prepare
+
+
+def saving_always() -> None:
+    """Lets a training save after every step, and a scoring pass after every batch."""
+    from samtune.run import keep
+
+    keep.SECONDS = 0.0
+    keep.SHARE = 0
+
+
+def both(*prepares: Prepare) -> Prepare:
+    """Returns a `prepare` of several."""
+
+    def prepare() -> None:
+        for one in prepares:
+            one()
+
+    return prepare
