@@ -144,7 +144,9 @@ class Description(BaseModel):
             if clash := self.options.keys() & {*options, "name", "checkpoint", "image_size"}:
                 raise ConfigError(f"options has {min(clash)!r}, which is no option of the builder.")
             return build_model(self.model, checkpoint=checkpoint, image_size=self.image_size, **self.options, **options)
-        except (ConfigError, TypeError) as err:
+        except CheckpointError:
+            raise
+        except (ValueError, TypeError) as err:  # ValueError: a ConfigError too
             raise CheckpointError(f"impossible metadata of a {self.model}: {err} {REMEDY}") from err
 
 
@@ -168,7 +170,9 @@ def model_metadata(path: Path) -> dict[str, str]:
     try:
         return read_metadata(path)
     except CheckpointError as err:
-        raise CheckpointError(f"{err} {REMEDY}") from err
+        classifier = str(path) in names_that_give("classes") and not path.exists()
+        reason = f"{path} is a classifier, which has no classes before it is tuned." if classifier else err
+        raise CheckpointError(f"{reason} {REMEDY}") from err
 
 
 def task_of(metadata: Mapping[str, str], path: Path) -> str:

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from samtune.base.paths import find_path
-from samtune.files.description import model_named
+from samtune.models.table import MODELS
 
 logger = logging.getLogger(__name__)
 
@@ -23,4 +23,4 @@ def find_model(given: str | Path) -> Path:
         if inside != path:
             logger.info("%s is a run folder: taking its %s", given, inside.name)
         return inside
-    return Path(given) if not path.exists() and model_named(Path(given)) else path
+    return Path(given) if not path.exists() and str(given) in MODELS else path

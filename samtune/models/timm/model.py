@@ -85,7 +85,7 @@ class Classifier(Backbone):
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
         """Says which classifier a state dict looks like."""
-        return looks_like(state)
+        return looks_like(state, self)
 
 
 def build_classifier(

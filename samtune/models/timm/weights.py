@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 Head = Literal["new", "checkpoint"]
 HUB_FILE = "model.safetensors"
 HUB_SECONDS = 4.0  # for the hub to answer; without this question its client would try again and again for half a minute
+_REMEDY = ": set model.name to such a model."
 _PATCHES = "patch_embed.proj.weight"
 
 
@@ -63,7 +64,7 @@ def load_classifier_weights(model: Backbone, path: Path, *, head: Head) -> None:
     own_head = {n: t for n, t in expected.items() if n.startswith(prefix)} if head == "new" else {}
     wanted = {n: t for n, t in expected.items() if n not in own_head}
     state = {n: t for n, t in state.items() if head == "checkpoint" or not n.startswith(prefix)}
-    check_state(wanted, state, path, lambda _: looks_like(raw))
+    check_state(wanted, state, path, lambda _: looks_like(raw, model))
     model.net.load_state_dict({**own_head, **state})
     log_loaded(len(state), path, f", head: {head}")
 
@@ -111,8 +112,15 @@ def _hub_file(name: str, repo: str, filename: str) -> Path:
         ) from err
 
 
-def looks_like(state: Mapping[str, Tensor]) -> str:
-    """Says which classifier a state dict looks like."""
+def looks_like(state: Mapping[str, Tensor], model: Backbone) -> str:
+    """Says which classifier a state dict looks like that does not fit `model`."""
+    found = _family_text(state)
+    if found.endswith(_REMEDY) and found == _family_text(model.net.state_dict()):
+        return f"It looks like a damaged {model.name}, or one of other model.options."
+    return found
+
+
+def _family_text(state: Mapping[str, Tensor]) -> str:
     state = {name.removeprefix("base_encoder."): tensor for name, tensor in state.items()}
     if "fc_norm.weight" in state and "norm.weight" not in state:
         return "It takes the mean of the patches: set model.options={global_pool: avg}."
@@ -144,7 +152,7 @@ def _to_timm(model: Backbone, raw: Mapping[str, Tensor], path: Path) -> dict[str
     try:
         found: dict[str, Tensor] = family_of(model.net, model.name).from_official(dict(state), model.net)
     except Exception as err:  # timm's conversion looks up names and shapes of the model in the file
-        raise CheckpointError(f"{path} does not fit the model ({err!r}). {looks_like(raw)}") from err
+        raise CheckpointError(f"{path} does not fit the model ({err!r}). {looks_like(raw, model)}") from err
     if _PATCHES in found and state[_PATCHES].ndim == 4:
         found[_PATCHES] = state[_PATCHES]  # timm would resample patches of another size; they have to fit
     for name in sorted(found.keys() & state.keys()):
@@ -200,6 +208,4 @@ def _npz_facts(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 
 def _word(family: str, **facts: int) -> str:
     details = ", ".join(f"{name} {value}" for name, value in facts.items())
-    return (
-        f"It looks like {'an' if family[0] in 'AEIOU' else 'a'} {family} of {details}: set model.name to such a model."
-    )
+    return f"It looks like {'an' if family[0] in 'AEIOU' else 'a'} {family} of {details}{_REMEDY}"

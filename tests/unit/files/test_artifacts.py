@@ -197,6 +197,28 @@ def test_foreign_files_are_refused(files: Files, tmp_path: Path) -> None:
         diff_files(files.base, tmp_path / "other.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"merged": None}, "lacks merged in its metadata. Give the delta.safetensors of a run folder"),
+        ({"base_hash": None, "merged_hash": None}, "lacks base_hash, merged_hash in its metadata"),
+        ({"merged": "[[]]"}, r"damaged metadata \(merged: Input should be"),
+        ({"merged": '{"model": {"name": "sam_tiny"}}'}, r"damaged metadata \(merged: Input should be a valid string"),
+        ({"merged": "["}, r"damaged metadata \(merged: Invalid JSON"),
+        ({"merged": "{}"}, "is no merged model"),
+    ],
+)
+def test_metadata_of_a_delta(change: dict[str, str | None], message: str, files: Files, tmp_path: Path) -> None:
+    delta, out = tmp_path / "d.safetensors", tmp_path / "out.safetensors"
+    metadata = {key: value for key, value in (read_metadata(files.delta) | change).items() if value is not None}
+    save_tensors(delta, load_file(files.delta), metadata)
+    with pytest.raises(CheckpointError, match=rf"d\.safetensors .*{message}"):
+        apply_delta(files.base, delta, out)
+    if len(metadata) < 4:
+        with pytest.raises(CheckpointError, match=message):
+            undo_delta(files.merged, delta, out)
+
+
 def test_a_file_that_can_not_be_written_is_a_disk_error(files: Files, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DiskError, match=r"can't write to .*out.safetensors: .*Choose a writable folder"):

@@ -35,6 +35,12 @@ def listed(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def addition(**values: Any) -> str:
+    """The metadata of one adapter, but for `values`."""
+    options = {"dim": 32, "width": 2}
+    return json.dumps([{"kind": "adapter", "module": "blocks.0.mlp", "rows": None, "options": options} | values])
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     model = toy_classifier("vit")
@@ -135,10 +141,21 @@ def test_a_bundle_keeps_its_additions(tmp_path: Path) -> None:
         ({"image_size": "0"}, "impossible metadata: image_size 0, expected a value > 0"),
         ({"resize": "pad"}, "impossible metadata: resize .pad., expected 'squash' or 'crop'"),
         ({"interpolation": "nearest"}, "interpolation .nearest., expected 'bicubic' or 'bilinear'"),
-        ({"pixel_std": "[1, 0, 1]"}, "pixel_std"),
+        ({"image_size": "1000000"}, "impossible metadata: image_size 1000000, expected a value <= 8192"),
+        ({"pixel_std": "[1, 0, 1]"}, "impossible metadata: pixel_std.1 0, expected a value >= 0.0001"),
+        ({"pixel_std": "[1, Infinity, 1]"}, "pixel_std.1 Infinity, expected a finite number"),
+        ({"pixel_mean": "[1e300, 1, 1]"}, "pixel_mean.0 1e.300, expected a value <= 10000"),
+        ({"additions": "[[[]]]"}, r"damaged metadata: additions\.0"),
+        ({"additions": "[" * 5000}, "damaged metadata .additions: maximum recursion depth"),
+        ({"additions": addition(module=[1])}, r"damaged metadata: additions\.0\.module"),
+        ({"additions": addition(options={"dim": [32]})}, r"damaged metadata: additions\.0\.options\.dim"),
+        ({"additions": addition(kind="nope")}, "impossible metadata: additions .unknown kind of addition 'nope'"),
+        ({"additions": addition(module="nope")}, "additions .the selection adds to 'nope'"),
+        ({"additions": addition(options={})}, "impossible metadata: additions .KeyError"),
         ({"model": "vit_huge_of_nobody"}, "impossible metadata .*timm has no model"),
         ({"image_size": "31"}, r"impossible metadata .*model\.image_size is 31"),
         ({"options": '{"colour": 1}'}, r"impossible metadata .*timm can't build"),
+        ({"options": '{"seed": "x"}'}, r"impossible metadata .*invalid literal for int"),
         ({"options": '{"seed": 1, "classes": 4}'}, r"impossible metadata .*options has 'classes'"),
         ({"classes": '["a", "b"]'}, r"2 of another shape|another shape"),
         ({"model": "vit_small_patch16_224", "options": "{}"}, "It looks like a ViT of width 32, depth 2, patch 8"),

@@ -267,7 +267,7 @@ def other_width(state: State) -> State:
     [
         ("vit", other_width, "It looks like a ViT of width 64, depth 2, patch 8: set model.name to such a model"),
         ("vit", lambda s: {k: v for k, v in s.items() if k != "cls_token"}, r"1 missing \(cls_token\)"),
-        ("vit", lambda s: s | {"prompt": torch.zeros(1)}, r"1 unknown \(prompt\)"),
+        ("vit", lambda s: s | {"prompt": torch.zeros(1)}, r"1 unknown \(prompt\)\. It looks like a damaged vit_tiny_"),
         ("vit", lambda s: s | {"norm.bias": torch.full((32,), torch.nan)}, r"NaN or infinity in 1 .* \(norm\.bias"),
         ("vit", lambda s: {k.replace("norm.", "fc_norm.") if k[:4] == "norm" else k: v for k, v in s.items()},
          r"mean of the patches: set model\.options=\{global_pool: avg\}"),
