@@ -19,6 +19,8 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from samtune.serve.answer import answer
+from samtune.serve.connection import Quiet
+from samtune.serve.decoder import Decoder
 from samtune.serve.gate import LOOPBACK_HOSTS, RETRY, ApiError, Gate
 from samtune.serve.upload import Limits, read_upload
 from samtune.serve.worker import Worker
@@ -43,13 +45,16 @@ def create_app(
         api_key: clients must send it as `Authorization: Bearer KEY`; None for no key.
         hosts: names that the Host header may have; None for any.
     """
-    limits, model = limits or Limits(), _Model(source)
-    worker = Worker(waiting=limits.waiting, seconds=limits.seconds)
+    limits, model, decoder = limits or Limits(), _Model(source), Decoder()
+    worker = Worker(waiting=limits.waiting, seconds=limits.seconds, interrupt=decoder.interrupt)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(Quiet())
         model.start()
+        worker.prepare(decoder.start)
         yield
+        decoder.close()
         worker.close()
 
     app = FastAPI(title="samtune", docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
@@ -60,13 +65,9 @@ def create_app(
     @app.post("/v1/predict", response_class=Response, openapi_extra=_described(kind))
     async def predict(request: Request) -> Response:
         service = model.get()
-        with worker.place():
-            try:
-                async with asyncio.timeout(limits.seconds):
-                    upload = await read_upload(request, kind.fields, limits)
-            except TimeoutError as err:
-                raise ApiError(408, "slow_upload", f"No whole request in {limits.seconds:g} seconds.") from err
-            return await worker.run(partial(answer, service, upload, max_pixels=limits.pixels))
+        with worker.place(request.client.host if request.client else "") as place:
+            upload = await worker.receive(place, read_upload(request, kind.fields, limits))
+            return await worker.run(partial(answer, service, decoder, upload, max_pixels=limits.pixels))
 
     paths = frozenset(path for route in app.routes if isinstance(path := getattr(route, "path", None), str))
     app.add_middleware(Gate, hosts=hosts, api_key=api_key, paths=paths)

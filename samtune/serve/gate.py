@@ -5,6 +5,7 @@ A message never repeats what the client sent beyond its numbers, and never shows
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -63,6 +64,16 @@ class ApiError(Exception):
         return JSONResponse({"error": error}, status_code=self.status, headers=self.headers)
 
 
+def busy() -> ApiError:
+    """Returns what a request gets for which there is no place."""
+    return ApiError(503, "busy", "All places are taken. Try again.", headers=RETRY)
+
+
+def ending() -> ApiError:
+    """Returns what a request gets that is cut off by the end of the server."""
+    return ApiError(503, "ending", "The server is being stopped. Try again.", headers=RETRY)
+
+
 class Gate:
     """ASGI middleware, outermost: nothing of a request is read before host and key are checked.
 
@@ -101,6 +112,9 @@ class Gate:
             await error.response(request_id)(scope, receive, send_with_headers)
         except ClientDisconnect:
             status = 499  # nobody is left to answer
+        except asyncio.CancelledError:
+            if not status:
+                await ending().response(request_id)(scope, receive, send_with_headers)
         except Exception:
             logger.exception("request %s failed", request_id)
             if not status:

@@ -4,8 +4,11 @@ import ipaddress
 import logging
 import os
 import socket
-import warnings
+import threading
+from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -13,20 +16,29 @@ from fastapi import FastAPI
 from samtune.base.machine import pick_device
 from samtune.errors import ConfigError
 from samtune.serve.app import create_app
+from samtune.serve.connection import BACKLOG, Connection, most_connections
 from samtune.serve.gate import LOOPBACK_HOSTS
+from samtune.serve.places import Places
+from samtune.serve.upload import Limits
 from samtune.tasks.service import Service
 from samtune.tasks.table import describe_file, task_of_file
 
 logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "SAMTUNE_API_KEY"
-_DRAIN_SECONDS = 30
+DRAIN_SECONDS = 20
+"""After SIGTERM or Ctrl-C: what is then not answered gets a 503."""
+END_SECONDS = 25
+"""After the same: the process is there no longer, whatever it computes. Orchestrators often kill after 30."""
 
 
 def run_server(
     checkpoint: str | Path, *, host: str = "127.0.0.1", port: int = 8000, device: str = "auto", insecure: bool = False
 ) -> None:
     """Serves a merged file of any task until SIGTERM or Ctrl-C; requests that were accepted are answered first.
+
+    That takes at most `DRAIN_SECONDS`. If the model or a thread still computes after `END_SECONDS`, the process is
+    ended with 128 + the signal's number.
 
     With `SAMTUNE_API_KEY` set, clients must send that key.
 
@@ -54,10 +66,10 @@ def run_server(
             server.should_exit = True
             raise
 
-    warnings.filterwarnings("ignore", module="PIL")  # Pillow quotes what is in a client's file
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    app = create_app(task.service, load, api_key=key, hosts={*LOOPBACK_HOSTS, host} if local else None)
-    server = _server(app)
+    connections = most_connections()
+    limits = Limits(waiting=min(Limits.waiting, connections // 2))
+    hosts = {*LOOPBACK_HOSTS, host} if local else None
+    server = _server(create_app(task.service, load, api_key=key, hosts=hosts, limits=limits), connections)
     with _listen(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
         logger.info("serving %s (%s) on http://%s:%d", info.model, task.name, shown, listener.getsockname()[1])
@@ -66,17 +78,39 @@ def run_server(
         raise failures[0]
 
 
-def _server(app: FastAPI) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """An event loop that ends in bounded time when it is asked to."""
+
+    _signal = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._signal = sig
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._signal:  # without one, the server runs in a thread of somebody else's process
+            logger.info("ending: what was accepted is answered, for up to %d seconds", DRAIN_SECONDS)
+            end = threading.Timer(END_SECONDS, os._exit, (128 + self._signal,))
+            end.daemon = True
+            end.start()
+        await super().shutdown(sockets)
+
+
+def _server(app: FastAPI, connections: int) -> Server:
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings say what the answers' own lines say
+    protocol: Any = partial(Connection, places=Places(connections))
     config = uvicorn.Config(
         app,
+        http=protocol,
+        backlog=BACKLOG,
         log_config=None,
         access_log=False,  # it would log what clients write into the address
         server_header=False,
         proxy_headers=False,
         ws="none",
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def _api_key() -> str | None:

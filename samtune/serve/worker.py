@@ -1,12 +1,13 @@
-"""One computation at a time, a bounded number of requests that wait for it, and a limit on their time."""
+"""One computation at a time, a bounded number of requests that come in or wait for it, and limits on their time."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from samtune.serve.gate import RETRY, ApiError
+from samtune.serve.gate import ApiError, busy
+from samtune.serve.places import Place, Places
 
 T = TypeVar("T")
 
@@ -16,38 +17,61 @@ class Worker:
 
     Args:
         waiting: requests that may hold a place beside the one that is computed.
-        seconds: from asking for a turn to the result.
+        seconds: for receiving a request, and again from asking for a turn to the result.
+        interrupt: shortens the running job, if it can.
     """
 
-    def __init__(self, *, waiting: int, seconds: float) -> None:
-        self.seconds = seconds
-        self._free = waiting + 1
+    def __init__(self, *, waiting: int, seconds: float, interrupt: Callable[[], None]) -> None:
+        self.seconds, self.interrupt = seconds, interrupt
+        self._places = Places(waiting + 1)
         self._turn = asyncio.Semaphore(1)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="samtune")
 
+    def prepare(self, job: Callable[[], None]) -> None:
+        """Runs a job before all others."""
+        self._thread.submit(job)
+
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self, client: str) -> Iterator[Place]:
         """Holds a place from before the body is read: waiting bodies take memory too.
 
         Raises:
-            ApiError: 503 when all are taken.
+            ApiError: 503 when all are taken, and none by an upload that takes long.
         """
-        if self._free == 0:
-            raise ApiError(503, "busy", "All places are taken. Try again.", headers=RETRY)
-        self._free -= 1
+        place = self._places.take(client)
+        if place is None:
+            raise busy()
         try:
-            yield
+            yield place
         finally:
-            self._free += 1
+            self._places.free(place)
+
+    async def receive(self, place: Place, upload: Awaitable[T]) -> T:
+        """Waits for an upload, which gives way when it takes long and others need its place.
+
+        Raises:
+            ApiError: 408 after `seconds`, or when it has to give way.
+        """
+        try:
+            async with asyncio.timeout(self.seconds) as limit:
+                now = asyncio.get_running_loop().time
+                place.leave = lambda: limit.reschedule(now())
+                return await upload
+        except TimeoutError as err:
+            message = f"A request has {self.seconds:g} seconds to come in, and fewer when others wait. Try again."
+            raise ApiError(408, "slow_upload", message) from err
+        finally:
+            place.leave = None
 
     async def run(self, job: Callable[[], T]) -> T:
         """Runs a job in the thread when its turn comes.
 
-        A job can't be stopped: after a timeout it runs to its end, and only then is it the next one's turn.
+        After a timeout a job is interrupted, and it is the next one's turn when it has really ended.
 
         Raises:
             ApiError: 504 after `seconds`.
         """
+        running: asyncio.Future[T] | None = None
         try:
             async with asyncio.timeout(self.seconds):
                 await self._turn.acquire()
@@ -55,12 +79,14 @@ class Worker:
                 running.add_done_callback(self._done)
                 return await asyncio.shield(running)
         except TimeoutError as err:
+            if running is not None:
+                self.interrupt()
             message = f"No result within {self.seconds:g} seconds. Send a smaller picture, or try again."
             raise ApiError(504, "timeout", message) from err
 
     def close(self) -> None:
-        """Waits for the running job, if there is one."""
-        self._thread.shutdown(cancel_futures=True)
+        """Lets no further job begin; one that runs is not waited for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _done(self, running: asyncio.Future[T]) -> None:
         if not running.cancelled():

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -12,6 +17,7 @@ from httpx import Response
 from PIL import Image
 
 from samtune.serve.app import create_app
+from samtune.serve.server import Server, _listen, _server
 from samtune.tasks.service import Service
 
 URL = "http://127.0.0.1"
@@ -42,3 +48,48 @@ def error_of(response: Response) -> dict[str, Any]:
     assert error["request_id"] == response.headers["X-Request-Id"]
     assert error["message"].endswith(".") and "/" not in error["message"].replace("multipart/form-data", "")
     return error
+
+
+def many_scans(count: int, size: int = 64) -> bytes:
+    """A progressive JPEG that repeats its last scan."""
+    data = encoded(Image.new("RGB", (size, size)), "JPEG", progressive=True)
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[last:end] * count + data[end:]
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def deep_png(top: int, width: int = 32, height: int = 16) -> bytes:
+    """A PNG of 16 bits per colour, which Pillow itself does not write; its values run from 0 to `top`."""
+    values = np.linspace(0, top, width * height * 3).astype(">u2").reshape(height, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@contextmanager
+def running(app: FastAPI, connections: int = 100) -> Iterator[tuple[Server, tuple[str, int]]]:
+    """Runs a real server in a thread; yields it with its address, and ends it."""
+    server = _server(app, connections)
+    with _listen("127.0.0.1", 0) as listener:
+        address = listener.getsockname()
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            until(lambda: server.started)
+            yield server, address
+        finally:
+            server.should_exit = True
+            thread.join(30)
+    assert not thread.is_alive()
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Waits until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)

@@ -254,7 +254,7 @@ def test_places_are_given_back(post: Post, client: TestClient) -> None:
 
 def test_a_timeout_does_not_start_a_second_computation(masks: MaskService) -> None:
     slow = Slow(masks)
-    app = app_of(slow, limits=Limits(seconds=0.2))
+    app = app_of(slow, limits=Limits(seconds=3))  # the first picture waits for the decoder's start
     try:
         responses = send(app, count=3)
         assert [error_of(r)["code"] for r in responses] == ["timeout"] * 3
