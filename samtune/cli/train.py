@@ -52,11 +52,13 @@ def finetune(
     if print_config:
         console.print_line(settings.to_yaml().rstrip())
         return
+    if dry_run:
+        from samtune.run import dry
+
+        console.print_line(str(dry.dry_run(settings)))
+        return
     from samtune.run import recipe
 
-    if dry_run:
-        console.print_line(str(recipe.dry_run(settings)))
-        return
     result = recipe.finetune(settings, run_dir=run_dir, overwrite=overwrite, resume=folder, command=_command_line())
     console.show(result.report.to_table(result.before))
     console.print_line(f"\n{result.run_dir}")
@@ -156,6 +158,19 @@ def _check_places(config: Path | None, run_dir: Path | None, resume: str | None,
         raise ConfigError(f"--resume {resume} names the run folder already: leave --run-dir out.")
     if resume not in (None, "auto") and not (find_path(str(resume)) / "config.yaml").is_file():
         raise RunFolderError(f"--resume {resume}: that is no folder of a run (there is no config.yaml in it).")
+
+
+@train_app.command(rich_help_panel="Train")
+def sync(runs: Annotated[list[Path], Argument(metavar="RUN", help="Run folders.")]) -> None:
+    """Tell MLflow what it lacks of runs that have ended; twice is as good as once."""
+    from samtune.base.tracking.sync import sync as sync_run
+
+    for run in runs:
+        told = sync_run(find_path(run))
+        what = (
+            f"{told.numbers} numbers and {told.files} files told" if told.numbers or told.files else "nothing to tell"
+        )
+        console.print_line(f"{run}: {what}; {told.status}, run {told.run_id}")
 
 
 def _command_line() -> str:

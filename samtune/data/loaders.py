@@ -1,6 +1,9 @@
 """The four loaders of a run: score, train, val, test."""
 
+import ctypes
 import logging
+import signal
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +19,8 @@ from samtune.data.splits import Splits
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+
 ItemT = TypeVar("ItemT")
 LoadedT = TypeVar("LoadedT")
 
@@ -155,7 +160,7 @@ def build_loaders(
             if dataset is not None:
                 dataset.fill_cache()  # before the workers fork: they share it
     # Workers end with each epoch: ones that stay would keep a copy of the dataset, and its epoch.
-    loader_of = partial(DataLoader, num_workers=options.workers, collate_fn=collate, worker_init_fn=_one_thread)
+    loader_of = partial(DataLoader, num_workers=options.workers, collate_fn=collate, worker_init_fn=_start_worker)
     return Loaders(
         score=loader_of(score, batch_size=options.score_batch),
         train=loader_of(train, batch_size=options.batch, sampler=EpochSampler(len(train), seed=options.seed)),
@@ -165,6 +170,10 @@ def build_loaders(
     )
 
 
-def _one_thread(worker: int) -> None:
-    """Keeps OpenCV's thread pool out of forked workers, where it can hang."""
-    cv2.setNumThreads(0)
+def _start_worker(worker: int) -> None:
+    """Lets a loader process end with its parent, however that ends, and leaves Ctrl-C to the parent."""
+    cv2.setNumThreads(0)  # OpenCV's thread pool can hang in a fork
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torch ends a worker by it
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

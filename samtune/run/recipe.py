@@ -12,12 +12,11 @@ import torch
 
 from samtune.base.disk import write_text
 from samtune.base.folder import locked, new_run
-from samtune.base.machine import peak_mib
 from samtune.config.sections import Config
 from samtune.data.splits import save_splits
 from samtune.errors import NonFiniteError
 from samtune.metrics.report import AnyReport
-from samtune.run.fit import Event, FitResult, Watch, fit, total_steps
+from samtune.run.fit import FitResult
 from samtune.run.keep import CHECKPOINTS
 from samtune.run.merge import merge_and_audit
 from samtune.run.phases import measure_before, open_keeper, open_log, selection_of
@@ -25,9 +24,9 @@ from samtune.run.prepare import Job, prepare
 from samtune.run.publish import evaluate_model, save_pages
 from samtune.run.resume import COMMAND, DONE, check_inputs, check_settings, earlier_command
 from samtune.run.select import announce, report_selection, select_parameters, shapes_of
-from samtune.run.train import attach_selection, objective_of, train
+from samtune.run.train import train
 from samtune.selection import load_selection, save_selection
-from samtune.tuning import Counts, count
+from samtune.tuning import Counts
 
 
 @dataclass(frozen=True)
@@ -126,52 +125,6 @@ def select_only(
         announce(job, selection)
         save_selection(selection, folder / "selection.safetensors", shapes_of(job.model))
     return folder
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """What two steps of a job showed.
-
-    Attributes:
-        steps: optimizer steps of the whole job.
-        train_seconds: estimate of the training, without scoring, validation and evaluation.
-        peak_mib: the largest memory so far: of the GPU if there is one, else of the process.
-    """
-
-    counts: Counts
-    step_seconds: float
-    steps: int
-    train_seconds: float
-    peak_mib: float
-
-    def __str__(self) -> str:
-        return (
-            f"trainable    {self.counts.total:,} ({self.counts.percent:.2f} % of the model)\n"
-            f"step         {self.step_seconds:.2f} s\n"
-            f"training     {self.steps:,} steps, about {self.train_seconds / 60:.1f} min without evaluation\n"
-            f"peak memory  {self.peak_mib:,.0f} MiB"
-        )
-
-
-def dry_run(config: Config) -> DryRun:
-    """Scores on one batch, selects, and trains two steps; writes nothing."""
-    job = prepare(config)
-    selection = select_parameters(job, batches=[next(iter(job.loaders.score))])
-    counts = count(job.model, selection)
-    trainable = attach_selection(job, selection)
-    events: list[Event] = []
-    fit(
-        job.task.network(job.model, selection, base_hash=job.base_hash, autocast=job.autocast),
-        trainable,
-        job.loaders,
-        fabric=job.fabric,
-        objective=objective_of(job, trainable),
-        optimisation=config.train.model_copy(update={"epochs": 2, "steps": 2}),
-        watch=Watch(events.append),
-    )
-    steps = total_steps(config.train, len(job.loaders.train))
-    step_seconds = config.train.images * config.train.accumulate / events[-1]["images_per_s"]
-    return DryRun(counts, step_seconds, steps, steps * step_seconds, peak_mib(job.model.device))
 
 
 def _resolved(job: Job, command: str = "") -> str:

@@ -28,7 +28,8 @@ from samtune.errors import CheckpointError, ConfigError
 from samtune.files.audit import audit_files
 from samtune.files.delta import apply_delta, undo_delta
 from samtune.models.table import build_model
-from samtune.run.recipe import RunResult, dry_run, finetune, select_only
+from samtune.run.dry import dry_run
+from samtune.run.recipe import RunResult, finetune, select_only
 from samtune.run.settings import load_config
 from samtune.selection import load_selection
 from samtune.tasks.evaluate import Evaluation

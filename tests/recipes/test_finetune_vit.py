@@ -26,7 +26,8 @@ from samtune.files.delta import apply_delta, undo_delta
 from samtune.files.export.pth import export_pth
 from samtune.models.timm.model import build_classifier
 from samtune.run.prepare import prepare
-from samtune.run.recipe import RunResult, dry_run, finetune, select_only
+from samtune.run.dry import dry_run
+from samtune.run.recipe import RunResult, finetune, select_only
 from samtune.run.settings import load_config
 from samtune.tasks.classes.evaluate import evaluate_classifier
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files

@@ -142,7 +142,8 @@ def test_print_config_runs_nothing(run: Run, stub: Stub, config: Path) -> None:
 
 
 def test_dry_run_and_select(run: Run, stub: Stub, config: Path) -> None:
-    stub("run.recipe", dry_run=lambda settings: "2 steps", select_only=lambda settings, **_: Path("runs/s"))
+    stub("run.dry", dry_run=lambda settings: "2 steps")
+    stub("run.recipe", select_only=lambda settings, **_: Path("runs/s"))
     assert run("finetune", "--config", config, "--dry-run") == (0, "2 steps\n", "")
     assert run("select", "--config", config) == (0, "runs/s\n", "")
 

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from toy import toy_batch, toy_model
+
+from samtune.run.memory import StepMemory, step_memory
+from samtune.selection import select
+from samtune.tuning import attach
+
+
+def weighed(images: int, *, full: bool = False) -> StepMemory:
+    model = toy_model()
+    selection = select(model, None, name="full" if full else "linear")
+    trainable = attach(model, selection)
+    batch = toy_batch(sizes=((64, 64),) * images)
+    return step_memory(model, trainable, lambda: model(batch).float().mean(), images=images, ema=False)
+
+
+def test_what_is_saved_grows_with_the_batch_and_what_stays_does_not() -> None:
+    two, four = weighed(2, full=True), weighed(4, full=True)
+    assert 1.8 < four.saved / two.saved < 2.2
+    assert four.fixed == two.fixed
+
+
+def test_a_frozen_encoder_saves_less_and_keeps_less() -> None:
+    assert weighed(2).saved < 0.5 * weighed(2, full=True).saved
+    assert weighed(2).fixed < weighed(2, full=True).fixed
+
+
+def test_a_card_takes_what_it_says_it_takes() -> None:
+    step = StepMemory(fixed=2 * 10**9, saved=8 * 10**9, passing=10**9, images=8)
+    assert not step.fits(8) and step.fits(16)
+    most = step.most(8)
+    assert 0 < most < 8
+    assert step.needed(most) <= 8e9 < step.needed(most + 1)
+    assert f"8 GB no (train.batch={most} would)" in str(step) and "16 GB yes" in str(step)
+    assert StepMemory(fixed=10**11, saved=1, passing=1, images=1).most(24) == 0
