@@ -110,6 +110,24 @@ def near_pairs(images: Sequence[ImageFacts]) -> Iterator[tuple[int, int]]:
         yield from ((i, i + 1 + int(j)) for j in np.flatnonzero(distance <= MAX_DISTANCE))
 
 
+def near_across(parts: Sequence[str], images: Sequence[ImageFacts], *, most: int) -> tuple[int, list[tuple[int, int]]]:
+    """Counts the near-duplicates in different parts, without the identical ones.
+
+    Returns the number, and the first `most` of them as indices (i, j), i < j.
+    """
+    hashes = np.array([facts.difference for facts in images], dtype=np.uint64)
+    part, content = (np.unique(keys, return_inverse=True)[1] for keys in (parts, [facts.content for facts in images]))
+    count = 0
+    first: list[tuple[int, int]] = []
+    for i in range(len(hashes)):
+        rest = slice(i + 1, None)
+        near = np.bitwise_count(hashes[rest] ^ hashes[i]) <= MAX_DISTANCE
+        found = np.flatnonzero(near & (part[rest] != part[i]) & (content[rest] != content[i]))
+        count += len(found)
+        first += [(i, i + 1 + int(j)) for j in found[: most - len(first)]]
+    return count, first
+
+
 def group_near(images: Sequence[ImageFacts]) -> list[list[int]]:
     """Groups images so that near-duplicates, directly or through others, share a group.
 

@@ -44,6 +44,18 @@ def read_image(path: str | Path) -> ImageArray:
         return to_rgb(picture)
 
 
+def is_picture(path: Path) -> bool:
+    """Tells by its name alone whether a file is a picture; hidden files are none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def too_small(width: int, height: int) -> str | None:
+    """Says what is wrong with a picture of so few pixels; None where nothing is."""
+    if min(width, height) >= MIN_SIDE:
+        return None
+    return f"{width} x {height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed"
+
+
 @contextmanager
 def open_picture(path: str | Path) -> Iterator[Image.Image]:
     """Opens and decodes one picture; what fails in the block becomes a `DataError` with the file's name."""

@@ -180,7 +180,7 @@ def near_note(where: Sequence[tuple[str, Path]], images: Sequence[ImageFacts]) -
     shown = first[:1] if count > len(images) else first  # frames of videos, or pictures too alike to be told apart
     named = [f"{where[i][1]} ({where[i][0]}) and {where[j][1]} ({where[j][0]})" for i, j in shown]
     rest = ["..."] if count > len(shown) else []
-    return [f"{count} near-duplicate pair(s) across parts, which make scores look better: {'; '.join(named + rest)}"]
+    return [f"{count} near-duplicate pair(s) across parts, which may flatter the scores: {'; '.join(named + rest)}"]
 
 
 def _fitting(groups: Sequence[list[int]], count: int) -> tuple[list[list[int]], list[list[int]]]:

@@ -1,8 +1,9 @@
 """What a check of a data set found, and how it is told: every problem at once, each with its file and reason."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+SHOWN = 3  # files of one warning that are told one by one
 
 
 @dataclass(frozen=True)
@@ -13,9 +14,15 @@ class VerifyReport:
     warnings: tuple[str, ...]
 
     def summary(self) -> list[str]:
-        """Returns one line per kind of warning with its count; the kind is what follows the file's name."""
-        kinds = Counter(line.split(": ", 1)[-1] for line in self.warnings)
-        return [f"{count} file(s): {kind}" for kind, count in kinds.most_common()]
+        """Returns the warnings, those of one kind (what follows the file's name) in one line when they are many."""
+        kinds: dict[str, list[str]] = {}
+        for line in self.warnings:
+            kinds.setdefault(line.split(": ", 1)[-1], []).append(line)
+        told = []
+        for kind, lines in kinds.items():
+            example = lines[0].removesuffix(f": {kind}")
+            told += lines if len(lines) <= SHOWN else [f"{len(lines)} files, such as {example}: {kind}"]
+        return told
 
 
 def list_problems(title: str, problems: Sequence[str]) -> str:

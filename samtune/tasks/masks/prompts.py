@@ -96,12 +96,21 @@ def components(mask: MaskArray) -> list[MaskArray]:
 
     Components under 16 pixels are left out, but for the largest when all are; an empty mask has none.
     """
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    if count <= 1:
-        return []
-    least = min(MIN_AREA, int(areas.max()))
-    return [cast(MaskArray, labels == i + 1) for i, area in enumerate(areas) if area >= least]
+    labels, large = _labelled(mask)
+    return [cast(MaskArray, labels == label) for label in large]
+
+
+def count_components(mask: MaskArray) -> int:
+    """Returns the number of `components`, without making them: a picture of cells has hundreds."""
+    return len(_labelled(mask)[1])
+
+
+def _labelled(mask: MaskArray) -> tuple[np.ndarray, list[int]]:
+    """Returns (H, W) labels of components, and which of them are large enough to count."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA].tolist()
+    least = min(MIN_AREA, max(areas, default=0))
+    return labels, [label for label, area in enumerate(areas, 1) if area >= least]
 
 
 def box_of(mask: MaskArray, *, rng: np.random.Generator | None = None) -> np.ndarray:

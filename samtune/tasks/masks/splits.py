@@ -1,20 +1,32 @@
 """Is every pair of a data folder usable, and which belongs to train, val and test: by folder, list of names or cut?"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from samtune.data.facts import ImageFacts, group_near, hash_images, image_facts, near_pairs
-from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Reader, Splits, cut_groups, put_given, repeated
+from samtune.data.facts import ImageFacts, group_near, hash_images, image_facts
+from samtune.data.pictures import too_small
+from samtune.data.splits import (
+    LABEL_LISTS,
+    NONE_GIVEN,
+    PARTS,
+    Given,
+    Reader,
+    Splits,
+    cut_groups,
+    near_note,
+    put_given,
+    repeated,
+    same_image,
+)
 from samtune.data.verify import VerifyReport, list_problems
 from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.tasks.masks.pairs import MaskFacts, Pair, mask_facts, scan_folder
 
-MIN_SIDE = 8  # pixels; nothing smaller can be segmented at a quarter of its size
-
 FactsT = TypeVar("FactsT", ImageFacts, MaskFacts)
 SplitMode = Literal["auto", "folders", "files", "ratio"]
 Parts = dict[str, list[Pair]]
+Seen = Mapping[Pair, tuple[ImageFacts | DataError, MaskFacts | DataError]]
 Named = dict[str, str | Path]
 RATIOS = (0.8, 0.1, 0.1)  # of train, val and test; the last two are also what a missing part takes of train
 
@@ -27,14 +39,10 @@ def recognises(folder: Path) -> bool:
 
 
 def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyReport:
-    """Checks the layout of a folder, with or without parts, and every pair in it; any name is a `ConfigError`."""
+    """Checks all that a run would: layout, lists, every pair, images in two parts; any name is a `ConfigError`."""
     if name is not None:
         raise ConfigError(f"{name!r} names a data set, and none of images and masks has a name; leave it out")
-    parts = [Path(folder, part) for part in PARTS if Path(folder, part).is_dir()] or [Path(folder)]
-    scans = [scan_folder(part) for part in parts]
-    problems = [line for _, lines in scans for line in lines]
-    report = verify_pairs(pair for pairs, _ in scans for pair in pairs)
-    return VerifyReport((*problems, *report.errors), report.warnings)
+    return _survey(Path(folder), "auto", NONE_GIVEN)[1]
 
 
 def check_pairs(pairs: Iterable[Pair]) -> VerifyReport:
@@ -46,36 +54,49 @@ def check_pairs(pairs: Iterable[Pair]) -> VerifyReport:
 
 
 def verify_pairs(pairs: Iterable[Pair]) -> VerifyReport:
-    """Checks every pair; files that are new or changed are decoded, once.
+    """Checks every pair.
 
     Errors stop a run; warnings are of what is accepted, by a stated rule, and that a user may want to know.
     """
-    pairs = list(pairs)
+    seen = _see(pairs)
+    report = _check(seen)
+    return VerifyReport((*report.errors, *_all_empty(seen, seen)), report.warnings)
+
+
+def _see(pairs: Iterable[Pair]) -> Seen:
+    """Returns what the two files of each pair show; files that are new or changed are decoded, once."""
+    pairs = list(dict.fromkeys(pairs))
+    images, masks = image_facts([pair.image for pair in pairs]), mask_facts([pair.mask for pair in pairs])
+    return dict(zip(pairs, zip(images, masks, strict=True), strict=True))
+
+
+def _check(seen: Seen) -> VerifyReport:
     errors: list[str] = []
     warnings: list[str] = []
-    counts: list[int] = []
-    images, masks = image_facts([pair.image for pair in pairs]), mask_facts([pair.mask for pair in pairs])
-    for pair, found_image, found_mask in zip(pairs, images, masks, strict=True):
+    for pair, (found_image, found_mask) in seen.items():
         image, mask = _usable(pair.image, found_image, errors), _usable(pair.mask, found_mask, errors)
         for path, facts in ((pair.image, image), (pair.mask, mask)):
             warnings += [f"{path}: {oddity}" for oddity in (facts.oddities if facts else ())]
-        if mask is not None:
-            counts.append(mask.components)
         if image is not None and mask is not None:
             _compare(pair, image, mask, errors, warnings)
-    if counts and not any(counts):
-        wanted = "foreground must be 255 (or 1), background 0"
-        errors.append(f"all {len(counts)} masks are empty: nothing to learn; {wanted}")
     return VerifyReport(tuple(errors), tuple(warnings))
+
+
+def _all_empty(seen: Seen, pairs: Iterable[Pair], of: str = "") -> list[str]:
+    """Returns a line where no mask of these pairs has a foreground, as far as they can be read."""
+    masks = {pair.mask: facts for pair in pairs if not isinstance(facts := seen[pair][1], DataError)}
+    if not masks or any(facts.components for facts in masks.values()):
+        return []
+    wanted = "foreground must be 255 (or 1), background 0"
+    return [f"all {len(masks)} masks{of} are empty, such as {next(iter(masks))}: nothing to learn; {wanted}"]
 
 
 def _usable(path: Path, facts: FactsT | DataError, errors: list[str]) -> FactsT | None:
     """Returns the facts of a file that can be used; else None, with the reason in `errors`."""
     if isinstance(facts, DataError):
         errors.append(str(facts))
-    elif min(facts.width, facts.height) < MIN_SIDE:
-        size = f"{facts.width} x {facts.height}"
-        errors.append(f"{path}: {size} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed")
+    elif problem := too_small(facts.width, facts.height):
+        errors.append(f"{path}: {problem}")
     else:
         return facts
     return None
@@ -113,6 +134,24 @@ def resolve_split(
         raise DataError(unknown_name("split", split, get_args(SplitMode)))
     if not folder.is_dir():
         raise DataError(f"data folder {folder} does not exist; set data.dir, or see data/README.md to get one")
+    parts, report = _survey(folder, split, given)
+    errors = list(report.errors)
+    if not parts.get("train") and not errors:
+        found = ", ".join(parts) or "nothing"
+        errors.append(f"{folder}: no training part (found: {found}); add train/ or data.train")
+    if errors:
+        raise DataError(list_problems(f"{folder} can't be used", errors))
+    notes: list[str] = []
+    cut = _cut_missing(folder, parts, seed, notes)
+    if empty := _all_empty(_see(cut["train"]), cut["train"], " of train"):  # the others may all be held out
+        raise DataError(f"{folder}: {empty[0]}")
+    return Splits(cut["train"], cut["val"], cut["test"], [*notes, *report.summary()])
+
+
+def _survey(folder: Path, split: SplitMode, given: Given) -> tuple[Parts, VerifyReport]:
+    """Reads the parts that are there, and everything in them; what is wrong with any is in the report."""
+    if not folder.is_dir():
+        raise DataError(f"data folder {folder} does not exist; set data.dir, or see data/README.md to get one")
     problems: list[str] = []
     notes: list[str] = []
     parts = _found_parts(folder, split, given.parts(), problems, notes)
@@ -123,20 +162,20 @@ def resolve_split(
         wanted="a folder nor a list of names",
     )
     problems += put_given(parts, given, folder, reader)
-    if problems:
-        known = [pair for pairs in parts.values() for pair in pairs]
-        raise DataError(list_problems(f"{folder} can't be split", [*problems, *verify_pairs(known).errors]))
-    if not parts.get("train"):
-        found = ", ".join(parts) or "nothing"
-        raise DataError(f"{folder}: no training part (found: {found}); add train/ or data.train")
-    report = check_pairs([pair for part in PARTS for pair in parts.get(part, [])])  # before a bad file stops a hash
-    cut = _cut_missing(folder, parts, seed, notes)
-    return Splits(cut["train"], cut["val"], cut["test"], [*notes, *_shared_images(folder, cut), *report.summary()])
+    where = [(part, pair) for part in PARTS for pair in parts.get(part, [])]
+    seen = _see(pair for _, pair in where)
+    report = _check(seen)
+    train = parts.get("train")
+    empty = _all_empty(seen, train or seen, " of train" if train and len(parts) > 1 else "")
+    errors = (*problems, *report.errors, *empty, *_shared_images(where, seen, notes))
+    return parts, VerifyReport(errors, (*notes, *report.warnings))
 
 
 def _found_parts(folder: Path, split: SplitMode, given: Named, problems: list[str], notes: list[str]) -> Parts:
     """Returns the published parts, or all pairs as "train"."""
-    folders = [part for part in PARTS if (folder / part / "images").is_dir() or (folder / part / "masks").is_dir()]
+    folders = [part for part in PARTS if (folder / part).is_dir()]
+    if not any((folder / part / name).is_dir() for part in folders for name in ("images", "masks")):
+        folders = [] if (folder / "images").is_dir() or (folder / "masks").is_dir() else folders
     lists = [part for part in PARTS if (folder / "splits" / f"{part}.txt").is_file()]
     if split == "auto":
         split = "folders" if folders else "files" if lists else "ratio"
@@ -165,7 +204,11 @@ def _scan(folder: Path, problems: list[str]) -> list[Pair]:
 def _named(path: Path, pairs: list[Pair], problems: list[str]) -> list[Pair]:
     """Returns the pairs that a text file names, one stem (or file name) per line."""
     by_name = {pair.name: pair for pair in pairs} | {pair.image.name: pair for pair in pairs}
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: can't be read ({error}); save it as a text file in UTF-8, one name per line")
+        return []
     absent = sorted({name for name in names if name not in by_name})
     problems += [f"{path}: names {name}, which is not in images/ and masks/" for name in absent]
     if not names:
@@ -192,15 +235,13 @@ def _cut_missing(folder: Path, parts: Parts, seed: int, notes: list[str]) -> Par
     return cut
 
 
-def _shared_images(folder: Path, parts: Parts) -> list[str]:
-    """Refuses identical images in two parts; returns a note on near-duplicates between parts."""
-    where = [(part, pair) for part in PARTS for pair in parts[part]]
-    images = hash_images([pair.image for _, pair in where])
-    if same := repeated(where, [facts.content for facts in images]):
-        lines = [f"{other}/{twin.image.name} and {part}/{pair.image.name}" for part, pair, other, twin in same]
-        raise DataError(list_problems(f"{folder}: the same image is in two parts; take it out of one", lines))
-    pairs = [(*where[i], *where[j]) for i, j in near_pairs(images)]
-    near = [f"{a}/{one.image.name} and {b}/{two.image.name}" for a, one, b, two in pairs if a != b]
-    if not near:
-        return []
-    return [f"{len(near)} near-duplicate pair(s) across parts of a published split: {'; '.join(near)}"]
+def _shared_images(where: Sequence[tuple[str, Pair]], seen: Seen, notes: list[str]) -> list[str]:
+    """Returns a line for each image that is in two parts; near-duplicates in two parts are noted."""
+    places, images = [], []
+    for part, pair in where:
+        if isinstance(facts := seen[pair][0], ImageFacts):
+            places.append((part, pair.image))
+            images.append(facts)
+    notes += near_note(places, images)
+    found = repeated(places, [facts.content for facts in images])
+    return [f"{same_image(*line)}; take it out of one part" for line in found]

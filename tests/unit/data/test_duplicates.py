@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samtune.data.facts import ImageFacts, difference_hash, group_near, hash_images, image_facts, near_pairs
+from samtune.data.facts import (
+    ImageFacts,
+    difference_hash,
+    group_near,
+    hash_images,
+    image_facts,
+    near_across,
+    near_pairs,
+)
 from samtune.errors import DataError
 
 
@@ -27,6 +35,14 @@ def test_groups_hold_what_is_near_through_others() -> None:
     assert list(near_pairs(images)) == [(0, 2), (2, 3)]  # 0 and 3 differ in 8 bits
     assert group_near(images) == [[0, 2, 3], [1]]
     assert group_near([images[3], images[0]]) == [[0], [1]]
+
+
+def test_near_duplicates_of_other_parts_are_counted() -> None:
+    images = [ImageFacts(9, 9, 1, [], content, bits) for content, bits in (("a", 0), ("b", 1), ("a", 0), ("c", 3))]
+    parts = ["train", "train", "test", "test"]
+    assert near_across(parts, images, most=9) == (3, [(0, 3), (1, 2), (1, 3)])  # 0 and 2 are the same
+    assert near_across(parts, images, most=1) == (3, [(0, 3)])
+    assert near_across([], [], most=1) == (0, [])
 
 
 def test_facts_of_an_image(tmp_path: Path) -> None:

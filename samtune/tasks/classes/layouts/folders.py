@@ -55,10 +55,15 @@ def scan_classes(folder: Path, problems: list[str], notes: list[str]) -> list[Na
     """Lists DIR/CLASS/picture, sorted: extensions in any case, without hidden files.
 
     Args:
-        problems: gets a line for each empty class folder, each name that can't be used, and where no class is.
+        problems: gets a line for each empty class folder, each name that can't be used, where no class is, and where
+            the folders are those of images and masks.
         notes: gets one line where pictures are left out: beside or below the class folders, or of other formats.
     """
     classes = _folders(folder)
+    if {"images", "masks"} <= {place.name for place in classes}:
+        pairs = "images/ and masks/ are pairs for task: segmentation (--config polyp.yaml)"
+        problems.append(f"{folder}: {pairs}; if they are two classes, give the folders other names")
+        return []
     if not classes:
         place = f"{folder.name}/CLASS/"
         problems.append(f"{folder}: no class folder; pictures belong into {place} (found: {found_names(folder)})")

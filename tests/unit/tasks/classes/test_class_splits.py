@@ -94,9 +94,10 @@ def test_images_that_are_all_alike_and_small_classes(tmp_path: Path) -> None:
 def test_missing_parts(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "a", train=12, val=0)
     splits = resolve_classes(tmp_path / "a")
-    assert sizes(splits) == [33, 3, 6] and splits.notes[0].startswith("val cut from train with seed 0")
+    assert sizes(splits) == [33, 3, 6] and splits.notes[1].startswith("val cut from train with seed 0")
     retrained = resolve_classes(tmp_path / "a", retrain=True)
-    assert sizes(retrained) == [36, 0, 6] and retrained.notes == ["train and val train together: 36 images"]
+    assert sizes(retrained) == [36, 0, 6] and retrained.notes[1:] == ["train and val train together: 36 images"]
+    assert splits.notes[0] == retrained.notes[0] and splits.notes[0].startswith("1 near-duplicate pair(s) across parts")
     splits = resolve_classes(write_imagenet(tmp_path / "b", train=12), name="imagenet")
     assert sizes(splits) == [33, 3, 6] and {item.name.split("/")[0] for item in splits.test} == {"val"}
     assert splits.classes == WNIDS[:3]
@@ -190,7 +191,10 @@ def test_what_can_not_be_trained_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"val": "test.txt"}, r"6 image\(s\) are in two parts, such as .*\(test\) is the same image as .*\(val\)"),
+        (
+            {"val": "test.txt"},
+            r"6 image\(s\) are in two parts, such as .*\.jpg: is in val and in test; change data\.train",
+        ),
         ({"train": "train800val200.txt"}, r"3 image\(s\) are in two parts, such as .*\(val\) is the same .*\(train\)"),
         ({"test": "val200.txt"}, r"3 image\(s\) are in two parts"),
     ],

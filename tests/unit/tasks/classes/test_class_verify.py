@@ -53,7 +53,7 @@ def test_everything_is_decoded_and_listed_at_once(tmp_path: Path) -> None:
     (images / "train800" / "000001.jpg").write_bytes(b"")
     (images / "train800val200" / "000002.jpg").write_text("text")
     errors = verify_folder(tmp_path, name="vtab/cifar").errors
-    assert [line.split(": ")[1][:12] for line in errors] == ["empty file (", "damaged file", "not a PNG, J"]
+    assert [line.split(": ")[1][:12] for line in errors] == ["damaged file", "empty file (", "not a PNG, J"]
 
 
 def test_a_long_picture_is_found_before_the_run(tmp_path: Path) -> None:
@@ -83,12 +83,35 @@ def test_the_same_image_in_two_parts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(DataError) as error:
         resolve_classes(folder)
     assert f"{line}; take it out of one part" in str(error.value)
-    assert verify_folder(folder).errors == (line,)
+    assert verify_folder(folder).errors == (f"{line}; take it out of one part",)
     parts = read_layout(folder, None).parts
     notes = check_classes(folder, parts, [], published=("train", "val", "test"))
-    assert notes == [f"1 image(s) of this published split are in two of its parts, such as {line}"]
+    assert notes == [f"1 image(s) of this published split are in two of its parts or classes, such as {line}"]
     monkeypatch.setattr(class_verify, "COMPARED", 20)
     assert verify_folder(folder).errors == ()
+
+
+def test_the_same_image_in_two_classes(tmp_path: Path) -> None:
+    folder = write_class_folders(tmp_path) / "train"
+    shutil.copy(folder / "class_0" / "001.png", folder / "class_2" / "again.png")
+    line = f"{folder / 'class_2' / 'again.png'} (class class_2) is the same image as {folder / 'class_0' / '001.png'}"
+    for place in (tmp_path, folder):
+        (told,) = verify_folder(place).errors
+        assert told == f"{line} (class class_0); keep it in the right class"
+        with pytest.raises(
+            DataError, match=r"again\.png \(class class_2\) is the same image.*keep it in the right class"
+        ):
+            resolve_classes(place)
+    notes = check_classes(tmp_path, read_layout(tmp_path, None).parts, [], published=("train", "val", "test"))
+    assert notes[0].startswith("1 image(s) of this published split") and notes[0].endswith(f"{line} (class class_0)")
+
+
+@pytest.mark.parametrize("parts", ["", "train", "val"])
+def test_images_and_masks_are_no_classes(tmp_path: Path, make_folder, parts: str) -> None:
+    make_folder(["a", "b"], f"data/{parts}")
+    offered = r"images/ and masks/ are pairs for task: segmentation \(--config polyp\.yaml\); if they are two classes"
+    with pytest.raises(DataError, match=offered):
+        resolve_classes(tmp_path / "data")
 
 
 def test_bad_files_are_told_each_time(tmp_path: Path) -> None:
@@ -104,5 +127,5 @@ def test_bad_files_are_told_each_time(tmp_path: Path) -> None:
 def test_a_dangling_link_is_a_problem(tmp_path: Path) -> None:
     folder = write_class_folders(tmp_path)
     (folder / "train" / "class_0" / "link.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(DataError, match=r"link\.png: no such file"):
+    with pytest.raises(DataError, match=r"link\.png: dangling link to .*nowhere\.png; put the file there"):
         resolve_classes(folder)

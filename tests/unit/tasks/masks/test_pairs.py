@@ -45,7 +45,7 @@ def test_other_files_are_ignored(make_folder) -> None:
 
 
 def test_all_layout_problems_are_in_one_message(make_folder) -> None:
-    folder = make_folder(["good", "no_mask", "orphan", "twice", "link", "dir", "upper"])
+    folder = make_folder(["good", "no_mask", "orphan", "twice", "link", "dir"])
     images, masks = folder / "images", folder / "masks"
     (masks / "no_mask.png").unlink()
     (images / "orphan.png").unlink()
@@ -54,22 +54,73 @@ def test_all_layout_problems_are_in_one_message(make_folder) -> None:
     (images / "link.png").symlink_to(images / "gone.png")
     (images / "dir.png").unlink()
     (images / "dir.png").mkdir()
-    (images / "upper.png").rename(images / "upper.PNG")
     with pytest.raises(DataError) as caught:
         find_pairs(folder)
     message = str(caught.value)
     for part in (
-        "6 problem(s)",
-        "no_mask.*: no mask named",
-        "orphan.*: orphan mask, no image named",
-        "twice.png: duplicate stem 'twice'",
+        "5 problem(s)",
+        "images/no_mask.png: no mask named no_mask.*",
+        "masks/orphan.png: orphan mask, no image named orphan.*",
+        "twice.png: duplicate stem 'twice', twice.jpg has it too",
         "link.png: dangling link to",
         "dir.png: a folder or special file",
-        "upper.PNG: extension '.PNG' in upper case; rename it to '.png'",
     ):
         assert part in message
     pairs, problems = scan_folder(folder)
-    assert [p.name for p in pairs] == ["good", "twice"] and len(problems) == 6
+    assert [p.name for p in pairs] == ["good", "twice"] and len(problems) == 5
+
+
+def test_upper_case_extensions_are_read(make_folder) -> None:
+    folder = make_folder(["a", "b"])
+    for sub in ("images", "masks"):
+        (folder / sub / "a.png").rename(folder / sub / "a.PNG")
+    assert [pair.mask.name for pair in find_pairs(folder)] == ["a.PNG", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"), [("n{}", "n{}_mask"), ("{}", "mask_{}"), ("image_{}", "mask_{}"), ("img{}_raw", "img{}_gt")]
+)
+def test_masks_named_by_a_rule_get_one_line(make_folder, image: str, mask: str) -> None:
+    folder = make_folder([image.format(index) for index in range(5, 25)])
+    for index in range(5, 25):
+        path = folder / "masks" / f"{image.format(index)}.png"
+        path.rename(path.with_name(f"{mask.format(index)}.png"))
+    (folder / "images" / f"{image.format(7)}.png").unlink()
+    first, wanted = (
+        f"{mask.format(10)}.png for {image.format(10)}.png",
+        f"the stem of its image ({image.format(10)}.png)",
+    )
+    _, (renamed, orphan) = scan_folder(folder)
+    assert renamed.startswith(f"{folder / 'masks'}: 19 masks are not named as their images, such as {first}; give each")
+    assert wanted in renamed and f"{mask.format(7)}.png: orphan mask" in orphan
+
+
+def test_names_without_a_rule_get_a_line_each(make_folder) -> None:
+    folder = make_folder(["cat", "dog"])
+    for old, new in (("cat", "bird"), ("dog", "fish")):
+        (folder / "masks" / f"{old}.png").rename(folder / "masks" / f"{new}.png")
+    assert len(scan_folder(folder)[1]) == 4
+
+
+def test_another_reading_is_offered(make_folder, tmp_path: Path) -> None:
+    folder = make_folder(["a"])
+    (folder / "images").rename(folder / "cats")
+    (folder / "masks").rename(folder / "dogs")
+    with pytest.raises(
+        DataError, match=r"found: cats, dogs\).*classes are for task: classification \(--config folders"
+    ):
+        find_pairs(folder)
+
+
+def test_a_folder_that_can_not_be_listed(make_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(["a"])
+
+    def refuse(path: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(DataError, match=r"images: can't be listed \(permission denied\); change its rights"):
+        find_pairs(folder)
 
 
 def test_name_that_is_not_utf8(make_folder) -> None:
@@ -155,25 +206,44 @@ def test_grey_palette_is_read_by_colour_not_by_index(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), EXPECTED)
 
 
-def test_jpeg_masks_are_thresholded(tmp_path: Path) -> None:
+def test_only_jpeg_masks_may_be_soft(tmp_path: Path) -> None:
     mask = read_mask(save(tmp_path / "a.jpg", half(255), quality=95))
     np.testing.assert_array_equal(mask, EXPECTED)
     noisy = half(255)
     noisy[:, ::3] ^= np.uint8(5)  # a JPEG saved again as PNG
     noisy[::7] ^= np.uint8(3)
     noisy[::5] ^= np.uint8(8)
-    np.testing.assert_array_equal(read_mask(save(tmp_path / "b.png", noisy)), EXPECTED)
+    with pytest.raises(DataError, match=r"b\.png: not a binary mask: 16 values, 0\.0%.*save \(mask > 127\) \* 255"):
+        read_mask(save(tmp_path / "b.png", noisy))
+    with pytest.raises(DataError, match=r"c\.jpg: not a binary mask: .*between 16 and 239 \(at most 1 % in a JPEG"):
+        read_mask(save(tmp_path / "c.jpg", (GREY % 256).astype(np.uint8), quality=95))
+
+
+@pytest.mark.parametrize("kind", ["png", "palette", "rgb", "tif16", "jpg"])
+def test_label_pictures_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+    """Twelve labels of small objects on 0: none of them would pass 127, and all would be background."""
+    labels = np.zeros((60, 60), dtype=np.uint16 if kind == "tif16" else np.uint8)
+    for label in range(12):
+        labels[5 * label : 5 * label + 2, 10:12] = label
+    picture = Image.fromarray(labels)
+    if kind == "palette":
+        picture = Image.fromarray(labels, mode="P")
+        picture.putpalette(np.random.default_rng(0).integers(0, 255, 768).tolist())
+    elif kind == "rgb":
+        picture = picture.convert("RGB")
+    path = tmp_path / f"a.{'jpg' if kind == 'jpg' else 'tif' if kind == 'tif16' else 'png'}"
+    picture.save(path, **({"quality": 100} if kind == "jpg" else {}))
+    with pytest.raises(DataError, match=r"looks like instance or class labels: values 0 to 1[12]; a binary mask has 0"):
+        read_mask(path)
 
 
 def test_masks_that_are_not_binary_are_refused(tmp_path: Path) -> None:
     classes = half(1)
     classes[:5] = 2
-    with pytest.raises(DataError, match=r"c.png: mask with 3 classes \(values 0, 1, 2\)"):
+    with pytest.raises(DataError, match=r"c.png: mask with 3 classes, looks like .* labels: values 0 to 2"):
         read_mask(save(tmp_path / "c.png", classes))
-    with pytest.raises(DataError, match=r"2 classes \(values 3, 200\)"):
+    with pytest.raises(DataError, match=r"2 classes, 3 and 200, of which none is 0"):
         read_mask(save(tmp_path / "d.png", np.where(EXPECTED, 200, 3).astype(np.uint8)))
-    with pytest.raises(DataError, match=r"not a binary mask: \d.*between 16 and 239"):
-        read_mask(save(tmp_path / "e.jpg", (GREY % 256).astype(np.uint8), quality=95))
     with pytest.raises(DataError, match="coloured mask: its channels differ"):
         read_mask(save(tmp_path / "f.png", np.stack([half(255), half(0), half(0)], -1)))
 

@@ -96,12 +96,67 @@ def test_lists_naming_absent_files_or_nothing(make_folder) -> None:
 def test_the_same_image_in_two_parts_is_refused(make_folder) -> None:
     folder = make_folder(NAMES)
     write_lists(folder, train=NAMES[:10], val=NAMES[9:12], test=NAMES[12:])
-    with pytest.raises(DataError, match=r"same image is in two parts.*\n.*train/n09\.png and val/n09\.png"):
+    with pytest.raises(DataError, match=r"n09\.png: is in train and in val; take it out of one part"):
         resolve_split(folder)
     make_folder(NAMES, "set/train")
     parts = make_folder(NAMES[:3], "set/val").parent
     with pytest.raises(DataError, match="3 problem"):
         resolve_split(parts)
+
+
+def test_everything_is_told_at_once(make_folder) -> None:
+    """What the layout, the lists, the files and the parts get wrong: four kinds in one message."""
+    folder = make_folder(NAMES)
+    write_lists(folder, train=[*NAMES[:10], "gone"], val=NAMES[9:12], test=NAMES[12:])
+    (folder / "images" / "n03.png").write_bytes(b"")
+    (folder / "masks" / "n15.png").unlink()
+    with pytest.raises(DataError) as caught:
+        resolve_split(folder)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 6 and "5 problem(s)" in lines[0]
+    for text in (
+        "n15.png: no mask",
+        "names gone",
+        "names n15",
+        "n03.png: empty file",
+        "n09.png: is in train and in val",
+    ):
+        assert sum(text in line for line in lines) == 1
+
+
+def test_all_training_masks_empty_is_an_error(make_folder) -> None:
+    make_folder(NAMES[:5], "set/val", seed=2)
+    make_folder(NAMES[:5], "set/test", seed=3)
+    folder = make_folder(NAMES, "set/train").parent
+    for path in (folder / "train" / "masks").iterdir():
+        Image.new("L", (40, 30)).save(path)
+    with pytest.raises(DataError, match=r"all 20 masks of train are empty, such as .*n00\.png: nothing to learn"):
+        resolve_split(folder)
+
+
+def test_a_cut_that_leaves_only_empty_masks_in_train_is_an_error(make_folder) -> None:
+    folder = make_folder(NAMES)
+    held = resolve_split(folder, seed=4).test[0].name
+    for path in (folder / "masks").iterdir():
+        if path.stem != held:
+            Image.new("L", (40, 30)).save(path)
+    with pytest.raises(DataError, match="all 16 masks of train are empty"):
+        resolve_split(folder, seed=4)
+
+
+def test_a_list_that_is_no_text(make_folder) -> None:
+    folder = make_folder(NAMES)
+    write_lists(folder, train=NAMES[:10], val=NAMES[10:12], test=NAMES[12:])
+    (folder / "splits" / "val.txt").write_bytes(b"\xff\xfe\x00n")
+    with pytest.raises(DataError, match=r"val\.txt: can't be read .*; save it as a text file in UTF-8"):
+        resolve_split(folder)
+
+
+def test_a_part_without_pairs_is_not_passed_over(make_folder) -> None:
+    folder = make_folder(NAMES, "set/train").parent
+    (folder / "val" / "pictures").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"val: images/ and masks/ missing \(found: pictures\)"):
+        resolve_split(folder)
 
 
 def test_near_duplicates_in_a_published_split_are_noted(make_folder) -> None:
@@ -110,7 +165,11 @@ def test_near_duplicates_in_a_published_split_are_noted(make_folder) -> None:
     folder = make_folder(NAMES[:4], "set/test", seed=3).parent
     brighter(folder / "train" / "images" / "n07.png", folder / "test" / "images" / "n01.png")
     (note,) = resolve_split(folder).notes
-    assert note.startswith("1 near-duplicate pair(s) across parts") and "train/n07.png and test/n01.png" in note
+    assert (
+        note.startswith("1 near-duplicate pair(s) across parts")
+        and "n07.png (train) and" in note
+        and note.endswith("test/images/n01.png (test)")
+    )
 
 
 def test_parts_given_by_name(make_folder) -> None:
@@ -151,5 +210,5 @@ def test_layout_problems_come_with_bad_files(make_folder) -> None:
     folder = make_folder(NAMES)
     (folder / "masks" / "n00.png").unlink()
     (folder / "images" / "n01.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"(?s)2 problem.*n00\.\*: no mask.*n01\.png: empty file"):
+    with pytest.raises(DataError, match=r"(?s)2 problem.*n00\.png: no mask.*n01\.png: empty file"):
         resolve_split(folder)

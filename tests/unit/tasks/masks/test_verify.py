@@ -82,7 +82,21 @@ def test_warnings(make_folder, name: str, content, options: dict, reason: str) -
     report = report_after(make_folder(NAMES), name, content, **options)
     assert report.errors == ()
     assert len(report.warnings) == 1 and reason in report.warnings[0]
-    assert reason in report.summary()[0] and report.summary()[0].startswith("1 file(s): ")
+    assert tuple(report.summary()) == report.warnings
+
+
+def test_warnings_of_one_kind_are_summed_up_beyond_three_files(make_folder) -> None:
+    folder = make_folder([*NAMES, "d", "e"])
+    for name in [*NAMES, "d"]:
+        picture = Image.open(folder / "masks" / f"{name}.png").convert("RGB")
+        picture.save(folder / "masks" / f"{name}.png")
+    report = report_after(folder, "masks/e.png", rectangle() * 0)
+    assert len(report.warnings) == 5
+    first, empty = folder / "masks" / "a.png", folder / "masks" / "e.png"
+    assert report.summary() == [
+        f"4 files, such as {first}: RGB mask of equal channels; one grey channel is clearer",
+        f"{empty}: mask is all background",
+    ]
 
 
 def test_exif_orientation_on_one_is_an_error_on_both_a_warning(make_folder) -> None:
@@ -117,7 +131,7 @@ def test_everything_is_listed_at_once(make_folder) -> None:
 
 def test_folder_of_parts(make_folder) -> None:
     make_folder(NAMES, "all/train")
-    folder = make_folder(NAMES, "all/val").parent
+    folder = make_folder(NAMES, "all/val", seed=1).parent
     assert verify_folder(folder).errors == ()
     (folder / "val" / "images" / "a.png").write_bytes(b"")
     assert len(verify_folder(folder).errors) == 1
