@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -13,6 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -178,14 +181,70 @@ def test_a_model_that_can_not_be_loaded_ends_the_server(merged: Path, tmp_path: 
     assert not thread.is_alive() and f"{damaged} is damaged" in str(failed[0])
 
 
+STUCK = """
+import signal, sys, time
+from samtune.serve import server
+from samtune.serve.app import create_app
+from samtune.tasks.masks.service import MaskService
+
+MaskService.answer = lambda *_: (print("computing", flush=True), time.sleep(600))
+server.DRAIN_SECONDS, server.END_SECONDS = 1, 3
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as the command does
+with server._listen("127.0.0.1", 0) as listener:
+    print(listener.getsockname()[1], flush=True)
+    server._server(create_app(MaskService, MaskService(None)), 20).run(sockets=[listener])
+"""
+
+
+def test_sigterm_ends_a_computation_that_does_not_end() -> None:
+    command, env = [sys.executable, "-c", STUCK], {**os.environ, "PYTHONPATH": str(ROOT)}
+    with guarded(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)) as process:
+        assert process.stdout is not None
+        url = f"http://127.0.0.1:{int(process.stdout.readline())}/v1/predict"
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(httpx.post, url, files={"image": ("a", encoded())}, timeout=60)
+            assert process.stdout.readline() == "computing\n"
+            process.send_signal(signal.SIGTERM)
+            start = time.monotonic()
+            assert (asked.result().status_code, asked.result().json()["error"]["code"]) == (503, "ending")
+        assert process.wait(20) == 143 and time.monotonic() - start < 15
+
+
+@contextmanager
+def guarded(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Ends a process in any case, at the latest after four minutes."""
+    guard = threading.Timer(240, process.kill)
+    guard.start()
+    try:
+        with process:
+            yield process
+    finally:
+        guard.cancel()
+        process.kill()
+
+
+def few_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+def crowd(address: str) -> None:
+    """Opens more connections than there may be open files; after a second, an honest request is answered."""
+    host, port = address.removeprefix("http://").split(":")
+    idle = [socket.create_connection((host, int(port))) for _ in range(100)]
+    time.sleep(1.5)
+    with httpx.Client(base_url=address, transport=httpx.HTTPTransport(retries=3)) as client:
+        assert client.get("/livez").status_code == 200
+        assert client.post("/v1/predict", files={"image": ("a.png", encoded())}).status_code == 200
+    for one in idle:
+        one.close()
+
+
 def test_a_real_server_from_start_to_sigterm(merged: Path, tmp_path: Path) -> None:
     code = "import sys; from samtune.cli.main import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "serve", "--checkpoint", str(merged), "--port", "0"]
     env = {k: v for k, v in os.environ.items() if k != "SAMTUNE_API_KEY"} | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
-    guard = threading.Timer(60, process.kill)
-    guard.start()
-    try:
+    started = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=few_files)
+    with guarded(started) as process:
         assert process.stderr is not None
         address = re.search(r"http://127\.0\.0\.1:\d+", process.stderr.readline())
         assert address is not None
@@ -198,6 +257,7 @@ def test_a_real_server_from_start_to_sigterm(merged: Path, tmp_path: Path) -> No
             assert large.status_code == 413
             mask = tmp_path / "served.png"
             mask.write_bytes(response.content)
+        crowd(address[0])
         picture().save(tmp_path / "a.png")
         predict_files(Prediction(merged, [tmp_path / "a.png"], tmp_path / "out", device="cpu"))
         assert (tmp_path / "out" / "a.png").read_bytes() == mask.read_bytes()
@@ -205,9 +265,4 @@ def test_a_real_server_from_start_to_sigterm(merged: Path, tmp_path: Path) -> No
         assert process.wait(20) == 0
         rest = process.stderr.read()
         assert "POST /v1/predict 200" in rest and "secret" not in rest and "Traceback" not in rest
-    finally:
-        guard.cancel()
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stderr.close()
+        assert len(rest) < 20_000
