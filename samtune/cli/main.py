@@ -7,13 +7,15 @@ import errno
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Annotated, NoReturn
 
-from typer import Option, Typer
+from typer import Exit, Option, Typer
 from typer.main import get_command
 
 from samtune import console
 from samtune.base import environment
+from samtune.base.launch import end_with_parent, is_rank
 from samtune.base.signals import end_by_signals
 from samtune.cli.files import data_app, files_app
 from samtune.cli.train import train_app
@@ -35,9 +37,16 @@ app = Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print_line(f"samtune {metadata.version('samtune')}")
+        raise Exit
+
+
 @app.callback()
 def _root(
     debug: Annotated[bool, Option("--debug", help="Show tracebacks; may also follow the command.")] = False,
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
     console.setup_logging(debug=debug)
 
@@ -55,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = ["--debug"] * debug + [a for a in arguments if a != "--debug"]
     environment.set_defaults()
     end_by_signals()
+    if is_rank():
+        end_with_parent()
     try:
         get_command(app).main(arguments, prog_name="samtune")
     except Exception as error:
