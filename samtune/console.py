@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,6 +49,13 @@ class Advance(Protocol):
     """Tells a progress bar that `steps` more are done, with values such as loss=0.31 to show."""
 
     def __call__(self, steps: int = 1, **values: float | str) -> None: ...
+
+
+def set_quiet(quiet: bool) -> None:
+    """Keeps results, progress and warnings of this process to itself: another one of the same run shows them."""
+    OUT.quiet = quiet
+    if quiet:
+        logging.getLogger("samtune").setLevel(logging.ERROR)
 
 
 def setup_logging(*, debug: bool = False) -> None:
@@ -114,8 +121,13 @@ def show(table: Table) -> None:
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
     """Shows how far a job is, by the function that it yields: a bar with values and remaining time, or plain lines."""
-    with _bar(title, total) if ERR.is_terminal else _lines(title, total) as advance:
+    shown = nullcontext(_nothing) if OUT.quiet else _bar(title, total) if ERR.is_terminal else _lines(title, total)
+    with shown as advance:
         yield advance
+
+
+def _nothing(steps: int = 1, **values: float | str) -> None:
+    """Shows nothing."""
 
 
 @contextmanager

@@ -166,7 +166,7 @@ class Timed:
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
-        self.sampler, self.dataset, self.batch_size = loader.sampler, loader.dataset, loader.batch_size
+        self.batch_sampler, self.dataset = loader.batch_sampler, loader.dataset
         self.waits: list[list[float]] = []  # by epoch
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from samtune.base.machine import pick_device
 from samtune.base.paths import find_path
 from samtune.config import sections as shared
-from samtune.data.loaders import EpochSampler, Loaders
+from samtune.data.loaders import EpochBatches, Loaders
 from samtune.data.pictures import read_image
 from samtune.data.splits import Splits
 from samtune.data.verify import VerifyReport
@@ -233,15 +233,16 @@ class ShareTask(Task[ShareConfig]):
         model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=SIDE)
         parts = Splits(*(pictures_of(find_path(config.data.dir) / part) for part in ("train", "val", "test")))
 
-        def loader(pictures: list[Picture], batch: int, **options: Any) -> DataLoader[Any]:
-            return DataLoader(Pictures(pictures), batch_size=batch, collate_fn=to_batch, **options)
+        def loader(pictures: list[Picture], **options: Any) -> DataLoader[Any]:
+            return DataLoader(Pictures(pictures), collate_fn=to_batch, **options)
 
-        order = EpochSampler(len(parts.train), seed=config.run.seed)
+        batch = config.train.images
+        batches = EpochBatches(len(parts.train), batch, seed=config.run.seed)
         return model, Loaders(
-            score=loader(parts.train, config.score.batch),
-            train=loader(parts.train, config.train.batch, sampler=order),
-            val=loader(parts.val, config.train.batch),
-            test=loader(parts.test, config.train.batch),
+            score=loader(parts.train, batch_size=config.score.batch),
+            train=loader(parts.train, batch_sampler=batches),
+            val=loader(parts.val, batch_size=batch),
+            test=loader(parts.test, batch_size=batch),
             splits=parts,
         )
 

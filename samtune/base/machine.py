@@ -1,6 +1,7 @@
 """What this machine has: devices, bf16, memory."""
 
 import ctypes
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def use_bf16(precision: str, device: str, *, pays_on_cpu: bool = True) -> bool:
         and pays_on_cpu
         and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     )
+
+
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def forget_peak(device: torch.device) -> float:

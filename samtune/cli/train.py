@@ -39,8 +39,13 @@ def finetune(
             help="Go on with the run of this folder; auto: with --run-dir or the newest unfinished one, else anew.",
         ),
     ] = None,
+    devices: Annotated[int, Option(min=1, help="GPUs, or processes on the CPU, that train together.")] = 1,
 ) -> None:
     """Score, select, train, merge, audit, evaluate: the whole job of a config."""
+    from samtune.base.launch import is_rank
+
+    if devices > 1 and not is_rank():
+        raise Exit(_launch(devices))
     from samtune.run.resume import find_run
     from samtune.run.settings import load_config
 
@@ -146,6 +151,16 @@ def compare(
         with disk_errors(figures):
             saved = save_figures(comparison.methods, figures)
         console.print_line("\n" + "\n".join(str(path) for path in saved))
+
+
+def _launch(devices: int) -> int:
+    """Runs this command in several processes, and returns their exit code."""
+    from samtune.base.launch import launch
+    from samtune.base.machine import cores
+
+    program, *arguments = sys.argv
+    start = ["-m", "samtune"] if program.endswith("__main__.py") else [program]
+    return launch([sys.executable, *start, *arguments], devices, threads=max(1, cores() // devices))
 
 
 def _check_places(config: Path | None, run_dir: Path | None, resume: str | None, *, overwrite: bool) -> None:

@@ -78,9 +78,13 @@ class Loaders:
         assert loader is not None
         return loader
 
+    def divide(self, part_of: Callable[[int], slice]) -> None:
+        """Lets `train` give only a part of each batch, by the number of its items; None where that is empty."""
+        self.train.batch_sampler.part_of = part_of  # type: ignore[union-attr]
+
     def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
         """Selects order and augmentation of `train`, without its first `skip` batches; call it before each epoch."""
-        self.train.sampler.set_epoch(epoch, skip=skip * (self.train.batch_size or 1))  # type: ignore[attr-defined]
+        self.train.batch_sampler.set_epoch(epoch, skip=skip)  # type: ignore[union-attr]
         self.train.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
 
 
@@ -123,22 +127,25 @@ class EpochDataset(Dataset[ItemT], Generic[ItemT, LoadedT]):
         self.epoch = epoch
 
 
-class EpochSampler(Sampler[int]):
-    """A permutation of the items that depends on (seed, epoch) only."""
+class EpochBatches(Sampler[list[int]]):
+    """Batches of a permutation of the items that depends on (seed, epoch) only; of each, the part of this process."""
 
-    def __init__(self, size: int, *, seed: int) -> None:
-        """Starts at epoch 0."""
-        self.size, self.seed, self.epoch, self.skip = size, seed, 0, 0
+    def __init__(self, size: int, batch: int, *, seed: int) -> None:
+        """Starts at epoch 0, with whole batches; the last may be smaller."""
+        self.size, self.batch, self.seed, self.epoch, self.skip = size, batch, seed, 0, 0
+        self.part_of: Callable[[int], slice] = slice
 
     def __len__(self) -> int:
-        return self.size
+        return -(-self.size // self.batch)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size).tolist()
-        return iter(order[self.skip :])
+        for start in range(self.skip * self.batch, self.size, self.batch):
+            whole = order[start : start + self.batch]
+            yield whole[self.part_of(len(whole))]
 
     def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
-        """Selects the permutation, to be read without its first `skip` items: an epoch that goes on."""
+        """Selects the permutation, to be read without its first `skip` batches: an epoch that goes on."""
         self.epoch, self.skip = epoch, skip
 
 
@@ -160,14 +167,20 @@ def build_loaders(
             if dataset is not None:
                 dataset.fill_cache()  # before the workers fork: they share it
     # Workers end with each epoch: ones that stay would keep a copy of the dataset, and its epoch.
+    batches = EpochBatches(len(train), options.batch, seed=options.seed)
     loader_of = partial(DataLoader, num_workers=options.workers, collate_fn=collate, worker_init_fn=_start_worker)
     return Loaders(
         score=loader_of(score, batch_size=options.score_batch),
-        train=loader_of(train, batch_size=options.batch, sampler=EpochSampler(len(train), seed=options.seed)),
+        train=loader_of(train, batch_sampler=batches, collate_fn=partial(_collated, collate)),
         val=None if val is None else loader_of(val, batch_size=options.batch),
         test=loader_of(test, batch_size=options.batch),
         splits=splits,
     )
+
+
+def _collated(collate: Callable[[list[ItemT]], Any], items: list[ItemT]) -> Any:
+    """Returns the batch, or None of no items: this process has no part of a small last batch."""
+    return collate(items) if items else None
 
 
 def _start_worker(worker: int) -> None:

@@ -18,7 +18,6 @@ from samtune.base.signals import Stopped
 from samtune.config.sections import Train
 from samtune.data.loaders import Loaders
 from samtune.errors import DiskError
-from samtune.metrics.report import AnyReport
 from samtune.run.state import RandomState, Tensors, TrainState, random_state, set_random_state
 from samtune.run.updates import Objective, Updates, copy_values
 from samtune.types import AnyBatch
@@ -55,17 +54,25 @@ class Keeper(Protocol):
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Numbers of a validation by name, and the one that epochs are chosen by; as a report has them."""
+
+    choice: float
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Watch:
     """What goes on beside the steps.
 
     Attributes:
         on_event: told of every step and every validation.
-        validate: returns the validation report of the model as it is; None keeps the last epoch.
+        validate: measures the model as it is; None keeps the last epoch.
         keeper: None keeps nothing.
     """
 
     on_event: Callable[[Event], None]
-    validate: Callable[[], AnyReport] | None = None
+    validate: Callable[[], Validation] | None = None
     keeper: Keeper | None = None
 
 
@@ -117,8 +124,7 @@ def fit(
             batches = course.resumed(iter(loaders.train))
             began = time.monotonic()
             for group in itertools.islice(_groups(batches, plan.accumulate), updates.total - updates.progress.step):
-                value, lr = updates.make(group)
-                images = sum(len(batch) for batch in group)
+                value, lr, images = updates.make(group)
                 began, speed = time.monotonic(), images / (time.monotonic() - began)  # loading the batches counts
                 course.tell("train", loss=value, lr=lr, images_per_s=speed)
                 course.keep()
@@ -168,7 +174,7 @@ class _Course:
         out_of_patience = patience is not None and now.epoch - 1 - now.best_epoch >= patience
         return now.done == 0 and (now.step >= self.updates.total or out_of_patience)
 
-    def resumed(self, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
+    def resumed(self, batches: Iterator[AnyBatch | None]) -> Iterator[AnyBatch | None]:
         """Takes a loader that was just opened, which drew a number: a state within an epoch is from after that."""
         if self._resume is not None and self._resume.progress.done:
             set_random_state(self._resume.random)
@@ -183,10 +189,13 @@ class _Course:
         """Saves if it is time to; ends the process if it is asked to."""
         self._random = random_state()
         keeper = self.watch.keeper
-        if keeper is not None and (keeper.asked_to_end() or keeper.due()):
+        if keeper is None:
+            return
+        ending = self.updates.share.any(keeper.asked_to_end())  # all processes, or none
+        if ending or keeper.due():
             self._save()
-            if keeper.asked_to_end():
-                keeper.end()
+        if ending:
+            keeper.end()
 
     def end_epoch(self) -> None:
         """Validates where that is due, keeps the best, goes to the next epoch."""
@@ -214,7 +223,7 @@ class _Course:
             except DiskError as err:
                 logger.warning("%s", err)
 
-    def _choose(self, report: AnyReport | None) -> None:
+    def _choose(self, report: Validation | None) -> None:
         """Keeps the weights of this epoch if it is better: the first of equals, never one that is NaN."""
         now, value = self.updates.progress, math.nan if report is None else report.choice
         if report is None or value > (-math.inf if math.isnan(self.best_value) else self.best_value):
@@ -237,7 +246,7 @@ class _Course:
         return {name: parameter.detach().clone() for name, parameter in self.updates.trainable.items()}
 
 
-def _groups(batches: Iterator[AnyBatch], size: int) -> Iterator[list[AnyBatch]]:
+def _groups(batches: Iterator[AnyBatch | None], size: int) -> Iterator[list[AnyBatch | None]]:
     """Yields lists of `size` consecutive batches; the last may be shorter."""
     while group := list(itertools.islice(batches, size)):
         yield group

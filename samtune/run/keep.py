@@ -1,13 +1,14 @@
 """What a run keeps while it scores and trains, and when: often enough to lose little, seldom enough to cost little."""
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from samtune.base.signals import Stop, deferred
+from samtune.base.signals import Stop, Stopped, deferred
 from samtune.errors import CheckpointError, DiskError
 from samtune.run.checkpoint import Checkpoint, Checkpoints
 from samtune.run.state import Progress, TrainState
@@ -29,10 +30,11 @@ class RunKeeper:
     Args:
         folder: of the run; they are in its `checkpoints`.
         about: see `Checkpoints`.
+        writes: False for a process whose states another one writes.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, str]) -> None:
-        self.folder, self.checkpoints = folder, Checkpoints(folder / CHECKPOINTS, about)
+    def __init__(self, folder: Path, about: Mapping[str, str], *, writes: bool = True) -> None:
+        self.folder, self.checkpoints, self.writes = folder, Checkpoints(folder / CHECKPOINTS, about), writes
         self.start: TrainState | None = None
         self.events: int | None = None
         """Number of events that were logged by the state to start from; None without one."""
@@ -72,8 +74,8 @@ class RunKeeper:
         return bool(self._stop)
 
     def end(self) -> None:
-        """Ends the process."""
-        self._stop.end()
+        """Ends the process, as the signal asks that it, or another one that trains with it, got."""
+        raise Stopped(self._stop.number or signal.SIGTERM)
 
     def save(self, state: TrainState) -> None:
         """Writes a state, and the best weights if they are new; removes what is older than the last two.
@@ -81,6 +83,8 @@ class RunKeeper:
         Raises:
             DiskError: there is no room, not even without the older ones.
         """
+        if not self.writes:
+            return
         began = time.monotonic()
         try:
             name = self._write(state)

@@ -28,7 +28,7 @@ def open_keeper(job: Job, folder: Path) -> RunKeeper:
     Raises:
         CheckpointError: there are checkpoints, and none can be used.
     """
-    keeper = RunKeeper(folder, {"base": job.base_hash})
+    keeper = RunKeeper(folder, {"base": job.base_hash}, writes=job.share.first)
     keeper.read()
     return keeper
 
@@ -66,17 +66,21 @@ def selection_of(job: Job, folder: Path) -> Selection:
         CheckpointError: it is damaged, or of another base.
     """
     file = folder / SELECTION
-    if file.is_file():
+    if job.share.of_first(file.is_file()):
         selection = load_selection(file)
         if selection.provenance.get("base_hash") != job.base_hash:
             raise CheckpointError(f"{file} is of another base. Delete it to select anew.")
         check_selection(selection, job.model)
         logger.info("%s: selected before", file)
         return selection
-    with deferred("saves the scores so far") as stop:
-        keeper = ScoreKeeper(folder, about={"base": job.base_hash}, stop=stop)
-        keeper.read()
-        selection = select_parameters(job, keeper=keeper)
-        stop.end()
-    save_selection(selection, file, shapes_of(job.model))
+    if job.share.count > 1:
+        selection = select_parameters(job)  # each process has a part of the sums: there is nothing to keep
+    else:
+        with deferred("saves the scores so far") as stop:
+            keeper = ScoreKeeper(folder, about={"base": job.base_hash}, stop=stop)
+            keeper.read()
+            selection = select_parameters(job, keeper=keeper)
+            stop.end()
+    if job.share.first:
+        save_selection(selection, file, shapes_of(job.model))
     return selection

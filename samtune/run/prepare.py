@@ -1,17 +1,24 @@
 """The job of a config: device, model and data, built and checked before anything runs."""
 
 import logging
+import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric, seed_everything
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from samtune import console
 from samtune.base.machine import pick_device, use_bf16
+from samtune.base.share import Share
 from samtune.base.tensors import state_hash
 from samtune.config.sections import Config
 from samtune.data.loaders import Loaders
+from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
 from samtune.run.settings import needs_of
 from samtune.selection import Needs, check_select
@@ -23,12 +30,17 @@ logger = logging.getLogger(__name__)
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each precision
 
 
+PATIENCE = timedelta(days=7)
+"""Of a process for the others: who starts them ends them all when one fails, so that none waits in vain."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What the phases of a run share.
 
     Attributes:
         fabric: device and precision of the training.
+        share: which part of it is done by this process.
         model: on that device.
         base: its untuned fp32 state, on the CPU; `base_hash` is the `state_hash` of it.
         needs: the scoring pass that the selector asks for.
@@ -38,6 +50,7 @@ class Job:
     config: Config
     task: Task[Any]
     fabric: Fabric
+    share: Share
     model: Backbone
     base: dict[str, Tensor]
     base_hash: str
@@ -54,7 +67,8 @@ def prepare(config: Config) -> Job:
     model, loaders = task.build(needs)
     lowered = config.tune.base == "bf16"  # a base in bf16 runs in bf16 only
     bf16 = lowered or use_bf16(config.train.precision, device.type, pays_on_cpu=model.bf16_on_cpu)
-    fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed" if bf16 else "32-true")
+    fabric = open_fabric(device.type, "bf16-mixed" if bf16 else "32-true")
+    share = Share(fabric)
     choice = config.select
     if choice.file is None:
         check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)
@@ -66,6 +80,40 @@ def prepare(config: Config) -> Job:
     for part in ("train", "val", "test"):
         if skipped := loaders.skipped(part):
             logger.warning("%d %s images have no object to prompt for and are left out", skipped, part)
+    if share.count > 1:
+        divide(model, loaders, share, mixes=task.mixing(loaders) is not None)
     model.to(fabric.device)
     base = {name: tensor.detach().cpu().clone() for name, tensor in model.net.state_dict().items()}
-    return Job(config, task, fabric, model, base, state_hash(base), loaders, needs, torch.bfloat16 if bf16 else None)
+    return Job(
+        config, task, fabric, share, model, base, state_hash(base), loaders, needs, torch.bfloat16 if bf16 else None
+    )
+
+
+def open_fabric(accelerator: str, precision: Any) -> Fabric:
+    """Opens the device of this process; where it is one of several, joins the others."""
+    count, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if count == 1:
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    if accelerator == "cuda" and here > torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ConfigError(f"{here} processes need a GPU each, and there are {found}. Use --devices {found}.")
+    strategy = DDPStrategy(timeout=PATIENCE, process_group_backend="nccl" if accelerator == "cuda" else "gloo")
+    fabric = Fabric(
+        accelerator=accelerator, devices=here, num_nodes=count // here, strategy=strategy, precision=precision
+    )
+    fabric.launch()
+    return fabric
+
+
+def divide(model: Backbone, loaders: Loaders, share: Share, *, mixes: bool) -> None:
+    """Gives this process its part of each training batch; where images of a batch are mixed, after that.
+
+    Raises:
+        ConfigError: the model's batch norms would measure their batch, of which each process has only a part.
+    """
+    model.train()
+    if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
+        raise ConfigError(f"{model.name} measures batch statistics, which several processes can't share: --devices 1.")
+    if not mixes:
+        loaders.divide(share.part)
+    console.set_quiet(not share.first)

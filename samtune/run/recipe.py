@@ -3,6 +3,7 @@
 `finetune` = prepare, evaluate before, select, train, merge and audit, evaluate, report.
 """
 
+import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -61,18 +62,35 @@ def finetune(
         resume: the folder of a run to go on with, from its last checkpoint, to the same result bit for bit.
         command: what the user typed, for the report.
 
+    Returns:
+        The result; of several processes that train together only the first one returns, the others exit.
+
     Raises:
         SamtuneError: by kind, see `samtune.errors`.
     """
+    if resume is not None:
+        check_settings(resume, config)
+    if os.environ.get("RANK", "0") != "0":
+        _help(config)
+        raise SystemExit
     if resume is None:
         job = prepare(config)
         with new_run(config.run.dir / config.run.name, run_dir, overwrite=overwrite) as folder:
             return _run(job, folder, command)
-    check_settings(resume, config)
     with locked(resume):
         job = prepare(config)
         check_inputs(resume, base_hash=job.base_hash, splits=job.loaders.splits)
         return _run(job, resume, command)
+
+
+def _help(config: Config) -> None:
+    """Takes part in the run of another process, which alone evaluates and writes: scores and trains with it."""
+    job = prepare(config)
+    folder = job.share.of_first(Path())
+    keeper = open_keeper(job, folder)
+    selection = selection_of(job, folder)
+    with keeper.training(int):
+        train(job, selection, keeper, lambda _: None)
 
 
 def _run(job: Job, folder: Path, command: str) -> RunResult:
@@ -81,6 +99,7 @@ def _run(job: Job, folder: Path, command: str) -> RunResult:
     command = earlier_command(folder) or command
     write_text(folder / "config.yaml", _resolved(job, command))
     save_splits(folder, job.loaders.splits)
+    job.share.of_first(folder)
     keeper = open_keeper(job, folder)
     with open_log(job, folder, keeper) as log:
         before = measure_before(job, folder, log)
@@ -88,7 +107,7 @@ def _run(job: Job, folder: Path, command: str) -> RunResult:
         counts = announce(job, selection)
         try:
             with keeper.training(lambda: len(log.history)):
-                result = train(job, selection, log, keeper)
+                result = train(job, selection, keeper, log.event)
         except NonFiniteError:
             merge_and_audit(job, selection, folder)  # the best epoch so far is not lost
             raise

@@ -148,9 +148,10 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, keeper: ScoreKeeper |
             file.parent.mkdir(parents=True, exist_ok=True)
     with console.progress("score", len(source)) as advance:
         batches = _counted(source, advance)
-        found = score(job.model, batches, loss, per=needs.per, squares=needs.squares, keeper=keeper)
+        options: Any = {"per": needs.per, "squares": needs.squares, "keeper": keeper, "share": job.share}
+        found = score(job.model, batches, loss, **options)
     scores = replace(found, loss=said, base_hash=job.base_hash)
-    if file is not None:
+    if file is not None and job.share.first:
         save_scores(scores, file)
     return scores
 

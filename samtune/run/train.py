@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,9 +11,7 @@ from torch import nn
 
 from samtune import console
 from samtune.base.machine import forget_peak, peak_mib
-from samtune.base.tracking import RunLog
-from samtune.metrics.report import AnyReport
-from samtune.run.fit import Event, FitResult, Watch, fit, total_steps
+from samtune.run.fit import Event, FitResult, Validation, Watch, fit, total_steps
 from samtune.run.keep import RunKeeper
 from samtune.run.prepare import Job
 from samtune.run.space import check_space
@@ -25,10 +23,12 @@ from samtune.tuning.start import start_penalty
 
 logger = logging.getLogger(__name__)
 
+NOTHING = Validation(math.nan, {})  # what a process has that waits for the first one's validation
 
-def train(job: Job, selection: Selection, log: RunLog, keeper: RunKeeper) -> FitResult:
+
+def train(job: Job, selection: Selection, keeper: RunKeeper, log: Callable[[Event], None]) -> FitResult:
     """Attaches the selection and trains it, from where the keeper's state is if it has one."""
-    seed_everything(job.config.run.seed, verbose=False)  # whatever drew numbers before
+    seed_everything(job.config.run.seed + job.share.number, verbose=False)  # whatever drew numbers before
     trainable = attach_selection(job, selection)
     check_space(keeper.folder, job.model, selection, trainable.values(), ema=job.config.train.ema is not None)
     network = job.task.network(job.model, selection, base_hash=job.base_hash, autocast=job.autocast)
@@ -38,15 +38,17 @@ def train(job: Job, selection: Selection, log: RunLog, keeper: RunKeeper) -> Fit
         choice, shown = job.task.words.choice, dict[str, Any]()
 
         def on_event(event: Event) -> None:
-            log.event(event)
+            log(event)
             if event["split"] == "val":
                 shown[f"val_{choice}"] = f"{event[choice]:.4f}"
             else:
                 shown.update({name: event[name] for name in ("loss", "lr", "images_per_s")})
                 advance(1, epoch=str(event["epoch"]), **shown)
 
-        def validate() -> AnyReport:
-            return job.task.evaluate(network, job.loaders, Measuring("val", full=False, autocast=job.autocast))
+        def validate() -> Validation:
+            how, first = Measuring("val", full=False, autocast=job.autocast), job.share.first
+            report = job.task.evaluate(network, job.loaders, how) if first else None
+            return job.share.of_first(Validation(report.choice, report.values) if report else NOTHING)
 
         result = fit(
             network,
@@ -58,7 +60,7 @@ def train(job: Job, selection: Selection, log: RunLog, keeper: RunKeeper) -> Fit
             watch=Watch(on_event, None if job.loaders.val is None else validate, keeper),
         )
     memory = peak_mib(job.model.device) - loaded
-    log.event({"split": "fit", "step": result.steps, "seconds": result.seconds, "memory_mib": memory})
+    log({"split": "fit", "step": result.steps, "seconds": result.seconds, "memory_mib": memory})
     chosen = "the last epoch is kept" if job.loaders.val is None else f"best epoch {result.best_epoch}"
     value = "" if math.isnan(result.best_value) else f", val {result.best_value:.4f}"
     logger.info("%d steps in %.0f s; %s%s", result.steps, result.seconds, chosen, value)

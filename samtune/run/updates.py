@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from samtune.base.machine import is_out_of_memory, peak_mib
+from samtune.base.share import Share
 from samtune.config.sections import Train
 from samtune.errors import CheckpointError, NonFiniteError, OutOfMemoryError
 from samtune.run.state import Progress, Tensors, TrainState
@@ -55,6 +56,7 @@ class Updates:
         total: int,
     ) -> None:  # fmt: skip
         self.fabric, self.model, self.goal, self.plan, self.total = fabric, model, goal, plan, total
+        self.share = Share(fabric)
         self.trainable = dict(trainable)
         parameters = list(trainable.values())
         kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
@@ -64,8 +66,10 @@ class Updates:
         self.whole = True
         """False while an update is half made: then there is nothing to save."""
 
-    def make(self, batches: list[AnyBatch]) -> tuple[float, float]:
-        """Makes one step of these batches; returns their loss and the learning rate.
+    def make(self, batches: list[AnyBatch | None]) -> tuple[float, float, int]:
+        """Makes one step of these batches; returns their loss, the learning rate, and how many images they have.
+
+        Of several processes each gives its part of the batches, None for none, and all get the same numbers.
 
         Raises:
             NonFiniteError: the third step in a row without a finite loss and gradient.
@@ -73,10 +77,15 @@ class Updates:
         """
         now, mix = self.progress, self.goal.mix
         lr = rate(self.plan, now.step, self.total)
-        mixed = batches if mix is None else [mix(batch, now.passes + n) for n, batch in enumerate(batches)]
-        value = self._accumulate_what_fits(mixed)
+        own = [batch for batch in batches if batch is not None]
+        if mix is not None:  # whole batches are mixed, then divided
+            mixed = [mix(batch, now.passes + n) for n, batch in enumerate(own)]
+            own = [part for batch in mixed for part in batch.split(self._each(batch))[self.share.number :][:1]]
+        images = int(self.share.total(sum(len(batch) for batch in own))[0])
+        value = self.share.total(self._accumulate_what_fits(own, images))[0]
+        self._add_gradients()
         self.whole = False
-        updated = self._update(value, batches, lr)
+        updated = self._update(value, own, lr)
         if self.ema is not None and updated:
             self.ema.update(now.step)
         self.progress = replace(
@@ -91,9 +100,25 @@ class Updates:
         if self.progress.in_a_row >= MOST_SKIPPED:
             raise NonFiniteError(
                 f"{self.progress.in_a_row} updates in a row had no finite loss and gradient; the last images were "
-                f"{_names(batches)}. Lower train.lr, or set train.precision=fp32."
+                f"{_names(own)}. Lower train.lr, or set train.precision=fp32."
             )
-        return value, lr
+        return value, lr, images
+
+    def _each(self, batch: AnyBatch) -> int:
+        """Returns the number of images of a whole batch that each process gets."""
+        return -(-len(batch) // self.share.count)
+
+    def _add_gradients(self) -> None:
+        """Adds up the gradients of all processes: those of what has one in any of them."""
+        if self.share.count == 1:
+            return
+        parameters = list(self.trainable.values())
+        there = self.share.total(*(float(parameter.grad is not None) for parameter in parameters))
+        reached = [parameter for parameter, processes in zip(parameters, there, strict=True) if processes]
+        for parameter in reached:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.share.add([parameter.grad for parameter in reached if parameter.grad is not None])
 
     def averaged(self) -> AbstractContextManager[None]:
         """Lends the moving average to the model, where there is one."""
@@ -126,11 +151,11 @@ class Updates:
             device = parameter.device if value.ndim else "cpu"  # its step counter stays on the CPU
             self.optimizer.state[parameter][kind] = value.to(device, copy=True)
 
-    def _accumulate_what_fits(self, batches: list[AnyBatch]) -> float:
+    def _accumulate_what_fits(self, batches: list[AnyBatch], images: int) -> float:
         """Returns `_accumulate` of the batches, in smaller parts where memory asks for that and the user agreed."""
         while True:
             try:
-                return self._accumulate(batches, self.progress.part)
+                return self._accumulate(batches, images, self.progress.part)
             except Exception as err:
                 if not is_out_of_memory(err):
                     raise
@@ -164,7 +189,7 @@ class Updates:
     def _fits(self, batches: list[AnyBatch], part: int) -> bool:
         """Tries passes of so many images; nothing is updated."""
         try:
-            self._accumulate(batches, part)
+            self._accumulate(batches, sum(len(batch) for batch in batches), part)
         except Exception as err:
             if not is_out_of_memory(err):
                 raise
@@ -173,9 +198,13 @@ class Updates:
             self.optimizer.zero_grad()
         return True
 
-    def _accumulate(self, batches: list[AnyBatch], part: int | None) -> float:
-        """Runs forward and backward over the batches of one update; returns their loss per image, with the penalty."""
-        total, images = 0.0, sum(len(batch) for batch in batches)
+    def _accumulate(self, batches: list[AnyBatch], images: int, part: int | None) -> float:
+        """Runs forward and backward over the batches of one update of so many `images`, in all processes.
+
+        Returns:
+            Their share of the loss per image; the first process adds the penalty, once for all.
+        """
+        total = 0.0
         for piece in (piece for batch in batches for piece in (batch.split(part) if part else [batch])):
             batch = piece.to(self.fabric.device)
             with self.fabric.autocast():  # not through Fabric's wrapper, which rounds prompt coordinates to bf16
@@ -185,7 +214,7 @@ class Updates:
                 return math.nan  # nothing to learn from; the caller says which images
             self.fabric.backward(value)
             total += float(value.detach())
-        if self.goal.penalty is not None:
+        if self.goal.penalty is not None and self.share.first:
             value = self.goal.penalty()
             self.fabric.backward(value)
             total += float(value.detach())
@@ -202,7 +231,8 @@ class Updates:
         if finite:
             self.optimizer.step()
         else:
-            logger.warning("update skipped: loss %s, gradient norm %s on %s", value, norm, _names(batches))
+            names = _names(batches) or "images of another process"
+            logger.warning("update skipped: loss %s, gradient norm %s on %s", value, norm, names)
         self.optimizer.zero_grad()
         return finite
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from samtune.base.share import Share
 from samtune.errors import DataError, NonFiniteError
 from samtune.models.backbone import Backbone, evaluation_mode
 from samtune.types import Batches, Granularity, Scores
@@ -56,6 +57,7 @@ def score(
     per: Granularity = "batch",
     squares: bool = False,
     keeper: PassKeeper | None = None,
+    share: Share | None = None,
 ) -> Scores:
     """Accumulates gradients of `loss` over `batches`; the model is left as it was.
 
@@ -65,6 +67,7 @@ def score(
         per: what one gradient is of: a batch, or a single image (slower, as images go one by one).
         squares: also sum the squared gradients: SPT's sensitivity, and the standard error of the sums.
         keeper: lets a pass go on where an earlier one was cut off, with the same sums bit for bit.
+        share: of several processes, each of which scores every so many-th batch; all get the sums of all.
 
     Returns:
         The signed sums, in the shapes of the parameters; zero where no gradient came.
@@ -81,7 +84,7 @@ def score(
             total.load(start)
         for number, batch in enumerate(batches, start=1):
             seen.update(batch.content())
-            if start and number <= start.taken:
+            if (start and number <= start.taken) or (share and number % share.count != share.number):
                 continue
             for part in batch.split(1) if per == "sample" else [batch]:
                 value = loss(model, part.to(model.device))
@@ -96,6 +99,9 @@ def score(
             if keeper:
                 keeper.offer(partial(total.partial, number, counted, skipped))
         sums = total.sums()
+    if share:
+        share.add([*sums.values(), *(total.squares or {}).values()])
+        counted, skipped = map(int, share.total(counted, skipped))
     if not counted:
         raise DataError(
             f"no image can be scored: no {per} has two cells or images of one class, which a contrastive loss needs. "

@@ -19,9 +19,10 @@ from typing import Any
 
 from samtune.base import environment
 from samtune.base.children import Children
+from samtune.base.machine import cores
 from samtune.errors import ConfigError
 from samtune.sweep.plan import Cell
-from samtune.sweep.trial import Done, RunAll, TrialResult, cores, run_trial
+from samtune.sweep.trial import Done, RunAll, TrialResult, run_trial
 
 CONNECT_SECONDS = 3.0  # for the address to take a connection
 PROBE_SECONDS = 12.0  # for Ray itself to answer there

@@ -5,7 +5,6 @@
 
 import json
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any, TypedDict
 
 from samtune.base.children import Children
 from samtune.base.disk import write_json
+from samtune.base.machine import cores
 from samtune.base.tracking import flatten
 from samtune.config.sections import Config
 from samtune.errors import ConfigError, DiskError, NonFiniteError, RunFolderError
@@ -91,11 +91,6 @@ def _run_all(cells: list[Cell], done: Done, *, jobs: int) -> None:
         except BaseException:  # Ctrl-C and SIGTERM arrive here
             children.stop()
             raise
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_finished(cell: Cell) -> bool:

@@ -1,0 +1,60 @@
+"""Which part of the work is this process's? Several may train one model together, each with a share of every batch."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Share:
+    """This process among those that work together; alone, everything is its own, and nothing is sent.
+
+    Attributes:
+        number: of this process, from 0.
+        count: of all processes.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric, self.number, self.count = fabric, fabric.global_rank, fabric.world_size
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes and talks."""
+        return self.number == 0
+
+    def part(self, items: int) -> slice:
+        """Returns this process's part of so many items in order; it may be empty."""
+        each = -(-items // self.count)
+        return slice(self.number * each, (self.number + 1) * each)
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Adds each tensor up over all processes, in place; all get the same bits."""
+        if self.count == 1 or not tensors:
+            return
+        flat = torch.cat(
+            [tensor.reshape(-1).to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
+        )
+        torch.distributed.all_reduce(flat)
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def total(self, *values: float) -> list[float]:
+        """Returns the sums of numbers over all processes; NaN where one is NaN."""
+        if self.count == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
+        torch.distributed.all_reduce(sums)
+        return [float(value) for value in sums]
+
+    def any(self, flag: bool) -> bool:
+        """Tells whether it is true for some process."""
+        return self.total(float(flag))[0] > 0
+
+    def of_first(self, value: T) -> T:
+        """Returns the value that the first process has, which others wait for."""
+        return value if self.count == 1 else self.fabric.broadcast(value)
