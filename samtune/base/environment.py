@@ -17,9 +17,11 @@ DEFAULTS = {
     # Ray Tune runs whole processes of ours: it shall not log for them, and Ctrl-C is ours too.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # A dead tracking server costs minutes per call by default; training must not wait for it.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",  # seconds
+    # A dead tracking server costs minutes per call by default. Training does not wait for it, 'samtune sync' does.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    # Threads that wait for others spin by default: beside other work, a step then costs ten times its share.
+    "OMP_WAIT_POLICY": "PASSIVE",
     # MLflow looks for git through GitPython, which warns at length where there is none.
     "GIT_PYTHON_REFRESH": "quiet",
 }

@@ -95,7 +95,7 @@ def read_only(database: Path) -> Iterator[str]:
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "dead port": (lambda _: nobody(), "refused"),
-    "never answers": (lambda _: socket_server(silence), "timed out"),
+    "never answers": (lambda _: socket_server(silence), "it took longer than 5 s"),
     "one byte a second": (lambda _: socket_server(one_byte_a_second), "it took longer than 5 s"),
     "error 500": (lambda _: http_server(0), "500 error responses"),
     "dies after the third call": (lambda _: http_server(3), "500 error responses"),
