@@ -135,11 +135,12 @@ def _runs_with_features(methods: Sequence[Method], task: str) -> list[tuple[str,
 
 def _map(run: Run) -> tuple[FloatArray, FloatArray]:
     """Returns places (n, 2) and labels (n,) of the images of the first classes, the same for every method."""
-    from safetensors.numpy import load_file
     from sklearn.manifold import TSNE
 
-    tensors = load_file(run.folder / "features.safetensors")
-    features, labels = tensors["features"].astype(np.float32), tensors["labels"]
+    from samtune.base.tensors import load_tensors
+
+    tensors = load_tensors(run.folder / "features.safetensors")
+    features, labels = tensors["features"].float().numpy(), tensors["labels"].numpy()
     kept = np.flatnonzero(np.isin(labels, np.unique(labels)[:TSNE_CLASSES]))
     if len(kept) > TSNE_POINTS:
         kept = np.sort(np.random.default_rng(0).choice(kept, TSNE_POINTS, replace=False))

@@ -146,8 +146,9 @@ def digest(file: Path) -> str:
 
 
 def metadata(file: Path) -> dict[str, str]:
+    """What a file says, without the hashes of its content, which files have since."""
     with safe_open(file, framework="pt") as opened:
-        return dict(opened.metadata() or {})
+        return {key: text for key, text in (opened.metadata() or {}).items() if not key.startswith("samtune_")}
 
 
 def table(file: Path) -> list[dict[str, str]]:

@@ -152,7 +152,7 @@ def test_files_without_hashes_are_taken_as_they_are(tmp_path: Path, caplog: pyte
     ("content", "reason"),
     [
         (b"", "it is empty"),
-        (b"PK\x03\x04" + bytes(30), "by its content it is an archive, as PyTorch's .pth are: name it so"),
+        (b"PK\x03\x04" + bytes(30), "by its content it is an archive, as the .pth files of PyTorch are: name it so"),
         (b"<html>404</html>", "it is a page of the web"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer: git lfs pull gets the file"),
     ],

@@ -106,6 +106,14 @@ def test_parts_that_do_not_belong_together(
         load_scores(path)
 
 
+@pytest.mark.parametrize("odd", [torch.ones(1, dtype=torch.int32), torch.ones(1).half(), torch.tensor([torch.nan])])
+def test_scores_are_finite_float32(odd: torch.Tensor, tmp_path: Path) -> None:
+    good = {"format": FORMAT, "per": "batch", "batches": "1", "skipped": "0"}
+    save_file({"sum/a": torch.ones(1), "sum/b": odd}, tmp_path / "s", metadata=good)
+    with pytest.raises(CheckpointError, match=r"not finite float32 numbers \(sum/b\)\. Delete the file"):
+        load_scores(tmp_path / "s")
+
+
 # --- files that do not fit
 
 

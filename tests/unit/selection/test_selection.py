@@ -146,6 +146,15 @@ def test_damaged_metadata(change: dict[str, str | None], reason: str, tmp_path: 
         load_selection(path)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8, torch.complex64])
+def test_indices_of_another_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    path = tmp_path / "selection.safetensors"
+    save_selection(Selection({"a": torch.arange(3)}), path, {"a": (3, 1)})
+    save_file({"columns/a": torch.zeros(3, 1, dtype=dtype)}, path, metadata=read_metadata(path))
+    with pytest.raises(CheckpointError, match=rf"damaged metadata .*indices of {dtype}.*Select again"):
+        load_selection(path)
+
+
 def test_missing_and_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "selection.safetensors"
     with pytest.raises(CheckpointError, match="does not exist"):
