@@ -272,14 +272,20 @@ def test_mlflow_has_the_run(job: Job) -> None:
 
     client = mlflow.MlflowClient(f"sqlite:///{Path.cwd() / 'runs' / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("recipe").experiment_id])
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "tiny")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "tiny gps")
     assert run.data.params["select.per_neuron"] == "2"
     assert run.data.params["train.lr"] == "0.003"
     expected = {"train/loss", "val/mDice", "val/mIoU", "test/mDice", "test/mIoU"}
     assert expected <= set(run.data.metrics)
     assert run.data.metrics["test/mDice"] == job.result.report.mDice
     stored = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert stored == {path.name for path in job.folder.iterdir()} - {"history.jsonl"}
+    kept = {path.name for path in job.folder.iterdir() if not path.name.startswith(".")}
+    # weights are not copied to a store on the same disk
+    assert stored == kept - {"history.jsonl", "tracking.json", "checkpoints", "merged.safetensors"}
+    assert run.data.tags["file/merged.safetensors"].startswith(str(job.folder.absolute() / "merged.safetensors"))
+    assert (run.data.tags["samtune.method"], run.data.tags["samtune.model"]) == ("gps", "sam_tiny")
+    (inputs,) = run.inputs.dataset_inputs
+    assert inputs.dataset.source == str(job.data)
 
 
 def test_the_same_seed_gives_the_same_run(job: Job, tmp_path: Path) -> None:
