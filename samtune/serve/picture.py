@@ -33,6 +33,7 @@ REQUEST = struct.Struct("<QQ")
 """What comes before the bytes of a file: their number, and how many pixels it may have."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_SIDES = struct.Struct(">II")  # after 16 bytes of a PNG
 _PNG_END = b"IEND\xaeB`\x82"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAGIC = (_PNG, b"\xff\xd8\xff", b"BM", *_TIFF)
@@ -73,6 +74,8 @@ def decode(data: bytes, *, max_pixels: int) -> tuple[ImageArray, list[str]]:
         raise Refused(422, "empty_image", "The file has no bytes.")
     if not data.startswith(_MAGIC) and not (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
         raise Refused(415, "unsupported_image", "Not one of: PNG, JPEG, WebP, BMP, TIFF.")
+    if data.startswith(_PNG) and 0 in _SIDES.unpack(data[16:24].ljust(_SIDES.size, b"\1")):  # to Pillow it is damaged
+        raise _too_small()
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as picture:
             _check_header(picture, data, max_pixels)
@@ -94,7 +97,7 @@ def _check_header(picture: Image.Image, data: bytes, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise _too_large(max_pixels)
     if min(width, height) < MIN_SIDE:
-        raise Refused(422, "image_size", f"Each side needs at least {MIN_SIDE} pixels.")
+        raise _too_small()
     # A phone's MPO is a JPEG with a second view behind it: the first one is the photograph.
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
         raise Refused(422, "many_frames", "Send one picture, not several frames or pages.")
@@ -138,6 +141,10 @@ def _deep(picture: Image.Image, data: bytes, pixels: ImageArray) -> list[str]:
 
 def _too_large(max_pixels: int) -> Refused:
     return Refused(413, "image_too_large", f"A picture has at most {max_pixels:,} pixels. Scale it down.")
+
+
+def _too_small() -> Refused:
+    return Refused(422, "image_size", f"Each side needs at least {MIN_SIDE} pixels.")
 
 
 def answer_all(requests: BinaryIO, answers: BinaryIO) -> None:

@@ -3,8 +3,8 @@
 import ipaddress
 import logging
 import os
+import signal
 import socket
-import threading
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -37,8 +37,7 @@ def run_server(
 ) -> None:
     """Serves a merged file of any task until SIGTERM or Ctrl-C; requests that were accepted are answered first.
 
-    That takes at most `DRAIN_SECONDS`. If the model or a thread still computes after `END_SECONDS`, the process is
-    ended with 128 + the signal's number.
+    That takes at most `DRAIN_SECONDS`. If the model still computes after `END_SECONDS`, SIGALRM ends the process.
 
     With `SAMTUNE_API_KEY` set, clients must send that key.
 
@@ -79,20 +78,14 @@ def run_server(
 
 
 class Server(uvicorn.Server):
-    """An event loop that ends in bounded time when it is asked to."""
-
-    _signal = 0
+    """An event loop whose process ends in bounded time when it is asked to."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._signal = sig
+        signal.alarm(END_SECONDS)  # by the system: no thread of Python's runs while the interpreter ends
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._signal:  # without one, the server runs in a thread of somebody else's process
-            logger.info("ending: what was accepted is answered, for up to %d seconds", DRAIN_SECONDS)
-            end = threading.Timer(END_SECONDS, os._exit, (128 + self._signal,))
-            end.daemon = True
-            end.start()
+        logger.info("ending: what was accepted is answered, for up to %d seconds", DRAIN_SECONDS)
         await super().shutdown(sockets)
 
 
