@@ -1,6 +1,7 @@
 """What this machine has: devices, bf16, memory."""
 
 import ctypes
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import torch
 
 from samtune.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
@@ -40,6 +43,21 @@ def use_bf16(precision: str, device: str, *, pays_on_cpu: bool = True) -> bool:
         and pays_on_cpu
         and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     )
+
+
+def set_threads(threads: int | None) -> None:
+    """Sets the number of threads of arithmetic on the CPU, and says so where other work will keep them waiting.
+
+    Sums depend on it in their last bits.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    busy, wanted = os.getloadavg()[0], torch.get_num_threads()
+    if wanted > 1 and busy + wanted > 1.5 * cores():
+        logger.warning(
+            "other work keeps %.1f of %d cores busy: run.threads=1 may be quicker than the %d of now",
+            busy, cores(), wanted,
+        )  # fmt: skip
 
 
 def cores() -> int:

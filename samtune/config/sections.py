@@ -62,6 +62,9 @@ class Run(Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name of this job's runs")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of splits, order, augmentation, initial values")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="threads of arithmetic on the CPU; empty: OMP_NUM_THREADS, else one per core"
+    )
     dir: PathText = Field(Path("runs"), description="parent folder; a run goes to DIR/NAME/TIME")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from samtune import console
-from samtune.base.machine import pick_device, use_bf16
+from samtune.base.machine import pick_device, set_threads, use_bf16
 from samtune.base.share import Share
 from samtune.base.tensors import state_hash
 from samtune.config.sections import Config
@@ -62,6 +62,7 @@ class Job:
 def prepare(config: Config) -> Job:
     """Builds device, model and data; everything that can be wrong with them shows here."""
     seed_everything(config.run.seed, verbose=False)
+    set_threads(config.run.threads)
     device = pick_device(config.run.device)
     task, needs = task_of(config), needs_of(config)
     model, loaders = task.build(needs)

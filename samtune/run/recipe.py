@@ -23,7 +23,7 @@ from samtune.run.merge import merge_and_audit
 from samtune.run.phases import measure_before, open_keeper, open_log, selection_of
 from samtune.run.prepare import Job, prepare
 from samtune.run.publish import evaluate_model, save_pages
-from samtune.run.resume import COMMAND, DONE, check_inputs, check_settings, earlier_command
+from samtune.run.resume import COMMAND, DONE, check_inputs, check_settings, check_threads, earlier_command
 from samtune.run.select import announce, report_selection, select_parameters, shapes_of
 from samtune.run.train import train
 from samtune.selection import load_selection, save_selection
@@ -80,6 +80,7 @@ def finetune(
     with locked(resume):
         job = prepare(config)
         check_inputs(resume, base_hash=job.base_hash, splits=job.loaders.splits)
+        check_threads(resume, torch.get_num_threads())
         return _run(job, resume, command)
 
 

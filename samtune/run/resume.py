@@ -1,5 +1,6 @@
 """May a run go on from what it left, and from where? A run folder that was used is checked against the job at hand."""
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from samtune.base.tracking import flatten
 from samtune.config.sections import Config
 from samtune.data.splits import FOLDER, Splits, changed_since
 from samtune.errors import CheckpointError, ConfigError, DataError, RunFolderError
+
+logger = logging.getLogger(__name__)
 
 FREE = ("train.epochs", "train.steps", "train.patience", "data.workers", "data.cache", "track.", "run.")
 """Settings that may change when a run goes on: how long, where and by what; `run.seed` may not."""
@@ -80,6 +83,13 @@ def check_inputs(folder: Path, *, base_hash: str, splits: Splits[Any]) -> None:
             f"{folder} was run on other images: {names} changed, or went to another part. Put back what its "
             f"{FOLDER}/*.txt list, or start a new run."
         )
+
+
+def check_threads(folder: Path, threads: int) -> None:
+    """Warns where sums will not have the last bits that they had in the run so far."""
+    found = re.search(r" threads=(\d+)", (folder / "config.yaml").read_text(encoding="utf-8"))
+    if found and int(found[1]) != threads:
+        logger.warning("the run had %s threads, now %d: its numbers go on, but not to the last bit", found[1], threads)
 
 
 def earlier_command(folder: Path) -> str:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,23 +34,37 @@ class End:
 
 
 def in_child(work: Callable[[], Any], *, prepare: Prepare | None = None) -> End:
-    """Runs `work` in a fork of this process, which has imported everything already.
+    """Runs `work` in a fork of this process, which has imported everything already; see `in_children`."""
+    return in_children([(work, prepare)])[0]
+
+
+def in_children(works: Sequence[tuple[Callable[[], Any], Prepare | None]]) -> list[End]:
+    """Runs several works at once, each in a fork of this process.
 
     Args:
-        prepare: is called first in the child: sets limits, and traps that kill it.
+        works: each with what is called before it in its child: sets limits, and traps that kill it; or None.
     """
-    log = Path.cwd() / f"child-{time.monotonic_ns()}.log"
-    pid = os.fork()
-    if pid == 0:
-        _be_child(work, prepare, log)
-    deadline = time.monotonic() + SECONDS
-    while (found := os.waitpid(pid, os.WNOHANG))[0] == 0:
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise AssertionError(f"the child did not end within {SECONDS} s:\n{log.read_text()}")
+    logs = [Path.cwd() / f"child-{time.monotonic_ns()}-{number}.log" for number in range(len(works))]
+    running: dict[int, int] = {}
+    for number, (work, prepare) in enumerate(works):
+        pid = os.fork()
+        if pid == 0:
+            _be_child(work, prepare, logs[number])
+        running[pid] = number
+    codes, deadline = dict[int, int](), time.monotonic() + SECONDS
+    while running:
+        for pid in list(running):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                codes[running.pop(pid)] = os.waitstatus_to_exitcode(status)
+        if running and time.monotonic() > deadline:
+            for pid in running:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            said = "\n".join(logs[number].read_text() for number in running.values())
+            raise AssertionError(f"{len(running)} children did not end within {SECONDS} s:\n{said}")
         time.sleep(0.01)
-    return End(os.waitstatus_to_exitcode(found[1]), log.read_text())
+    return [End(codes[number], log.read_text()) for number, log in enumerate(logs)]
 
 
 def _be_child(work: Callable[[], Any], prepare: Prepare | None, log: Path) -> None:
