@@ -146,11 +146,11 @@ def fetch(
 
 @data_app.command("import")
 def import_(
-    name: Annotated[str, Argument(help="Name of the data set: cifar-100.")],
-    source: Annotated[Path, Argument(metavar="SRC", help="Its archive, or the folder it was unpacked to.")],
-    out: Annotated[Path, Option("--out", metavar="DIR", help="Gets the class folders.")],
+    name: Annotated[str, Argument(help="cifar-100, or coco: a file of annotations and its pictures.")],
+    source: Annotated[Path, Argument(metavar="SRC", help="Its archive or file, or the folder it was unpacked to.")],
+    out: Annotated[Path, Option("--out", metavar="DIR", help="Gets class folders, or images/ and masks/.")],
 ) -> None:
-    """Turn a data set of another format into class folders."""
+    """Turn a data set of another format into a folder that samtune reads."""
     from samtune.data.importing import import_data
 
     console.print_line(str(import_data(name, find_path(source), out)))

@@ -1,4 +1,4 @@
-"""Turns archives of other formats into class folders of PNG files."""
+"""Turns data sets of other formats into folders that samtune reads: classes of PNG files, or images and masks."""
 
 import io
 import logging
@@ -14,6 +14,7 @@ from PIL import Image
 
 from samtune.base.disk import disk_errors
 from samtune.base.download import file_sha256
+from samtune.data.coco import import_coco
 from samtune.data.splits import PARTS
 from samtune.errors import ConfigError, DataError, unknown_name
 
@@ -27,8 +28,8 @@ def import_data(name: str, source: str | Path, target: str | Path) -> Path:
     """Converts a downloaded data set.
 
     Args:
-        source: its archive, or the folder it was unpacked to.
-        target: a new or empty folder, gets class folders.
+        source: its archive or file, or the folder it was unpacked to.
+        target: a new or empty folder, gets class folders, or `images/` and `masks/`.
 
     Raises:
         ConfigError: unknown name.
@@ -39,12 +40,14 @@ def import_data(name: str, source: str | Path, target: str | Path) -> Path:
     source, target = Path(source), Path(target)
     if not source.exists():
         raise DataError(f"{source} does not exist; give the archive or the folder of {name}")
-    used = [part for part in PARTS if (target / part).exists()]
+    made = ("images", "masks") if name == "coco" else PARTS
+    used = [part for part in made if (target / part).exists()]
     if used:
         raise DataError(f"{target} holds {', '.join(f'{part}/' for part in used)} already; choose another folder")
-    if source.is_file() and (found := file_sha256(source)) != ARCHIVES[name]:  # it may be packed anew
+    published = ARCHIVES.get(name)
+    if published and source.is_file() and (found := file_sha256(source)) != published:  # it may be packed anew
         text = "%s is not the published archive, but packed anew or damaged: its SHA-256 is %s, not %s"
-        _log.warning(text, source, found, ARCHIVES[name])
+        _log.warning(text, source, found, published)
     with disk_errors(target):
         count = IMPORTERS[name](source, target)
     _log.info("%s: %d images in %s", name, count, target)
@@ -83,8 +86,8 @@ def _import_cifar100(source: Path, target: Path) -> int:
     return sum(len(classes) for _, classes in parts.values())
 
 
-IMPORTERS = {"cifar-100": _import_cifar100}
-"""Name -> function of (source, target) that writes class folders and returns the number of images."""
+IMPORTERS = {"cifar-100": _import_cifar100, "coco": import_coco}
+"""Name -> function of (source, target) that writes the folders and returns the number of images."""
 
 
 def _bytes(source: Path, name: str) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from samtune.data.cache import recall
+from samtune.data.coco import find_annotations
 from samtune.data.pictures import ORIENTATION, SUFFIXES, is_picture, open_picture
 from samtune.data.verify import list_problems
 from samtune.errors import DataError
@@ -233,6 +234,8 @@ def _missing(folder: Path, missing: Iterable[str]) -> str:
     found = ", ".join(ascii(path.name)[1:-1] for path in present[:10]) or nothing
     wanted = " and ".join(f"{sub}/" for sub in missing)
     text = f"{folder}: {wanted} missing (found: {found}); see data/README.md for the layout"
+    if find_annotations(folder):
+        return f"{text}; polygons of COCO become masks by: samtune data import coco {folder} --out DIR"
     if "images" in missing and any(path.is_dir() and any(map(is_picture, path.iterdir())) for path in present):
         return f"{text}; folders of classes are for task: classification (--config folders.yaml)"
     return text
