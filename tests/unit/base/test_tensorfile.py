@@ -114,7 +114,7 @@ def test_a_file_holds_the_hashes_of_its_tensors_and_of_its_header(tmp_path: Path
     assert same_content(path)
 
 
-@pytest.mark.parametrize("bit", [0, 3, 6])
+@pytest.mark.parametrize("bit", [0, 6])
 def test_no_flipped_bit_is_loaded(bit: int, tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     save_tensors(path, TENSORS, {"note": "é"})
