@@ -31,11 +31,11 @@ import torch
 import torch.nn.functional as F
 from lite_scenes import Material, draw_scenes, load_material
 from pretrain_tiny_sam import boxes_of, dice
-from safetensors.torch import save_file
 from tiny_scenes import HELD_OUT_SEED, Scenes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from samtune.base.tensors import save_tensors
 from samtune.models.sam.lite import LiteSam, build_lite
 from samtune.models.sam.model import upsample_logits
 from samtune.models.weights import RANDOM, load_weights
@@ -342,7 +342,7 @@ def save_half(state: dict[str, Tensor], target: Path, **metadata: str) -> None:
     """Writes tensors in fp16, but statistics (of norms, and the frequencies of SAM's positions) as they are."""
     exact = ("running_mean", "running_var", "num_batches_tracked", "gaussian_matrix")
     rounded = {n: (v if n.endswith(exact) else v.half()).contiguous() for n, v in state.items()}
-    save_file(rounded, target, metadata=metadata)
+    save_tensors(target, rounded, metadata)
 
 
 def main() -> None:

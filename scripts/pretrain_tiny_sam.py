@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from tiny_scenes import HELD_OUT_SEED, Scenes, generate_scenes, load_photos
 from torch import Tensor, nn
 
+from samtune.base.tensors import save_tensors
 from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.sam.vit import build_vit
 from samtune.models.weights import RANDOM
@@ -395,7 +396,7 @@ def write(out: Path, **facts: object) -> None:
 def export(out: Path, target: Path) -> None:
     """Rounds the trained weights to fp16, writes `target`, and measures exactly those weights at 256 px."""
     state = {name: value.half() for name, value in load_file(out / "weights.safetensors").items()}
-    save_file(state, target, metadata={"model": "sam_tiny", "made_by": "scripts/pretrain_tiny_sam.py"})
+    save_tensors(target, state, {"model": "sam_tiny", "made_by": "scripts/pretrain_tiny_sam.py"})
     model = build_vit("sam_tiny", checkpoint=RANDOM)
     model.net.load_state_dict({name: value.float() for name, value in state.items()})
     write(out, exported=str(target.name), held_out=held_out_dice(model, 256, torch.device("cpu")))

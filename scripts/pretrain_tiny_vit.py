@@ -22,10 +22,11 @@ from pathlib import Path
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from tiny_classes import CLASSES, HELD_OUT_GLYPHS, HELD_OUT_SEED, draw_pictures, family_of
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from samtune.base.tensors import save_tensors
 
 ARCHITECTURE = {"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3}
 DROPPED_PATCHES, DROPPED_UNTIL = 0.5, 0.6  # share of the patches, share of the time
@@ -215,8 +216,7 @@ def export(out: Path, target: Path, count: int) -> None:
     state = torch.load(out / "state.pt", weights_only=True)["model"]
     state = {name: value.half() for name, value in state.items()}
     body = {name: value for name, value in state.items() if not name.startswith("head.")}
-    save_file(body, target.with_suffix(".part"), metadata={"model": "vit_mini", "made_by": Path(__file__).name})
-    os.replace(target.with_suffix(".part"), target)
+    save_tensors(target, body, {"model": "vit_mini", "made_by": Path(__file__).name})
     model = build()
     model.load_state_dict({name: value.float() for name, value in state.items()})
     accuracy = held_out_accuracy(model, count)

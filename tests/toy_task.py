@@ -76,8 +76,9 @@ class ShareBatch:
     def to(self, device: torch.device | str) -> ShareBatch:
         return replace(self, images=self.images.to(device), shares=self.shares.to(device))
 
-    def singles(self) -> list[ShareBatch]:
-        return [ShareBatch(self.images[i : i + 1], self.shares[i : i + 1], (n,)) for i, n in enumerate(self.names)]
+    def split(self, size: int) -> list[ShareBatch]:
+        parts = [slice(start, start + size) for start in range(0, len(self), size)]
+        return [ShareBatch(self.images[part], self.shares[part], self.names[part]) for part in parts]
 
     def content(self) -> bytes:
         return bytes(self.images.cpu().numpy().tobytes() + self.shares.cpu().numpy().tobytes())

@@ -59,19 +59,17 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunFolderError: another process, or this one, holds it.
     """
+    key = folder.resolve()
+    if key in _HELD:  # opening its marker would end the lock when that is closed
+        raise _in_use(folder, f"process {os.getpid()}, which is this one")
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o644)
-    key = folder.resolve()
     try:
         try:
-            if key in _HELD:
-                raise BlockingIOError
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise RunFolderError(
-                f"run folder {folder} is in use by {_holder(file)}. Wait for it, or choose another --run-dir."
-            ) from None
+            raise _in_use(folder, _holder(file)) from None
         except OSError as err:  # a file system without locks
             raise DiskError(f"can't lock {folder / MARKER}: {err.strerror}. Choose a folder on another disk.") from err
         _HELD.add(key)
@@ -83,6 +81,10 @@ def locked(folder: Path) -> Iterator[None]:
             _HELD.discard(key)
     finally:
         os.close(file)
+
+
+def _in_use(folder: Path, holder: str) -> RunFolderError:
+    return RunFolderError(f"run folder {folder} is in use by {holder}. Wait for it, or choose another --run-dir.")
 
 
 def _sign(file: int) -> None:

@@ -18,7 +18,6 @@ from samtune.data.splits import save_splits
 from samtune.errors import NonFiniteError
 from samtune.metrics.report import AnyReport
 from samtune.run.fit import FitResult
-from samtune.run.keep import CHECKPOINTS
 from samtune.run.merge import merge_and_audit
 from samtune.run.phases import measure_before, open_keeper, open_log, selection_of
 from samtune.run.prepare import Job, prepare
@@ -118,7 +117,7 @@ def _run(job: Job, folder: Path, command: str) -> RunResult:
         log.event({"split": split, "step": result.steps, **report.values, **cost})
         report.save(folder, before=before, trainable=counts.to_json())
         save_pages(job, selection, report, log, best_epoch=result.best_epoch, folder=folder, command=command)
-        log.artifacts(sorted(p for p in folder.iterdir() if p.suffix != ".jsonl" and p.name != CHECKPOINTS))
+        log.artifacts(sorted(folder.iterdir()))
     return RunResult(folder, report, before, counts, result)
 
 

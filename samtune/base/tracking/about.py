@@ -83,7 +83,8 @@ def about_run(
     select = params.get("select") or {}
     method = "given selection" if select.get("file") else str(select.get("name", ""))
     model = (params.get("model") or {}).get("name", "")
-    tags = {"samtune.method": method, "samtune.model": str(model), "samtune.task": str(params.get("task", ""))}
+    facts = {"method": method, "model": str(model), "task": str(params.get("task", ""))}
+    tags = {f"samtune.{fact}": text for fact, text in facts.items()}
     tags |= {ID: own_id, FOLDER: str(folder.resolve()), HOST: socket.gethostname()}
     tags |= {} if parent is None else {"mlflow.parentRunId": parent}
     full_name = f"{name} {method}".strip()

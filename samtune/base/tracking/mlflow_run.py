@@ -27,7 +27,7 @@ PARAM_LIMIT = 6000  # characters that MLflow keeps
 WEIGHTS = ("merged.safetensors", "bundle.safetensors")
 """Not copied into an artifact store on the same machine: base and delta give them, and they are large."""
 
-ID, FOLDER, HOST = "samtune.id", "samtune.folder", "samtune.host"
+ID, FOLDER, HOST = (f"samtune.{tag}" for tag in ("id", "folder", "host"))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ def test_a_file_in_the_way_is_a_disk_error(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_use_is_refused_with_its_holder_even_to_overwrite(tmp_path: Path) -> None:
-    with locked(tmp_path / "run") as _, pytest.raises(RunFolderError, match=f"in use by process {os.getpid()} on "):
+    holder = f"in use by process {os.getpid()}, which is this one"
+    with locked(tmp_path / "run"), pytest.raises(RunFolderError, match=holder):
         make(tmp_path, tmp_path / "run", overwrite=True)
     with locked(tmp_path / "run"):  # free again
         assert json.loads((tmp_path / "run" / MARKER).read_text())["pid"] == os.getpid()

@@ -326,7 +326,10 @@ def test_sigterm_is_143() -> None:
     ("arguments", "expected"),
     [
         (("finetun",), "Did you mean 'finetune'?"),
-        (("finetune",), "Missing option '--config'"),
+        (("finetune",), "no --config. Give one, such as polyp.yaml"),
+        (("finetune", "--resume", "auto"), "no --config. Give one"),
+        (("finetune", "--config", "polyp.yaml", "--resume", "x", "--overwrite"), "give one of them"),
+        (("finetune", "--resume", "x", "--run-dir", "y"), "leave --run-dir out"),
         (("finetune", "--config"), "requires an argument"),
         (("evaluate", "--checkpoint", "x"), "Missing option '--data'"),
         (("serve", "--checkpoint", "x", "--port", "99999"), "65535"),

@@ -140,7 +140,7 @@ def test_the_first_of_all_masks_is_the_mask(kind: str) -> None:
 def test_a_batch_is_its_images_and_checkpointing_changes_no_gradient() -> None:
     model, batch = toy_lite(), toy_batch()
     with torch.no_grad():
-        singles = torch.cat([model(single) for single in batch.singles()])
+        singles = torch.cat([model(single) for single in batch.split(1)])
         torch.testing.assert_close(model(batch), singles, rtol=1e-4, atol=1e-5)
     found, calls = [], []
     model.net.get_submodule(model.block_modules()[1]).register_forward_hook(lambda *_: calls.append(1))
