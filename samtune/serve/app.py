@@ -84,7 +84,8 @@ class _Model:
 
     def start(self) -> None:
         if self._load is not None:
-            threading.Thread(target=self._run, daemon=True, name="samtune-load").start()
+            # No daemon: the interpreter must not end within torch, which aborts the process.
+            threading.Thread(target=self._run, daemon=False, name="samtune-load").start()
 
     def get(self) -> Service:
         if self._service is not None:

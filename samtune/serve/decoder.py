@@ -34,6 +34,7 @@ class Decoder:
             _COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            pipesize=1 << 20,  # bytes, where it can be set: fewer turns for many pixels
             stderr=subprocess.DEVNULL,  # libraries write there what is in a client's file
             env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )

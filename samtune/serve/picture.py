@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # it brings torch, and this process has to start quickly
 CPU_SECONDS = 10
 """Of the processor, for one picture; 40 million pixels take 1 to 2."""
 MEMORY_BYTES = 3 << 30  # address space; 40 million pixels take a third of it
-MAX_SCANS = 64
+MAX_SCANS = 32
 """Of a JPEG: encoders write up to 12, and each one costs as much as the whole picture, even when it is empty."""
 REQUEST = struct.Struct("<QQ")
 """What comes before the bytes of a file: their number, and how many pixels it may have."""

@@ -26,7 +26,7 @@ from samtune.tasks.table import describe_file, task_of_file
 logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "SAMTUNE_API_KEY"
-DRAIN_SECONDS = 20
+DRAIN_SECONDS = 15
 """After SIGTERM or Ctrl-C: what is then not answered gets a 503."""
 END_SECONDS = 25
 """After the same: the process is there no longer, whatever it computes. Orchestrators often kill after 30."""

@@ -202,6 +202,7 @@ def test_loading_is_said_until_it_is_done(masks: MaskService) -> None:
         return masks
 
     with TestClient(create_app(MaskService, load), base_url=URL) as client:
+        assert [thread.daemon for thread in threading.enumerate() if thread.name == "samtune-load"] == [False]
         for path in ("/livez", "/", "/openapi.json"):
             assert client.get(path).status_code == 200
         for response in (client.get("/readyz"), client.get("/v1/model"), client.post("/v1/predict")):
