@@ -46,7 +46,7 @@ def finetune(
 
     if devices > 1 and not is_rank():
         raise Exit(_launch(devices))
-    from samtune.run.resume import find_run
+    from samtune.run.checkpoints.resume import find_run
     from samtune.run.settings import load_config
 
     _check_places(config, run_dir, resume, overwrite=overwrite)

@@ -18,7 +18,7 @@ from samtune.base.signals import Stopped
 from samtune.config.sections import Train
 from samtune.data.loaders import Loaders
 from samtune.errors import DiskError
-from samtune.run.state import RandomState, Tensors, TrainState, random_state, set_random_state
+from samtune.run.checkpoints.state import RandomState, Tensors, TrainState, random_state, set_random_state
 from samtune.run.updates import Objective, Updates, copy_values
 from samtune.types import AnyBatch
 

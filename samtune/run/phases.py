@@ -10,10 +10,10 @@ from samtune.base.signals import deferred
 from samtune.base.tracking import RunLog
 from samtune.errors import CheckpointError, DataError
 from samtune.metrics.report import AnyReport
-from samtune.run.keep import RunKeeper, ScoreKeeper
+from samtune.run.checkpoints.keep import RunKeeper, ScoreKeeper
+from samtune.run.checkpoints.resume import HISTORY
 from samtune.run.prepare import Job
 from samtune.run.publish import evaluate_model
-from samtune.run.resume import HISTORY
 from samtune.run.select import select_parameters, shapes_of
 from samtune.selection import Selection, check_selection, load_selection, save_selection
 

@@ -17,12 +17,12 @@ from samtune.config.sections import Config
 from samtune.data.splits import save_splits
 from samtune.errors import NonFiniteError
 from samtune.metrics.report import AnyReport
+from samtune.run.checkpoints.resume import COMMAND, DONE, check_inputs, check_settings, check_threads, earlier_command
 from samtune.run.fit import FitResult
 from samtune.run.merge import merge_and_audit
 from samtune.run.phases import measure_before, open_keeper, open_log, selection_of
 from samtune.run.prepare import Job, prepare
 from samtune.run.publish import evaluate_model, save_pages
-from samtune.run.resume import COMMAND, DONE, check_inputs, check_settings, check_threads, earlier_command
 from samtune.run.select import announce, report_selection, select_parameters, shapes_of
 from samtune.run.train import train
 from samtune.selection import load_selection, save_selection

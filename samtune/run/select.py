@@ -18,7 +18,7 @@ from samtune.insight.distribution import distribution, overlap
 from samtune.insight.page import save_selection_report
 from samtune.insight.stability import Stability, noise, stability
 from samtune.models.backbone import Backbone
-from samtune.run.keep import ScoreKeeper
+from samtune.run.checkpoints.keep import ScoreKeeper
 from samtune.run.prepare import Job
 from samtune.scoring.file import check_scores_file, load_scores, save_scores
 from samtune.scoring.score import hash_batches, mean_loss, score

@@ -11,10 +11,10 @@ from torch import nn
 
 from samtune import console
 from samtune.base.machine import forget_peak, peak_mib
+from samtune.run.checkpoints.keep import RunKeeper
+from samtune.run.checkpoints.space import check_space
 from samtune.run.fit import Event, FitResult, Validation, Watch, fit, total_steps
-from samtune.run.keep import RunKeeper
 from samtune.run.prepare import Job
-from samtune.run.space import check_space
 from samtune.run.updates import Objective
 from samtune.selection import Selection
 from samtune.tasks.task import Measuring

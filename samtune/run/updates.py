@@ -15,7 +15,7 @@ from samtune.base.machine import is_out_of_memory, peak_mib
 from samtune.base.share import Share
 from samtune.config.sections import Train
 from samtune.errors import CheckpointError, NonFiniteError, OutOfMemoryError
-from samtune.run.state import Progress, Tensors, TrainState
+from samtune.run.checkpoints.state import Progress, Tensors, TrainState
 from samtune.tuning.ema import Ema
 from samtune.tuning.start import Penalty
 from samtune.types import AnyBatch, Mix, OutputLoss

@@ -140,7 +140,7 @@ def trap(owner: Any, name: str, nth: int, action: Callable[[], None], *, after: 
 
 def saving_always() -> None:
     """Lets a training save after every step, and a scoring pass after every batch."""
-    from samtune.run import keep
+    from samtune.run.checkpoints import keep
 
     keep.SECONDS = 0.0
     keep.SHARE = 0

@@ -11,7 +11,7 @@ from job import Prepare, both, finetune, in_child, saving_always, trap, truths
 
 from samtune.base import disk
 from samtune.run import recipe
-from samtune.run.keep import RunKeeper
+from samtune.run.checkpoints.keep import RunKeeper
 
 
 def no_room() -> None:
@@ -41,7 +41,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_later(case: str, undisturbed: Undis
 
 def test_a_disk_that_is_too_small_is_told_before_the_first_step(undisturbed: Undisturbed, tmp_path: Path) -> None:
     def small() -> None:
-        from samtune.run import space
+        from samtune.run.checkpoints import space
 
         space.free_bytes = lambda path: 1_000_000  # type: ignore[assignment]
 

@@ -10,8 +10,9 @@ import pytest
 from conftest import Undisturbed
 from job import Prepare, both, die, finetune, in_child, saving_always, trap, truths
 
-from samtune.run import checkpoint, phases, publish, recipe, select
-from samtune.run.keep import RunKeeper, ScoreKeeper
+from samtune.run import phases, publish, recipe, select
+from samtune.run.checkpoints import store as checkpoint
+from samtune.run.checkpoints.keep import RunKeeper, ScoreKeeper
 from samtune.run.updates import Updates
 from samtune.scoring import score
 

@@ -25,8 +25,8 @@ from samtune.files.audit import audit_files
 from samtune.files.delta import apply_delta, undo_delta
 from samtune.files.export.pth import export_pth
 from samtune.models.timm.model import build_classifier
-from samtune.run.prepare import prepare
 from samtune.run.dry import dry_run
+from samtune.run.prepare import prepare
 from samtune.run.recipe import RunResult, finetune, select_only
 from samtune.run.settings import load_config
 from samtune.tasks.classes.evaluate import evaluate_classifier

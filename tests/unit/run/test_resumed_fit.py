@@ -18,10 +18,10 @@ from samtune.base.signals import Stopped
 from samtune.config.sections import Train
 from samtune.errors import CheckpointError, DiskError, OutOfMemoryError
 from samtune.models.sam.model import upsample_logits
-from samtune.run import keep
+from samtune.run.checkpoints import keep
+from samtune.run.checkpoints.keep import RunKeeper
+from samtune.run.checkpoints.state import TrainState
 from samtune.run.fit import Event, FitResult, Keeper, Watch, fit
-from samtune.run.keep import RunKeeper
-from samtune.run.state import TrainState
 from samtune.run.updates import Objective
 from samtune.tasks.masks.losses import dice_bce
 from samtune.types import Batch

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from samtune.errors import CheckpointError, DiskError
-from samtune.run import checkpoint
-from samtune.run.checkpoint import Checkpoints
+from samtune.run.checkpoints import store as checkpoint
+from samtune.run.checkpoints.store import Checkpoints
 
 VALUES = {"values": {"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.float64)}}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from samtune.base.signals import Stop, Stopped, deferred
 from samtune.errors import CheckpointError, DiskError
-from samtune.run.checkpoint import Checkpoint, Checkpoints
-from samtune.run.state import Progress, TrainState
+from samtune.run.checkpoints.state import Progress, TrainState
+from samtune.run.checkpoints.store import Checkpoint, Checkpoints
 from samtune.scoring.score import PartialScores
 
 logger = logging.getLogger(__name__)
