@@ -5,7 +5,6 @@ A terminal gets colours and moving bars; a file or a pipe gets plain lines.
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,18 +17,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 
-class _Messages(Console):
-    """Where messages go: a reader that has gone away takes none, and must not end a training."""
+class _Terminal(Console):
+    """A reader that has gone away takes no more lines, and must not end a training."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stderr.fileno())  # or the interpreter complains when it flushes at its end
+        os.dup2(nowhere, self.file.fileno())  # or the interpreter complains when it flushes at its end
         os.close(nowhere)
 
 
-OUT = Console(highlight=False, soft_wrap=True)
-ERR = _Messages(highlight=False, soft_wrap=True, stderr=True)
+OUT = _Terminal(highlight=False, soft_wrap=True)
+ERR = _Terminal(highlight=False, soft_wrap=True, stderr=True)
 
 LINE_SECONDS = 10.0
 """How often a progress line is printed where there is no terminal."""

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ from samtune.errors import DiskError, RunFolderError
 
 MARKER = ".samtune-run"  # in every run folder: no other folder is ever emptied
 _HELD: set[Path] = set()  # by this process: for it, the system's lock is no obstacle
+_CHANGES = threading.Lock()
+os.register_at_fork(after_in_child=_HELD.clear)
 
 
 @contextmanager
@@ -35,14 +38,14 @@ def new_run(parent: Path, run_dir: Path | None, *, overwrite: bool) -> Iterator[
     """
     with disk_errors(parent if run_dir is None else run_dir):
         folder = _new_folder(parent) if run_dir is None else run_dir
-        used = folder.is_dir() and any(path.name != MARKER for path in folder.iterdir())
-    if used and not (folder / MARKER).is_file():
+        foreign = _is_used(folder) and not (folder / MARKER).is_file()
+    if foreign:
         raise RunFolderError(
             f"{folder} is not empty and no run folder (it has no {MARKER}); it is not emptied. "
             "Choose another --run-dir, or delete it yourself."
         )
     with locked(folder):
-        if used and not overwrite:
+        if _is_used(folder) and not overwrite:
             raise RunFolderError(
                 f"run folder {folder} holds an earlier run. Go on with it by --resume {folder}, choose another "
                 "--run-dir, or --overwrite it."
@@ -60,8 +63,20 @@ def locked(folder: Path) -> Iterator[None]:
         RunFolderError: another process, or this one, holds it.
     """
     key = folder.resolve()
-    if key in _HELD:  # opening its marker would end the lock when that is closed
-        raise _in_use(folder, f"process {os.getpid()}, which is this one")
+    with _CHANGES:
+        if key in _HELD:  # opening its marker would end the lock when that is closed
+            raise _in_use(folder, f"process {os.getpid()}, which is this one")
+        _HELD.add(key)
+    try:
+        with _system_lock(folder):
+            yield
+    finally:
+        _HELD.discard(key)
+
+
+@contextmanager
+def _system_lock(folder: Path) -> Iterator[None]:
+    """Holds a folder against other processes."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o644)
@@ -72,15 +87,15 @@ def locked(folder: Path) -> Iterator[None]:
             raise _in_use(folder, _holder(file)) from None
         except OSError as err:  # a file system without locks
             raise DiskError(f"can't lock {folder / MARKER}: {err.strerror}. Choose a folder on another disk.") from err
-        _HELD.add(key)
-        try:
-            with disk_errors(folder):
-                _sign(file)
-            yield
-        finally:
-            _HELD.discard(key)
+        with disk_errors(folder):
+            _sign(file)
+        yield
     finally:
         os.close(file)
+
+
+def _is_used(folder: Path) -> bool:
+    return folder.is_dir() and any(path.name != MARKER for path in folder.iterdir())
 
 
 def _in_use(folder: Path, holder: str) -> RunFolderError:

@@ -40,17 +40,18 @@ def launch(command: Sequence[str], count: int, *, threads: int) -> int:
     """
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     shared |= {"MASTER_PORT": str(_free_port())}
-    children = []
-    for rank in range(count):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **shared, **own}
-        children.append(subprocess.Popen(command, env=environment, start_new_session=True))
+    children: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         _send(children, number)
 
-    before = {number: signal.signal(number, pass_on) for number in ASKING}
+    heeded = [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, pass_on) for number in heeded}
     try:
+        for rank in range(count):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **shared, **own}
+            children.append(subprocess.Popen(command, env=environment, start_new_session=True))
         return _wait(children)
     finally:
         _send(children, signal.SIGKILL)
@@ -63,7 +64,7 @@ def launch(command: Sequence[str], count: int, *, threads: int) -> int:
 def _wait(children: Sequence["subprocess.Popen[bytes]"]) -> int:
     """Waits for all to end; after a failure, only for a while."""
     code, deadline = 0, float("inf")
-    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+    while None in [child.poll() for child in children] and time.monotonic() < deadline:  # a list: all are polled
         failed = next((child.returncode for child in children if child.returncode), 0)
         if failed and not code:
             code, deadline = failed, time.monotonic() + GRACE_SECONDS

@@ -13,6 +13,8 @@ T = TypeVar("T")
 class Share:
     """This process among those that work together; alone, everything is its own, and nothing is sent.
 
+    `add`, `total`, `any` and `of_first` wait for all: every process must call them, in the same order.
+
     Attributes:
         number: of this process, from 0.
         count: of all processes.

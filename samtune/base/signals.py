@@ -7,12 +7,15 @@
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 logger = logging.getLogger(__name__)
 
+REPEAT = 0.5
+"""Seconds in which a signal to a whole group comes both directly and from who started the process."""
 ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -40,8 +43,13 @@ class Stop:
 
 def end_by_signals() -> None:
     """Lets SIGTERM and SIGHUP end this process as Ctrl-C does; the exit codes are 130, 143 and 129."""
-    for number in ASKING:
+    for number in _heeded():
         signal.signal(number, _end)
+
+
+def _heeded() -> list[int]:
+    """Returns the signals that this process was not started to ignore, as nohup does."""
+    return [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -52,20 +60,24 @@ def _end(number: int, frame: FrameType | None) -> None:
 def deferred(what: str) -> Iterator[Stop]:
     """Notes the first asking signal instead of ending at once; `what` is then said to be finished first.
 
-    A second one ends at once. Threads other than the main one get no signals: there, nothing changes.
+    A second one ends at once; within `REPEAT` seconds it is the first one again, which came by two ways. Threads other
+    than the main one get no signals: there, nothing changes.
     """
-    stop = Stop()
+    stop, noted = Stop(), 0.0
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        if stop:
+        nonlocal noted
+        if stop and time.monotonic() - noted > REPEAT:
             raise Stopped(number)
-        stop.number = number
+        if stop:
+            return
+        stop.number, noted = number, time.monotonic()
         logger.warning("%s: %s first; once more ends at once", signal.Signals(number).name, what)
 
-    before = {number: signal.signal(number, note) for number in ASKING}
+    before = {number: signal.signal(number, note) for number in _heeded()}
     try:
         yield stop
     finally:

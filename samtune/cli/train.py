@@ -44,7 +44,7 @@ def finetune(
     """Score, select, train, merge, audit, evaluate: the whole job of a config."""
     from samtune.base.launch import is_rank
 
-    if devices > 1 and not is_rank():
+    if devices > 1 and not (is_rank() or dry_run or print_config):
         raise Exit(_launch(devices))
     from samtune.run.checkpoints.resume import find_run
     from samtune.run.settings import load_config
@@ -54,6 +54,9 @@ def finetune(
     settings = load_config(config or folder / "config.yaml", overrides or ())  # type: ignore[operator]
     if resume == "auto":
         folder = find_run(settings, run_dir)
+        # what a run left there that hardly began
+        overwrite = folder is None and run_dir is not None and not (run_dir / "config.yaml").exists()
+        run_dir = run_dir if folder is None else None
     if print_config:
         console.print_line(settings.to_yaml().rstrip())
         return

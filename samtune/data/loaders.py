@@ -1,9 +1,7 @@
 """The four loaders of a run: score, train, val, test."""
 
-import ctypes
 import logging
 import signal
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,13 +12,13 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from samtune.base.launch import end_with_parent
+from samtune.base.signals import ASKING
 from samtune.data.splits import Splits
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
-
 ItemT = TypeVar("ItemT")
 LoadedT = TypeVar("LoadedT")
 
@@ -184,9 +182,8 @@ def _collated(collate: Callable[[list[ItemT]], Any], items: list[ItemT]) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """Lets a loader process end with its parent, however that ends, and leaves Ctrl-C to the parent."""
+    """Lets a loader process end with its parent, however that ends, and leaves signals to it."""
     cv2.setNumThreads(0)  # OpenCV's thread pool can hang in a fork
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torch ends a worker by it
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in ASKING:
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()

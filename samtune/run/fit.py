@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from samtune.base.signals import Stopped
 from samtune.config.sections import Train
 from samtune.data.loaders import Loaders
 from samtune.errors import DiskError
@@ -121,16 +122,17 @@ def fit(
         while not course.is_over():
             model.train()
             loaders.set_epoch(course.epoch - 1, skip=updates.progress.done * plan.accumulate)
-            batches = course.resumed(iter(loaders.train))
-            began = time.monotonic()
-            for group in itertools.islice(_groups(batches, plan.accumulate), updates.total - updates.progress.step):
+            batches = iter(loaders.train)
+            course.restore_random()
+            began, left = time.monotonic(), max(0, updates.total - updates.progress.step)
+            for group in itertools.islice(_groups(batches, plan.accumulate), left):
                 value, lr, images = updates.make(group)
                 began, speed = time.monotonic(), images / (time.monotonic() - began)  # loading the batches counts
                 course.tell("train", loss=value, lr=lr, images_per_s=speed)
                 course.keep()
             course.end_epoch()
         course.finish()
-    except (DiskError, Stopped):  # saving failed, or is done
+    except DiskError:  # a further file would not fit either
         raise
     except Exception:
         course.rescue()
@@ -151,7 +153,7 @@ class _Course:
         if self._resume is not None:
             updates.load(self._resume)
             self.best = self._resume.best or self.best
-            set_random_state(self._resume.random)
+            self._set_random(self._resume.random)
         self._began = time.monotonic() - updates.progress.seconds
         self._random: RandomState = random_state()
 
@@ -174,12 +176,17 @@ class _Course:
         out_of_patience = patience is not None and now.epoch - 1 - now.best_epoch >= patience
         return now.done == 0 and (now.step >= self.updates.total or out_of_patience)
 
-    def resumed(self, batches: Iterator[AnyBatch | None]) -> Iterator[AnyBatch | None]:
-        """Takes a loader that was just opened, which drew a number: a state within an epoch is from after that."""
+    def restore_random(self) -> None:
+        """Is called when the loader was opened, which draws a number: a state within an epoch is from after that."""
         if self._resume is not None and self._resume.progress.done:
-            set_random_state(self._resume.random)
+            self._set_random(self._resume.random)
         self._resume = None
-        return batches
+
+    def _set_random(self, state: RandomState) -> None:
+        """Goes back to a state, which is the first process's; the others draw numbers of their own."""
+        set_random_state(state)
+        if number := self.updates.share.number:
+            torch.manual_seed(int(np.random.SeedSequence((number, self.updates.progress.step)).generate_state(1)[0]))
 
     def tell(self, split: str, **values: float) -> None:
         """Reports values of this step."""
@@ -195,6 +202,7 @@ class _Course:
         if ending or keeper.due():
             self._save()
         if ending:
+            self.updates.share.of_first(None)  # the others wait until it is saved: who starts them ends all with one
             keeper.end()
 
     def end_epoch(self) -> None:
@@ -216,12 +224,20 @@ class _Course:
             self._save(finished=True)
 
     def rescue(self) -> None:
-        """Saves the state before the step that failed, if it is whole; what goes wrong now is only said."""
-        if self.watch.keeper is not None and self.updates.whole:
+        """Saves the state before the step that failed, if it is whole; what goes wrong now is only said.
+
+        Asked to end, it ends: a signal to all processes of a group may be what made the step fail.
+        """
+        keeper = self.watch.keeper
+        if keeper is None:
+            return
+        if self.updates.whole:
             try:
                 self._save()
             except DiskError as err:
                 logger.warning("%s", err)
+        if keeper.asked_to_end():
+            keeper.end()
 
     def _choose(self, report: Validation | None) -> None:
         """Keeps the weights of this epoch if it is better: the first of equals, never one that is NaN."""

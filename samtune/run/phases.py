@@ -1,17 +1,17 @@
 """The phases of a run that may be done already, when it goes on: each is read back, or done and kept."""
 
-import json
 import logging
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from samtune.base.signals import deferred
 from samtune.base.tracking import RunLog
+from samtune.base.tracking.sync import read_history
 from samtune.errors import CheckpointError, DataError
 from samtune.metrics.report import AnyReport
 from samtune.run.checkpoints.keep import RunKeeper, ScoreKeeper
 from samtune.run.checkpoints.resume import HISTORY
+from samtune.run.fit import Event
 from samtune.run.prepare import Job
 from samtune.run.publish import evaluate_model
 from samtune.run.select import select_parameters, shapes_of
@@ -30,19 +30,29 @@ def open_keeper(job: Job, folder: Path) -> RunKeeper:
     """
     keeper = RunKeeper(folder, {"base": job.base_hash}, writes=job.share.first)
     keeper.read()
+    step = keeper.start and keeper.start.progress.step
+    if job.share.of_first(step) != step:
+        raise CheckpointError(f"{folder} shows other checkpoints to other processes: all must share one folder.")
     return keeper
 
 
 def open_log(job: Job, folder: Path, keeper: RunKeeper) -> RunLog:
     """Opens the log of a run with the events that its state knows; where there is none, those before the training."""
-    file, earlier = folder / HISTORY, list[dict[str, Any]]()
-    if file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines()
-        earlier = [json.loads(line) for line in lines[: keeper.events]]
-        if keeper.start is None:
-            earlier = list(takewhile(lambda event: event["split"] == "before", earlier))
+    file = folder / HISTORY
+    every = read_history(file) if file.is_file() else []
+    earlier = every[: keeper.events]
+    if keeper.start is None:
+        earlier = list(takewhile(lambda event: event["split"] == "before", every))
+    elif keeper.start.progress.finished:  # what it took is known to the process that made the steps
+        earlier += [event for event in every[keeper.events :] if event["split"] == "fit"]
     params = job.config.model_dump(mode="json")
     return RunLog(folder, run_name=job.config.run.name, params=params, history=earlier, **job.config.track.model_dump())
+
+
+def tell(log: RunLog, event: Event) -> None:
+    """Logs an event of the training, but not a second time what it took."""
+    if event["split"] != "fit" or not any(earlier["split"] == "fit" for earlier in log.history):
+        log.event(event)
 
 
 def measure_before(job: Job, folder: Path, log: RunLog) -> AnyReport | None:
@@ -75,12 +85,18 @@ def selection_of(job: Job, folder: Path) -> Selection:
         return selection
     if job.share.count > 1:
         selection = select_parameters(job)  # each process has a part of the sums: there is nothing to keep
-    else:
-        with deferred("saves the scores so far") as stop:
-            keeper = ScoreKeeper(folder, about={"base": job.base_hash}, stop=stop)
-            keeper.read()
+        if job.share.first:
+            save_selection(selection, file, shapes_of(job.model))
+        job.share.of_first(None)  # the others read it when it is there
+        return selection
+    with deferred("saves the scores so far") as stop:
+        keeper = ScoreKeeper(folder, about={"base": job.base_hash}, stop=stop)
+        keeper.read()
+        try:
             selection = select_parameters(job, keeper=keeper)
-            stop.end()
-    if job.share.first:
+        except Exception:
+            stop.end()  # a signal to all processes of a group may be what made it fail
+            raise
         save_selection(selection, file, shapes_of(job.model))
+        stop.end()
     return selection

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric, seed_everything
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -70,6 +71,7 @@ def prepare(config: Config) -> Job:
     bf16 = lowered or use_bf16(config.train.precision, device.type, pays_on_cpu=model.bf16_on_cpu)
     fabric = open_fabric(device.type, "bf16-mixed" if bf16 else "32-true")
     share = Share(fabric)
+    console.set_quiet(not share.first)
     choice = config.select
     if choice.file is None:
         check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)
@@ -99,9 +101,12 @@ def open_fabric(accelerator: str, precision: Any) -> Fabric:
         found = torch.cuda.device_count()
         raise ConfigError(f"{here} processes need a GPU each, and there are {found}. Use --devices {found}.")
     strategy = DDPStrategy(timeout=PATIENCE, process_group_backend="nccl" if accelerator == "cuda" else "gloo")
+    # our own variables count, or torchrun's, but not those of a batch system around them
+    plugins: list[Any] = [] if "TORCHELASTIC_RUN_ID" in os.environ else [LightningEnvironment()]
     fabric = Fabric(
-        accelerator=accelerator, devices=here, num_nodes=count // here, strategy=strategy, precision=precision
-    )
+        accelerator=accelerator, devices=here, num_nodes=count // here, strategy=strategy, precision=precision,
+        plugins=plugins,
+    )  # fmt: skip
     fabric.launch()
     return fabric
 
@@ -117,4 +122,3 @@ def divide(model: Backbone, loaders: Loaders, share: Share, *, mixes: bool) -> N
         raise ConfigError(f"{model.name} measures batch statistics, which several processes can't share: --devices 1.")
     if not mixes:
         loaders.divide(share.part)
-    console.set_quiet(not share.first)

@@ -6,6 +6,7 @@
 import os
 import platform
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,14 +14,15 @@ import torch
 
 from samtune.base.disk import write_text
 from samtune.base.folder import locked, new_run
+from samtune.base.launch import is_rank
 from samtune.config.sections import Config
 from samtune.data.splits import save_splits
-from samtune.errors import NonFiniteError
+from samtune.errors import ConfigError, NonFiniteError
 from samtune.metrics.report import AnyReport
 from samtune.run.checkpoints.resume import COMMAND, DONE, check_inputs, check_settings, check_threads, earlier_command
 from samtune.run.fit import FitResult
 from samtune.run.merge import merge_and_audit
-from samtune.run.phases import measure_before, open_keeper, open_log, selection_of
+from samtune.run.phases import SELECTION, measure_before, open_keeper, open_log, selection_of, tell
 from samtune.run.prepare import Job, prepare
 from samtune.run.publish import evaluate_model, save_pages
 from samtune.run.select import announce, report_selection, select_parameters, shapes_of
@@ -68,8 +70,10 @@ def finetune(
         SamtuneError: by kind, see `samtune.errors`.
     """
     if resume is not None:
+        if run_dir is not None or overwrite:
+            raise ConfigError("resume goes on in the folder that it names: neither run_dir nor overwrite goes with it.")
         check_settings(resume, config)
-    if os.environ.get("RANK", "0") != "0":
+    if is_rank() and os.environ["RANK"] != "0":
         _help(config)
         raise SystemExit
     if resume is None:
@@ -89,16 +93,20 @@ def _help(config: Config) -> None:
     folder = job.share.of_first(Path())
     keeper = open_keeper(job, folder)
     selection = selection_of(job, folder)
-    with keeper.training(int):
-        train(job, selection, keeper, lambda _: None)
+    try:
+        with keeper.training(folder / SELECTION, int):
+            train(job, selection, keeper, lambda _: None)
+    except NonFiniteError:
+        job.share.of_first(None)  # the first process still saves the best epoch: who starts them ends all with one
+        raise
 
 
 def _run(job: Job, folder: Path, command: str) -> RunResult:
     """Takes a job to its end in a locked folder; what is there of it already is not done again."""
     (folder / DONE).unlink(missing_ok=True)
     command = earlier_command(folder) or command
-    write_text(folder / "config.yaml", _resolved(job, command))
     save_splits(folder, job.loaders.splits)
+    write_text(folder / "config.yaml", _resolved(job, command))
     job.share.of_first(folder)
     keeper = open_keeper(job, folder)
     with open_log(job, folder, keeper) as log:
@@ -106,10 +114,11 @@ def _run(job: Job, folder: Path, command: str) -> RunResult:
         selection = selection_of(job, folder)
         counts = announce(job, selection)
         try:
-            with keeper.training(lambda: len(log.history)):
-                result = train(job, selection, keeper, log.event)
+            with keeper.training(folder / SELECTION, lambda: len(log.history)):
+                result = train(job, selection, keeper, partial(tell, log))
         except NonFiniteError:
             merge_and_audit(job, selection, folder)  # the best epoch so far is not lost
+            job.share.of_first(None)
             raise
         merge_and_audit(job, selection, folder)
         report, cost = evaluate_model(job, job.config.eval.split, keep=folder)
@@ -142,7 +151,7 @@ def select_only(
         page = folder / "selection.html"
         selection = report_selection(job, page, against=other) if report else select_parameters(job)
         announce(job, selection)
-        save_selection(selection, folder / "selection.safetensors", shapes_of(job.model))
+        save_selection(selection, folder / SELECTION, shapes_of(job.model))
     return folder
 
 

@@ -137,7 +137,7 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, keeper: ScoreKeeper |
     config = job.config.score
     loss, said = job.task.scoring_loss(needs, job.config.run.seed)
     source, file = (_smallest_subset(job, needs), config.file) if batches is None else (batches, None)
-    if file is not None and file.is_file():
+    if file is not None and job.share.of_first(file.is_file()):
         scores = load_scores(file)
         wanted = {"base_hash": job.base_hash, "loss": said, "images_hash": hash_batches(source)}
         check_scores_file(scores, per=needs.per, squares=needs.squares, **wanted)
@@ -187,12 +187,12 @@ def _smallest_subset(job: Job, needs: Needs) -> Any:
         raise DataError(f"score.subsets is {parts}, but there are {images} scoring images: that is the largest n.")
     seed = job.config.run.seed
     order = np.random.default_rng((seed, 2)).permutation(images)
-    how: Any = {name: getattr(loader, name) for name in ("batch_size", "collate_fn", "num_workers")}
+    how: Any = {name: getattr(loader, name) for name in ("batch_size", "collate_fn", "num_workers", "worker_init_fn")}
     subsets = [DataLoader(Subset(loader.dataset, sorted(part)), **how) for part in np.array_split(order, parts)]
     losses = [mean_loss(job.model, part, job.task.scoring_loss(needs, seed)[0]) for part in subsets]
     if np.isnan(losses).all():
         raise DataError("score.subsets: the loss is undefined in every part. Use fewer parts, or another score.loss.")
-    best = int(np.nanargmin(losses))
+    best = job.share.of_first(int(np.nanargmin(losses)))
     logger.info("subset %d of %d has the smallest loss: %.4f", best + 1, len(subsets), losses[best])
     return subsets[best]
 

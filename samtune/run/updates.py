@@ -183,8 +183,8 @@ class Updates:
             part = self._halved(batches, part)
         if part is None:
             return f"{said}. Not even one image fits: lower model.image_size, or set train.checkpointing=true."
-        times = math.ceil(most / part) * self.plan.accumulate
-        return f"{said}. {part} fit: set train.batch={part} train.accumulate={times}, or train.batch=auto."
+        times, whole = math.ceil(most / part) * self.plan.accumulate, part * self.share.count
+        return f"{said}. {part} fit: set train.batch={whole} train.accumulate={times}, or train.batch=auto."
 
     def _fits(self, batches: list[AnyBatch], part: int) -> bool:
         """Tries passes of so many images; nothing is updated."""

@@ -5,24 +5,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import toy
 from helpers import write_data
-from job import finetune, in_child, saving_always, truths
+from job import Undisturbed, finetune, in_child, saving_always, truths
 
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Undisturbed:
-    """A run that nothing happened to: its data, and what it left."""
-
-    data: Path
-    truths: dict[str, Any]
 
 
 @pytest.fixture(scope="session", autouse=True)

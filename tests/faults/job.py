@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 SECONDS = 120  # for a child, whose work takes two
 SETTINGS = (
     "run.seed=3", "run.device=cpu", "model.name=toy", "model.image_size=64", "score.batch=2", "train.batch=2",
-    "train.epochs=3", "train.accumulate=1", "train.precision=fp32", "train.ema=0.9", "eval.overlays=0",
+    "train.epochs=3", "train.accumulate=1", "train.precision=fp32", "train.ema=0.5", "train.lr=0.02",
+    "eval.overlays=0",
     "track.mlflow=false",
 )  # fmt: skip
 TRUTHS = ("selection.safetensors", "delta.safetensors", "merged.safetensors", "metrics.json", "per_image.csv")
@@ -31,6 +33,14 @@ class End:
 
     code: int
     said: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nothing happened to: its data, and what it left."""
+
+    data: Path
+    truths: dict[str, Any]
 
 
 def in_child(work: Callable[[], Any], *, prepare: Prepare | None = None) -> End:
@@ -72,6 +82,7 @@ def _be_child(work: Callable[[], Any], prepare: Prepare | None, log: Path) -> No
     file = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, 2)
     os.dup2(file, 1)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # the test runner's go elsewhere
     code = 1
     try:
         if prepare is not None:
@@ -83,7 +94,9 @@ def _be_child(work: Callable[[], Any], prepare: Prepare | None, log: Path) -> No
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # a test may have closed it
+                stream.flush()
         os._exit(code)
 
 

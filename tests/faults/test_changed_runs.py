@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Undisturbed
+import toy
 from helpers import write_data
-from job import SETTINGS, both, die, finetune, in_child, samtune, saving_always, trap, truths
+from job import SETTINGS, Undisturbed, both, die, finetune, in_child, samtune, saving_always, trap, truths
 from PIL import Image
 
 from samtune.run.updates import Updates
@@ -27,7 +27,7 @@ def killed(undisturbed: Undisturbed, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ("train.lr=0.1", "train.lr: 0.1, was 0.001"),
+        ("train.lr=0.1", "train.lr: 0.1, was 0.02"),
         ("select.per_neuron=3", "select.per_neuron: 3, was 1"),
         ("run.seed=4", "run.seed: 4, was 3"),
         ("data.prompt=box", "data.prompt: box, was none"),
@@ -82,7 +82,8 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(
     damage(killed / "checkpoints" / "step-000005" / file)
     ended = in_child(finetune(undisturbed.data, killed))
     assert ended.code == 0, ended.said
-    assert f"step-000005/{file}" in ended.said and "The one before is tried" in ended.said
+    told = "step-000005/" if file == "manifest.json" else f"step-000005/{file}"  # its hashes are of the others
+    assert told in ended.said and "The one before is tried" in ended.said
     assert "goes on after step 4" in ended.said
     assert truths(killed) == undisturbed.truths
 
@@ -119,9 +120,22 @@ def test_pictures_swapped_under_the_run_are_told(tmp_path: Path, undisturbed: Un
     assert "p02" in ended.said
 
 
-def test_another_base_is_told(killed: Path, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch) -> None:
-    import toy
+def test_another_selection_is_told(killed: Path, undisturbed: Undisturbed) -> None:
+    """Of as many entries: their values would go to other places."""
+    from samtune.selection import load_selection, save_selection
 
+    file = killed / "selection.safetensors"
+    found = load_selection(file)
+    name = next(name for name, indices in found.entries.items() if indices[0] > 0)
+    found.entries[name][0] -= 1
+    shapes = {name: tuple(tensor.shape) for name, tensor in toy.toy_model().net.state_dict().items()}
+    save_selection(found, file, shapes)
+    ended = in_child(finetune(undisturbed.data, killed))
+    assert ended.code == 4
+    assert "is not the selection of the checkpoints" in ended.said
+
+
+def test_another_base_is_told(killed: Path, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch) -> None:
     real = toy.toy_model
     monkeypatch.setattr(toy, "toy_model", lambda **options: real(seed=1, **options))
     ended = in_child(finetune(undisturbed.data, killed))

@@ -6,8 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from conftest import Undisturbed
-from job import SETTINGS, finetune, in_child, samtune, trap, truths
+from job import SETTINGS, Undisturbed, finetune, in_child, samtune, trap, truths
 
 from samtune.base.folder import locked
 from samtune.run.updates import Updates
@@ -41,8 +40,6 @@ def test_a_used_folder_asks_for_resume_or_overwrite(undisturbed: Undisturbed, tm
 
 
 def test_a_live_run_can_not_be_resumed(undisturbed: Undisturbed, tmp_path: Path) -> None:
-    from samtune.cli.main import main
-
     def in_between() -> None:
         # from within the first run, as another process would
         from samtune.errors import RunFolderError
@@ -55,7 +52,6 @@ def test_a_live_run_can_not_be_resumed(undisturbed: Undisturbed, tmp_path: Path)
 
     ended = in_child(finetune(undisturbed.data, tmp_path / "run"), prepare=trap(Updates, "_update", 2, in_between))
     assert ended.code == 0 and "refused" in ended.said
-    assert callable(main)
 
 
 def test_a_clock_that_goes_back_changes_nothing(undisturbed: Undisturbed, tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from conftest import Undisturbed
-from job import Prepare, both, finetune, in_child, saving_always, trap, truths
+from job import Prepare, Undisturbed, both, finetune, in_child, saving_always, trap, truths
 
 from samtune.base import disk
 from samtune.run import recipe

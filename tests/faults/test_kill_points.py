@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Undisturbed
-from job import Prepare, both, die, finetune, in_child, saving_always, trap, truths
+from job import Prepare, Undisturbed, both, die, finetune, in_child, saving_always, trap, truths
 
 from samtune.run import phases, publish, recipe, select
 from samtune.run.checkpoints import store as checkpoint

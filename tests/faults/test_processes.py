@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Undisturbed
-from job import End, Prepare, both, die, finetune, in_children, saving_always, trap, truths
+from job import End, Prepare, Undisturbed, both, die, finetune, in_children, saving_always, trap, truths
 from safetensors.torch import load_file
 
 from samtune.run.updates import Updates
@@ -75,7 +73,7 @@ def test_two_processes_give_the_answer_of_one(one: Path, undisturbed: Undisturbe
 def test_a_killed_process_ends_the_other_within_30_seconds(rank: int, undisturbed: Undisturbed, tmp_path: Path) -> None:
     start = time.monotonic()
     ends = together(undisturbed.data, tmp_path / "run", prepare={rank: trap(Updates, "_update", 2, die)})
-    assert time.monotonic() - start < 30 + 60  # its start takes the rest on a slow machine
+    assert time.monotonic() - start < 90  # 30, and what it takes to start on a slow machine
     assert ends[rank].code == -9 and ends[1 - rank].code not in (0, -9)
 
 
@@ -126,4 +124,3 @@ def test_a_signal_to_one_saves_and_ends_both(undisturbed: Undisturbed, tmp_path:
     ends = together(undisturbed.data, tmp_path / "run", prepare={1: stop})
     assert [end.code for end in ends] == [143, 143], [end.said for end in ends]
     assert (tmp_path / "run" / "checkpoints" / "step-000002").is_dir()
-    assert sys.platform

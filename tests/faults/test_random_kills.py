@@ -7,8 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from conftest import Undisturbed
-from job import Prepare, both, finetune, in_child, saving_always, truths
+from job import Prepare, Undisturbed, both, finetune, in_child, saving_always, truths
 
 
 def dies_after(seconds: float) -> Prepare:

@@ -1,5 +1,6 @@
 """What a run keeps while it scores and trains, and when: often enough to lose little, seldom enough to cost little."""
 
+import hashlib
 import logging
 import signal
 import time
@@ -39,6 +40,7 @@ class RunKeeper:
         self.events: int | None = None
         """Number of events that were logged by the state to start from; None without one."""
         self._events: Callable[[], int] = int
+        self._selection = ""  # SHA-256 of its file
         self._stop = Stop()
         self._saved = time.monotonic()
         self._cost = 0.0
@@ -54,20 +56,31 @@ class RunKeeper:
         self.checkpoints.newest(STEP, self._take)
 
     @contextmanager
-    def training(self, events: Callable[[], int]) -> Iterator[None]:
+    def training(self, selection: Path, events: Callable[[], int]) -> Iterator[None]:
         """Surrounds the training: asked to end, the process first finishes its step and saves.
 
         Args:
+            selection: the file of what trains.
             events: returns the number of events that the run has logged so far.
+
+        Raises:
+            CheckpointError: the state to start from is of another selection.
         """
         self._events, self._saved = events, time.monotonic()
+        digest, earlier = hashlib.sha256(selection.read_bytes()).hexdigest(), self._selection
+        if self.start is not None and earlier != digest:
+            raise CheckpointError(
+                f"{selection} is not the selection of the checkpoints (SHA-256 {digest[:12]}, was {earlier[:12]}). Put "
+                "that back, or start anew with --overwrite."
+            )
+        self._selection = digest
         with deferred("finishes this step and saves") as self._stop:
             yield
             self._stop.end()
 
     def due(self) -> bool:
         """Tells whether it is time to save."""
-        return time.monotonic() - self._saved >= max(SECONDS, SHARE * self._cost)
+        return _is_due(self._saved, self._cost)
 
     def asked_to_end(self) -> bool:
         """Tells whether the process shall end."""
@@ -99,7 +112,10 @@ class RunKeeper:
 
     def _tidy(self) -> None:
         """Removes all checkpoints but the last ones and what they name; the scoring pass is over."""
-        self.checkpoints.keep({n for pair in self._kept for n in pair if n is not None}, (STEP, BEST, SCORE))
+        named = {name for pair in self._kept for name in pair if name is not None}
+        if self._best_in is not None:  # of a state that is about to be written
+            named.add(self._best_in[1])
+        self.checkpoints.keep(named, (STEP, BEST, SCORE))
 
     def _write(self, state: TrainState) -> str:
         now = state.progress
@@ -110,6 +126,7 @@ class RunKeeper:
         tensors |= {} if state.averages is None else {"averages": state.averages}
         best = None if self._best_in is None else self._best_in[1]
         content = {"progress": asdict(now), "random": state.random, "best": best, "events": self._events()}
+        content["selection"] = self._selection
         return self.checkpoints.save(STEP, now.step, tensors, content)
 
     def _take(self, found: Checkpoint) -> None:
@@ -118,6 +135,7 @@ class RunKeeper:
             progress = Progress(**found.state["progress"])
             best_name, self.events, random = found.state["best"], int(found.state["events"]), found.state["random"]
             values, moments = found.tensors["values"], found.tensors["optimizer"]
+            self._selection = str(found.state["selection"])
         except (KeyError, TypeError, ValueError) as err:
             raise CheckpointError(f"{self.checkpoints.folder / found.name} is of another version ({err!r}).") from err
         best = None if best_name is None else self.checkpoints.load(best_name).tensors["values"]
@@ -147,7 +165,7 @@ class ScoreKeeper:
 
     def offer(self, make: Callable[[], PartialScores]) -> None:
         """Saves if it is time to, or if the process shall end, which it then does."""
-        if not self.stop and time.monotonic() - self._saved < max(SECONDS, SHARE * self._cost):
+        if not self.stop and not _is_due(self._saved, self._cost):
             return
         began, found = time.monotonic(), make()
         tensors = {"sums": found.sums} | ({} if found.squares is None else {"squares": found.squares})
@@ -159,5 +177,13 @@ class ScoreKeeper:
         self.stop.end()
 
 
+def _is_due(saved: float, cost: float) -> bool:
+    """Tells whether it is time to save, by when that was done last and the seconds that it took."""
+    return time.monotonic() - saved >= max(SECONDS, SHARE * cost)
+
+
 def _partial_of(found: Checkpoint) -> PartialScores:
-    return PartialScores(**found.state, sums=found.tensors["sums"], squares=found.tensors.get("squares"))
+    try:
+        return PartialScores(**found.state, sums=found.tensors["sums"], squares=found.tensors.get("squares"))
+    except (KeyError, TypeError) as err:
+        raise CheckpointError(f"the scores of {found.name} are of another version ({err!r}).") from err

@@ -2,17 +2,15 @@
 
 import logging
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from samtune.base.folder import MARKER
 from samtune.base.tracking import flatten
 from samtune.config.sections import Config
 from samtune.data.splits import FOLDER, Splits, changed_since
 from samtune.errors import CheckpointError, ConfigError, DataError, RunFolderError
+from samtune.run.settings import load_config
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +30,11 @@ def find_run(config: Config, run_dir: Path | None) -> Path | None:
     None where there is no such run: a new one then begins.
     """
     if run_dir is not None:
-        return run_dir if (run_dir / "config.yaml").is_file() else None
+        return run_dir if _is_run(run_dir) else None
     parent = config.run.dir / config.run.name
-    runs = [folder for folder in parent.glob("*") if (folder / MARKER).is_file() and (folder / "config.yaml").is_file()]
-    begun = [folder for folder in runs if not (folder / DONE).is_file()]
-    return max(begun, key=lambda folder: ((folder / "config.yaml").stat().st_mtime_ns, folder.name), default=None)
+    begun = [folder for folder in parent.glob("*") if _is_run(folder) and not (folder / DONE).is_file()]
+    same = [folder for folder in begun if not _changes(folder, config)]
+    return max(same, key=lambda folder: ((folder / "config.yaml").stat().st_mtime_ns, folder.name), default=None)
 
 
 def check_settings(folder: Path, config: Config) -> None:
@@ -46,16 +44,9 @@ def check_settings(folder: Path, config: Config) -> None:
         RunFolderError: the folder holds no run.
         ConfigError: settings that decide the result differ; all are named.
     """
-    file = folder / "config.yaml"
-    if not file.is_file():
-        raise RunFolderError(f"{folder} holds no run to go on with (it has no config.yaml). Leave --resume out.")
-    earlier, now = _flat(yaml.safe_load(file.read_text(encoding="utf-8"))), _flat(config.model_dump(mode="json"))
-    changed = [
-        f"  - {key}: {now.get(key, 'empty')}, was {earlier.get(key, 'empty')}"
-        for key in sorted(earlier.keys() | now.keys())
-        if _fixed(key) and earlier.get(key) != now.get(key)
-    ]
-    if changed:
+    if not _is_run(folder):
+        raise RunFolderError(f"{folder} holds no run to go on with (no {MARKER}, config.yaml and {FOLDER}/).")
+    if changed := _changes(folder, config):
         free = ", ".join(f"{key}*" if key.endswith(".") else key for key in FREE)
         raise ConfigError(
             f"{folder} can't go on with other settings: {len(changed)} differ\n" + "\n".join(changed) + f"\nOnly "
@@ -99,8 +90,20 @@ def earlier_command(folder: Path) -> str:
     return next((line.removeprefix(COMMAND) for line in lines if line.startswith(COMMAND)), "")
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
-    return {key: value for key, value in flatten(settings).items() if value != "None"}
+def _is_run(folder: Path) -> bool:
+    """Tells whether a training began in a folder; `select` leaves no splits."""
+    return all((folder / name).exists() for name in (MARKER, "config.yaml", FOLDER))
+
+
+def _changes(folder: Path, config: Config) -> list[str]:
+    """Lists the settings that must not change and did."""
+    earlier = flatten(load_config((folder / "config.yaml").absolute()).model_dump(mode="json"))
+    now = flatten(config.model_dump(mode="json"))
+    return [
+        f"  - {key}: {now.get(key, 'None')}, was {earlier.get(key, 'None')}"
+        for key in sorted(earlier.keys() | now.keys())
+        if _fixed(key) and earlier.get(key) != now.get(key)
+    ]
 
 
 def _fixed(key: str) -> bool:

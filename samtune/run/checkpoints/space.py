@@ -23,7 +23,8 @@ def check_space(folder: Path, model: Backbone, selection: Selection, trained: It
     Raises:
         DiskError: with the bytes needed and free.
     """
-    needed, free = needed_bytes(model, selection, trained, ema=ema), free_bytes(folder)
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())  # of a run that goes on
+    needed, free = needed_bytes(model, selection, trained, ema=ema) - there, free_bytes(folder)
     if needed > free:
         raise DiskError(
             f"{folder}: the run needs about {needed / 1e6:,.0f} MB on the disk, and {free / 1e6:,.0f} MB are free. "

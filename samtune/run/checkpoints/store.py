@@ -70,7 +70,7 @@ class Checkpoints:
             state: what JSON can hold.
 
         Raises:
-            DiskError: it can't be written; nothing has changed then.
+            DiskError: it can't be written; the earlier ones are as they were.
         """
         name = self._free_name(kind, number)
         contents = {f"{stem}.safetensors": _to_bytes(values) for stem, values in tensors.items()}

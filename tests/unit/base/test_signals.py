@@ -7,16 +7,21 @@ import threading
 
 import pytest
 
+from samtune.base import signals
 from samtune.base.signals import Stopped, deferred, end_by_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_the_first_signal_waits_and_the_second_ends(number: signal.Signals, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_signal_waits_and_the_second_ends(
+    number: signal.Signals, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(Stopped) as caught, caplog.at_level(logging.WARNING, "samtune"), deferred("saves") as stop:
         assert not stop
         os.kill(os.getpid(), number)
         assert stop and stop.number == number
         assert f"{number.name}: saves first; once more ends at once" in caplog.text
+        os.kill(os.getpid(), number)  # the same one, which came by two ways
+        monkeypatch.setattr(signals, "REPEAT", 0.0)
         os.kill(os.getpid(), number)
         raise AssertionError("the second signal did not end the process")
     assert caught.value.code == 128 + number
@@ -55,6 +60,21 @@ def test_a_command_ends_with_the_number_of_its_signal() -> None:
             with pytest.raises(SystemExit) as caught:
                 os.kill(os.getpid(), number)
             assert caught.value.code == code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_what_a_process_was_started_to_ignore_it_ignores() -> None:
+    """As under nohup."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        end_by_signals()
+        with deferred("saves") as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+        os.kill(os.getpid(), signal.SIGHUP)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

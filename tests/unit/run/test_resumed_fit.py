@@ -106,7 +106,7 @@ def test_asked_to_end_it_saves_and_ends_after_the_step() -> None:
     keeper = Memory(end_after=4)
     with pytest.raises(Stopped):
         run(keeper)
-    assert keeper.kept[-1].progress.step == 3  # three steps, and the end of an epoch
+    assert keeper.kept[-1].progress.step == 4  # asked after three steps and the end of an epoch
 
 
 def test_more_epochs_go_on_from_the_end() -> None:
@@ -115,6 +115,15 @@ def test_more_epochs_go_on_from_the_end() -> None:
     result, _, events = run(Memory(start=keeper.kept[-1]), plan=PLAN.model_copy(update={"epochs": 5}))
     assert result.steps == 15
     assert [event["step"] for event in events if event["split"] == "train"] == [13, 14, 15]
+
+
+def test_fewer_epochs_end_at_once_with_the_best_so_far() -> None:
+    keeper = Memory()
+    run(keeper)
+    state = next(state for state in keeper.kept if (state.progress.epoch, state.progress.done) == (3, 2))
+    result, _, events = run(Memory(start=state), plan=PLAN.model_copy(update={"epochs": 2}), validated=2)
+    assert (result.steps, result.best_epoch) == (8, 2)
+    assert [event["split"] for event in events] == ["val"]
 
 
 def test_an_error_in_a_step_saves_the_state_before_it() -> None:

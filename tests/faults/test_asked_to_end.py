@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Undisturbed
-from job import Prepare, finetune, in_child, trap, truths
+from job import Prepare, Undisturbed, finetune, in_child, trap, truths
 
+from samtune.base import signals
 from samtune.run import publish, recipe
 from samtune.run.updates import Updates
 from samtune.scoring import score
@@ -19,6 +19,7 @@ from samtune.scoring import score
 
 def send(*numbers: signal.Signals) -> Callable[[], None]:
     def action() -> None:
+        signals.REPEAT = 0.0  # two are two
         for number in numbers:
             os.kill(os.getpid(), number)
 
@@ -55,13 +56,17 @@ def test_a_step_is_finished_before_it_is_saved(undisturbed: Undisturbed, tmp_pat
     assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-000005"]
 
 
-def test_a_broken_pipe_of_the_messages_does_not_end_a_run(undisturbed: Undisturbed, tmp_path: Path) -> None:
+@pytest.mark.parametrize("handles", [(2,), (1, 2)])
+def test_a_reader_that_goes_away_does_not_end_a_run(
+    handles: tuple[int, ...], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
     """As of `2>&1 | tee log` on a connection that was lost."""
 
     def lose_the_reader() -> None:
         read, write = os.pipe()
         os.close(read)
-        os.dup2(write, 2)
+        for handle in handles:
+            os.dup2(write, handle)
 
     ended = in_child(finetune(undisturbed.data, tmp_path / "run"), prepare=lose_the_reader)
     assert ended.code == 0
