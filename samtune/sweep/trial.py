@@ -5,6 +5,7 @@
 
 import json
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -49,7 +50,8 @@ def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
         return done
     cell.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "samtune", "finetune", "--config", str(cell.base), *cell.overrides]
-    code = children.run([*command, "--run-dir", str(cell.folder), "--overwrite"], cell.log, threads)
+    place = ["--run-dir", str(cell.folder), "--resume", "auto"]  # a run that was cut off goes on
+    code = children.run([*command, *place], cell.log, threads)
     if code == NonFiniteError.exit_code and cell.in_grid:
         # a value with which training diverges loses: that is a result, and trying again would give the same
         lost = {"name": cell.name, "values": cell.values, "choice": None, "settings": _settings(cell.config)}
@@ -61,6 +63,7 @@ def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
         return TrialResult(name=cell.name, code=code, error=_last_error(cell.log, code))
     try:
         facts = _facts(cell)
+        shutil.rmtree(cell.folder / "checkpoints", ignore_errors=True)  # nothing goes on from here
         if cell.in_grid:
             for name in HEAVY:  # of the grid only the choice counts
                 (cell.folder / name).unlink(missing_ok=True)

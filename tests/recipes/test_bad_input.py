@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from samtune.base.folder import MARKER
 from samtune.models.table import build_model
 
 SMALL = ("model.image_size=64", "train.steps=1", "train.precision=fp32", "track.mlflow=false", "eval.overlays=0")
@@ -151,12 +152,12 @@ def test_plain_weights_are_no_merged_model(run: RunCommand, weights: Path, data:
         ("model.image_size=100", "model.image_size is 100, but sam_lite needs a multiple of 32; the nearest is 96."),
         ("select={name: grtf}", "unknown selector 'grtf'. Did you mean 'grft'? Known: "),
         ("train.epochs=0", "train.epochs: 0, expected a value >= 1."),
-        ("train.batch=0", "train.batch: 0, expected a value >= 1."),
+        ("train.batch=0", "train.batch: 0, expected a value >= 1 or 'auto'."),
         ("select.per_neuron=0", "select.per_neuron: 0, expected a value >= 1."),
         ("select.per_neuron=true", "select.per_neuron: true, expected an integer."),
         ("select.per_neuron=100000", "select.per_neuron is 100000, but the neurons of "),
         ("select={name: grft, budget: 10}", "select.budget is 10 parameters, but grft picks at least "),
-        ("select={name: grft, budget: much}", "select.budget is 'much'; give a number of parameters >= 1"),
+        ("select={name: grft, budget: much}", 'select.budget: "much", expected a number of parameters >= 1'),
         ("select={name: gps, budget: 1%, per_neuron: 2}", "select.budget and select.per_neuron both set the size"),
         ("select={name: vpt_deep}", "vpt_deep"),
         ("select={name: mlp}", "linear"),
@@ -168,7 +169,7 @@ def test_plain_weights_are_no_merged_model(run: RunCommand, weights: Path, data:
         ("tune.start={weight: 1, blocks: 99}", "tune.start.blocks is 99"),
         ("train.embeddings=cache", "false with train.embeddings"),
         ("train.epoch=3", "train.epoch: unknown key. Did you mean 'epochs'?"),
-        ("eval.metrics=[dise]", "eval.metrics: unknown metric 'dise'."),
+        ("eval.metrics=[dise]", "eval.metrics.0: unknown metric 'dise'."),
     ],
 )
 def test_a_bad_setting_is_code_2(finetune: RunCommand, setting: str, message: str) -> None:
@@ -203,7 +204,7 @@ def no_masks(data: Path) -> str:
 
 def one_mask_less(data: Path) -> str:
     (data / "masks" / "p00.png").unlink()
-    return "images/p00.*: no mask named p00.* in masks/"
+    return "images/p00.png: no mask named p00.* in masks/"
 
 
 def wrong_size(data: Path) -> str:
@@ -216,7 +217,7 @@ def all_empty(data: Path) -> str:
         with Image.open(path) as mask:
             size = mask.size
         Image.new("L", size).save(path)
-    return "all 4 masks are empty: nothing to learn; foreground must be 255"
+    return "all 2 masks of train are empty"
 
 
 def truncated_image(data: Path) -> str:
@@ -238,7 +239,7 @@ def test_all_bad_files_are_listed_at_once(finetune: RunCommand, data: Path) -> N
     messages = [text_image(data), wrong_size(data), truncated_image(data)]
     code, err = finetune()
     assert code == 3
-    assert "the data can't be used: 3 problem(s)" in err
+    assert "data can't be used: 3 problem(s)" in err
     assert all(message in err for message in messages)
 
 
@@ -297,10 +298,13 @@ def test_a_used_run_folder_is_code_8_and_intact(finetune: RunCommand, run: RunCo
     folder = tmp_path / "run"
     assert finetune()[0] == 0
     before = files_of(folder)
+    marker = before.pop(MARKER)
     code, err = finetune("run.seed=1")
     assert code == 8
-    assert f"run folder {folder} holds an earlier run. Choose another --run-dir, or --overwrite it." in err
-    assert files_of(folder) == before
+    assert f"run folder {folder} holds an earlier run. Go on with it by --resume {folder}, choose another" in err
+    after = files_of(folder)
+    assert after.pop(MARKER) != marker  # who looked at it last
+    assert after == before
 
 
 def test_overwrite_empties_run_folders_only(run: RunCommand, data: Path, weights: Path, tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_a_command_is_what_a_user_would_type(monkeypatch: pytest.MonkeyPatch) ->
     run_sweep(sweep_of())
     command = Path("runs/sweeps/demo/logs/gps_0.log").read_text()
     assert command.startswith(f"{sys.executable} -m samtune finetune --config base.yaml track.mlflow=false ")
-    assert command.endswith("--run-dir runs/sweeps/demo/cells/gps_0 --overwrite")
+    assert command.endswith("--run-dir runs/sweeps/demo/cells/gps_0 --resume auto")
 
 
 def test_a_finished_cell_is_never_run_again_a_killed_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
