@@ -97,12 +97,12 @@ def test_without_augmentation_every_epoch_is_the_same_set(make_folder) -> None:
 
 def test_bad_files_stop_it_and_warnings_are_logged_by_kind(make_folder, caplog: pytest.LogCaptureFixture) -> None:
     folder = make_folder(NAMES)
-    for name in NAMES[:3]:
+    for name in NAMES[:4]:
         (folder / "masks" / f"{name}.png").rename(folder / "masks" / f"{name}.tmp")
         Image.open(folder / "masks" / f"{name}.tmp").save(folder / "masks" / f"{name}.jpg", quality=100)
     with caplog.at_level(logging.WARNING):
         build(folder, batch=4)
-    assert any(line.startswith("3 file(s): JPEG mask") for line in caplog.messages)
+    assert any(line.startswith("4 files, such as") and "JPEG mask" in line for line in caplog.messages)
     (folder / "masks" / "n05.png").write_bytes(b"nothing")
     (folder / "masks" / "n06.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"(?s)2 problem.*n05\.png.*n06\.png"):
@@ -116,5 +116,5 @@ def test_nothing_to_prompt_for(make_folder) -> None:
     make_folder(NAMES[:4], "parts/test", seed=9)
     for name in NAMES[:4]:
         Image.fromarray(np.zeros((30, 40), np.uint8)).save(folder.parent / "parts" / "train" / "masks" / f"{name}.png")
-    with pytest.raises(DataError, match="no training image has a foreground"):
+    with pytest.raises(DataError, match="all 4 masks of train are empty"):
         build(folder.parent / "parts", batch=4, prompt="box", score_prompt="box")
