@@ -24,6 +24,7 @@ SETTINGS = (
 TRUTHS = ("selection.safetensors", "delta.safetensors", "merged.safetensors", "metrics.json", "per_image.csv")
 UNEQUAL = ("time", "images_per_s", "seconds", "memory_mib")  # of events: what no two runs share
 
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Prepare = Callable[[], None]
 
 
@@ -83,6 +84,8 @@ def _be_child(work: Callable[[], Any], prepare: Prepare | None, log: Path) -> No
     os.dup2(file, 2)
     os.dup2(file, 1)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # the test runner's go elsewhere
+    for number in ASKING:  # whoever runs the tests may ignore them, as of a job in the background
+        signal.signal(number, signal.SIG_DFL)
     code = 1
     try:
         if prepare is not None:

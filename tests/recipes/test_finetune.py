@@ -125,6 +125,8 @@ def test_the_run_folder_holds_what_the_contract_names(job: Job) -> None:
         "report.html",
         "overlays",
         "before",
+        "checkpoints",
+        "tracking.json",
         "splits",
     }
     assert job.folder.parent == Path("runs/tiny")

@@ -13,7 +13,7 @@ from class_trees import write_class_folders
 from helpers import write_data
 
 from samtune.models.table import MODELS
-from samtune.run import recipe, train
+from samtune.run import dry, train
 from samtune.run import select as selecting
 from samtune.run.recipe import finetune
 from samtune.run.settings import load_config
@@ -195,4 +195,4 @@ def test_an_option_of_classes_arrives(classes_calls: Calls, place: str, value: o
 def test_given_parts_and_mixing_of_classes_arrive(classes_calls: Calls) -> None:
     assert Path(arrived(classes_calls, "resolve_classes.given.test")).name == "test"
     assert arrived(classes_calls, "fit.objective.mix") is not None
-    assert recipe.fit is train.fit  # a dry run trains by the same function
+    assert dry.fit is train.fit  # a dry run trains by the same function

@@ -109,13 +109,13 @@ def test_sigterm_leaves_no_orphan(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from samtune.cli import main as cli
+from samtune.base.signals import end_by_signals
 from samtune.sweep import trial as sweep_trial
 from test_children import cells
 run = sweep_trial.Children.run
 sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 sweep_trial.Children.run = lambda self, command, log, threads: run(self, [sys.executable, "-c", sleep], log, threads)
-cli.signal.signal(cli.signal.SIGTERM, lambda *_: cli.sys.exit(143))
+end_by_signals()
 with sweep_trial.local_engine(jobs=1, folder=Path(), address=None) as run_all:
     run_all(cells(Path(sys.argv[1]), "ab"), print)
 """

@@ -4,11 +4,23 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from samtune.base import signals
 from samtune.base.signals import Stopped, deferred, end_by_signals
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Whoever runs the tests may ignore signals, as of a job in the background."""
+    before = {number: signal.getsignal(number) for number in signals.ASKING}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -53,28 +65,18 @@ def test_handlers_are_as_before_and_threads_have_none() -> None:
 
 
 def test_a_command_ends_with_the_number_of_its_signal() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        end_by_signals()
-        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
-            with pytest.raises(SystemExit) as caught:
-                os.kill(os.getpid(), number)
-            assert caught.value.code == code
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    end_by_signals()
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+        with pytest.raises(SystemExit) as caught:
+            os.kill(os.getpid(), number)
+        assert caught.value.code == code
 
 
 def test_what_a_process_was_started_to_ignore_it_ignores() -> None:
     """As under nohup."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        end_by_signals()
-        with deferred("saves") as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    end_by_signals()
+    with deferred("saves") as stop:
         os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        assert not stop
+    os.kill(os.getpid(), signal.SIGHUP)
