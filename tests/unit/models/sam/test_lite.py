@@ -245,8 +245,8 @@ def test_the_shipped_file_is_small_and_its_statistics_are_exact() -> None:
     assert not model.training and model.image_size == 256
 
 
-# outline of a coin of scikit-image's photograph, from the watershed of its edges, XY in pixels of the crop below; of all
-# 24 coins, a box finds 23 with an IoU above 0.8, one click ten
+# outline of a coin of scikit-image's photograph, from the watershed of its edges, XY in pixels of the crop below; of
+# the 24 coins a box finds 23 with an IoU above 0.8, one click ten
 COIN = [
     (61, 64), (57, 70), (56, 78), (64, 90), (68, 92), (84, 91), (91, 86), (94, 79), (94, 69), (89, 62), (79, 58),
     (73, 58),
