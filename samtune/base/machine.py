@@ -53,7 +53,7 @@ def set_threads(threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     busy, wanted = os.getloadavg()[0], torch.get_num_threads()
-    if wanted > 1 and busy + wanted > 1.5 * cores():
+    if wanted > 1 and busy + wanted > 2 * cores():
         logger.warning(
             "other work keeps %.1f of %d cores busy: run.threads=1 may be quicker than the %d of now",
             busy, cores(), wanted,

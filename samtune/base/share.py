@@ -1,15 +1,16 @@
 """Which part of the work is this process's? Several may train one model together, each with a share of every batch."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
 class Share:
     """This process among those that work together; alone, everything is its own, and nothing is sent.
 
@@ -18,10 +19,12 @@ class Share:
     Attributes:
         number: of this process, from 0.
         count: of all processes.
+        device: of this one.
     """
 
-    def __init__(self, fabric: Fabric) -> None:
-        self.fabric, self.number, self.count = fabric, fabric.global_rank, fabric.world_size
+    number: int = 0
+    count: int = 1
+    device: torch.device | str = "cpu"
 
     @property
     def first(self) -> bool:
@@ -49,7 +52,7 @@ class Share:
         """Returns the sums of numbers over all processes; NaN where one is NaN."""
         if self.count == 1:
             return list(values)
-        sums = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(sums)
         return [float(value) for value in sums]
 
@@ -59,4 +62,8 @@ class Share:
 
     def of_first(self, value: T) -> T:
         """Returns the value that the first process has, which others wait for."""
-        return value if self.count == 1 else self.fabric.broadcast(value)
+        if self.count == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, 0, device=self.device)
+        return values[0]

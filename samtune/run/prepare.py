@@ -70,7 +70,7 @@ def prepare(config: Config) -> Job:
     lowered = config.tune.base == "bf16"  # a base in bf16 runs in bf16 only
     bf16 = lowered or use_bf16(config.train.precision, device.type, pays_on_cpu=model.bf16_on_cpu)
     fabric = open_fabric(device.type, "bf16-mixed" if bf16 else "32-true")
-    share = Share(fabric)
+    share = Share(fabric.global_rank, fabric.world_size, fabric.device)
     console.set_quiet(not share.first)
     choice = config.select
     if choice.file is None:

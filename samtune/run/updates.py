@@ -56,7 +56,7 @@ class Updates:
         total: int,
     ) -> None:  # fmt: skip
         self.fabric, self.model, self.goal, self.plan, self.total = fabric, model, goal, plan, total
-        self.share = Share(fabric)
+        self.share = Share(fabric.global_rank, fabric.world_size, fabric.device)
         self.trainable = dict(trainable)
         parameters = list(trainable.values())
         kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam

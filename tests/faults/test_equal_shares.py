@@ -72,7 +72,7 @@ def trained(rank: int, count: int, port: int, accumulate: int, mixed: bool, out:
     data: Any = DataLoader(Pictures(), batch_sampler=batches, collate_fn=partial(_collated, collate))
     loaders = Loaders(data, data, None, data, Splits([], [], []))
     if not mixed:
-        loaders.divide(Share(fabric).part)
+        loaders.divide(Share(rank, count).part)
 
     def mix(batch: LabelledBatch, number: int) -> LabelledBatch:
         return LabelledBatch((batch.images + batch.images.flip(0)) // 2, batch.labels, batch.names)

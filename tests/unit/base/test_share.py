@@ -1,29 +1,21 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 
 from samtune.base.share import Share
 
 
-def share(number: int, count: int) -> Share:
-    fabric: Any = SimpleNamespace(global_rank=number, world_size=count)
-    return Share(fabric)
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("items", [0, 1, 2, 4, 7, 8])
 def test_the_parts_of_all_processes_are_the_items_once_each(items: int, count: int) -> None:
-    parts = [list(range(items))[share(number, count).part(items)] for number in range(count)]
+    parts = [list(range(items))[Share(number, count).part(items)] for number in range(count)]
     assert [item for part in parts for item in part] == list(range(items))
     assert max(map(len, parts)) == -(-items // count)
 
 
 def test_alone_nothing_is_sent() -> None:
-    alone, tensor = share(0, 1), torch.ones(3)
+    alone, tensor = Share(), torch.ones(3)
     alone.add([tensor])
     assert tensor.tolist() == [1, 1, 1]
     assert alone.total(1.5, 2.0) == [1.5, 2.0]
