@@ -65,5 +65,5 @@ class Share:
         if self.count == 1:
             return value
         values = [value]
-        torch.distributed.broadcast_object_list(values, 0, device=self.device)
+        torch.distributed.broadcast_object_list(values, 0, device=torch.device(self.device))
         return values[0]
