@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from samtune.base.signals import ASKING
+from samtune.base.signals import heeded
 
 GRACE_SECONDS = 15.0
 """For the others to end by themselves, saving what they have, when one has failed."""
@@ -45,8 +45,7 @@ def launch(command: Sequence[str], count: int, *, threads: int) -> int:
     def pass_on(number: int, frame: FrameType | None) -> None:
         _send(children, number)
 
-    heeded = [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, pass_on) for number in heeded}
+    before = {number: signal.signal(number, pass_on) for number in heeded()}
     try:
         for rank in range(count):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}

@@ -43,11 +43,11 @@ class Stop:
 
 def end_by_signals() -> None:
     """Lets SIGTERM and SIGHUP end this process as Ctrl-C does; the exit codes are 130, 143 and 129."""
-    for number in _heeded():
+    for number in heeded():
         signal.signal(number, _end)
 
 
-def _heeded() -> list[int]:
+def heeded() -> list[int]:
     """Returns the signals that this process was not started to ignore, as nohup does."""
     return [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN]
 
@@ -77,7 +77,7 @@ def deferred(what: str) -> Iterator[Stop]:
         stop.number, noted = number, time.monotonic()
         logger.warning("%s: %s first; once more ends at once", signal.Signals(number).name, what)
 
-    before = {number: signal.signal(number, note) for number in _heeded()}
+    before = {number: signal.signal(number, note) for number in heeded()}
     try:
         yield stop
     finally:

@@ -22,7 +22,21 @@ from samtune.base.tracking.tracker import Tracker, reason_of, warn
 from samtune.errors import DiskError
 
 
-class RunLog:
+class _Log:
+    """A context manager over a tracker, or none."""
+
+    _tracker: Tracker | None
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the MLflow run; None if there is none, or none yet."""
+        return self._tracker.run_id if self._tracker else None
+
+    def __enter__(self) -> Self:
+        return self
+
+
+class RunLog(_Log):
     """The log of one run, a context manager: a crash ends its MLflow run as FAILED, a signal as KILLED.
 
     Args:
@@ -58,14 +72,6 @@ class RunLog:
         self._tracker = _tracker(about, known=known, again=again, remedy=remedy) if mlflow else None
         if self._tracker is not None:
             self._tracker.do(lambda run: run.end_others(ended_as))
-
-    @property
-    def run_id(self) -> str | None:
-        """Id of the MLflow run; None if there is none, or none yet."""
-        return self._tracker.run_id if self._tracker else None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         status = _status(kind)
@@ -105,7 +111,7 @@ class RunLog:
             self._tracker.do(lambda run: run.metrics(pending))
 
 
-class SweepLog:
+class SweepLog(_Log):
     """The MLflow run that the runs of a sweep belong to; a sweep that goes on finds its id in `mlflow_run.txt`."""
 
     def __init__(self, folder: Path, *, mlflow: bool, experiment: str, name: str, params: Mapping[str, Any]) -> None:
@@ -116,14 +122,6 @@ class SweepLog:
         self._tracker = _tracker(about, known=known, again=False, remedy=remedy) if mlflow else None
         if self._tracker is not None and (run_id := self._tracker.wait_for_id()):
             write_text(file, run_id + "\n")
-
-    @property
-    def run_id(self) -> str | None:
-        """Id of the MLflow run; None if there is none."""
-        return self._tracker.run_id if self._tracker else None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         status = "FAILED" if self._failed else _status(kind)

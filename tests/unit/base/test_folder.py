@@ -96,4 +96,4 @@ def test_a_fork_does_not_hold_the_lock_of_its_parent(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, timeout=30, check=False)
     with locked(tmp_path / "run"):
-        pass
+        assert json.loads((tmp_path / "run" / MARKER).read_text())["pid"] == os.getpid()

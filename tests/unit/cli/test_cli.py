@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +14,6 @@ from typing import Any
 import pytest
 
 from samtune import errors
-from samtune.cli import main as cli
 from samtune.cli import train
 from samtune.data.verify import VerifyReport
 from samtune.tasks.evaluate import Evaluation
@@ -25,24 +22,6 @@ from samtune.tasks.predict import Prediction
 
 Run = Callable[..., tuple[int, str, str]]
 Stub = Callable[..., None]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command; returns its exit code, stdout and stderr."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the handlers are the test runner's
-    monkeypatch.setenv("COLUMNS", "200")
-    logger = logging.getLogger("samtune")
-    for name in ("propagate", "handlers", "level"):
-        monkeypatch.setattr(logger, name, getattr(logger, name))  # as it was, after the test
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(a) for a in arguments])
-        out, err = capfd.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture

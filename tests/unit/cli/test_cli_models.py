@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from descriptions import mask_description
 from PIL import Image
 
 from samtune.base.tensors import read_metadata, save_tensors, state_hash
-from samtune.cli import main as cli
 from samtune.files.delta import save_delta
 from samtune.files.merged import save_merged
 from samtune.models.table import build_model
@@ -42,23 +39,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs a command in an empty folder; returns its exit code, stdout and stderr."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the handlers are the test runner's
-    monkeypatch.setenv("COLUMNS", "300")
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    logger = logging.getLogger("samtune")
-    for name in ("propagate", "handlers", "level"):
-        monkeypatch.setattr(logger, name, getattr(logger, name))  # as it was, after the test
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(a) for a in arguments])
-        out, err = capfd.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture
