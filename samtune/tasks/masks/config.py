@@ -36,6 +36,7 @@ class Data(shared.Data):
 
     dir: PathText = Field(description="folder with images/ and masks/, or train/, val/, test/ with both")
     split: Literal["auto", "folders", "files", "ratio"] = Field("auto", description="where the parts come from")
+    shots: int | None = Field(None, ge=1, description="training images, drawn by run.seed; empty: all")
     prompt: Literal["none", "box", "point"] = Field("none", description="what the model is told of the object")
     augment: bool = Field(
         True, description="random flips, quarter turns, a mild affine change and colours on training images"

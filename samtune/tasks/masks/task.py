@@ -58,8 +58,9 @@ class SegmentationTask(Task[SegmentationConfig]):
         config, data = self.config, self.config.data
         model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=config.model.image_size)
         given = Given(data.train, data.val, data.test)
+        splits = resolve_split(find_path(data.dir), split=data.split, seed=config.run.seed, given=given)
         loaders = build_data(
-            resolve_split(find_path(data.dir), split=data.split, seed=config.run.seed, given=given),
+            splits if data.shots is None else splits.with_few(data.shots, config.run.seed),
             self.loader_options(),
             image_size=model.image_size,
             prompt=data.prompt,
