@@ -43,7 +43,8 @@ def by_image(values: Sequence[float], images: Sequence[str] | None) -> tuple[Flo
     pairs = [(name, value) for name, value in zip(names, values, strict=True) if not math.isnan(value)]
     places = {name: place for place, name in enumerate(dict.fromkeys(name for name, _ in pairs))}
     place = np.array([places[name] for name, _ in pairs], dtype=np.int64)
-    return np.bincount(place, weights=[value for _, value in pairs]), np.bincount(place).astype(np.float64)
+    sums, counts = np.bincount(place, weights=[value for _, value in pairs]), np.bincount(place)
+    return sums.astype(np.float64), counts.astype(np.float64)
 
 
 def resampled_means(sums: FloatArray, counts: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:

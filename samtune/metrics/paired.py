@@ -64,15 +64,16 @@ def over_images(parts: Sequence[Part]) -> Effect:
 
 
 def over_seeds(differences: Sequence[float]) -> Effect:
-    """Returns mean, 95 % interval and p-value by Student's t of one difference per seed."""
-    if not differences:
+    """Returns mean, 95 % interval and p-value by Student's t of one difference per seed; NaN is left out."""
+    defined = [value for value in differences if not math.isnan(value)]
+    if not defined:
         return Effect(math.nan, math.nan, math.nan, None, "no seed in common")
-    mean = float(np.mean(differences))
-    if len(differences) < 2:
+    mean = float(np.mean(defined))
+    if len(defined) < 2:
         return Effect(mean, math.nan, math.nan, None, "one seed")
-    if np.ptp(differences) < _NOTHING:
+    if np.ptp(defined) < _NOTHING:
         return Effect(mean, math.nan, math.nan, None, "the same in every seed")
-    test = stats.ttest_1samp(differences, 0.0)
+    test = stats.ttest_1samp(defined, 0.0)
     low, high = test.confidence_interval(0.95)
     return Effect(mean, float(low), float(high), float(test.pvalue))
 
