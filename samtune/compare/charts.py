@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SURE = 0.05
-GAINS = {"seconds": ("training, minutes", 1 / 60), "memory_mib": ("training, peak MiB", 1.0)}  # axis, factor
-WIDTH, FONT = 9.0, 9.5  # inches, points
-_LINE = 13.0  # height of a line of text, points
+GAINS = {  # cost -> name, unit, factor
+    "seconds": ("training time", "min", 1 / 60),
+    "memory_mib": ("training memory", "MiB", 1.0),
+}
+WIDTH, HEIGHT, FONT = 9.0, 3.4, 9.5  # inches, inches, points
+_LINE, _LETTER = 13.0, 5.6  # height of a line of text and width of a letter, points, about
 
 
 def draw_effects(comparison: Compared) -> Figure | None:
@@ -50,14 +53,14 @@ def draw_effects(comparison: Compared) -> Figure | None:
 
 def draw_gain(comparison: Compared, cost: str) -> Figure | None:
     """Draws the first metric of each row against one of its costs, a name of `GAINS`; None where no row has both."""
-    axis, factor = GAINS[cost]
+    title, unit, factor = GAINS[cost]
     costs = [cost_numbers(method)[cost] for method in comparison.methods]
     known = zip(comparison.methods, costs, comparison.scores, strict=True)
     points = [(factor * x, y, label(method)) for method, x, y in known if x is not None and y is not None]
     if not points:
         return None
-    figure, axes = new_axes(WIDTH, 3.4)
-    axes.set(xlabel=axis, ylabel=comparison.axis, xlim=(0.0, 1.05 * max(x for x, _, _ in points)))
+    figure, axes = new_axes(WIDTH, HEIGHT)
+    axes.set(xlabel=f"{title}, {unit}", ylabel=comparison.axis, xlim=(0.0, 1.05 * max(x for x, _, _ in points)))
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", color=ACCENT, markersize=7)
     axes.margins(y=0.12)
     _name(axes, points)
@@ -70,15 +73,18 @@ def label(method: Method) -> str:
 
 
 def _name(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Writes a name beside each point, moved up where it would cover the one below it."""
-    low, high = axes.get_ylim()
-    height = axes.figure.get_figheight() * 72 * 0.75 / (high - low)  # points per unit, about
-    middle = axes.get_xlim()[1] / 2
-    for right in (False, True):
-        top = -math.inf
-        for x, y, name in sorted((p for p in points if (p[0] > middle) == right), key=lambda point: point[1]):
-            place = max(y * height, top)
-            top = place + _LINE
-            moved = (-9 if right else 9, place - y * height)
-            beside = {"ha": "right" if right else "left", "va": "center", "color": INK, "fontsize": FONT}
-            axes.annotate(name, (x, y), moved, textcoords="offset points", **beside)
+    """Writes a name beside each point, on the side of the middle, moved up where it would cover another."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    across, up = WIDTH * 72 * 0.9 / (right - left), HEIGHT * 72 * 0.75 / (high - low)  # points per unit, about
+    taken: list[tuple[float, float, float]] = []  # left, right, bottom of each name
+    for x, y, name in sorted(points, key=lambda point: point[1]):
+        side = -1 if x > (left + right) / 2 else 1
+        start, end = sorted((across * x + side * 9, across * x + side * (9 + _LETTER * len(name))))
+        place = up * y
+        for other_start, other_end, other in sorted(taken, key=lambda box: box[2]):
+            if start < other_end and other_start < end and abs(place - other) < _LINE:
+                place = other + _LINE
+        taken.append((start, end, place))
+        moved = (side * 9, place - up * y)
+        ha = "left" if side > 0 else "right"
+        axes.annotate(name, (x, y), moved, textcoords="offset points", ha=ha, va="center", color=INK, fontsize=FONT)

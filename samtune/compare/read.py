@@ -232,4 +232,4 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 def _mean(values: Sequence[float]) -> float:
     defined = [value for value in values if not math.isnan(value)]
-    return statistics.fmean(defined) if defined else math.nan
+    return statistics.mean(defined) if defined else math.nan  # exact: the mean of equal values is that value

@@ -30,11 +30,12 @@ def save_report(path: Path, comparison: Compared, *, command: str) -> None:
     with_runs = [method for method in comparison.methods if method.runs]
     against = {"Against": comparison.against.title} if comparison.against else {}
     runs = [run for method in with_runs for run in method.runs]
-    images = f"{runs[0].report.n_images:,} {runs[0].report.split}"
+    one = len({task for method in with_runs for task in method.rows}) == 1
+    images = {"Images": f"{runs[0].report.n_images:,} {runs[0].report.split}"} if one else {}
     page = Page(
         kind="comparison",
         title=comparison.title,
-        facts={"Rows": str(len(comparison.methods)), "Runs": str(len(runs)), "Images": images, **against},
+        facts={"Rows": str(len(comparison.methods)), "Runs": str(len(runs)), **images, **against},
         cards=(),
         sections=[
             Section("Results", "" if comparison.against else _NO_ROW, tables=[_table(comparison.results[0])]),
@@ -63,7 +64,7 @@ def _differences(comparison: Compared) -> list[Section]:
         )
         pairs = zip(comparison.methods, comparison.effects, strict=True)
         about = [f"{method.title} {found.to_text(comparison.number)}" for method, found in pairs if found is not None]
-        charts.append(Chart(f"Difference to {title}", figure, "; ".join(about), wide=True))
+        charts.append(Chart(f"{comparison.axis}, minus that of {title}", figure, "; ".join(about), wide=True))
     return [Section(f"Differences to {title}", note, charts, [_table(grid) for grid in comparison.results[1:]])]
 
 
@@ -89,7 +90,7 @@ def _pictures(images: Sequence[SameImage], metric: str) -> list[Section]:
 def _gain(comparison: Compared) -> list[Section]:
     figures = {cost: draw_gain(comparison, cost) for cost in GAINS}
     charts = [
-        Chart(f"{comparison.axis} against {GAINS[cost][0]}", figure, "The numbers are in the tables.", wide=True)
+        Chart(f"{comparison.axis} against {GAINS[cost][0]}", figure, "The tables have the numbers.", wide=True)
         for cost, figure in figures.items()
         if figure is not None
     ]
