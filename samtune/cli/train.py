@@ -136,15 +136,23 @@ def sweep(
 def compare(
     runs: Annotated[list[Path], Argument(metavar="RUN", help="Run folders, or folders of sweeps.")],
     json_file: Annotated[Path | None, Option("--json", metavar="FILE", help="Also write the numbers here.")] = None,
-    figures: Annotated[Path | None, Option(metavar="DIR", help="Also draw costs, few shots, features.")] = None,
+    figures: Annotated[
+        Path | None, Option(metavar="DIR", help="Also draw effects, costs, few shots, features.")
+    ] = None,
+    report: Annotated[
+        Path | None, Option(metavar="FILE.html", help="Also write one page: tables, effects, images, cost.")
+    ] = None,
+    against: Annotated[
+        str | None, Option(metavar="ROW", help="Test all rows against this: its short name, title or run folder.")
+    ] = None,
     paper: Annotated[
         str | None, Option(metavar="vtab|fgvc", help="Also list what papers published, below a sweep's rows.")
     ] = None,
 ) -> None:
-    """Print runs side by side, in Markdown: results with intervals, parameters, cost."""
+    """Print runs side by side, in Markdown: results with intervals, differences, parameters, cost."""
     from samtune.compare.compare import compare as compare_runs
 
-    comparison = compare_runs([find_path(run) for run in runs], paper=paper)
+    comparison = compare_runs([find_path(run) for run in runs], paper=paper, against=against)
     if json_file is not None:
         write_json(json_file, comparison.to_json())
     console.print_line(comparison.to_markdown())
@@ -152,8 +160,13 @@ def compare(
         from samtune.compare.figures import save_figures
 
         with disk_errors(figures):
-            saved = save_figures(comparison.methods, figures)
+            saved = save_figures(comparison, figures)
         console.print_line("\n" + "\n".join(str(path) for path in saved))
+    if report is not None:
+        from samtune.compare.report import save_report
+
+        save_report(report, comparison, command=_command_line())
+        console.print_line(f"\n{report}")
 
 
 def _launch(devices: int) -> int:

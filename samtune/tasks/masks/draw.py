@@ -1,7 +1,6 @@
 """How is a person shown masks? The image, both outlines, and a map of the errors, side by side."""
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import cv2
 import numpy as np
 
 from samtune.base.disk import write_bytes
+from samtune.base.paths import safe_name
 from samtune.data.pictures import read_image
 from samtune.models.backbone import Backbone
 from samtune.report.page import Picture, Section
@@ -76,11 +76,11 @@ def pick_cases(report: Report, *, each: int = 3) -> list[tuple[str, str]]:
 def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
     """Writes one PNG per case and returns the files, in order; a lazy iterable keeps one image in memory at a time.
 
-    Characters that a file name can't hold become "_".
+    Their names are the `safe_name` of the cases.
     """
     paths = []
     for name, image, truth, prediction in cases:
-        paths.append(folder / (re.sub(r"[^\w.#-]", "_", name) + ".png"))
+        paths.append(folder / f"{safe_name(name)}.png")
         panel = overlay_row(image, truth, prediction)
         write_bytes(paths[-1], cv2.imencode(".png", panel[..., ::-1])[1].tobytes())
     return paths

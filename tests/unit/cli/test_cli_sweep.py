@@ -86,6 +86,21 @@ def test_compare_prints_and_writes(children: FakeChildren) -> None:
     assert content["best"] == "GPS"
 
 
+def test_compare_against_a_row_with_a_page(children: FakeChildren) -> None:
+    run("sweep", "--config", "demo.yaml")
+    result = run("compare", "runs/sweeps/demo", "--against", "linear", "--report", "new/page.html")
+    assert result.exit_code == 0, result.output
+    assert (
+        "| GPS | 0.700 | 0.700 to 0.700 | 0.350 | 0.350 to 0.350 | +0.200 (+0.200 to +0.200), p 0.12 |" in result.stdout
+    )
+    assert (
+        result.stdout.rstrip().endswith("new/page.html")
+        and "Differences to Linear" in Path("new/page.html").read_text()
+    )
+    wrong = run("compare", "runs/sweeps/demo", "--against", "none")
+    assert isinstance(wrong.exception, ConfigError) and "There are: linear (Linear), gps (GPS)" in str(wrong.exception)
+
+
 def test_engine_and_address_are_passed_on(children: FakeChildren) -> None:
     result = run("sweep", "--config", "demo.yaml", "--address", "10.0.0.1:6379")
     assert isinstance(result.exception, ConfigError) and "add --engine ray" in str(result.exception)
