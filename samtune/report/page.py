@@ -107,6 +107,7 @@ class Section:
 
     heading: str
     note: str = ""
+    lines: Sequence[str] = ()
     charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()

@@ -21,7 +21,7 @@ from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.masks.dataset import Collate, resize_longest
-from samtune.tasks.masks.draw import save_overlays
+from samtune.tasks.masks.draw import Marks, save_overlays
 from samtune.tasks.masks.evaluate import MaskDescription, predict_batch
 from samtune.tasks.masks.prompts import PromptError, check_inside, checked_boxes, checked_points, clip_boxes
 from samtune.tasks.predict import Prediction as Request
@@ -103,7 +103,7 @@ def predict_files(request: Request) -> str:
         DataError: nothing to predict, two images of one stem (before anything is predicted), or images that can't be
             read or that the prompt doesn't fit; all are listed, after the masks of the others are written.
         PromptError: a prompt of a wrong shape.
-        ConfigError: a mask would replace an image.
+        ConfigError: a mask would replace an image, or a prompt for more than one image.
         DiskError: `out` can't be written.
     """
     predictor = Predictor.from_file(request.checkpoint, device=request.device)
@@ -112,7 +112,10 @@ def predict_files(request: Request) -> str:
     checked_points(points, None)
     targets = _targets(find_images(request.paths), request.out)
     if len(targets) > 1 and (box is not None or points):
-        logger.warning("the same box and points are used for each of %d images, in pixels of each", len(targets))
+        raise ConfigError(
+            f"--box and --point are in pixels of one image, and {len(targets)} were given. "
+            "Predict each with its own, or leave the prompt out."
+        )
     if warning := other_prompt(predictor.info, box=box is not None, points=points is not None):
         logger.warning("%s", warning)
 
@@ -124,7 +127,7 @@ def predict_files(request: Request) -> str:
             raise DataError(f"{path}: {err}") from err
         write_bytes(targets[path], png_of(mask))
         if request.overlay:
-            save_overlays(request.out / "overlays", [(path.stem, image, None, mask)])
+            save_overlays(request.out / "overlays", [(path.stem, image, None, mask, Marks(box, points))])
 
     masks = predict_each(list(targets), write, what="mask")
     return f"{len(masks)} masks in {request.out}"
@@ -133,6 +136,9 @@ def predict_files(request: Request) -> str:
 def other_prompt(info: MaskDescription, *, box: bool, points: bool) -> str | None:
     """Returns a warning when a model is asked in another way than it was tuned for, else None."""
     used = [kind for kind, given in (("box", box), ("point", points)) if given] or ["none"]
+    if not info.base_hash:  # it answers boxes and points alike, but needs one
+        alone = "an untuned model segments what a box or points show; without them its answer means little"
+        return alone if used == ["none"] else None
     text = f"the model was tuned with prompt {info.prompt!r}, this prediction uses {' and '.join(used)!r}"
     return None if info.prompt in used else f"{text}: it may be worse"
 
