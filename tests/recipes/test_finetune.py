@@ -162,7 +162,7 @@ def test_what_speaks_against_the_result_is_said_everywhere(job: Job) -> None:
     metrics = json.loads((job.folder / "metrics.json").read_text())
     assert set(metrics["trivial"]) == {"otsu_bright", "otsu_dark", "all_foreground", "mean_mask"}
     assert set(metrics["trivial"]) <= set(metrics["definition"])
-    assert metrics["trivial"]["otsu_bright"] > 0.95  # the objects of these pictures are bright
+    assert metrics["trivial"]["otsu_bright"] > 0.8  # the objects of these pictures are bright
     compared, few = metrics["advice"]
     assert "the model is" in compared and "Otsu's threshold of brightness with what is bright" in compared
     assert few.startswith("3 images can't tell how far to trust mDice")
