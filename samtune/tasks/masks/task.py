@@ -27,11 +27,11 @@ from samtune.tasks.masks.config import SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
-from samtune.tasks.masks.evaluate import DEFAULT_METRICS, MaskDescription, evaluate, evaluate_file
+from samtune.tasks.masks.evaluate import MaskDescription, evaluate, evaluate_file
 from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
 from samtune.tasks.masks.pairs import Pair, find_pairs, read_mask
 from samtune.tasks.masks.predict import predict_files
-from samtune.tasks.masks.report import Report, object_sides
+from samtune.tasks.masks.report import DEFAULT_METRICS, Report, object_sides
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.masks.splits import recognises, resolve_split, verify_folder
 from samtune.tasks.predict import Prediction

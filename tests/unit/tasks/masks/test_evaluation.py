@@ -225,6 +225,16 @@ def test_metrics_json_has_the_promised_form(tmp_path: Path, model: FakeModel, ba
     assert report.to_json()["before"] is None and report.to_json()["trainable"] is None
 
 
+def test_metrics_that_were_asked_for_are_in_the_table(model: FakeModel, batch: Batch) -> None:
+    report = evaluate(model, [batch], metrics=("mae", "hd95", "gps_released_dice"))
+    rows = {row[0]: row[1:] for row in report.to_table().rows}
+    assert list(rows) == ["mDice", "mIoU", "hd95", "gps_released_dice"]
+    assert list(rows["hd95"]) == [0.0, ""]
+    before = report.to_table(report)
+    assert list(before.rows[-1]) == ["gps_released_dice", 1.0, 1.0, "", "", ""]
+    assert all(len(row) == len(before.columns) for row in before.rows)
+
+
 def test_undefined_numbers_become_null(tmp_path: Path) -> None:
     silent = Row("a", 0.0, 0.0, 0.0, 0.0, 10, 0, {"truth_share": 0.1, "hd95": math.nan})
     report = Report(rows=(silent,), split="test", definition={})
