@@ -167,7 +167,14 @@ def read_report(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
 def not_a_report(folder: Path, kind: str, reason: Exception) -> DataError:
     """Words the error of a folder that does not hold a report of this kind."""
     advice = "Name a run folder, or make one with `samtune evaluate`."
-    return DataError(f"{folder} does not hold metrics.json and per_image.csv of {kind}: {reason!r}. {advice}")
+    match reason:
+        case OSError():
+            why = f"{reason.filename}: {str(reason.strerror).lower()}"
+        case KeyError():
+            why = f"{reason} is missing in them"
+        case _:
+            why = str(reason)
+    return DataError(f"{folder} does not hold metrics.json and per_image.csv of {kind} ({why}). {advice}")
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -117,6 +117,13 @@ def test_compare_with_published_rows_of_no_known_data(children: FakeChildren) ->
     assert isinstance(result.exception, ConfigError) and "--paper vtab" in str(result.exception)
 
 
+def test_compare_says_what_is_missing_in_words(tmp_path: Path) -> None:
+    result = run("compare", "nowhere")
+    assert isinstance(result.exception, DataError)
+    assert "nowhere does not hold metrics.json and per_image.csv" in str(result.exception)
+    assert "metrics.json: no such file or directory)" in str(result.exception) and "Error(" not in str(result.exception)
+
+
 def test_compare_needs_runs() -> None:
     assert run("compare").exit_code == 2
     assert isinstance(run("compare", "nowhere").exception, DataError)
