@@ -103,16 +103,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page, shown in the order of the attributes; `folded` code is hidden until it is asked for."""
+    """A part of a page, shown in the order of the attributes, `lines` after the note; `folded` code is hidden at first."""
 
     heading: str
     note: str = ""
-    lines: Sequence[str] = ()
     charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     code: str = ""
     folded: bool = False
+    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class MaskService(Service):
             raise FieldError(f"invalid_{err.field}", str(err), field=err.field) from err
         boxes = checked_boxes(box)
         cut = boxes is not None and (clip_boxes(boxes, image_hwc_uint8.shape[:2]) != boxes).any()
-        other = other_prompt(self.predictor.info, box=box is not None, points=points is not None)
+        other = other_prompt(self.predictor, box=box is not None, points=points is not None)
         own = [*(["the box was cut to the image"] if cut else []), *([other] if other else [])]
         form = _json_answer if values.get("format") == "json" else _png_answer
         return form(prediction, [*warnings, *own])
