@@ -103,7 +103,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page, shown in the order of the attributes, `lines` after the note; `folded` code is hidden at first."""
+    """A part of a page, shown in the order of the attributes, `lines` after the note; `folded` code is hidden."""
 
     heading: str
     note: str = ""
