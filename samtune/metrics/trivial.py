@@ -64,7 +64,7 @@ def mean_mask(masks: Iterable[MaskArray]) -> Mean | None:
     if not areas:
         return None
     mean, truths = np.mean(areas, axis=0), np.array(areas) > 0.5
-    answers = [mean >= level for level in LEVELS]
+    answers: list[Mean] = [mean >= level for level in LEVELS]
     return max(answers, key=lambda answer: float(np.mean([dice(answer, truth) for truth in truths])))
 
 
