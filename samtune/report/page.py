@@ -108,7 +108,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page, shown in the order of the attributes; `folded` code is hidden until it is asked for."""
+    """A part of a page, shown in the order of the attributes, `lines` after the note; `folded` code is hidden."""
 
     heading: str
     note: str = ""
@@ -117,6 +117,7 @@ class Section:
     pictures: Sequence[Picture] = ()
     code: str = ""
     folded: bool = False
+    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ class Prediction:
     Attributes:
         paths: image files, or folders of images (not searched deeper).
         overlay: also draw the answers over the images.
-        box_xyxy: prompt for every image in its pixels, or None.
-        points_xy: prompt for every image in its pixels, all on the object; empty for none.
+        box_xyxy: prompt in pixels of the image, of which there is one then; or None.
+        points_xy: likewise, all on the object; empty for none.
     """
 
     checkpoint: Path

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 
 from samtune.base.disk import write_bytes
 from samtune.base.paths import safe_name
@@ -16,7 +18,7 @@ from samtune.tasks.masks.dataset import Collate, SegmentationDataset
 from samtune.tasks.masks.evaluate import predict_batch
 from samtune.tasks.masks.pairs import Pair
 from samtune.tasks.masks.report import Report
-from samtune.types import ImageArray, MaskArray
+from samtune.types import ImageArray, MaskArray, Sample
 
 # Colours of Okabe and Ito, which colour-blind readers can tell apart too.
 TRUE_POSITIVE = (0, 158, 115)  # green
@@ -24,6 +26,7 @@ FALSE_POSITIVE = (213, 94, 0)  # red
 FALSE_NEGATIVE = (86, 180, 233)  # blue
 TRUTH = (240, 228, 66)  # yellow
 PREDICTION = (86, 180, 233)
+PROMPT = (204, 121, 167)  # purple
 
 PANEL = (256, 384)
 """Each picture is scaled to fit into this (height, width)."""
@@ -31,13 +34,24 @@ PANEL = (256, 384)
 _INK, _PAPER = (235, 235, 240), (24, 24, 27)
 _CAPTION_HEIGHT, _MIN_WIDTH, _GAP = 26, 150, 4
 
-Case = tuple[str, ImageArray, MaskArray | None, MaskArray]
-"""(name, (H, W, 3) uint8 RGB image, truth or None, prediction); masks are (H, W) bool at the image's size."""
+
+class Marks(NamedTuple):
+    """What a model was told of an object, in pixels of the picture: an XYXY box, XY points on it; None for neither."""
+
+    box: Sequence[float] | None = None
+    points: Sequence[Sequence[float]] | None = None
+
+
+NO_MARKS = Marks()
+
+Case = tuple[str, ImageArray, MaskArray | None, MaskArray, Marks]
+"""(name, (H, W, 3) uint8 RGB image, truth or None, prediction, prompt); masks are (H, W) bool at the image's size."""
 
 OVERLAYS_NOTE = (
     "Best, median and worst images by Dice. The last panel shows the errors: green is right, red is too much, blue "
     "was missed."
 )
+FROM_TRUTH = " The {prompt} in the first panel was drawn from the true mask; the model was told of it."
 
 
 def gallery_sections(
@@ -53,9 +67,10 @@ def gallery_sections(
     cases = pick_cases(report, each=each) if each else []
     files = save_overlays(folder, _cases(model, dataset, pairs, [name for _, name in cases]))
     dice = {row.name: row.dice for row in report.rows}
+    note = OVERLAYS_NOTE + ("" if dataset.prompt == "none" else FROM_TRUTH.format(prompt=dataset.prompt))
     captions = [f"{label}: {name}, Dice {dice[name]:.3f}" for label, name in cases]
     pictures = [Picture(caption, file) for caption, file in zip(captions, files, strict=True)]
-    return [Section("Pictures", OVERLAYS_NOTE, pictures=pictures)] if pictures else []
+    return [Section("Pictures", note, pictures=pictures)] if pictures else []
 
 
 def pick_cases(report: Report, *, each: int = 3) -> list[tuple[str, str]]:
@@ -79,9 +94,9 @@ def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
     Their names are the `safe_name` of the cases.
     """
     paths = []
-    for name, image, truth, prediction in cases:
+    for name, image, truth, prediction, marks in cases:
         paths.append(folder / f"{safe_name(name)}.png")
-        panel = overlay_row(image, truth, prediction)
+        panel = overlay_row(image, truth, prediction, marks)
         write_bytes(paths[-1], cv2.imencode(".png", panel[..., ::-1])[1].tobytes())
     return paths
 
@@ -95,11 +110,23 @@ def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair],
         batch = Collate(model.image_size)([sample]).to(model.device)
         (prediction,) = predict_batch(model, batch, sizes_original=[sample.truth.shape])
         image = read_image(images[name if name in images else name.rpartition("#")[0]])
-        yield name, image, sample.truth, prediction.mask
+        yield name, image, sample.truth, prediction.mask, _marks(sample)
 
 
-def overlay_row(image: ImageArray, truth: MaskArray | None, prediction: MaskArray) -> ImageArray:
+def _marks(sample: Sample) -> Marks:
+    """Returns the prompt of a sample in the frame of its file."""
+    (height, width), (high, wide) = sample.mask.shape, sample.truth.shape
+    scale = torch.tensor([wide / width, high / height])
+    box = None if sample.box_input is None else (sample.box_input * scale.repeat(2)).tolist()
+    return Marks(box, None if sample.points_input is None else (sample.points_input * scale).tolist())
+
+
+def overlay_row(
+    image: ImageArray, truth: MaskArray | None, prediction: MaskArray, marks: Marks = NO_MARKS
+) -> ImageArray:
     """Draws one row: image | truth outline | prediction outline | error map; without a truth the first and third.
+
+    The prompt, if there was one, is drawn into the first.
 
     The image is (H, W, 3) uint8 RGB, masks are (H, W) bool; each picture of the row, below its line of captions, fits
     into 256 x 384.
@@ -113,7 +140,8 @@ def overlay_row(image: ImageArray, truth: MaskArray | None, prediction: MaskArra
     scale = min(PANEL[0] / image.shape[0], PANEL[1] / image.shape[1])
     picture, found = _scaled(image, scale), _scaled(prediction, scale)
     answer = _captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION))
-    panels = [_captioned(picture, ("image", _INK)), answer]
+    words = [("image", _INK), *([("prompt", PROMPT)] if marks != NO_MARKS else [])]
+    panels = [_captioned(_marked(picture, marks, scale), *words), answer]
     if truth is not None:
         wanted = _scaled(truth, scale)
         legend = (("right", TRUE_POSITIVE), ("extra", FALSE_POSITIVE), ("missed", FALSE_NEGATIVE))
@@ -130,6 +158,17 @@ def _scaled(picture: np.ndarray, scale: float) -> np.ndarray:
     if picture.dtype != np.bool_:
         return cv2.resize(picture, (width, height), interpolation=method)
     return cv2.resize(picture.astype(np.float32), (width, height), interpolation=method) > 0.5
+
+
+def _marked(picture: ImageArray, marks: Marks, scale: float) -> ImageArray:
+    drawn = picture.copy()
+    for colour, more in ((_PAPER, 2), (PROMPT, 0)):  # a dark line below, as of the outlines
+        if marks.box is not None:
+            x0, y0, x1, y1 = (round(value * scale) for value in marks.box)
+            cv2.rectangle(drawn, (x0, y0), (x1, y1), colour, 2 + more, cv2.LINE_AA)
+        for x, y in marks.points or ():
+            cv2.circle(drawn, (round(x * scale), round(y * scale)), 4 + more, colour, cv2.FILLED, cv2.LINE_AA)
+    return drawn
 
 
 def _outlined(picture: ImageArray, mask: MaskArray, colour: tuple[int, int, int]) -> ImageArray:

@@ -26,12 +26,12 @@ from samtune.models.backbone import evaluation_mode
 from samtune.tasks.evaluate import Evaluation, check_finite, measure_file
 from samtune.tasks.masks.dataset import Collate, SegmentationDataset
 from samtune.tasks.masks.pairs import Pair, find_pairs
-from samtune.tasks.masks.report import ROW_METRICS, SIZES, Report, Row
+from samtune.tasks.masks.report import DEFAULT_METRICS, ROW_METRICS, SIZES, Report, Row
 from samtune.tasks.masks.splits import check_pairs, resolve_split
 from samtune.types import Batch, MaskArray, Prediction, PromptMode, Size
 
-DEFAULT_METRICS = ("mae", "pooled_dice", "pooled_iou")
 Empty = Literal["one", "nan"]
+FROM_TRUTH = "The prompts come from the true masks: with those of a person the numbers would be lower."
 
 
 class MaskDescription(Description):
@@ -187,4 +187,5 @@ def _definition(metrics: Sequence[str], empty: str, unit: str) -> dict[str, str]
     if unit == "object":
         drawn = "1000 resamples of the images, each with all its objects"
         definition["ci95"] = definition["ci95"].replace("1000 resamples", drawn)
+        definition |= {name: f"{definition[name]} {FROM_TRUTH}" for name in ("mDice", "mIoU")}
     return definition

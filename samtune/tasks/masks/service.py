@@ -13,7 +13,7 @@ from samtune.tasks.masks.prompts import PromptError, checked_boxes, clip_boxes
 from samtune.tasks.service import Answer, FieldError, FormField, Service, parse_json
 from samtune.types import ImageArray, MaskArray, Prediction
 
-FORMATS = ("png", "json")
+FORMATS = ["png", "json"]
 MAX_POINTS = 64
 _MAX_COORDINATE = 1e9
 
@@ -54,16 +54,25 @@ def _format(text: str) -> str:
     return text or FORMATS[0]
 
 
+def _described(text: str, example: str) -> dict[str, Any]:
+    return {"type": "string", "description": text, "example": example}
+
+
 class MaskService(Service):
     """Answers with the mask of the prompted object, or of the foreground."""
 
     fields = (
-        FormField("box", _box, {"type": "string", "description": "JSON [x0, y0, x1, y1] in pixels of the image."}),
-        FormField("points", _points, {"type": "string", "description": "JSON [[x, y], ...] in pixels of the image."}),
-        FormField("labels", _labels, {"type": "string", "description": "JSON [1, 0, ...]: 1 on the object, 0 off it."}),
-        FormField("format", _format, {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]}),
+        FormField("box", _box, _described("JSON [x0, y0, x1, y1] in pixels of the image.", "[10, 20, 200, 180]")),
+        FormField("points", _points, _described("JSON [[x, y], ...] in pixels of the image.", "[[90, 80], [15, 30]]")),
+        FormField("labels", _labels, _described("JSON [1, 0, ...]: 1 on the object, 0 off it.", "[1, 0]")),
+        FormField("format", _format, _described("Of the answer.", "json") | {"enum": FORMATS, "default": FORMATS[0]}),
     )
     media_types = ("image/png", "application/json")
+    told = (
+        "format=png (if it is not given): the mask at the size of the picture, 0 and 255; the headers X-Samtune-Score "
+        "and X-Samtune-Warnings have the confidence and what was done to the request. format=json: size and counts "
+        "(COCO's compressed RLE, for pycocotools), score, area in pixels, bbox (x, y, width, height) and warnings."
+    )
     page = files("samtune.tasks.masks") / "page.html"
 
     def __init__(self, predictor: Predictor) -> None:
@@ -89,7 +98,7 @@ class MaskService(Service):
             raise FieldError(f"invalid_{err.field}", str(err), field=err.field) from err
         boxes = checked_boxes(box)
         cut = boxes is not None and (clip_boxes(boxes, image_hwc_uint8.shape[:2]) != boxes).any()
-        other = other_prompt(self.predictor.info, box=box is not None, points=points is not None)
+        other = other_prompt(self.predictor, box=box is not None, points=points is not None)
         own = [*(["the box was cut to the image"] if cut else []), *([other] if other else [])]
         form = _json_answer if values.get("format") == "json" else _png_answer
         return form(prediction, [*warnings, *own])

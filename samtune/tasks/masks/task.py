@@ -1,5 +1,7 @@
 """Segmentation: Segment Anything, pairs of image and mask, Dice and IoU."""
 
+import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from samtune.data.loaders import Loaders
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
+from samtune.metrics.advice import too_small
+from samtune.metrics.trivial import TrivialMasks, mean_mask
 from samtune.models.backbone import Backbone
 from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.table import build_model
@@ -23,17 +27,19 @@ from samtune.tasks.masks.config import SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
-from samtune.tasks.masks.evaluate import DEFAULT_METRICS, MaskDescription, evaluate, evaluate_file
+from samtune.tasks.masks.evaluate import MaskDescription, evaluate, evaluate_file
 from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
-from samtune.tasks.masks.pairs import Pair, find_pairs
+from samtune.tasks.masks.pairs import Pair, find_pairs, read_mask
 from samtune.tasks.masks.predict import predict_files
-from samtune.tasks.masks.report import Report
+from samtune.tasks.masks.report import DEFAULT_METRICS, Report, object_sides
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.masks.splits import recognises, resolve_split, verify_folder
 from samtune.tasks.predict import Prediction
 from samtune.tasks.task import Measuring, Pages, Task, Words
 from samtune.tuning import Counts
-from samtune.types import LogitLoss, OutputLoss
+from samtune.types import Batch, LogitLoss, OutputLoss
+
+MEAN_OF = 100  # training masks at most, spread over all
 
 
 class SegmentationTask(Task[SegmentationConfig]):
@@ -99,16 +105,28 @@ class SegmentationTask(Task[SegmentationConfig]):
         return CachedEncoder(model, folder, base_hash=base_hash, autocast=autocast)
 
     def evaluate(self, model: nn.Module, loaders: Loaders, how: Measuring) -> Report:
-        options, advance = self.config.eval, how.advance
-        return evaluate(
+        options, answers = self.config.eval, None
+        if how.keep is not None:
+            train = loaders.splits.train
+            spread = train[:: math.ceil(len(train) / MEAN_OF)]
+            answers = TrivialMasks(mean_mask(read_mask(pair.mask) for pair in spread))
+
+        def on_batch(batch: Batch, _: object) -> None:
+            if answers is not None:
+                answers.add(batch)
+            if how.advance is not None:
+                how.advance()
+
+        report = evaluate(
             model,
             loaders.part(how.split),
             metrics=(*DEFAULT_METRICS, *options.metrics) if how.full else (),
             split=how.split,
             empty=options.empty,
             autocast_dtype=how.autocast,
-            on_batch=None if advance is None else lambda *_: advance(),
+            on_batch=on_batch,
         )
+        return report if answers is None else replace(report, trivial=answers.dice)
 
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
@@ -121,12 +139,19 @@ class SegmentationTask(Task[SegmentationConfig]):
         count = sum(model.net.get_parameter(name).numel() for name in model.idle())
         return [f"of the decoder, {count:,} parameters serve other mask tokens than 0 and get no gradient"]
 
+    def remarks(self, model: Backbone, loaders: Loaders, report: Any) -> list[str]:
+        return too_small(object_sides(getattr(loaders.splits, report.split), report), image_size=model.image_size)
+
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         data, each = self.config.data, self.config.eval.overlays
         dataset: Any = loaders.part(report.split).dataset
         assert isinstance(dataset, SegmentationDataset)
         pairs = getattr(loaders.splits, report.split)
-        facts = {"Model": f"{model.name}, {model.image_size} px", "Data": str(data.dir), "Prompt": data.prompt}
+        facts = {
+            "Model": f"{model.name}, {model.image_size} px",
+            "Data": str(data.dir),
+            "Prompt": data.prompt if data.prompt == "none" else f"{data.prompt} of the true mask",
+        }
         return Pages(facts, gallery_sections(folder / "overlays", model, dataset, pairs, report, each=each))
 
     def _logit_loss(self) -> LogitLoss:
