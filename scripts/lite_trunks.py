@@ -34,6 +34,8 @@ from samtune.run.settings import load_config
 from samtune.run.train import attach_selection, objective_of
 from samtune.tasks.task import Measuring
 
+WARM_UP, TIMED = 5, 15  # steps
+
 
 @dataclass(frozen=True)
 class Line:
@@ -73,7 +75,7 @@ def name_of(number: int) -> str:
 
 
 def measure(number: int, data: Path, minutes: float, folder: Path) -> Line:
-    """Tunes one for the given minutes; the rate falls over as many steps as that is, by the speed of the first ten."""
+    """Tunes one for the given minutes; the rate falls over as many steps as that is, by the speed of its first ones."""
     file = start_file(number, folder / f"lite{number}.safetensors")
     settings = [f"data.dir={data}", f"model.name={name_of(number)}", f"model.checkpoint={file}", "track.mlflow=false"]
     config = load_config("kvasir_lite.yaml", settings)
@@ -93,7 +95,8 @@ def measure(number: int, data: Path, minutes: float, folder: Path) -> Line:
         return time.monotonic() - start
 
     start = {name: parameter.detach().clone() for name, parameter in trainable.items()}
-    count = int(minutes * 60 / (steps(10) / 10))
+    steps(WARM_UP)  # the first ones import and decode
+    count = int(minutes * 60 / (steps(TIMED) / TIMED))
     with torch.no_grad():
         for name, parameter in trainable.items():
             parameter.copy_(start[name])
@@ -110,10 +113,11 @@ def main() -> None:
     """Parses the command line and prints a line per trunk."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="Kvasir-SEG with train/ and val/")
+    parser.add_argument("--trunks", type=int, nargs="+", choices=(0, 1, 2), default=(0, 2), help="which Lites")
     parser.add_argument("--minutes", type=float, default=6.0, help="of training, each")
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
-        for number in (0, 2):
+        for number in args.trunks:
             print(json.dumps(asdict(measure(number, args.data, args.minutes, Path(folder)))), flush=True)
 
 
