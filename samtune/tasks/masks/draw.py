@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 
 from samtune.base.disk import write_bytes
+from samtune.data.frames import Collate
+from samtune.data.pairs import Pair
 from samtune.data.pictures import read_image
 from samtune.models.backbone import Backbone
 from samtune.report.page import Picture, Section
-from samtune.tasks.masks.dataset import Collate, SegmentationDataset
+from samtune.tasks.masks.dataset import SegmentationDataset
 from samtune.tasks.masks.evaluate import predict_batch
-from samtune.tasks.masks.pairs import Pair
 from samtune.tasks.masks.report import Report
 from samtune.types import ImageArray, MaskArray
 

@@ -18,14 +18,15 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
 from samtune.base.machine import pick_device
+from samtune.data.frames import Collate
+from samtune.data.pairs import Pair, find_pairs
 from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.files.description import Description
 from samtune.files.merged import load_merged
 from samtune.metrics.table import DEFINITIONS, METRICS, POOLED_METRICS, PROBABILITY_METRICS
 from samtune.models.backbone import evaluation_mode
 from samtune.tasks.evaluate import Evaluation, check_finite, measure_file
-from samtune.tasks.masks.dataset import Collate, SegmentationDataset
-from samtune.tasks.masks.pairs import Pair, find_pairs
+from samtune.tasks.masks.dataset import SegmentationDataset
 from samtune.tasks.masks.report import ROW_METRICS, SIZES, Report, Row
 from samtune.tasks.masks.splits import check_pairs, resolve_split
 from samtune.types import Batch, MaskArray, Prediction, PromptMode, Size

@@ -15,17 +15,17 @@ from PIL import Image
 
 from samtune.base.disk import write_bytes
 from samtune.base.machine import pick_device
+from samtune.data.frames import Collate, resize_longest
 from samtune.data.pictures import read_image
 from samtune.data.verify import list_problems
 from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
-from samtune.tasks.masks.dataset import Collate, resize_longest
 from samtune.tasks.masks.draw import save_overlays
 from samtune.tasks.masks.evaluate import MaskDescription, predict_batch
-from samtune.tasks.masks.prompts import PromptError, check_inside, checked_boxes, checked_points, clip_boxes
 from samtune.tasks.predict import Prediction as Request
 from samtune.tasks.predict import checked_image, find_images, predict_each
+from samtune.tasks.prompts import PromptError, check_inside, checked_boxes, checked_points, clip_boxes
 from samtune.types import ImageArray, MaskArray, Prediction, Sample
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Predictor:
         if points is not None:
             check_inside(points, size)
         side = self.model.image_size
-        small = cast(ImageArray, resize_longest(image, side))
+        small = resize_longest(image, side)
         scale = np.array([small.shape[1] / size[1], small.shape[0] / size[0]])
         pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (3, h, w)
         mask, truth = torch.zeros(small.shape[:2], dtype=torch.bool), cast(MaskArray, np.zeros(size, dtype=np.bool_))

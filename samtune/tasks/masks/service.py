@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from samtune.tasks.masks.predict import Predictor, other_prompt, png_of
-from samtune.tasks.masks.prompts import PromptError, checked_boxes, clip_boxes
+from samtune.tasks.prompts import PromptError, checked_boxes, clip_boxes
 from samtune.tasks.service import Answer, FieldError, FormField, Service, parse_json
 from samtune.types import ImageArray, MaskArray, Prediction
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from samtune.base.paths import find_path
 from samtune.data.loaders import Loaders
+from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
@@ -25,7 +26,6 @@ from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
 from samtune.tasks.masks.evaluate import DEFAULT_METRICS, MaskDescription, evaluate, evaluate_file
 from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
-from samtune.tasks.masks.pairs import Pair, find_pairs
 from samtune.tasks.masks.predict import predict_files
 from samtune.tasks.masks.report import Report
 from samtune.tasks.masks.service import MaskService

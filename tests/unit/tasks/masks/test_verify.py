@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from samtune.data.pairs import find_pairs
 from samtune.errors import ConfigError, DataError
-from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.splits import check_pairs, recognises, verify_folder, verify_pairs
 
 NAMES = ["a", "b", "c"]
