@@ -1,16 +1,21 @@
-"""How do COCO's polygons and run lengths become masks? All objects of an image are the foreground of one picture."""
+"""How do COCO's polygons and run lengths become masks, and masks run lengths? All objects of an image are one mask."""
+
+from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from samtune.data.verify import list_problems
 from samtune.errors import DataError
+
+if TYPE_CHECKING:
+    from samtune.types import MaskArray
 
 Plan = dict[str, tuple[Path, Mapping[str, Any], list[Any]]]
 """Stem to the picture, its entry in the file, and the segmentations of its objects."""
@@ -108,3 +113,15 @@ def _mask(shapes: Sequence[Any], height: int, width: int) -> np.ndarray:
             packed = coco.frPyObjects(shape, height, width) if plain else shape
         drawn |= coco.decode(packed)
     return drawn
+
+
+def encode_rle(mask: MaskArray) -> tuple[dict[str, Any], int, list[float]]:
+    """Returns COCO's `{"size": [H, W], "counts": str}` of an (H, W) bool mask, its area in pixels, and its box.
+
+    The box is x, y, width, height, all 0 for an empty mask.
+    """
+    from pycocotools import mask as coco
+
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    counts = rle["counts"].decode("ascii")
+    return {"size": list(mask.shape), "counts": counts}, int(coco.area(rle)), coco.toBbox(rle).tolist()

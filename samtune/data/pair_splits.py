@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar, get_args
 
 from samtune.data.facts import ImageFacts, group_near, hash_images, image_facts
-from samtune.data.pairs import Pair
+from samtune.data.pairs import Pair, Scan
 from samtune.data.pictures import too_small
 from samtune.data.splits import (
     NONE_GIVEN,
@@ -55,12 +55,12 @@ class MaskKind(Generic[MaskT]):
     """How a task reads its masks.
 
     Attributes:
-        scan: returns the complete pairs of a folder, and a line per problem; as `samtune.data.pairs.scan_folder`.
+        scan: finds them, such as `samtune.data.pairs.scan_folder`.
         facts: returns those of mask files; where one can't be used, the error that says why.
         check: returns a line per problem of the masks of all parts together, from those that can be read.
     """
 
-    scan: Callable[[Path], tuple[list[Pair], list[str]]]
+    scan: Scan
     facts: Callable[[Sequence[Path]], Sequence[MaskT | DataError]]
     check: Callable[[Mapping[str, Mapping[Path, MaskT]]], list[str]]
 

@@ -1,7 +1,7 @@
 """Which image belongs to which mask: two files of one stem in `images/` and `masks/`."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,17 @@ class Pair:
     mask: Path
 
 
-def find_pairs(folder: str | Path) -> list[Pair]:
-    """Lists the pairs of a folder, at least one, by name; a `DataError` has all that `scan_folder` complains about."""
-    pairs, problems = scan_folder(folder)
+Scan = Callable[[Path], tuple[list[Pair], list[str]]]
+"""Returns the complete pairs of a folder, and a line per problem."""
+
+
+def find_pairs(folder: str | Path, scan: Scan | None = None) -> list[Pair]:
+    """Lists the pairs of a folder, at least one, by name; a `DataError` has all that `scan_folder` complains about.
+
+    Args:
+        scan: finds them in place of `scan_folder`.
+    """
+    pairs, problems = (scan or scan_folder)(Path(folder))
     if problems:
         raise DataError(list_problems(f"{folder} is not a usable data folder", problems))
     return pairs

@@ -67,7 +67,7 @@ def pixel_contrastive(
 def _cells(target: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Returns of each cell of (1, S, S) its label, (h*w,) int64, and the share of its pixels that have it."""
     values = target.to(torch.uint8)
-    present = values.unique().flip(0)  # the first of equals wins: of foreground and background, the foreground
+    present = torch.unique(values).flip(0)  # the first of equals wins: of foreground and background, the foreground
     shares = F.avg_pool2d((values == present[:, None, None]).float(), side).flatten(1).cpu()  # (classes, h*w)
     share, place = shares.max(dim=0)
     return present.cpu().long()[place], share
@@ -79,7 +79,7 @@ def _draw_cells(label: Tensor, share: Tensor, usable: Tensor, cells: int, genera
     order = order[usable[order]]
     pure, kinds = share[order] >= 0.8, label[order]
     boundary = order[~pure][: round(cells * 0.1)]
-    present = kinds[pure].unique().flip(0).tolist()
+    present = torch.unique(kinds[pure]).flip(0).tolist()
     part = (cells - len(boundary)) // max(1, len(present))
     taken = torch.cat([boundary, *(order[pure & (kinds == kind)][:part] for kind in present)])
     rest = order[pure & ~torch.isin(order, taken)]  # boundary cells stay at their share

@@ -1,0 +1,153 @@
+"""Is every pair of image and map usable, which classes are there, and what belongs to train, val and test?"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from samtune.data.pair_splits import MaskKind, SplitMode, resolve_parts, verify_parts
+from samtune.data.pairs import Pair, scan_folder
+from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Splits
+from samtune.data.verify import VerifyReport
+from samtune.errors import ConfigError, DataError
+from samtune.tasks.semantic.maps import ClassTable, MapFacts, map_facts
+from samtune.types import IGNORE
+
+logger = logging.getLogger(__name__)
+
+Names = Mapping[int, str]
+MOST_CLASSES = 64
+"""Values of one mask up to which it is taken for a map of classes, not for a grey picture."""
+Maps = Mapping[str, Mapping[Path, MapFacts]]
+"""Part to the maps in it that can be read."""
+
+
+@dataclass(frozen=True)
+class MapSplits(Splits[Pair]):
+    """The disjoint parts, and the classes of their maps."""
+
+    table: ClassTable = field(kw_only=True)
+
+
+def kind_of(names: Names | None, ignore: int, *, trains: bool = True) -> MaskKind[MapFacts]:
+    """Returns how maps are read whose classes have these names, or are those found.
+
+    Args:
+        trains: every class must be there to learn; else maps are only measured against.
+    """
+    return MaskKind(scan_folder, partial(_facts, names, ignore), partial(_check, names, ignore, trains))
+
+
+def resolve_maps(
+    folder: str | Path,
+    *,
+    names: Names | None,
+    ignore: int,
+    split: SplitMode = "auto",
+    seed: int = 0,
+    given: Given = NONE_GIVEN,
+) -> MapSplits:
+    """Checks a data folder and returns its parts; arguments and errors as of `samtune.data.pair_splits.resolve_parts`.
+
+    Args:
+        names: of the classes, by value; None for a class per value that is found, which is said.
+        ignore: value of the pixels that do not count.
+    """
+    parts = resolve_parts(folder, kind_of(names, ignore), split=split, seed=seed, given=given)
+    if names is None:
+        names = found_names(parts, ignore)
+    table = ClassTable.of(names, ignore)
+    logger.info("%d classes: %s; value %d does not count", len(table.names), table.text(), ignore)
+    return MapSplits(parts.train, parts.val, parts.test, parts.notes, table=table)
+
+
+def found_names(parts: Splits[Pair], ignore: int) -> Names:
+    """Returns names for the values in the maps of all parts."""
+    facts = map_facts([pair.mask for part in PARTS for pair in getattr(parts, part)])
+    return _names_of([found for found in facts if not isinstance(found, DataError)], ignore)
+
+
+def recognises(folder: Path) -> bool:
+    """Tells whether a folder has images/ and masks/ whose first mask is a map of three classes or more."""
+    if any((folder / name).is_file() for name in LABEL_LISTS):
+        return False
+    for place in (folder, *(folder / part for part in PARTS)):
+        pairs, _ = scan_folder(place)
+        if pairs:
+            (facts,) = map_facts([pairs[0].mask])
+            return not isinstance(facts, DataError) and 2 < len(facts.pixels) <= MOST_CLASSES
+    return False
+
+
+def verify_folder(folder: Path, *, name: str | None) -> VerifyReport:
+    """Checks all that a run without `data.classes` would; any name is a `ConfigError`."""
+    if name is not None:
+        raise ConfigError(f"{name!r} names a data set, and none of images and masks has a name; leave it out")
+    return verify_parts(folder, kind_of(None, IGNORE))
+
+
+def _names_of(facts: Sequence[MapFacts], ignore: int) -> Names:
+    values = set().union(*(found.values() for found in facts)) - {ignore}
+    return {value: f"class {value}" for value in sorted(values)}
+
+
+def _facts(names: Names | None, ignore: int, paths: Sequence[Path]) -> list[MapFacts | DataError]:
+    """Returns what files show: an error where a value is of no class, an oddity where no pixel counts."""
+    found: list[MapFacts | DataError] = []
+    for path, facts in zip(paths, map_facts(paths), strict=True):
+        if not isinstance(facts, DataError):
+            strange = sorted(facts.values() - {*names, ignore}) if names is not None else []
+            if strange and names is not None:
+                facts = DataError(ClassTable.of(names, ignore).strange(path, strange))
+            elif facts.values() == {ignore}:
+                facts = facts._replace(oddities=[f"every pixel is data.ignore_index ({ignore}): it counts nowhere"])
+        found.append(facts)
+    return found
+
+
+def _check(names: Names | None, ignore: int, trains: bool, parts: Maps) -> list[str]:
+    """Returns what is wrong with the maps of all parts together, as far as they can be read."""
+    maps = {path: facts for part in parts.values() for path, facts in part.items()}
+    if not maps:
+        return []
+    problems = _mixed(maps)
+    return [*problems, *_unlearnable(names, ignore, parts, maps)] if trains else problems
+
+
+def _unlearnable(names: Names | None, ignore: int, parts: Maps, maps: Mapping[Path, MapFacts]) -> list[str]:
+    """Returns why the classes can't be learned from train, or from all maps where there are no parts."""
+    train = parts.get("train") or maps
+    of = " of train" if parts.get("train") and len(parts) > 1 else ""
+    trained = set().union(*(facts.values() for facts in train.values())) - {ignore}
+    if not trained:
+        some = f"all {len(train)} masks{of} are data.ignore_index ({ignore}) only, such as {next(iter(train))}"
+        return [f"{some}: nothing to learn"]
+    wanted = _names_of(list(maps.values()), ignore) if names is None else names
+    problems = []
+    if len(wanted) == 1:
+        one = next(iter(wanted))
+        problems.append(f"one class only, value {one}: nothing to tell apart; binary masks are for task: segmentation")
+    if len(wanted) >= IGNORE:
+        problems.append(f"{len(wanted)} classes; at most {IGNORE - 1} are possible: are these maps of classes?")
+    for value, name in wanted.items():
+        if value not in trained:
+            problems.append(_absent(value, name, maps))
+    return problems
+
+
+def _absent(value: int, name: str, maps: Mapping[Path, MapFacts]) -> str:
+    """Says that a class can't be learned, with a file that has it."""
+    where = next((f", though {path} has it" for path, facts in maps.items() if value in facts.values()), "")
+    remedy = "add a picture of it to train, or " + ("make it data.ignore_index" if where else "take it out")
+    return f"class {name!r} (value {value}) is in no mask of train{where}; {remedy}"
+
+
+def _mixed(maps: Mapping[Path, MapFacts]) -> list[str]:
+    """Returns a line where some maps are of a palette and others are grey: their values may not mean the same."""
+    kinds = {palette: [path for path, facts in maps.items() if facts.palette == palette] for palette in (True, False)}
+    if not all(kinds.values()):
+        return []
+    palette, grey = kinds[True], kinds[False]
+    counts = f"{len(palette)} masks have a palette, such as {palette[0]}, and {len(grey)} are grey, such as {grey[0]}"
+    return [f"{counts}: their values may not mean the same; save all in one way"]
