@@ -46,7 +46,7 @@ class MapService(Service):
             return answer_prompt(self.predictor.model, image_hwc_uint8, values, warnings)
         found, table = self.predictor.predict(image_hwc_uint8), self.predictor.table
         if values.get("format") != "json":
-            headers = {"X-Samtune-Score": f"{float(np.mean(found.confidence)):.6f}"}
+            headers = {"X-Samtune-Kind": "classes", "X-Samtune-Score": f"{float(np.mean(found.confidence)):.6f}"}
             headers |= {WARNINGS: " | ".join(warnings)} if warnings else {}
             return Answer(palette_png(found.places, table), "image/png", headers)
         classes = []
