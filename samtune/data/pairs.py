@@ -41,8 +41,8 @@ def scan_folder(folder: str | Path) -> tuple[list[Pair], list[str]]:
     folder = Path(folder)
     if missing := [sub for sub in ("images", "masks") if not (folder / sub).is_dir()]:
         return [], [_missing(folder, missing)]
-    images, problems = _by_stem(folder / "images")
-    masks, mask_problems = _by_stem(folder / "masks")
+    images, problems = by_stem(folder / "images")
+    masks, mask_problems = by_stem(folder / "masks")
     unusable = problems | mask_problems
     lines = [*unusable.values(), *_unpaired(images, masks)]
     if not images and not masks and not lines:
@@ -51,7 +51,7 @@ def scan_folder(folder: str | Path) -> tuple[list[Pair], list[str]]:
     return [pair for pair in both if pair.image not in unusable and pair.mask not in unusable], lines
 
 
-def _by_stem(folder: Path) -> tuple[dict[str, Path], dict[Path, str]]:
+def by_stem(folder: Path) -> tuple[dict[str, Path], dict[Path, str]]:
     """Returns stem -> the first file that has it, and a line for each file that can't be used.
 
     Such a file still is its partner's partner: one line per fault.

@@ -13,7 +13,7 @@ from samtune.data.pairs import Pair
 from samtune.data.pictures import read_image
 from samtune.data.splits import Splits
 from samtune.errors import DataError
-from samtune.tasks.masks.binary import mask_facts, read_mask
+from samtune.tasks.binary import mask_facts, read_mask
 from samtune.tasks.prompts import box_of, components, point_in
 from samtune.types import ImageArray, MaskArray, PromptMode, Sample, Size
 

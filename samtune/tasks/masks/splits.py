@@ -10,7 +10,7 @@ from samtune.data.pairs import Pair, scan_folder
 from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Splits
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
-from samtune.tasks.masks.binary import MaskFacts, mask_facts
+from samtune.tasks.binary import MaskFacts, mask_facts
 
 
 def recognises(folder: Path) -> bool:

@@ -1,16 +1,18 @@
 """Is every pair of image and map usable, which classes are there, and what belongs to train, val and test?"""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from samtune.data.pair_splits import MaskKind, SplitMode, resolve_parts, verify_parts
 from samtune.data.pairs import Pair, scan_folder
 from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Splits
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError, DataError
+from samtune.tasks.semantic.layouts import GROUND, Drawing, has_labels, labels_of, scan_maps
 from samtune.tasks.semantic.maps import ClassTable, MapFacts, map_facts
 from samtune.types import IGNORE
 
@@ -23,6 +25,29 @@ Maps = Mapping[str, Mapping[Path, MapFacts]]
 """Part to the maps in it that can be read."""
 
 
+class Wanted(NamedTuple):
+    """What is known of the classes of a data folder.
+
+    Attributes:
+        names: by value, as the user gives them; None for those found.
+        labels: by value, as the folder names them itself; {} where it has values only.
+        ignore: value of the pixels that do not count.
+        trains: every class must be there to learn.
+    """
+
+    names: Names | None
+    labels: Names
+    ignore: int
+    trains: bool
+
+    def found(self, facts: Iterable[MapFacts]) -> Names:
+        """Returns the names by value: those given, or of the values that are found."""
+        if self.names is not None:
+            return self.names
+        values = {value for found in facts for value in found.values()} - {self.ignore}
+        return {value: self.labels.get(value, f"class {value}") for value in sorted(values)}
+
+
 @dataclass(frozen=True)
 class MapSplits(Splits[Pair]):
     """The disjoint parts, and the classes of their maps."""
@@ -30,13 +55,21 @@ class MapSplits(Splits[Pair]):
     table: ClassTable = field(kw_only=True)
 
 
-def kind_of(names: Names | None, ignore: int, *, trains: bool = True) -> MaskKind[MapFacts]:
-    """Returns how maps are read whose classes have these names, or are those found.
+def kind_of(folder: Path, names: Names | None, ignore: int, *, trains: bool = True) -> MaskKind[MapFacts]:
+    """Returns how the maps of a data folder are read whose classes have these names, or are those found.
 
     Args:
         trains: every class must be there to learn; else maps are only measured against.
+
+    Raises:
+        DataError: a file of COCO that can't be read.
     """
-    return MaskKind(scan_folder, partial(_facts, names, ignore), partial(_check, names, ignore, trains))
+    labels, drawing = labels_of(folder), None
+    if labels:
+        values = {name: value for value, name in (names or labels).items()}
+        drawing = Drawing(values, values.get(GROUND, ignore))
+    wanted = Wanted(names, labels, ignore, trains)
+    return MaskKind(partial(scan_maps, drawing), partial(_facts, wanted), partial(_check, wanted))
 
 
 def resolve_maps(
@@ -54,22 +87,19 @@ def resolve_maps(
         names: of the classes, by value; None for a class per value that is found, which is said.
         ignore: value of the pixels that do not count.
     """
-    parts = resolve_parts(folder, kind_of(names, ignore), split=split, seed=seed, given=given)
-    if names is None:
-        names = found_names(parts, ignore)
-    table = ClassTable.of(names, ignore)
+    folder = Path(folder)
+    parts = resolve_parts(folder, kind_of(folder, names, ignore), split=split, seed=seed, given=given)
+    facts = map_facts([pair.mask for part in PARTS for pair in getattr(parts, part)])
+    wanted = Wanted(names, {} if names is not None else labels_of(folder), ignore, True)
+    table = ClassTable.of(wanted.found(found for found in facts if not isinstance(found, DataError)), ignore)
     logger.info("%d classes: %s; value %d does not count", len(table.names), table.text(), ignore)
     return MapSplits(parts.train, parts.val, parts.test, parts.notes, table=table)
 
 
-def found_names(parts: Splits[Pair], ignore: int) -> Names:
-    """Returns names for the values in the maps of all parts."""
-    facts = map_facts([pair.mask for part in PARTS for pair in getattr(parts, part)])
-    return _names_of([found for found in facts if not isinstance(found, DataError)], ignore)
-
-
 def recognises(folder: Path) -> bool:
-    """Tells whether a folder has images/ and masks/ whose first mask is a map of three classes or more."""
+    """Tells whether a folder names classes of pixels, or the first of its masks is a map of three classes or more."""
+    if has_labels(folder):
+        return True
     if any((folder / name).is_file() for name in LABEL_LISTS):
         return False
     for place in (folder, *(folder / part for part in PARTS)):
@@ -84,17 +114,12 @@ def verify_folder(folder: Path, *, name: str | None) -> VerifyReport:
     """Checks all that a run without `data.classes` would; any name is a `ConfigError`."""
     if name is not None:
         raise ConfigError(f"{name!r} names a data set, and none of images and masks has a name; leave it out")
-    return verify_parts(folder, kind_of(None, IGNORE))
+    return verify_parts(folder, kind_of(folder, None, IGNORE))
 
 
-def _names_of(facts: Sequence[MapFacts], ignore: int) -> Names:
-    values = set().union(*(found.values() for found in facts)) - {ignore}
-    return {value: f"class {value}" for value in sorted(values)}
-
-
-def _facts(names: Names | None, ignore: int, paths: Sequence[Path]) -> list[MapFacts | DataError]:
+def _facts(wanted: Wanted, paths: Sequence[Path]) -> list[MapFacts | DataError]:
     """Returns what files show: an error where a value is of no class, an oddity where no pixel counts."""
-    found: list[MapFacts | DataError] = []
+    names, ignore, found = wanted.names, wanted.ignore, list[MapFacts | DataError]()
     for path, facts in zip(paths, map_facts(paths), strict=True):
         if not isinstance(facts, DataError):
             strange = sorted(facts.values() - {*names, ignore}) if names is not None else []
@@ -106,34 +131,30 @@ def _facts(names: Names | None, ignore: int, paths: Sequence[Path]) -> list[MapF
     return found
 
 
-def _check(names: Names | None, ignore: int, trains: bool, parts: Maps) -> list[str]:
+def _check(wanted: Wanted, parts: Maps) -> list[str]:
     """Returns what is wrong with the maps of all parts together, as far as they can be read."""
     maps = {path: facts for part in parts.values() for path, facts in part.items()}
     if not maps:
         return []
-    problems = _mixed(maps)
-    return [*problems, *_unlearnable(names, ignore, parts, maps)] if trains else problems
+    return [*_mixed(maps), *(_unlearnable(wanted, parts, maps) if wanted.trains else ())]
 
 
-def _unlearnable(names: Names | None, ignore: int, parts: Maps, maps: Mapping[Path, MapFacts]) -> list[str]:
+def _unlearnable(wanted: Wanted, parts: Maps, maps: Mapping[Path, MapFacts]) -> list[str]:
     """Returns why the classes can't be learned from train, or from all maps where there are no parts."""
-    train = parts.get("train") or maps
+    train, ignore = parts.get("train") or maps, wanted.ignore
     of = " of train" if parts.get("train") and len(parts) > 1 else ""
     trained = set().union(*(facts.values() for facts in train.values())) - {ignore}
     if not trained:
         some = f"all {len(train)} masks{of} are data.ignore_index ({ignore}) only, such as {next(iter(train))}"
         return [f"{some}: nothing to learn"]
-    wanted = _names_of(list(maps.values()), ignore) if names is None else names
+    names = wanted.found(maps.values())
     problems = []
-    if len(wanted) == 1:
-        one = next(iter(wanted))
+    if len(names) == 1:
+        one = next(iter(names))
         problems.append(f"one class only, value {one}: nothing to tell apart; binary masks are for task: segmentation")
-    if len(wanted) >= IGNORE:
-        problems.append(f"{len(wanted)} classes; at most {IGNORE - 1} are possible: are these maps of classes?")
-    for value, name in wanted.items():
-        if value not in trained:
-            problems.append(_absent(value, name, maps))
-    return problems
+    if len(names) >= IGNORE:
+        problems.append(f"{len(names)} classes; at most {IGNORE - 1} are possible: are these maps of classes?")
+    return problems + [_absent(value, name, maps) for value, name in names.items() if value not in trained]
 
 
 def _absent(value: int, name: str, maps: Mapping[Path, MapFacts]) -> str:

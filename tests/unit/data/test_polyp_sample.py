@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from samtune.data.pictures import read_image
-from samtune.tasks.masks.binary import read_mask
+from samtune.tasks.binary import read_mask
 from samtune.tasks.masks.splits import resolve_split, verify_pairs
 
 ROOT = Path(__file__).resolve().parents[3]

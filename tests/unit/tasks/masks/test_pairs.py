@@ -13,7 +13,7 @@ from PIL import Image
 from samtune.data.pairs import find_pairs, scan_folder
 from samtune.data.pictures import read_image
 from samtune.errors import DataError
-from samtune.tasks.masks.binary import read_mask
+from samtune.tasks.binary import read_mask
 
 GREY = np.arange(40 * 30, dtype=np.uint32).reshape(30, 40)
 
