@@ -27,8 +27,9 @@ from samtune.tasks.semantic.maps import ClassTable
 from samtune.tasks.semantic.predict import predict_map_files
 from samtune.tasks.semantic.report import MapReport
 from samtune.tasks.semantic.service import MapService
-from samtune.tasks.semantic.splits import MapSplits, recognises, resolve_maps, verify_folder
+from samtune.tasks.semantic.splits import MapSplits, kind_of, recognises, resolve_maps, verify_folder
 from samtune.tasks.task import Measuring, Pages, Words
+from samtune.types import IGNORE
 
 
 class SemanticTask(PixelTask[SemanticConfig]):
@@ -122,7 +123,7 @@ class SemanticTask(PixelTask[SemanticConfig]):
 
     @classmethod
     def items(cls, folder: Path) -> list[Pair]:
-        return find_pairs(folder)
+        return find_pairs(folder, kind_of(folder, None, IGNORE).scan)
 
     @classmethod
     def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:

@@ -73,6 +73,5 @@ def test_rows_of_panels() -> None:
     assert four.shape[1] > 1.9 * two.shape[1] and four.shape[0] == two.shape[0]
     for colour in class_colours(2):
         assert bool((two == colour).all(axis=-1).any())  # its swatch
-    assert (
-        map_row(image, truth, truth, ("a very long name of a class without an end", "road")).shape[1] == four.shape[1]
-    )
+    long = map_row(image, truth, truth, ("a very long name of a class without an end", "road"))
+    assert long.shape[1] == four.shape[1]
