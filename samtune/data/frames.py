@@ -88,5 +88,5 @@ def resize(array: Any, size: Size) -> Any:
     width_height = (size[1], size[0])
     if array.ndim == 3:
         return np.array(Image.fromarray(array).resize(width_height, Image.Resampling.BILINEAR))
-    small = np.asarray(Image.fromarray(array.astype(np.uint8)).resize(width_height, Image.Resampling.NEAREST))
+    small = np.array(Image.fromarray(array.astype(np.uint8)).resize(width_height, Image.Resampling.NEAREST))
     return small > 0 if array.dtype == np.bool_ else small

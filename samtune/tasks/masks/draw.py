@@ -12,9 +12,9 @@ from samtune.data.pictures import read_image
 from samtune.models.backbone import Backbone
 from samtune.report.page import Picture, Section
 from samtune.tasks.masks.dataset import SegmentationDataset
-from samtune.tasks.masks.evaluate import predict_batch
 from samtune.tasks.masks.report import Report
 from samtune.tasks.panels import INK, PAPER, captioned, panel_scale, pick_cases, save_panels, scaled, side_by_side
+from samtune.tasks.prompted import predict_batch
 from samtune.types import ImageArray, MaskArray
 
 # Colours of Okabe and Ito, which colour-blind readers can tell apart too.
@@ -56,7 +56,7 @@ def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
 
     Characters that a file name can't hold become "_".
     """
-    return save_panels(folder, ((name, overlay_row(*case)) for name, *case in cases))
+    return save_panels(folder, ((name, overlay_row(image, truth, found)) for name, image, truth, found in cases))
 
 
 def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair], names: list[str]) -> Iterator[Case]:

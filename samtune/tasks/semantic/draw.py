@@ -87,14 +87,16 @@ def map_row(image: ImageArray, truth: ClassMap | None, found: ClassMap, classes:
     """
     scale = panel_scale(image)
     picture = scaled(image, scale)
-    shapes = [_small(places, picture) for places in (found, truth) if places is not None]
-    panels = [captioned(picture, ("image", LIGHT)), captioned(_tinted(picture, shapes[0], classes), ("answer", LIGHT))]
+    answer = _small(found, picture)
+    panels = [captioned(picture, ("image", LIGHT)), captioned(_tinted(picture, answer, classes), ("answer", LIGHT))]
+    shown = set(np.unique(answer).tolist())
     if truth is not None:
-        panels.insert(1, captioned(_tinted(picture, shapes[1], classes), ("truth", LIGHT)))
-        panels.append(captioned(_errors(picture, *shapes, classes), ("errors, by the class answered", _WRONG)))
+        wanted = _small(truth, picture)
+        panels.insert(1, captioned(_tinted(picture, wanted, classes), ("truth", LIGHT)))
+        panels.append(captioned(_errors(picture, answer, wanted, classes), ("errors, by the class answered", _WRONG)))
+        shown |= set(np.unique(wanted).tolist())
     row = side_by_side(panels)
-    shown = sorted({int(place) for places in shapes for place in np.unique(places)} - {IGNORE})
-    return np.vstack([row, _legend(shown, classes, row.shape[1])])
+    return np.vstack([row, _legend(sorted(shown - {IGNORE}), classes, row.shape[1])])
 
 
 def _rows(
