@@ -85,7 +85,9 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_coco(folder: Path) -> bool:
-    return folder.is_dir() and not (folder / "masks").exists() and len(find_annotations(folder)) == 1
+    """Tells whether a folder without masks/ has one file of annotations, and not another list in JSON."""
+    files = find_annotations(folder) if not (folder / "masks").exists() else []
+    return len(files) == 1 and b'"annotations"' in files[0].read_bytes()
 
 
 def _scan_folders(folder: Path, drawing: Drawing) -> tuple[list[Pair], list[str]]:

@@ -98,10 +98,10 @@ def resolve_maps(
 
 def recognises(folder: Path) -> bool:
     """Tells whether a folder names classes of pixels, or the first of its masks is a map of three classes or more."""
-    if has_labels(folder):
-        return True
     if any((folder / name).is_file() for name in LABEL_LISTS):
         return False
+    if has_labels(folder):
+        return True
     for place in (folder, *(folder / part for part in PARTS)):
         pairs, _ = scan_folder(place)
         if pairs:

@@ -122,3 +122,9 @@ def test_categories_that_are_none(maps: Path, tmp_path: Path) -> None:
         resolve(folder)
     with pytest.raises(DataError, match=r"class 'road' is not in data.classes \(car, bus\)"):
         resolve(folder, {0: "car", 1: "bus"})
+
+
+def test_another_list_in_json_is_no_coco(maps: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes" / "cat").mkdir(parents=True)
+    (tmp_path / "classes" / "names.json").write_text('["cat"]')
+    assert not recognises(tmp_path / "classes")

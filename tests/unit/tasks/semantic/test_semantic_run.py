@@ -17,14 +17,20 @@ from toy import ENTRY
 from samtune.cli import main as cli
 from samtune.data.pictures import read_image
 from samtune.files.description import Description
-from samtune.models.sam.classes import KEPT
+from samtune.models.sam.classes import KEPT, PREFIX
 from samtune.models.table import MODELS, build_model
+from samtune.selection import load_selection
 from samtune.serve.app import create_app
+from samtune.sweep.plan import first_values, plan
+from samtune.sweep.run import check_rows
+from samtune.sweep.settings import load_sweep
 from samtune.tasks.prompted import predict_prompted
 from samtune.tasks.semantic.predict import MapPredictor
 from samtune.tasks.semantic.service import MapService
 from samtune.tasks.semantic.task import SemanticTask
 from samtune.tasks.table import task_of_file
+
+CHOSEN = ("--run-dir", "chosen", "--overwrite")
 
 
 def run(*arguments: object) -> int:
@@ -160,9 +166,24 @@ def test_the_audit_and_the_way_back(made: Path) -> None:
     assert run("export", "run", "--out", "stock.pth") != 0  # segment-anything has no class tokens
 
 
-def test_verify_and_selection(made: Path) -> None:
+def test_the_data_can_be_verified(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("data", "verify", made / "data") == 0
+    assert "no errors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("select", ["{name: gps, per_neuron: 1}", "{name: grft}", "{name: spt}"])
+def test_selectors_that_score(made: Path, select: str) -> None:
     small = ("model.name=toy", "model.checkpoint=base.pth", f"data.dir={made / 'data'}", "track.mlflow=false")
-    gps = "select={name: gps, per_neuron: 1}"
-    assert run("select", "--config", "semantic.yaml", *small, gps, "--run-dir", "chosen") == 0
-    assert Path("chosen/selection.safetensors").is_file()
+    assert run("select", "--config", "semantic.yaml", *small, f"select={select}", *CHOSEN) == 0
+    selection = load_selection(Path("chosen/selection.safetensors"))
+    assert {f"{PREFIX}tokens", f"{PREFIX}weights.2"} <= set(selection.whole)
+    assert not [name for name in selection.names() if name.startswith(KEPT)]
+
+
+def test_a_sweep_can_be_planned(made: Path) -> None:
+    cells = {name: {"title": name, "overrides": {"select": {"name": name}}} for name in ("full", "lora", "gps")}
+    Path("sweep.yaml").write_text(json.dumps({"name": "maps", "config": "semantic.yaml", "cells": cells}))
+    sweep = load_sweep("sweep.yaml")
+    planned = plan(sweep, first_values(sweep))
+    check_rows(planned)
+    assert len(planned) == 3 * len(sweep.seeds)
