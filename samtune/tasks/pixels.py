@@ -45,18 +45,19 @@ class PixelTask(Task[ConfigT]):
         options: Any = self.config.score
         batch = self.batch_text(needs)
         if needs.loss == "task":
-            text = " ".join(f"{key}={value}" for key, value in self._loss_options().items())
+            text = " ".join(f"{key}={value}" for key, value in self.loss_options().items())
             return task_loss(self._logit_loss()), f"task {text}{self.target_text()}{batch}"
         text = f"pixel_contrastive cells={options.cells} temperature={options.temperature:g} seed={seed}{batch}"
         return contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed), text
 
-    def _loss_options(self) -> dict[str, Any]:
+    def loss_options(self) -> dict[str, Any]:
+        """Returns the name and the options of the task's loss, as the `loss` section has them."""
         section: Any = self.config
         options: dict[str, Any] = section.loss.model_dump()
         return options
 
     def _logit_loss(self) -> LogitLoss:
-        options = self._loss_options()
+        options = self.loss_options()
         return partial(self.losses[options.pop("name")], **options)
 
 

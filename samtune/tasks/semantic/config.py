@@ -56,6 +56,9 @@ class Loss(shared.Section):
     name: Literal["dice_ce"] = Field("dice_ce", description="task loss")
     dice_weight: float = Field(1.0, ge=0, le=LARGEST, description="weight of the Dice term")
     ce_weight: float = Field(1.0, ge=0, le=LARGEST, description="weight of the cross-entropy term")
+    box_weight: float = Field(
+        0.5, ge=0, le=LARGEST, description="weight of the practice that keeps the answers to boxes; 0: none"
+    )
 
     def faults(self) -> Iterator[Fault]:
         """Yields a loss of nothing."""

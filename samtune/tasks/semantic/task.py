@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from samtune.base.paths import find_path
 from samtune.data.loaders import Loaders
@@ -12,9 +12,10 @@ from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.models.backbone import Backbone
+from samtune.models.sam.model import SamModel
 from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
-from samtune.selection import Addition, Needs
+from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.pixels import PixelTask
 from samtune.tasks.predict import Prediction
@@ -22,14 +23,14 @@ from samtune.tasks.semantic.config import SemanticConfig
 from samtune.tasks.semantic.dataset import MapDataset, build_map_data
 from samtune.tasks.semantic.draw import classes_section, gallery_sections
 from samtune.tasks.semantic.evaluate import MapDescription, evaluate_map_file, evaluate_maps
-from samtune.tasks.semantic.losses import LOSSES
+from samtune.tasks.semantic.losses import LOSSES, BoxPractice, boxed_loss
 from samtune.tasks.semantic.maps import ClassTable
 from samtune.tasks.semantic.predict import predict_map_files
 from samtune.tasks.semantic.report import MapReport
 from samtune.tasks.semantic.service import MapService
 from samtune.tasks.semantic.splits import MapSplits, kind_of, recognises, resolve_maps, verify_folder
 from samtune.tasks.task import Measuring, Pages, Words
-from samtune.types import IGNORE
+from samtune.types import IGNORE, Batch, OutputLoss
 
 
 class SemanticTask(PixelTask[SemanticConfig]):
@@ -71,6 +72,25 @@ class SemanticTask(PixelTask[SemanticConfig]):
 
     def target_text(self) -> str:
         return ""
+
+    def loss_options(self) -> dict[str, Any]:
+        return {key: value for key, value in super().loss_options().items() if key != "box_weight"}
+
+    def network(
+        self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
+    ) -> nn.Module:
+        return BoxPractice(model) if self.config.loss.box_weight and isinstance(model, SamModel) else model
+
+    def training_loss(self) -> OutputLoss:
+        classes, weight = super().training_loss(), self.config.loss.box_weight
+
+        def loss(output: Any, batch: Batch) -> Tensor:
+            if isinstance(output, Tensor):
+                return classes(output, batch)
+            low, boxed, objects = output
+            return classes(low, batch) + weight * boxed_loss(boxed, objects, batch)
+
+        return loss
 
     def evaluate(self, model: nn.Module, loaders: Loaders, how: Measuring) -> MapReport:
         return evaluate_maps(

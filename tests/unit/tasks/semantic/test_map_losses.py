@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
+from toy import toy_batch, toy_model
 
 from samtune.scoring.contrastive import pixel_contrastive
-from samtune.tasks.semantic.losses import dice_ce
+from samtune.tasks.semantic.losses import BoxPractice, boxed_loss, dice_ce, draw_objects
 from samtune.types import IGNORE, Batch
 
 SIZE = 32
@@ -86,3 +88,39 @@ def test_cells_that_do_not_count_are_not_drawn() -> None:
     assert contrast(torch.randn(1, 8, 4, 4), batch_of(maps)) is None
     maps[:, :16, :32] = 1  # two cells of one class
     assert contrast(torch.randn(1, 8, 4, 4), batch_of(maps)) == pytest.approx(0)
+
+
+def test_practice_draws_a_region_of_a_class_with_its_box() -> None:
+    maps = torch.zeros(3, 1, SIZE, SIZE, dtype=torch.uint8)
+    maps[0, 0, 4:12, 6:20] = 1
+    maps[1] = IGNORE
+    maps[2, 0, :, 20:], maps[2, 0, :, :20] = 2, IGNORE
+    boxes, objects = draw_objects(maps)
+    assert boxes.shape == (3, 4) and objects.shape == (3, 1, SIZE, SIZE)
+    assert len(maps[0, 0][objects[0, 0]].unique()) == 1
+    assert not objects[1].any() and boxes[1].tolist() == [0, 0, SIZE - 1, SIZE - 1]
+    assert torch.equal(objects[2, 0], maps[2, 0] == 2) and abs(float(boxes[2, 0]) - 20) <= 2
+
+
+def test_practice_shares_the_embeddings_and_is_for_training_only() -> None:
+    model = toy_model()
+    model.add_classes(3)
+    batch, practice = toy_batch(), BoxPractice(model)
+    batch = replace(batch, masks=batch.masks.to(torch.uint8))
+    practice.eval()
+    alone = practice(batch)
+    assert torch.equal(alone, model(batch))
+    practice.train()
+    classes, boxed, objects = practice(batch)
+    assert torch.allclose(classes, alone, atol=1e-6) and boxed.shape == (2, 1, 16, 16)
+    boxed_loss(boxed, objects, batch).backward()
+    assert model.net.mask_decoder.mask_tokens.weight.grad is not None  # by the tokens that prompts are answered with
+
+
+def test_the_loss_of_boxes_is_of_the_covered_share() -> None:
+    batch = batch_of(torch.zeros(2, SIZE, SIZE))
+    objects = torch.zeros(2, 1, SIZE, SIZE, dtype=torch.bool)
+    objects[0, 0, :16] = True
+    low = torch.where(torch.arange(8)[:, None] < 4, 9.0, -9.0).expand(2, 1, 8, 8)
+    assert float(boxed_loss(low, objects, batch)) < 0.01  # right, and the empty item adds nothing
+    assert float(boxed_loss(-low, objects, batch)) > 4
