@@ -48,7 +48,7 @@ def boxed_loss(low: Tensor, objects: Tensor, batch: Batch) -> Tensor:
     target, valid = F.avg_pool2d(objects.float(), step), F.avg_pool2d(batch.valid().float(), step)
     per_pixel = F.binary_cross_entropy_with_logits(low.float(), target, reduction="none") * valid
     each = per_pixel.sum(dim=(1, 2, 3)) / valid.sum(dim=(1, 2, 3))
-    dice = DiceLoss(smooth_nr=1.0, smooth_dr=1.0, reduction="none")(low.float().sigmoid() * valid, target)
+    dice: Tensor = DiceLoss(smooth_nr=1.0, smooth_dr=1.0, reduction="none")(low.float().sigmoid() * valid, target)
     there = objects.flatten(1).any(1)
     return ((each + dice.flatten()) * there).mean()
 
@@ -69,7 +69,7 @@ class BoxPractice(nn.Module):
         The objects are (B, 1, S, S) bool, see `draw_objects`.
         """
         if not self.training:
-            return self.model(batch)
+            return self.model.forward(batch)
         embeddings = self.model.features(batch)
         boxes, objects = draw_objects(batch.masks.cpu())
         prompts = Prompts(boxes_input=boxes.to(embeddings.device))
