@@ -14,6 +14,7 @@ from typing import Protocol
 from rich import table as rich_table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 
@@ -30,6 +31,7 @@ class _Terminal(Console):
 OUT = _Terminal(highlight=False, soft_wrap=True)
 ERR = _Terminal(highlight=False, soft_wrap=True, stderr=True)
 
+BAR, WIDE = 40, 120  # columns of a bar, in a terminal of that many
 LINE_SECONDS = 10.0
 """How often a progress line is printed where there is no terminal."""
 
@@ -131,9 +133,15 @@ def _nothing(steps: int = 1, **values: float | str) -> None:
 
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Advance]:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    shown = TextColumn("{task.fields[values]}", style="dim", markup=False)
-    with Progress(*columns, shown, TimeRemainingColumn(), console=ERR, transient=True) as bar:
+    whole, cut = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    columns = (
+        TextColumn("{task.description}", markup=False, table_column=whole),
+        BarColumn(bar_width=BAR if ERR.width >= WIDE else BAR // 3, table_column=whole),
+        MofNCompleteColumn(table_column=whole),
+        TimeRemainingColumn(compact=True, table_column=whole),
+        TextColumn("{task.fields[values]}", style="dim", markup=False, table_column=cut),  # what gives way
+    )
+    with Progress(*columns, console=ERR, transient=True, expand=True) as bar:
         task = bar.add_task(title, total=total, values="")
 
         def advance(steps: int = 1, **values: float | str) -> None:

@@ -17,15 +17,21 @@ NAMES = ("a", "b", "c", "d")
 
 
 def write_run(
-    folder: Path, dice: Sequence[float], *, names: Sequence[str] = NAMES, lr: float = 1e-3, **cell: object
+    folder: Path,
+    dice: Sequence[float],
+    *,
+    names: Sequence[str] = NAMES,
+    lr: float = 1e-3,
+    before: float = 0.2,
+    **cell: object,
 ) -> Path:
-    """Writes a run folder with one Dice per image (IoU is half of it); `cell` makes it a cell of a sweep."""
+    """Writes a run folder with one Dice per image (IoU is half of it), `before` tuning; `cell`: a cell of a sweep."""
     size = {name: 0 if math.isnan(value) else 9 for name, value in zip(names, dice, strict=True)}  # NaN: both empty
     rows = [Row(n, d, d / 2, 1.0, 1.0, size[n], size[n]) for n, d in zip(names, dice, strict=True)]
-    before = [Row(n, 0.2, 0.1, 1.0, 1.0, truth_px=9, pred_px=9) for n in names]
+    untuned = [Row(n, before, before / 2, 1.0, 1.0, truth_px=9, pred_px=9) for n in names]
     definition = {"mDice": "Mean Dice."}
     report = Report(tuple(rows), "test", definition)
-    report.save(folder, before=Report(tuple(before), "test", definition), trainable=COUNTS)
+    report.save(folder, before=Report(tuple(untuned), "test", definition), trainable=COUNTS)
     _write_rest(folder, lr, cell)
     return folder
 

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, GRID, ACCENT = "#3f444d", "#e4e5e9", "#0a6f63"
-"""Of text, of lines behind the data, and of data that stand alone; in a page, the style's own (see `to_svg`)."""
+INK, GRID, ACCENT, CARD = "#3f444d", "#e4e5e9", "#0a6f63", "#fefefe"
+"""Of text, of lines behind the data, of data that stand alone, and of what the picture lies on; in a page, the style's
+own (see `to_svg`)."""
 
-_STYLE = {INK: "var(--ink)", GRID: "var(--line)", ACCENT: "var(--accent)"}
+_STYLE = {INK: "var(--ink)", GRID: "var(--line)", ACCENT: "var(--accent)", CARD: "var(--card)"}
 _FONT = 9.5  # points
 
 
@@ -46,8 +47,8 @@ def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
 def to_svg(figure: Figure) -> str:
     """Returns the picture as an `<svg>` element for an HTML page, on no background.
 
-    Text stays text. `INK`, `GRID` and `ACCENT` become the variables `--ink`, `--line` and `--accent` of the page's
-    style, so that the picture is dark where the page is. Nothing is cut at the edge of the axes.
+    Text stays text. `INK`, `GRID`, `ACCENT` and `CARD` become variables of the page's style (`--ink`, ...), so that
+    the picture is dark where the page is. Nothing is cut at the edge of the axes.
     """
     import matplotlib
 

@@ -1,5 +1,6 @@
 """Where a path of the config or of the command line points: the working folder first, then the project."""
 
+import re
 from pathlib import Path
 
 from samtune.errors import ConfigError
@@ -28,6 +29,11 @@ def find_config(path: str | Path) -> Path:
     shipped = sorted({p.name for folder in folders for p in (folder / "configs").glob("*.yaml")})
     known = f"configs/ has: {', '.join(shipped)}." if shipped else "There is none in configs/ either."
     raise ConfigError(f"config file {str(path)!r} does not exist. {known}")
+
+
+def safe_name(name: str) -> str:
+    """Returns the name of a file for an item of this name: characters that it can't hold become "_"."""
+    return re.sub(r"[^\w.#-]", "_", name)
 
 
 def _folders() -> list[Path]:

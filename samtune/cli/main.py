@@ -83,6 +83,9 @@ def explain(error: Exception) -> tuple[int, str, str | None]:
         return error.exit_code, str(error), None
     if _is_out_of_memory(error):
         return (6, f"out of memory: {error}", "Lower train.batch (and raise train.accumulate), or model.image_size.")
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        told = f"a process that reads images was killed, most often for lack of memory: {error}"
+        return 6, told, "Lower data.workers or train.batch; a run goes on by --resume."
     if isinstance(error, OSError) and error.errno in _DISK:
         where = f" {error.filename}" if error.filename else ""
         return 7, f"can't write or read{where}: {error.strerror}", "Free some space, or name another folder."

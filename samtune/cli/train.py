@@ -112,6 +112,7 @@ def sweep(
         str | None,
         Option(metavar="HOST:PORT", help="A Ray cluster, all of whose machines share the working folder and --out."),
     ] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only list what would run; nothing is written.")] = False,
 ) -> None:
     """Run methods on tasks, choose their hyper-parameters, and print the table; goes on where it stopped."""
     from samtune.compare.compare import compare as compare_runs
@@ -121,6 +122,11 @@ def sweep(
     given = {"dir": out, "jobs": jobs}
     wanted = load_sweep(config, settings or ())
     wanted = wanted.model_copy(update={name: value for name, value in given.items() if value is not None})
+    if dry_run:
+        from samtune.sweep.dry import planned
+
+        console.show(planned(wanted))
+        return
     result = run_sweep(wanted, engine=engine, address=address)
     if result.failed:
         lines = [f"{name}: {failure.error} ({failure.log})" for name, failure in result.failed.items()]
@@ -136,15 +142,23 @@ def sweep(
 def compare(
     runs: Annotated[list[Path], Argument(metavar="RUN", help="Run folders, or folders of sweeps.")],
     json_file: Annotated[Path | None, Option("--json", metavar="FILE", help="Also write the numbers here.")] = None,
-    figures: Annotated[Path | None, Option(metavar="DIR", help="Also draw costs, few shots, features.")] = None,
+    figures: Annotated[
+        Path | None, Option(metavar="DIR", help="Also draw effects, costs, few shots, features.")
+    ] = None,
+    report: Annotated[
+        Path | None, Option(metavar="FILE.html", help="Also write one page: tables, effects, images, cost.")
+    ] = None,
+    against: Annotated[
+        str | None, Option(metavar="ROW", help="Test all rows against this: its short name, title or run folder.")
+    ] = None,
     paper: Annotated[
         str | None, Option(metavar="vtab|fgvc", help="Also list what papers published, below a sweep's rows.")
     ] = None,
 ) -> None:
-    """Print runs side by side, in Markdown: results with intervals, parameters, cost."""
+    """Print runs side by side, in Markdown: results with intervals, differences, parameters, cost."""
     from samtune.compare.compare import compare as compare_runs
 
-    comparison = compare_runs([find_path(run) for run in runs], paper=paper)
+    comparison = compare_runs([find_path(run) for run in runs], paper=paper, against=against)
     if json_file is not None:
         write_json(json_file, comparison.to_json())
     console.print_line(comparison.to_markdown())
@@ -152,8 +166,13 @@ def compare(
         from samtune.compare.figures import save_figures
 
         with disk_errors(figures):
-            saved = save_figures(comparison.methods, figures)
+            saved = save_figures(comparison, figures)
         console.print_line("\n" + "\n".join(str(path) for path in saved))
+    if report is not None:
+        from samtune.compare.report import save_report
+
+        save_report(report, comparison, command=_command_line())
+        console.print_line(f"\n{report}")
 
 
 def _launch(devices: int) -> int:
@@ -179,16 +198,17 @@ def _check_places(config: Path | None, run_dir: Path | None, resume: str | None,
 
 
 @train_app.command(rich_help_panel="Train")
-def sync(runs: Annotated[list[Path], Argument(metavar="RUN", help="Run folders.")]) -> None:
+def sync(runs: Annotated[list[Path], Argument(metavar="RUN", help="Run folders, or folders of sweeps.")]) -> None:
     """Tell MLflow what it lacks of runs that have ended; twice is as good as once."""
     from samtune.base.tracking.sync import sync as sync_run
+    from samtune.sweep.sync import is_sweep, sync_sweep
 
     for run in runs:
-        told = sync_run(find_path(run))
-        what = (
-            f"{told.numbers} numbers and {told.files} files told" if told.numbers or told.files else "nothing to tell"
-        )
-        console.print_line(f"{run}: {what}; {told.status}, run {told.run_id}")
+        place = find_path(run)
+        for folder, told in sync_sweep(place) if is_sweep(place) else [(place, sync_run(place))]:
+            some = told.numbers or told.files
+            what = f"{told.numbers} numbers and {told.files} files told" if some else "nothing to tell"
+            console.print_line(f"{run / folder.relative_to(place)}: {what}; {told.status}, run {told.run_id}")
 
 
 def _command_line() -> str:

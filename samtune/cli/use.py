@@ -60,9 +60,12 @@ def predict(
     paths: Annotated[list[Path], Argument(metavar="PATH", help="Images, or folders of images.")],
     out: Annotated[Path, Option(metavar="DIR", help="Where STEM.png masks (0, 255) or predictions.csv go.")],
     overlay: Annotated[bool, Option("--overlay", help="Also draw each mask over its image.")] = False,
-    box: Annotated[str | None, Option(metavar="X1,Y1,X2,Y2", help="Prompt: a box in pixels of the image.")] = None,
+    box: Annotated[
+        str | None, Option(metavar="X1,Y1,X2,Y2", help="Prompt for a single image: a box in its pixels.")
+    ] = None,
     point: Annotated[
-        list[str] | None, Option(metavar="X,Y", help="Prompt: a point on the object; repeat for more.")
+        list[str] | None,
+        Option(metavar="X,Y", help="Prompt for a single image: a point on the object; repeat for more."),
     ] = None,
     format: Annotated[
         str | None, Option(metavar="png|coco|geojson", help="Of maps of classes: png has a palette.")

@@ -1,14 +1,17 @@
-"""Pictures of a comparison: costs (GPS Fig. 4), accuracy by shots (Fig. 10), features (Fig. 13)."""
+"""Pictures of a comparison: effects, costs (GPS Fig. 4), accuracy by shots (Fig. 10), features (Fig. 13)."""
 
 import logging
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from samtune.base.figures import GRID, new_figure, save_figure
+from samtune.compare.charts import draw_effects
+from samtune.compare.compare import Compared
 from samtune.compare.read import Method, Run
 from samtune.compare.tables import cost_numbers
 
@@ -27,20 +30,22 @@ STYLE: Any = {"font.size": 9, "axes.axisbelow": True, "grid.color": GRID, **OPEN
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def save_figures(methods: Sequence[Method], folder: Path) -> list[Path]:
-    """Draws what the runs have data for: `cost.png`, `few_shot.png`, `tsne.png`; returns the files that were drawn."""
+def save_figures(comparison: Compared, folder: Path) -> list[Path]:
+    """Draws what there are data for: `effects.png`, `cost.png`, `few_shot.png`, `tsne.png`; returns the drawn files."""
     import matplotlib  # late, as the library is large
 
     folder.mkdir(parents=True, exist_ok=True)
-    saved = []
-    for name, draw in {"cost": draw_costs, "few_shot": draw_shots, "tsne": draw_features}.items():
+    methods, saved = [method for method in comparison.methods if method.runs], list[Path]()
+    draws = {name: partial(draw, methods) for name, draw in PICTURES.items()}
+    effects = {"effects": partial(draw_effects, comparison)} if comparison.against else {}
+    for name, draw in {**effects, **draws}.items():
         with matplotlib.rc_context(STYLE):
-            figure = draw([method for method in methods if method.runs])
-            if figure is None:
-                logger.info("%s.png is not drawn: the runs have no data for it", name)
-                continue
-            saved.append(folder / f"{name}.png")
-            save_figure(saved[-1], figure)
+            figure = draw()
+        if figure is None:
+            logger.info("%s.png is not drawn: the runs have no data for it", name)
+            continue
+        saved.append(folder / f"{name}.png")
+        save_figure(saved[-1], figure)
     return saved
 
 
@@ -152,3 +157,6 @@ def _colours(count: int) -> list[Any]:
     from matplotlib import colormaps
 
     return [colormaps["tab10" if count <= 10 else "tab20"](index % 20) for index in range(count)]
+
+
+PICTURES = {"cost": draw_costs, "few_shot": draw_shots, "tsne": draw_features}

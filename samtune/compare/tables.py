@@ -15,6 +15,9 @@ COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "saved_bytes": ("saved", lambda value: f"{value:,.0f} B"),
 }
 
+Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""A table: its columns, the first of which names the rows, and the texts of its rows."""
+
 DEFINITION = {
     "mean": "Mean over the images, then mean ± sample standard deviation over the seeds: ",
     "ci95": "95 % percentile bootstrap interval over the images (1000 resamples, seed 0) of each image's mean over "
@@ -32,30 +35,28 @@ def definitions(methods: Sequence[Method]) -> dict[str, str]:
     return DEFINITION | {"mean": f"{DEFINITION['mean']}{words.explained}."}
 
 
-def tables(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], methods: Sequence[Method], notes: Mapping[str, str]
-) -> str:
-    """Returns three tables in Markdown, results, trainable parameters and cost, and what the names in them mean."""
-    parts = [markdown(columns, rows), counts_table(methods), cost_table(methods)]
-    return "\n\n".join([*parts, "\n".join(f"- {name}: {text}" for name, text in notes.items())])
+def to_text(grids: Sequence[Grid], notes: Mapping[str, str]) -> str:
+    """Returns tables in Markdown, and what the names in them mean."""
+    return "\n\n".join([*map(markdown, grids), "\n".join(f"- {name}: {text}" for name, text in notes.items())])
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(grid: Grid) -> str:
     """Returns a table in Markdown."""
+    columns, rows = grid
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def counts_table(methods: Sequence[Method]) -> str:
+def counts_grid(methods: Sequence[Method]) -> Grid:
     """Returns what trains, by line, of each method's first run."""
     rows = []
     for method in methods:
         counts = method.runs[0].trainable if method.runs else {}
         rows.append([method.title, *(f"{counts[line]:,}" if line in counts else "" for line in LINES)])
-    return markdown(("trainable parameters", *LINES), rows)
+    return ("trainable parameters", *LINES), rows
 
 
-def cost_table(methods: Sequence[Method]) -> str:
+def cost_grid(methods: Sequence[Method]) -> Grid:
     """Returns time and memory of each method; what is known of no run has no column."""
     costs = [cost_numbers(method) for method in methods]
     known = [name for name in COSTS if any(cost[name] is not None for cost in costs)]
@@ -63,7 +64,7 @@ def cost_table(methods: Sequence[Method]) -> str:
         [method.title, chosen_text(method), *("" if cost[n] is None else COSTS[n][1](cost[n]) for n in known)]
         for method, cost in zip(methods, costs, strict=True)
     ]
-    return markdown(("cost", "chosen", *(COSTS[name][0] for name in known)), rows)
+    return ("cost", "chosen", *(COSTS[name][0] for name in known)), rows
 
 
 def cost_numbers(method: Method) -> dict[str, float | None]:

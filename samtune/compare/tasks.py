@@ -3,10 +3,12 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
+from samtune.compare.against import Difference, Parts, definitions_against, differences, tests_grid
 from samtune.compare.read import Column, Method
-from samtune.compare.tables import cost_numbers, definitions, tables
+from samtune.compare.tables import Grid, cost_grid, cost_numbers, counts_grid, definitions, to_text
 from samtune.config.papers import PublishedRow, published
 from samtune.errors import ConfigError, DataError
 
@@ -19,10 +21,11 @@ BACKBONES = {  # beginning of a model's name -> backbone of the papers' tables
     "convnext_base": "convnext_base",
 }
 
-Columns = dict[str, tuple[tuple[str, ...], ...]]  # heading -> tasks, in parts: the mean of the parts' means
+Columns = dict[str, Parts]  # heading -> its tasks
+MEAN = "mean of tasks"
 
 NOTES = {
-    "mean of tasks": "Mean over all tasks, whatever their groups: what GPS and GRFT print for VTAB.",
+    MEAN: "Mean over all tasks, whatever their groups: what GPS and GRFT print for VTAB.",
     "mean of groups": "Mean of the means of the groups: what SPT prints for VTAB. Never put it beside the other.",
     "trainable": "Percent of all parameters of the model, mean over the tasks.",
 }
@@ -30,29 +33,80 @@ NOTES = {
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """Methods on several tasks, beside the published rows of papers for one backbone, where they are asked for."""
+    """Methods on several tasks, beside the published rows of papers for one backbone, where they are asked for.
+
+    `against` is the row that the others are tested with; numbers are in percent.
+    """
 
     title: str
     tasks: tuple[Column, ...]
     methods: tuple[Method, ...]
     published: tuple[PublishedRow, ...]
     backbone: str
+    against: Method | None = None
+    factor = 1.0
 
     @property
     def columns(self) -> Columns:
         """What the table shows: tasks by group, and means."""
         return _columns(self.tasks)
 
-    def to_markdown(self) -> str:
-        """Returns three tables: results, trainable parameters of the first task, and cost."""
+    @property
+    def axis(self) -> str:
+        """What the mean of all tasks is called on an axis."""
+        return f"{MEAN}, %"
+
+    @property
+    def scores(self) -> list[float | None]:
+        """The mean of all tasks of each row, in percent; None where a task is missing."""
+        return [_spread(method, self.columns, MEAN)[0] for method in self.methods]
+
+    @cached_property
+    def differences(self) -> dict[str, list[Difference | None]]:
+        """Of each column the difference of every row to `against`, which has None; {} without it."""
+        other = self.against
+        if other is None:
+            return {}
+        metric = next(iter(other.runs[0].metrics))
+        return {n: differences(self.methods, other, parts, metric, scale=100.0) for n, parts in self.columns.items()}
+
+    @property
+    def effects(self) -> list[Difference | None]:
+        """The differences of the mean of all tasks."""
+        return self.differences[MEAN] if self.against else []
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What the names in the tables mean."""
         shown = {name: text for name, text in NOTES.items() if name in self.columns or name == "trainable"}
-        notes = self._definitions() | shown
+        notes = self._definitions() | shown | (definitions_against(self.against) if self.against else {})
         if self.published:
             notes["[paper]"] = (
                 f"Numbers that others published, for {self.backbone}, with their own data, code and hardware; their "
                 "means are computed here, in the same way as ours. A * marks a re-run by the authors of that paper."
             )
-        return tables((self.title, *self.columns, "trainable %"), self._rows(), self.methods, notes)
+        return notes
+
+    @property
+    def results(self) -> list[Grid]:
+        """The tables of results: means of the tasks, and differences and tests of `against`, if it is given."""
+        table = ((self.title, *self.columns, "trainable %"), self._rows())
+        if self.against is None:
+            return [table]
+        rows = []
+        for place, method in enumerate(self.methods):
+            found = [self.differences[name][place] for name in self.columns]
+            rows.append([method.title, *("" if d is None else d.to_text(self.number) for d in found)])
+        gains = ((f"difference to {self.against.title}", *self.columns), rows)
+        return [table, gains, tests_grid(self.methods, self.effects, self.against, self.number)]
+
+    def number(self, value: float, sign: str = "") -> str:
+        """Writes a value, or a difference, in percent."""
+        return f"{value:{sign}.2f}"
+
+    def to_markdown(self) -> str:
+        """Returns tables: results, tests if there are any, trainable parameters of the first task, and cost."""
+        return to_text([*self.results, counts_grid(self.methods), cost_grid(self.methods)], self.notes)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the same numbers, unrounded; accuracies in percent; what is not known is null."""
@@ -61,9 +115,10 @@ class TaskComparison:
             | {"values": _aggregate(self._scores_of_paper(row), self.columns)}
             for row in self.published
         ]
-        tasks, rows = [asdict(task) for task in self.tasks], [self._method_json(method) for method in self.methods]
-        shown = {"title": self.title, "definition": self._definitions() | NOTES, "tasks": tasks}
-        return shown | {"rows": rows, "published": papers}
+        tasks, rows = [asdict(task) for task in self.tasks], list(map(self._row_json, range(len(self.methods))))
+        definition = self._definitions() | NOTES | (definitions_against(self.against) if self.against else {})
+        shown = {"title": self.title, "definition": definition, "tasks": tasks}
+        return shown | {"against": self.against.title if self.against else None, "rows": rows, "published": papers}
 
     def _definitions(self) -> dict[str, str]:
         return {name: text for name, text in definitions(self.methods).items() if name in ("mean", "training")}
@@ -87,15 +142,18 @@ class TaskComparison:
         names = {task.name: _dataset(task, self.methods) for task in self.tasks}
         return {task: row.values[name] for task, name in names.items() if name in row.values}
 
-    def _method_json(self, method: Method) -> dict[str, Any]:
-        keys = ("mean", "std", "seeds", "seeds_wanted")
-        values = {n: dict(zip(keys, _spread(method, self.columns, n), strict=True)) for n in self.columns}
+    def _row_json(self, place: int) -> dict[str, Any]:
+        method, keys = self.methods[place], ("mean", "std", "seeds", "seeds_wanted")
+        values = {n: dict[str, Any](zip(keys, _spread(method, self.columns, n), strict=True)) for n in self.columns}
+        for name, found in self.differences.items():
+            difference = found[place]
+            values[name]["against"] = difference and difference.to_json()
         shown = {"title": method.title, "values": values, "percent": _percent(method)}
         return shown | {"runs": [str(run.folder) for run in method.runs]} | cost_numbers(method)
 
 
 def compare_tasks(
-    title: str, tasks: Sequence[Column], methods: tuple[Method, ...], *, paper: str | None
+    title: str, tasks: Sequence[Column], methods: tuple[Method, ...], *, paper: str | None, against: Method | None
 ) -> TaskComparison:
     """Puts methods side by side on several tasks.
 
@@ -104,7 +162,7 @@ def compare_tasks(
         DataError: no task of the benchmark.
     """
     if paper is None:
-        return TaskComparison(title, tuple(tasks), methods, (), "")
+        return TaskComparison(title, tuple(tasks), methods, (), "", against)
     model = next(run for method in methods for run in method.runs).setting("model.name") or ""
     backbone = next((name for start, name in BACKBONES.items() if model.startswith(start)), None)
     if backbone is None:
@@ -125,7 +183,7 @@ def _columns(tasks: Sequence[Column]) -> Columns:
         if group is not None:
             groups.append(tuple(task.name for task in members))
             columns[f"{group} (mean)"] = (groups[-1],)
-    columns["mean of tasks"] = (tuple(task.name for task in tasks),)
+    columns[MEAN] = (tuple(task.name for task in tasks),)
     if len(groups) > 1:
         columns["mean of groups"] = tuple(groups)
     return columns
@@ -146,7 +204,7 @@ def _spread(method: Method, columns: Columns, name: str) -> tuple[float | None, 
     for task, run in ((task, run) for task, row in method.rows.items() for run in row.runs):
         by_seed.setdefault(run.facts.get("seed"), {})[task] = 100 * run.report.choice
     found = [value for scores in by_seed.values() if (value := _aggregate(scores, columns)[name]) is not None]
-    wanted = max(row.wanted for row in method.rows.values())
+    wanted = max((row.wanted for row in method.rows.values()), default=0)
     if not found:
         return None, None, 0, wanted
     return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None, len(found), wanted

@@ -4,10 +4,12 @@ A published split stays as it is. What is missing is cut from train: seeded, wit
 no frame of a video is trained on and tested on.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -16,6 +18,7 @@ import numpy as np
 from samtune.base.disk import write_text
 from samtune.data.cache import file_hashes
 from samtune.data.facts import ImageFacts, group_near, hash_images, near_across
+from samtune.errors import DataError
 
 PARTS = ("train", "val", "test")
 NAMED = 20  # near-duplicates that are named
@@ -51,6 +54,18 @@ class Splits(Generic[ItemT]):
         """Returns the SHA-256 of the names in each part, to tell whether two runs used the same split."""
         text = "\n".join(f"{part}/{item.name}" for part in PARTS for item in getattr(self, part))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def with_few(self, shots: int, seed: int) -> Splits[ItemT]:
+        """Returns the same parts with so many images of train, drawn by the seed.
+
+        Raises:
+            DataError: train has fewer.
+        """
+        if shots > len(self.train):
+            raise DataError(f"data.shots is {shots}, but train has {len(self.train)} image(s). Lower data.shots.")
+        drawn = sorted(np.random.default_rng(seed).choice(len(self.train), shots, replace=False).tolist())
+        note = f"{shots} of {len(self.train)} training images, drawn with seed {seed}"
+        return replace(self, train=[self.train[index] for index in drawn], notes=[note, *self.notes])
 
 
 @dataclass(frozen=True)

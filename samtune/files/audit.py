@@ -18,10 +18,15 @@ from samtune.selection.selection import Selection, load_selection
 
 @dataclass(frozen=True)
 class AuditReport:
-    """Whether nothing outside of the selection changed, and what was compared and found, for people."""
+    """Whether nothing outside of the selection changed, and what was compared and found, for people.
+
+    Attributes:
+        idle: nothing inside of it changed either, though there is something.
+    """
 
     ok: bool
     lines: tuple[str, ...]
+    idle: bool = False
 
 
 def audit_files(base: str | Path, merged: Path, selection: Path) -> AuditReport:
@@ -58,7 +63,8 @@ def audit(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], selection: S
             strays.append(f"{name}: {int((changed & ~allowed).sum())} entries changed outside of the selection")
     verdict = f"{frozen:,} unselected entries bit-equal to the base" if not strays else f"{len(strays)} tensors moved"
     allowed_total = sum(t.numel() for t in base.values()) - frozen
-    return AuditReport(not strays, (verdict, f"{tuned:,} of {allowed_total:,} selected entries changed", *strays))
+    lines = (verdict, f"{tuned:,} of {allowed_total:,} selected entries changed", *strays)
+    return AuditReport(not strays, lines, idle=not tuned and allowed_total > 0)
 
 
 def _check_fits(selection: Selection, base: Mapping[str, Tensor]) -> None:

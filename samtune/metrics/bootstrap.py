@@ -7,12 +7,15 @@ about the luck of the training run.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from samtune.errors import DataError
 
 _CHUNK = 4_000_000  # indices drawn at once: 32 MB, whatever the size of the test set
+
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def bootstrap_ci(
@@ -31,19 +34,33 @@ def bootstrap_ci(
         seed: the same seed and values give the same interval.
         level: share of the means inside the interval, in (0, 1).
     """
+    return interval(resampled_means(*by_image(values, images), resamples, np.random.default_rng(seed)), level)
+
+
+def by_image(values: Sequence[float], images: Sequence[str] | None) -> tuple[FloatArray, FloatArray]:
+    """Returns (sums, counts), each (images,), of the values of every image that has one; NaN is no value."""
     names = range(len(values)) if images is None else images
     pairs = [(name, value) for name, value in zip(names, values, strict=True) if not math.isnan(value)]
-    if not pairs:
-        return math.nan, math.nan
     places = {name: place for place, name in enumerate(dict.fromkeys(name for name, _ in pairs))}
-    place = np.array([places[name] for name, _ in pairs])
-    sums, counts = np.bincount(place, weights=[value for _, value in pairs]), np.bincount(place)  # (images,)
-    rng = np.random.default_rng(seed)
+    place = np.array([places[name] for name, _ in pairs], dtype=np.int64)
+    sums, counts = np.bincount(place, weights=[value for _, value in pairs]), np.bincount(place)
+    return sums.astype(np.float64), counts.astype(np.float64)
+
+
+def resampled_means(sums: FloatArray, counts: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
+    """Returns (resamples,) means over images drawn with replacement; NaN where there is none; see `by_image`."""
+    if not sums.size:
+        return np.full(resamples, math.nan)
     rows, means = max(1, _CHUNK // sums.size), []
     for start in range(0, resamples, rows):
         drawn = rng.integers(sums.size, size=(min(rows, resamples - start), sums.size))
         means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return np.concatenate(means)
+
+
+def interval(means: FloatArray, level: float = 0.95) -> tuple[float, float]:
+    """Returns (low, high), between which the middle `level` of the means lies."""
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

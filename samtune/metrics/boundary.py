@@ -4,6 +4,9 @@ Both cost far more than the overlap metrics, so `evaluate` runs them only on req
 """
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -28,7 +31,8 @@ def hd95(prediction: MaskArray, truth: MaskArray) -> float:
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 
     masks = _one_hot(prediction), _one_hot(truth)
-    return float(compute_hausdorff_distance(*masks, include_background=True, percentile=95.0))
+    with _no_advice_to_monai():
+        return float(compute_hausdorff_distance(*masks, include_background=True, percentile=95.0))
 
 
 def surface_dice(prediction: MaskArray, truth: MaskArray) -> float:
@@ -41,8 +45,17 @@ def surface_dice(prediction: MaskArray, truth: MaskArray) -> float:
         return 0.0 if prediction.any() or truth.any() else math.nan
     from monai.metrics.surface_dice import compute_surface_dice
 
-    share = compute_surface_dice(_one_hot(prediction), _one_hot(truth), [TOLERANCE_PX], include_background=True)
-    return float(share)
+    masks = _one_hot(prediction), _one_hot(truth)
+    with _no_advice_to_monai():
+        return float(compute_surface_dice(*masks, [TOLERANCE_PX], include_background=True))
+
+
+@contextmanager
+def _no_advice_to_monai() -> Iterator[None]:
+    """Hides what MONAI warns of in its own code: that it calls itself with arguments which are to go."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _one_hot(mask: MaskArray) -> Tensor:

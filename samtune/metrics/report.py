@@ -8,11 +8,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
+
+import numpy as np
 
 from samtune.base.disk import replacing, write_json
 from samtune.console import Table
 from samtune.errors import DataError
+from samtune.metrics.advice import uncertain
+from samtune.metrics.trivial import TRIVIAL
 
 Intervals = dict[str, tuple[float, float]]
 Gains = dict[str, tuple[float, float, float]]
@@ -25,12 +30,15 @@ class AnyReport(ABC):
         rows: one per image or object, each with a `name`.
         split: which part of the data was evaluated.
         definition: a sentence for each reported number.
+        trivial: key of an answer that needs no model -> what it reaches in each row of the number that choices are by;
+            empty where it was not measured.
     """
 
     task: ClassVar[str]
     rows: tuple[Any, ...]
     split: str
     definition: dict[str, str]
+    trivial: Mapping[str, Sequence[float]] = MappingProxyType({})
 
     @property
     @abstractmethod
@@ -74,8 +82,14 @@ class AnyReport(ABC):
         """The number by which runs and epochs are chosen: the first of `values`."""
         return next(iter(self.values.values()))
 
+    @property
+    def doubts(self) -> list[str]:
+        """Sentences on how far `choice` can be trusted; none where it can."""
+        name = next(iter(self.values))
+        return uncertain(self.ci95[name], n_images=self.n_images, name=name)
+
     def to_json(self, before: AnyReport | None = None, trainable: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """Returns the content of `metrics.json`; an undefined number is null.
+        """Returns the content of `metrics.json` but for the advice; an undefined number is null.
 
         Args:
             before: of the untouched model on the same images; `gain` is the paired difference to it, with its 95 %
@@ -83,16 +97,18 @@ class AnyReport(ABC):
             trainable: parameter counts `selected`, `bias`, ..., `total`, `percent` of the tuned model.
         """
         gains = {} if before is None else self.gain(before)
+        means = {key: float(np.nanmean(found)) for key, found in self.trivial.items() if not np.isnan(found).all()}
         return {
             "task": self.task,
             "split": self.split,
             "n_images": self.n_images,
             **_numbers(self.values),
             "ci95": {name: [_number(v) for v in interval] for name, interval in self.ci95.items()},
-            "definition": self.definition,
+            "definition": self.definition | {key: TRIVIAL[key] for key in means if key in TRIVIAL},
             "metrics": _numbers(self.metrics),
             "before": _numbers(before.values) if before else None,
             "gain": {name: [_number(v) for v in gain] for name, gain in gains.items()} or None,
+            "trivial": means or None,
             "trainable": dict(trainable) if trainable else None,
         }
 
@@ -111,14 +127,24 @@ class AnyReport(ABC):
                 for name, value in self.values.items()
             ]
         notes = [f"{name}: {self.definition[name]}" for name in (next(iter(self.values)), "ci95")]
-        return Table(columns, rows, f"{self.split}, {self.n_images} images", notes)
+        return Table(columns, rows, f"{self.split}, {self.n_images} images", [*notes, *self.doubts])
 
     def save(
-        self, folder: Path, *, before: AnyReport | None = None, trainable: Mapping[str, float] | None = None
+        self,
+        folder: Path,
+        *,
+        before: AnyReport | None = None,
+        trainable: Mapping[str, float] | None = None,
+        advice: Sequence[str] = (),
     ) -> None:
-        """Writes `metrics.json` and `per_image.csv` into `folder`, which is made if needed; see `to_json`."""
+        """Writes `metrics.json` and `per_image.csv` into `folder`, which is made if needed.
+
+        Args:
+            before, trainable: see `to_json`.
+            advice: what a user should know beside the `doubts`.
+        """
         folder = Path(folder)
-        write_json(folder / "metrics.json", self.to_json(before, trainable))
+        write_json(folder / "metrics.json", {**self.to_json(before, trainable), "advice": [*advice, *self.doubts]})
         columns, rows = self.table()
         with replacing(folder / "per_image.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *rows])
@@ -141,7 +167,14 @@ def read_report(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
 def not_a_report(folder: Path, kind: str, reason: Exception) -> DataError:
     """Words the error of a folder that does not hold a report of this kind."""
     advice = "Name a run folder, or make one with `samtune evaluate`."
-    return DataError(f"{folder} does not hold metrics.json and per_image.csv of {kind}: {reason!r}. {advice}")
+    match reason:
+        case OSError():
+            why = f"{reason.filename}: {str(reason.strerror).lower()}"
+        case KeyError():
+            why = f"{reason} is missing in them"
+        case _:
+            why = str(reason)
+    return DataError(f"{folder} does not hold metrics.json and per_image.csv of {kind} ({why}). {advice}")
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -6,6 +6,7 @@ It works offline and can be mailed: styles and pictures are inside, charts are S
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,23 +88,27 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file with its caption."""
+    """A PNG file with its caption; with a `width` it is shown no wider, in a tenth of the bytes (as JPEG)."""
 
     caption: str
     file: Path
+    width: int | None = None
 
     @property
     def source(self) -> str:
         """The file as a `data:` URL; a `DiskError` if it can't be read."""
         try:
-            return "data:image/png;base64," + base64.b64encode(self.file.read_bytes()).decode("ascii")
+            content = self.file.read_bytes()
+            kind, content = ("png", content) if self.width is None else ("jpeg", _shrunk(content, self.width))
         except OSError as err:
-            raise DiskError(f"can't read the picture {self.file}: {err.strerror}. Save the overlays first.") from err
+            reason = err.strerror or "it is no picture"
+            raise DiskError(f"can't read the picture {self.file}: {reason}. Save the overlays first.") from err
+        return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page, shown in the order of the attributes; `folded` code is hidden until it is asked for."""
+    """A part of a page, shown in the order of the attributes, `lines` after the note; `folded` code is hidden."""
 
     heading: str
     note: str = ""
@@ -112,6 +117,7 @@ class Section:
     pictures: Sequence[Picture] = ()
     code: str = ""
     folded: bool = False
+    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,17 @@ def save_page(path: Path, page: Page) -> None:
     loader, strict = PackageLoader("samtune.report"), StrictUndefined
     templates = Environment(loader=loader, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True)
     write_text(path, templates.get_template("page.html").render(page=page))
+
+
+def _shrunk(content: bytes, width: int) -> bytes:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((width, small.height))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
 
 
 def percent(value: float | None) -> str:

@@ -67,6 +67,7 @@ def save_report(path: Path, run: Run) -> None:
         facts={**run.facts, **_when(run.history)},
         cards=[_card(run.metrics, name, label) for name, label in run.headlines.items() if name in run.metrics],
         sections=[
+            *_advice(run.metrics.get("advice") or ()),
             *_training(run),
             *run.sections,
             *_all_metrics(run.metrics),
@@ -121,10 +122,10 @@ def _bounds(numbers: Mapping[str, Any] | None, name: str) -> tuple[float, float]
 
 def _training(run: Run) -> list[Section]:
     charts = []
-    losses = _series(run.history, "train", "loss")
+    losses = series(run.history, "train", "loss")
     if len(losses) > 1:
         charts.append(_curve_chart("Training loss", losses, form="{:.3f}"))
-    values = [(epoch, 100 * value) for epoch, value in _series(run.history, "val", run.choice)]
+    values = [(epoch, 100 * value) for epoch, value in series(run.history, "val", run.choice)]
     if len(values) > 1:
         label = run.headlines[run.choice]
         label = f"Validation {label[0].lower()}{label[1:]}"
@@ -132,7 +133,7 @@ def _training(run: Run) -> list[Section]:
     return [Section("Training", charts=charts)] if charts else []
 
 
-def _series(history: Sequence[Event], split: str, name: str) -> list[Point]:
+def series(history: Sequence[Event], split: str, name: str) -> list[Point]:
     """Returns (epoch, mean of the finite values of that epoch), by epoch."""
     values: dict[float, list[float]] = {}
     for event in history:
@@ -198,8 +199,15 @@ def trained_sections(heading: str, counts: Mapping[str, float]) -> Sequence[Sect
     return [Section(heading, tables=[Table(columns, rows, total=True)])]
 
 
+def _advice(lines: Sequence[str]) -> list[Section]:
+    return (
+        [Section("Before you rely on it", lines=[f"{line[:1].upper()}{line[1:]}" for line in lines])] if lines else []
+    )
+
+
 def _all_metrics(metrics: Mapping[str, Any]) -> list[Section]:
     values, definition = metrics.get("metrics") or {}, metrics.get("definition") or {}
+    values = values | (metrics.get("trivial") or {})
     rows = [(name, _number(value), definition.get(name, "")) for name, value in values.items()]
     table = Table({"Metric": "name", "Value": "number", "Definition": "words"}, rows)
     return [Section("All metrics", tables=[table])] if rows else []

@@ -54,6 +54,9 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     problems += [] if delta_restores(job.base, delta_file) else ["base + delta is not the merged model"]
     if problems:
         raise CheckpointError(f"the audit of {folder} failed: {'; '.join(problems)}. Please report this bug.")
+    if audited.idle:
+        rate = f"train.lr = {job.config.train.lr:g} is far too high or too low"
+        logger.warning("the training changed no selected entry, so this model is its base: perhaps %s", rate)
     equal = "equal tuned logits" if worst == 0 else f"are within {worst:.1g} of tuned logits"
     for line in (*audited.lines, f"merged logits {equal}", "base + delta = merged model, and back"):
         logger.info("audit: %s", line)

@@ -1,17 +1,23 @@
-"""What a run shows: the evaluation of its model, pictures, the report."""
+"""What a run shows: the evaluation of its model, what to think of it, pictures, the report."""
 
 import json
+import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from samtune import console
 from samtune.base.machine import forget_peak, peak_mib
 from samtune.base.tracking import RunLog
+from samtune.metrics.advice import not_better, parted
 from samtune.metrics.report import AnyReport
-from samtune.report.run import Run, save_report
+from samtune.metrics.trivial import TRIVIAL
+from samtune.report.run import Event, Run, save_report, series
 from samtune.run.prepare import Job
 from samtune.selection import Selection
 from samtune.tasks.task import Measuring
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_model(job: Job, title: str, *, keep: Path | None = None) -> tuple[AnyReport, dict[str, float]]:
@@ -25,6 +31,21 @@ def evaluate_model(job: Job, title: str, *, keep: Path | None = None) -> tuple[A
     with console.progress(f"evaluate {title}", len(job.loaders.part(split))) as advance:
         report = job.task.evaluate(job.model, job.loaders, Measuring(split, full=True, keep=keep, advance=advance))
     return report, {"seconds": time.monotonic() - start, "memory_mib": max(0.0, peak_mib(job.model.device) - loaded)}
+
+
+def advise(job: Job, report: AnyReport, history: Sequence[Event]) -> list[str]:
+    """Returns what a user should know before relying on the numbers of a run, and logs it as warnings."""
+    words = job.task.words
+    values = [words.columns[words.choice](row) for row in report.rows]
+    curves = (series(history, "train", "loss"), series(history, "val", words.choice))
+    advice = [
+        *not_better(values, report.trivial, images=report.images, name=words.choice, words=TRIVIAL),
+        *job.task.remarks(job.model, job.loaders, report),
+        *parted(*curves, name=words.choice),
+    ]
+    for line in advice:
+        logger.warning("%s", line)
+    return advice
 
 
 def save_pages(

@@ -24,7 +24,7 @@ from samtune.run.fit import FitResult
 from samtune.run.merge import merge_and_audit
 from samtune.run.phases import SELECTION, measure_before, open_keeper, open_log, selection_of, tell
 from samtune.run.prepare import Job, prepare
-from samtune.run.publish import evaluate_model, save_pages
+from samtune.run.publish import advise, evaluate_model, save_pages
 from samtune.run.select import announce, report_selection, select_parameters, shapes_of
 from samtune.run.train import train
 from samtune.selection import load_selection, save_selection
@@ -124,7 +124,8 @@ def _run(job: Job, folder: Path, command: str) -> RunResult:
         report, cost = evaluate_model(job, job.config.eval.split, keep=folder)
         split = "test" if job.config.eval.split == "test" else "report"  # of val, whose own events are the validations
         log.event({"split": split, "step": result.steps, **report.values, **cost})
-        report.save(folder, before=before, trainable=counts.to_json())
+        advice = advise(job, report, log.history)
+        report.save(folder, before=before, trainable=counts.to_json(), advice=advice)
         save_pages(job, selection, report, log, best_epoch=result.best_epoch, folder=folder, command=command)
         log.artifacts(sorted(folder.iterdir()))
     return RunResult(folder, report, before, counts, result)

@@ -21,7 +21,7 @@ from samtune.models.backbone import Backbone
 from samtune.run.checkpoints.keep import ScoreKeeper
 from samtune.run.prepare import Job
 from samtune.scoring.file import check_scores_file, load_scores, save_scores
-from samtune.scoring.score import hash_batches, mean_loss, score
+from samtune.scoring.score import ScoreLoss, hash_batches, mean_loss, score
 from samtune.selection import Needs, Selection, check_selection, load_selection, select
 from samtune.tuning import Counts, count, count_by_block
 from samtune.types import AnyBatch, Scores
@@ -117,16 +117,30 @@ def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability
         logger.warning("one scoring batch can't be halved: no stability. %s", advice)
         return None
     seed = job.config.run.seed
-    return stability(
-        job.model,
-        source,
-        loss_of=lambda draw: job.task.scoring_loss(needs, draw)[0],
-        choose=lambda found: selection_from(job, found),
-        seeds=(seed, seed + 1) if needs.loss == "contrastive" and job.task.contrast_draws else (seed,),
-        first=scores,
-        per=needs.per,
-        squares=needs.squares,
-    )
+    seeds = (seed, seed + 1) if needs.loss == "contrastive" and job.task.contrast_draws else (seed,)
+    passes = 2 * len(seeds) - 1
+    with console.progress("score again", passes * len(source if needs.per == "batch" else source.dataset)) as advance:
+
+        def loss_of(draw: int) -> ScoreLoss:
+            loss = job.task.scoring_loss(needs, draw)[0]
+
+            def told(model: Any, batch: Any) -> Any:
+                value = loss(model, batch)
+                advance()
+                return value
+
+            return told
+
+        return stability(
+            job.model,
+            source,
+            loss_of=loss_of,
+            choose=lambda found: selection_from(job, found),
+            seeds=seeds,
+            first=scores,
+            per=needs.per,
+            squares=needs.squares,
+        )
 
 
 def scores_of(job: Job, needs: Needs, batches: Any = None, keeper: ScoreKeeper | None = None) -> Scores:

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from lightning_fabric import seed_everything
@@ -35,15 +34,15 @@ def train(job: Job, selection: Selection, keeper: RunKeeper, log: Callable[[Even
     loaded = forget_peak(job.model.device)
     made = 0 if keeper.start is None else keeper.start.progress.step
     with console.progress("train", total_steps(job.config.train, len(job.loaders.train)) - made) as advance:
-        choice, shown = job.task.words.choice, dict[str, Any]()
+        choice, val = job.task.words.choice, dict[str, str]()
 
         def on_event(event: Event) -> None:
             log(event)
             if event["split"] == "val":
-                shown[f"val_{choice}"] = f"{event[choice]:.4f}"
-            else:
-                shown.update({name: event[name] for name in ("loss", "lr", "images_per_s")})
-                advance(1, epoch=str(event["epoch"]), **shown)
+                val[f"val_{choice}"] = f"{event[choice]:.4f}"
+            else:  # what matters first: a narrow terminal shows no more
+                rest = {name: event[name] for name in ("lr", "images_per_s")}
+                advance(1, epoch=str(event["epoch"]), loss=event["loss"], **val, **rest)
 
         def validate() -> Validation:
             how, first = Measuring("val", full=False, autocast=job.autocast), job.share.first

@@ -1,27 +1,22 @@
 """The application: its routes, and what they need."""
 
 import asyncio
-import base64
-import hashlib
 import logging
-import re
 import threading
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
-from jinja2 import DictLoader, Environment, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from samtune.serve.answer import answer
 from samtune.serve.connection import Quiet
 from samtune.serve.decoder import Decoder
 from samtune.serve.gate import LOOPBACK_HOSTS, RETRY, ApiError, Gate
+from samtune.serve.pages import render_docs, render_page
 from samtune.serve.upload import Limits, read_upload
 from samtune.serve.worker import Worker
 from samtune.tasks.service import FieldError, Service
@@ -104,12 +99,17 @@ class _Model:
 
 
 def _add_pages(app: FastAPI, kind: type[Service], model: _Model) -> None:
-    """Adds what is asked without a picture: the page, the probes, and what the model says of itself."""
-    html, policy = _render_page(kind.page)
+    """Adds what is asked without a picture: the pages, the probes, and what the model says of itself."""
+    html, policy = render_page(kind.page)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> Response:
         return HTMLResponse(html, headers={"Content-Security-Policy": policy})
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        text, policy = render_docs(kind, request.headers.get("host", ""))
+        return HTMLResponse(text, headers={"Content-Security-Policy": policy})
 
     @app.get("/livez")
     async def livez() -> dict[str, str]:
@@ -146,22 +146,3 @@ async def _as_answer(request: Request, error: Exception) -> Response:
         case _:
             raise error
     return found.response(request.state.request_id)
-
-
-def _render_page(part: Traversable) -> tuple[str, str]:
-    """Returns the page, whose template extends `shell.html`, and a policy that lets exactly its own code run."""
-    shell = files("samtune.serve") / "page" / "shell.html"
-    sources = {"shell.html": shell.read_text(encoding="utf-8"), "part.html": part.read_text(encoding="utf-8")}
-    environment = Environment(loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined)
-    text = environment.get_template("part.html").render()
-    policy = (
-        f"default-src 'none'; script-src {_hash(text, 'script')}; style-src {_hash(text, 'style')}; "
-        "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return text, policy
-
-
-def _hash(text: str, tag: str) -> str:
-    """Returns how a policy names what is inside the one element of a kind."""
-    (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
-    return f"'sha256-{base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()}'"

@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 logger = logging.getLogger(__name__)
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
-OPEN_PATHS = ("/", "/livez", "/readyz")
-"""What answers without an API key: the empty page and the probes."""
+OPEN_PATHS = ("/", "/docs", "/livez", "/readyz")
+"""What answers without an API key: the empty page, how to write a client, and the probes."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",

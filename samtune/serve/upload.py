@@ -14,7 +14,7 @@ from samtune.serve.gate import ApiError
 from samtune.tasks.service import FormField
 
 _FIELD_BYTES = 1 << 18
-_FILES, _TEXTS = 5, 10  # enough to tell what is wrong with a form
+_FILES, _TEXTS = 20, 10  # enough to tell what is wrong with a form
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,9 @@ async def _checked(form: FormData, fields: Sequence[FormField]) -> Upload:
             near = get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ApiError(422, "unknown_field", f"A field is unknown.{hint} Known: {', '.join(known)}.", field=None)
+        if names.count("image") > 1:
+            message = f"A request has one picture, and there are {names.count('image')}. Send one request for each."
+            raise ApiError(422, "many_images", message, field="image")
         if names.count(name) > 1:
             raise ApiError(422, "repeated_field", "The field is there more than once.", field=name)
     if "image" not in names:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Cell:
         overrides: its changes to the base config, complete; `changes` are those of its row alone.
         in_grid: it serves the choice of values, and no table shows it.
         values: of the grid's keys; {} without a grid.
-        edge: a value is the lowest or the highest of the grid, so the best one may lie beyond.
+        edge: a value is the lowest or the highest that the grid tried, so the best one may lie beyond.
         warmup: `train.warmup` of the table's runs; a run of the grid, which is shorter, has as many steps of it.
     """
 
@@ -47,25 +47,70 @@ class Cell:
     edge: bool
     warmup: float
 
+    @property
+    def place(self) -> Place:
+        """Its (task, row)."""
+        return self.task, self.row
 
-def plan(sweep: Sweep, chosen: Mapping[Place, Point] | None = None) -> list[Cell]:
-    """Lists the runs of a sweep, with checked configs, in the order of running.
+
+def plan_grid(sweep: Sweep, points: Mapping[Place, Sequence[Point]] | None = None) -> list[Cell]:
+    """Lists the runs that choose values, one seed each.
 
     Args:
-        chosen: None lists the grid. Else the values of each (task, row), for the runs that the table shows: the
-            first seed of all comes first; what is not in it is left out.
+        points: of each (task, row); None for those of the file. Of a single point there is nothing to choose.
+
+    Raises:
+        ConfigError: as `plan`.
+    """
+    if points is None:
+        grids = {place: sweep.points(place[1]) for place in sweep.places}
+        points = {place: grid for place, grid in grids.items() if len(grid) > 1}
+    wanted = [(place, sweep.seeds[0], point) for place, grid in points.items() for point in grid]
+    return _plan(sweep, wanted, in_grid=True)
+
+
+def plan(sweep: Sweep, chosen: Mapping[Place, Point], grid: Sequence[Cell] = ()) -> list[Cell]:
+    """Lists the runs that the table shows, with checked configs, in the order of running.
+
+    Args:
+        chosen: the values of each (task, row); the first seed of all comes first, what is not in it is left out.
+        grid: the runs that they were chosen from.
 
     Raises:
         ConfigError: the problems of every row and task, at once.
     """
+    places = [place for place in sweep.places if place in chosen]
+    cells = _plan(sweep, [(place, seed, chosen[place]) for seed in sweep.seeds for place in places], in_grid=False)
+    return [replace(cell, edge=at_edge(cell.values, of_place(grid, cell.place))) for cell in cells]
+
+
+def of_place(cells: Sequence[Cell], place: Place) -> list[Cell]:
+    """Returns the runs of one (task, row)."""
+    return [cell for cell in cells if cell.place == place]
+
+
+def at_edge(values: Point, tried: Sequence[Cell]) -> bool:
+    """Tells whether one of the values is the lowest or the highest of those that were tried."""
+    return any(end_of(value, [cell.values[key] for cell in tried]) for key, value in values.items())
+
+
+def end_of(value: Any, tried: Sequence[Any]) -> int:
+    """Returns -1 for the lowest of several numbers, 1 for the highest, else 0."""
+    numbers = {v for v in tried if isinstance(v, int | float) and not isinstance(v, bool)}
+    if len(numbers) < 2 or value not in numbers:
+        return 0
+    return -1 if value == min(numbers) else int(value == max(numbers))
+
+
+def _plan(sweep: Sweep, wanted: Sequence[tuple[Place, int, Point]], *, in_grid: bool) -> list[Cell]:
     cells = []
     problems: dict[str, dict[str, None]] = {}  # message -> rows and tasks, each once
     shared: dict[Place, list[str]] = {}
-    for place, seed, values in _wanted(sweep, chosen):
+    for place, seed, values in wanted:
         try:
             if place not in shared:
-                shared[place] = _overrides(sweep, place, in_grid=chosen is None)
-            cells.append(_cell(sweep, place, seed, values, shared[place], in_grid=chosen is None))
+                shared[place] = _overrides(sweep, place, in_grid=in_grid)
+            cells.append(_cell(sweep, place, seed, values, shared[place], in_grid=in_grid))
         except ConfigError as error:
             text = f"cells.{place[1]}" + (f" of tasks.{place[0]}" if place[0] else "")
             problems.setdefault(str(error), {})[text] = None
@@ -88,14 +133,6 @@ def choice_list(sweep: Sweep) -> Path:
 def data_folder(sweep: Sweep) -> Path:
     """Returns the data folder of the base config with the changes for all runs."""
     return find_path(load_config(sweep.config, sweep.overrides).data.dir).resolve()
-
-
-def _wanted(sweep: Sweep, chosen: Mapping[Place, Point] | None) -> list[tuple[Place, int, Point]]:
-    if chosen is not None:
-        return [(place, seed, chosen[place]) for seed in sweep.seeds for place in sweep.places if place in chosen]
-    # of a single point there is nothing to choose
-    grids = {place: sweep.points(place[1]) for place in sweep.places}
-    return [(p, sweep.seeds[0], point) for p, points in grids.items() if len(points) > 1 for point in points]
 
 
 def _cell(sweep: Sweep, place: Place, seed: int, values: Point, shared: list[str], *, in_grid: bool) -> Cell:
@@ -127,7 +164,7 @@ def _cell(sweep: Sweep, place: Place, seed: int, values: Point, shared: list[str
         config=config,
         in_grid=in_grid,
         values=values,
-        edge=any(_at_edge(values[key], choices) for key, choices in sweep.choices(row).items()),
+        edge=False,
         warmup=warmup,
     )
 
@@ -179,11 +216,6 @@ def _parts(sweep: Sweep) -> list[str]:
     data = data_folder(sweep)
     parts = {"data.dir": data / "train", "data.val": choice_list(sweep), "data.test": data / "val"}
     return [f"{key}={json.dumps(str(path))}" for key, path in parts.items()]
-
-
-def _at_edge(value: Any, choices: tuple[Any, ...]) -> bool:
-    numbers = sorted(v for v in choices if isinstance(v, int | float))
-    return len(numbers) > 1 and value in (numbers[0], numbers[-1])
 
 
 def score_key(config: Config) -> str | None:

@@ -21,7 +21,19 @@ from samtune.errors import ConfigError, DataError, RunFolderError, unknown_name
 from samtune.models.backbone import Backbone
 from samtune.run.settings import load_config
 from samtune.selection import check_select
-from samtune.sweep.plan import Cell, Place, Point, choice_list, data_folder, first_values, plan
+from samtune.sweep.extend import next_point
+from samtune.sweep.plan import (
+    Cell,
+    Place,
+    Point,
+    at_edge,
+    choice_list,
+    data_folder,
+    first_values,
+    of_place,
+    plan,
+    plan_grid,
+)
 from samtune.sweep.ray import ray_engine
 from samtune.sweep.settings import Sweep
 from samtune.sweep.trial import (
@@ -69,7 +81,7 @@ def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None
     """
     if engine not in ENGINES:
         raise ConfigError(unknown_name("engine", engine, ENGINES))
-    folder, grid, table = sweep.folder, plan(sweep), plan(sweep, first_values(sweep))
+    folder, grid, table = sweep.folder, plan_grid(sweep), plan(sweep, first_values(sweep))
     check_rows(table)  # every mistake shows now: of the configs, and of what they select
     finished = [cell for cell in grid if is_finished(cell)]  # refuses other settings, before anything here changes
     if old := sum(map(had_less_warmup, finished)):
@@ -90,7 +102,10 @@ def run_sweep(sweep: Sweep, *, engine: str = "local", address: str | None = None
         if sweep.choose_on is not None:
             save_choice(sweep, sweep.choose_on)
         failed = run_cells(_with_parent(grid, log.run_id), run_all)
-        cells = plan(sweep, best_values(sweep, grid))
+        while further := further_cells(sweep, grid):
+            failed |= run_cells(_with_parent(further, log.run_id), run_all)
+            grid += further
+        cells = plan(sweep, best_values(sweep, grid), grid)
         failed |= run_cells(_with_parent(cells, log.run_id), run_all)
         log.end(_means(cells), failed=bool(failed))
     return SweepResult(folder, sum(result_file(cell).is_file() for cell in cells), failed)
@@ -171,6 +186,29 @@ def run_cells(cells: list[Cell], run_all: RunAll) -> dict[str, Failure]:
     return failed
 
 
+def further_cells(sweep: Sweep, grid: list[Cell]) -> list[Cell]:
+    """Returns runs of the next values of each (task, row) whose best one is the lowest or highest that was tried.
+
+    What has `grid_extend` further values already has no more, nor has an incomplete grid.
+    """
+    cells = list[Cell]()
+    for place in dict.fromkeys(cell.place for cell in grid):
+        tried = of_place(grid, place)
+        if not _complete(tried):
+            continue
+        best, ranked = max(tried, key=_choice), [(cell, _choice(cell)) for cell in tried]
+        point = next_point(best, _choice(best), ranked)
+        if point is None or len(tried) - len(sweep.points(place[1])) >= sweep.grid_extend:
+            continue
+        try:
+            cells += plan_grid(sweep, {place: [point]})
+        except ConfigError as error:
+            logger.info("%s: nothing beyond %s can be tried: %s", _place_text(place), best.values, error)
+        else:
+            logger.info("%s: the best value is at the end of its grid; %s is next", _place_text(place), point)
+    return cells
+
+
 def best_values(sweep: Sweep, grid: list[Cell]) -> dict[Place, Point]:
     """Returns for each (task, row) the point of its grid that is best on validation images; the first of equals.
 
@@ -178,14 +216,21 @@ def best_values(sweep: Sweep, grid: list[Cell]) -> dict[Place, Point]:
     """
     best = {}
     for place, first in first_values(sweep).items():
-        cells = [cell for cell in grid if (cell.task, cell.row) == place]
+        cells = of_place(grid, place)
         if not cells:
             best[place] = first
-        elif all(result_file(cell).is_file() for cell in cells):
+        elif _complete(cells):
             best[place] = max(cells, key=_choice).values
+            if at_edge(best[place], cells):
+                text = "%s: %s is the best of %d values, and at their end: a better one may lie beyond"
+                logger.warning(text, _place_text(place), best[place], len(cells))
         else:
             logger.warning("%s is left out: its grid is not complete", _place_text(place))
     return best
+
+
+def _complete(cells: list[Cell]) -> bool:
+    return all(result_file(cell).is_file() for cell in cells)
 
 
 def _choice(cell: Cell) -> float:

@@ -15,6 +15,7 @@ from samtune.config.problems import Fault, KeyPath, Problems
 from samtune.config.sections import Names, PathText, Section
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a row or task; it becomes part of a folder's name
+PLACES = ("data", "data.dir", "data.train", "data.val", "data.test", "data.name")
 ONE_TASK = ""  # the name of the task in a sweep without `tasks`
 
 
@@ -64,6 +65,9 @@ class Sweep(Section):
     grid_share: Annotated[float, Field(gt=0, le=1)] = Field(
         0.25, description="part of the steps that a run of the grid takes, warm-up apart"
     )
+    grid_extend: int = Field(
+        3, ge=0, description="at most so many further values beyond the end of a grid on which the best one lies"
+    )
     choose_on: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="part of DIR/train to choose on, DIR/val is reported; empty: the data's own val and test"
     )
@@ -88,9 +92,10 @@ class Sweep(Section):
             yield Fault("tasks", f"titles {titles}, expected another one for each task.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield Fault("seeds", f"{list(self.seeds)}, expected at least one seed, each once.")
-        if self.choose_on is not None and self.tasks:
-            wrong = f"{self.choose_on:g}, expected no value with `tasks:`, whose data have a val of their own."
-            yield Fault("choose_on", wrong)
+        for name, task in (self.tasks or {}).items() if self.choose_on is not None else ():
+            if own := [text for text in task.overrides if text.partition("=")[0] in PLACES]:
+                wrong = f"{own}, expected no data of its own with choose_on, which cuts those of `config:`."
+                yield Fault(f"tasks.{name}.overrides", wrong)
         for name, row in self.cells.items():
             if not set(row.only or ()) <= set(self.tasks or ()):
                 known = ", ".join(self.tasks or {}) or "none, as there is no `tasks:`"

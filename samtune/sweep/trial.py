@@ -8,7 +8,7 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import partial
@@ -68,7 +68,7 @@ def run_trial(cell: Cell, children: Children, *, threads: int) -> TrialResult:
             for name in HEAVY:  # of the grid only the choice counts
                 (cell.folder / name).unlink(missing_ok=True)
         write_json(result_file(cell), facts, indent=1)
-    except (OSError, DiskError, ValueError, KeyError, TypeError, StopIteration) as err:
+    except (OSError, DiskError, ValueError, KeyError, TypeError) as err:
         return TrialResult(name=cell.name, code=1, error=f"the run left no complete result: {err!r}")
     return done
 
@@ -139,17 +139,24 @@ def _facts(cell: Cell) -> dict[str, Any]:
     """Returns the content of `cell.json`, from the events of the run."""
     lines = (cell.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
     events = [json.loads(line) for line in lines]
-    fit = next(event for event in events if event["split"] == "fit")
-    test: dict[str, Any] = next((e for e in events if e["split"] == "test" and "seconds" in e), {})
     metric = TASKS[cell.config.task].load().words.choice
     choice = [e[metric] for e in events if e["split"] == "val" and e.get(metric) is not None]
     asked: dict[str, Any] = {"name": cell.name, "task": cell.task, "row": cell.row, "title": cell.title}
     asked |= {"overrides": cell.changes, "lr": cell.config.train.lr, "values": cell.values, "edge": cell.edge}
     asked |= {"seed": cell.config.run.seed, "steps": max(event["step"] for event in events)}
-    # of the training alone: scores are shared, and imports and pictures are no cost of a method
-    cost = {"seconds": round(fit["seconds"], 1), "memory_mib": round(fit["memory_mib"])}
-    cost |= {"test_seconds": test.get("seconds"), "test_memory_mib": test.get("memory_mib")}
+    cost = costs(events)
+    if "seconds" not in cost:
+        raise ValueError("history.jsonl does not say how long the training took")
     return asked | cost | {"choice": max(choice, default=None), "settings": _settings(cell.config)}
+
+
+def costs(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns time and memory of a run, from its events: of the training, unless it has not ended, and of the test."""
+    # of the training alone: scores are shared, and imports and pictures are no cost of a method
+    found = {event["split"]: event for event in reversed(events) if {"split", "seconds", "memory_mib"} <= event.keys()}
+    fit, test = found.get("fit"), found.get("test", {})
+    training = {"seconds": round(fit["seconds"], 1), "memory_mib": round(fit["memory_mib"])} if fit else {}
+    return training | {"test_seconds": test.get("seconds"), "test_memory_mib": test.get("memory_mib")}
 
 
 def _settings(config: Config) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """How do pictures of a few images become one row of panels, and which images are shown?"""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import cv2
 import numpy as np
 
 from samtune.base.disk import write_bytes
+from samtune.base.paths import safe_name
 from samtune.types import ImageArray
 
 PANEL = (256, 384)
@@ -34,11 +34,11 @@ def pick_cases(values: Mapping[str, float], *, each: int = 3) -> list[tuple[str,
 def save_panels(folder: Path, panels: Iterable[tuple[str, ImageArray]]) -> list[Path]:
     """Writes one PNG per (name, (H, W, 3) RGB) and returns the files, in order.
 
-    A lazy iterable keeps one picture in memory at a time. Characters that a file name can't hold become "_".
+    A lazy iterable keeps one picture in memory at a time. The files have the `safe_name` of theirs.
     """
     paths = []
     for name, panel in panels:
-        paths.append(folder / (re.sub(r"[^\w.#-]", "_", name) + ".png"))
+        paths.append(folder / f"{safe_name(name)}.png")
         write_bytes(paths[-1], cv2.imencode(".png", panel[..., ::-1])[1].tobytes())
     return paths
 

@@ -1,6 +1,6 @@
 """What the predictions of all tasks share: the request, the images it means, and the loop over them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,8 +24,8 @@ class Prediction:
     Attributes:
         paths: image files, or folders of images (not searched deeper).
         overlay: also draw the answers over the images.
-        box_xyxy: prompt for every image in its pixels, or None.
-        points_xy: prompt for every image in its pixels, all on the object; empty for none.
+        box_xyxy: prompt in pixels of the image, of which there is one then; or None.
+        points_xy: likewise, all on the object; empty for none.
         format: of the answers; None for the task's first.
     """
 
@@ -113,6 +113,15 @@ def checked_image(image: ImageArray) -> ImageArray:
             "samtune.data.pictures.read_image reads one from a file."
         )
     return image
+
+
+def check_one_image(images: Collection[Path]) -> None:
+    """Raises a `ConfigError` where a prompt is given for more than one image."""
+    if len(images) > 1:
+        raise ConfigError(
+            f"--box and --point are in pixels of one image, and {len(images)} were given. "
+            "Predict each with its own, or leave the prompt out."
+        )
 
 
 def targets_of(images: Sequence[Path], out: Path, suffix: str = ".png") -> dict[Path, Path]:

@@ -12,7 +12,7 @@ from samtune.tasks.prompts import PromptError, checked_boxes, clip_boxes
 from samtune.tasks.service import Answer, FieldError, FormField, parse_json
 from samtune.types import ImageArray, Prediction
 
-FORMATS = ("png", "json")
+FORMATS = ["png", "json"]
 MAX_POINTS = 64
 WARNINGS = "X-Samtune-Warnings"
 """Of an answer that is no JSON: what was done to the picture, and what may be wrong with the prompt."""
@@ -55,11 +55,20 @@ def _format(text: str) -> str:
     return text or FORMATS[0]
 
 
+def _described(text: str, example: str) -> dict[str, Any]:
+    return {"type": "string", "description": text, "example": example}
+
+
 PROMPT_FIELDS = (
-    FormField("box", _box, {"type": "string", "description": "JSON [x0, y0, x1, y1] in pixels of the image."}),
-    FormField("points", _points, {"type": "string", "description": "JSON [[x, y], ...] in pixels of the image."}),
-    FormField("labels", _labels, {"type": "string", "description": "JSON [1, 0, ...]: 1 on the object, 0 off it."}),
-    FormField("format", _format, {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]}),
+    FormField("box", _box, _described("JSON [x0, y0, x1, y1] in pixels of the image.", "[10, 20, 200, 180]")),
+    FormField("points", _points, _described("JSON [[x, y], ...] in pixels of the image.", "[[90, 80], [15, 30]]")),
+    FormField("labels", _labels, _described("JSON [1, 0, ...]: 1 on the object, 0 off it.", "[1, 0]")),
+    FormField("format", _format, _described("Of the answer.", "json") | {"enum": FORMATS, "default": FORMATS[0]}),
+)
+TOLD = (
+    "format=png (if it is not given): the mask at the size of the picture, 0 and 255; the headers X-Samtune-Score "
+    "and X-Samtune-Warnings have the confidence and what was done to the request. format=json: size and counts "
+    "(COCO's compressed RLE, for pycocotools), score, area in pixels, bbox (x, y, width, height) and warnings."
 )
 MEDIA_TYPES = ("image/png", "application/json")
 PAGE = files("samtune.tasks") / "prompted.html"

@@ -59,6 +59,8 @@ class Service(ABC):
     """What a request may have beside the image."""
     media_types: ClassVar[tuple[str, ...]]
     """Of the answers."""
+    told: ClassVar[str] = ""
+    """What an answer holds, for people who write a client."""
     page: ClassVar[Traversable]
     """The template that fills `shell.html` of the server: what asks for an answer and shows it."""
 

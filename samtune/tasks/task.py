@@ -68,7 +68,7 @@ class Measuring:
         split: "val" or "test".
         full: with every metric, not the headline numbers alone.
         autocast: dtype of the forward pass, or None for fp32.
-        keep: folder for what else the pass found, such as features; None keeps nothing.
+        keep: folder for what else the pass found, such as features; None keeps nothing, measures no trivial answers.
         advance: called after each batch.
     """
 
@@ -176,6 +176,10 @@ class Task(ABC, Generic[ConfigT]):
     def batch_text(self, needs: Needs) -> str:
         """Returns the part of a scoring loss's text that says how images were grouped."""
         return f" batch={self.config.score.batch}" if needs.per == "batch" else ""
+
+    def remarks(self, model: Backbone, loaders: Loaders, report: Any) -> list[str]:
+        """Returns sentences on what in the data limits this report; none where nothing does."""
+        return []
 
     @classmethod
     @abstractmethod

@@ -66,6 +66,17 @@ def test_a_delta_that_does_not_lead_to_the_merged_model_fails_the_run(
         finetune(config, run_dir=tmp_path / "run")
 
 
+def test_a_training_that_changes_nothing_is_said(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = config.model_copy(update={"train": config.train.model_copy(update={"lr": 1e-30, "steps": 1})})
+    linear = slow.model_copy(update={"select": config.select.model_copy(update={"name": "linear", "options": {}})})
+    with caplog.at_level(logging.WARNING, "samtune"):
+        finetune(linear, run_dir=tmp_path / "run")
+    assert "the training changed no selected entry, so this model is its base" in caplog.text
+    assert "train.lr = 1e-30" in caplog.text
+
+
 def test_a_diverged_run_leaves_the_best_epoch_in_all_its_files(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -143,7 +143,8 @@ def where_the_job_ran(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_metrics_json(job: Job) -> None:
     metrics = json.loads((job.folder / "metrics.json").read_text())
     assert set(metrics) == {
-        *("task", "split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trainable")
+        *("task", "split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trainable"),
+        *("trivial", "advice"),
     }
     assert (metrics["task"], metrics["split"], metrics["n_images"]) == ("segmentation", "test", 3)
     assert metrics["mDice"] == job.result.report.mDice
@@ -156,6 +157,19 @@ def test_metrics_json(job: Job) -> None:
     assert counts["total"] == sum(counts[name] for name in names)
     tensors = [tensor for name, tensor in load_file(job.folder / "merged.safetensors").items()]
     assert 0 < counts["percent"] == pytest.approx(100 * counts["total"] / sum(t.numel() for t in tensors), rel=1e-3)
+
+
+def test_what_speaks_against_the_result_is_said_everywhere(job: Job) -> None:
+    metrics = json.loads((job.folder / "metrics.json").read_text())
+    assert set(metrics["trivial"]) == {"otsu_bright", "otsu_dark", "all_foreground", "mean_mask"}
+    assert set(metrics["trivial"]) <= set(metrics["definition"])
+    assert metrics["trivial"]["otsu_bright"] > 0.8  # the objects of these pictures are bright
+    compared, few = metrics["advice"]
+    assert "the model is" in compared and "Otsu's threshold of brightness with what is bright" in compared
+    assert few.startswith("3 images can't tell how far to trust mDice")
+    assert compared in job.log and few in job.result.report.to_table().notes
+    page = (job.folder / "report.html").read_text()
+    assert "Before you rely on it" in page and "3 images can&#39;t tell" in page and "otsu_dark" in page
 
 
 def test_per_image_csv(job: Job) -> None:

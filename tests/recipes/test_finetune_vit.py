@@ -110,6 +110,7 @@ def test_the_numbers_derive_from_the_rows(job: Job) -> None:
     assert (metrics["n_images"], len(rows), metrics["split"], metrics["before"]) == (12, 12, "test", None)
     assert metrics["top1"] == pytest.approx(sum(row["label"] == row["predicted"] for row in rows) / 12)
     assert metrics["top1"] > 0.6  # of three classes that differ by colour
+    assert metrics["trivial"] == {"most_frequent": pytest.approx(1 / 3)} and "most_frequent" in metrics["definition"]
     assert metrics["trainable"]["head"] == 3 * 32 + 3
     assert metrics["trainable"]["total"] == sum(
         metrics["trainable"][kind] for kind in ("selected", "bias", "norm", "decoder", "head", "added")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from io import StringIO
 
 import pytest
@@ -65,6 +66,19 @@ def test_progress_in_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> Non
         advance(3, loss=0.5)
     assert "train [x]" in text.getvalue()
     assert "loss 0.5" in text.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_narrow_terminal_cuts_the_values_not_the_bar_or_the_time(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    text = StringIO()
+    monkeypatch.setattr(console, "ERR", Console(file=text, force_terminal=True, width=width, color_system=None))
+    with console.progress("train", 450) as advance:
+        advance(225, epoch="12", loss=0.5512, val_mDice="0.8123", lr=0.00092, images_per_s=12.31)
+    (line,) = (shown for shown in re.split(r"\r|\n|\x1b\[2K", text.getvalue()) if "225/450" in shown)
+    bar, done = line.find("━"), line.find("225/450")
+    assert 0 <= bar < done < line.find(":") < line.find("epoch 12"), line
+    assert ("images_per_s" in line) == (width == 200)
+    assert len(line) <= width
 
 
 def test_the_log_names_warnings_and_hides_debug(terminal: StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from samtune.base.disk import write_json
 from samtune.base.folder import locked
-from samtune.base.tracking.mlflow_run import FOLDER, HOST, ID, About
+from samtune.base.tracking.mlflow_run import FOLDER, HOST, ID, PARENT, About
 from samtune.errors import SamtuneError
 
 HISTORY, STATE = "history.jsonl", "tracking.json"
@@ -58,15 +58,19 @@ def ended_as(folder: Path, own_id: str) -> str | None:
         return None
 
 
-def about_folder(folder: Path, own_id: str, *, begun: int | None) -> About:
-    """Returns what MLflow is told of a run, by the config in its folder; `begun` is in ms since 1970."""
+def about_folder(folder: Path, own_id: str, *, begun: int | None, parent: str | None = None) -> About:
+    """Returns what MLflow is told of a run, by the config in its folder; `begun` is in ms since 1970.
+
+    `parent` takes the place of the config's.
+    """
     found = None
     with suppress(OSError, yaml.YAMLError):
         found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     params: dict[str, Any] = found if isinstance(found, dict) else {}
     track, run = params.get("track") or {}, params.get("run") or {}
     experiment, name = str(track.get("experiment", "samtune")), str(run.get("name", folder.name))
-    return about_run(folder, own_id, params, experiment=experiment, name=name, parent=track.get("parent"), begun=begun)
+    parent = parent or track.get("parent")
+    return about_run(folder, own_id, params, experiment=experiment, name=name, parent=parent, begun=begun)
 
 
 def about_run(
@@ -86,7 +90,7 @@ def about_run(
     facts = {"method": method, "model": str(model), "task": str(params.get("task", ""))}
     tags = {f"samtune.{fact}": text for fact, text in facts.items()}
     tags |= {ID: own_id, FOLDER: str(folder.resolve()), HOST: socket.gethostname()}
-    tags |= {} if parent is None else {"mlflow.parentRunId": parent}
+    tags |= {} if parent is None else {PARENT: parent}
     full_name = f"{name} {method}".strip()
     return About(experiment, full_name, flatten(params), tags, _dataset(folder, params.get("data") or {}), begun)
 

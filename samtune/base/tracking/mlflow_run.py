@@ -28,6 +28,7 @@ WEIGHTS = ("merged.safetensors", "bundle.safetensors")
 """Not copied into an artifact store on the same machine: base and delta give them, and they are large."""
 
 ID, FOLDER, HOST = (f"samtune.{tag}" for tag in ("id", "folder", "host"))
+PARENT = "mlflow.parentRunId"
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class MlflowRun:
         self.run_id: str = run.info.run_id
         self._status: str = run.info.status
         self._tags: dict[str, str] = dict(run.data.tags)
+        self._values: dict[str, float] = dict(run.data.metrics)
         self._is_local = (run.info.artifact_uri or "").startswith(("file:", "/"))
         if found:
             self._read(run)
@@ -156,6 +158,8 @@ class MlflowRun:
         missing = [Param(k, v[:PARAM_LIMIT]) for k, v in about.params.items() if k not in run.data.params]
         for start in range(0, len(missing), 100):  # MLflow takes at most 100 at once
             self.client.log_batch(self.run_id, params=missing[start : start + 100])
+        if (belongs := about.tags.get(PARENT)) is not None and self._tags.get(PARENT) != belongs:
+            self.client.set_tag(self.run_id, PARENT, belongs)
         if about.dataset is not None and not (run.inputs and run.inputs.dataset_inputs):
             name, digest, source = about.dataset
             data = Dataset(name, digest[:36], source_type="local", source=source)
@@ -167,6 +171,10 @@ class MlflowRun:
         if self._status != "RUNNING":
             self.client.update_run(self.run_id, status="RUNNING")
             self._status = "RUNNING"
+
+    def value(self, name: str) -> float | None:
+        """Returns the value of a name that MLflow had at first; None if it had none."""
+        return self._values.get(name)
 
     def values(self, values: Mapping[str, float]) -> None:
         """Sets values that are not of a step; the last one counts."""

@@ -23,8 +23,11 @@ class Delivered:
     run_id: str
 
 
-def sync(folder: Path) -> Delivered:
+def sync(folder: Path, *, parent: str | None = None) -> Delivered:
     """Tells MLflow what it lacks of a run that has ended: numbers, files, settings and how it ended.
+
+    Args:
+        parent: id of the MLflow run that it belongs to; None for the one of its config.
 
     Raises:
         ConfigError: no run folder, or MLflow does not take it.
@@ -37,7 +40,7 @@ def sync(folder: Path) -> Delivered:
         state.write(folder)
         events = read_history(folder / HISTORY)
         times = [int(event["time"] * 1000) for event in events if "time" in event]
-        about = about_folder(folder, state.id, begun=times[0] if times else None)
+        about = about_folder(folder, state.id, begun=times[0] if times else None, parent=parent)
         artifacts = [path for path in sorted(folder.iterdir()) if is_artifact(path)]
         try:
             run = MlflowRun(find_store(), about, again=True)
@@ -45,9 +48,14 @@ def sync(folder: Path) -> Delivered:
             run.end(state.status, times[-1] if times else None)
             files = run.files(artifacts)
         except Exception as err:  # of any kind: a server may answer anything
-            again = "Check MLFLOW_TRACKING_URI, then the same command goes on where it stopped"
-            raise ConfigError(f"MLflow does not take {folder} ({reason_of(err)}). {again}.") from err
+            raise not_taken(folder, err) from err
     return Delivered(numbers, files, state.status, run.run_id)
+
+
+def not_taken(folder: Path, err: Exception) -> ConfigError:
+    """Words the error of a folder that MLflow does not take."""
+    again = "Check MLFLOW_TRACKING_URI, then the same command goes on where it stopped"
+    return ConfigError(f"MLflow does not take {folder} ({reason_of(err)}). {again}.")
 
 
 def read_history(file: Path) -> list[dict[str, Any]]:

@@ -113,6 +113,10 @@ class ClassService(Service):
 
     fields = ()
     media_types = ("application/json",)
+    told = (
+        "JSON: class and probability of the most probable class, ranking with those of the first five, and warnings: "
+        "what was done to the picture."
+    )
     page = files("samtune.tasks.classes") / "page.html"
 
     def __init__(self, predictor: ClassPredictor) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -73,6 +73,7 @@ class ClassReport(AnyReport):
     split: str
     classes: tuple[str, ...]
     definition: dict[str, str]
+    trivial: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def n_images(self) -> int:

@@ -1,6 +1,7 @@
 """Classification: a timm backbone with a head for the classes, labelled images, top-1 accuracy."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.files.description import Description
+from samtune.metrics.trivial import most_frequent
 from samtune.models.backbone import Backbone
 from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
@@ -120,6 +122,9 @@ class ClassificationTask(Task[ClassificationConfig]):
         if how.keep is not None:
             labels = torch.tensor([row.label for row in report.rows[::every]])
             save_tensors(how.keep / "features.safetensors", {"features": features(), "labels": labels}, {})
+            train = [item.label for item in _splits(loaders).train]
+            frequent = most_frequent([row.label for row in report.rows], train)
+            report = replace(report, trivial={"most_frequent": frequent})
         return report
 
     def describe(

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 
 from samtune.data.frames import Collate
 from samtune.data.pairs import Pair
@@ -15,7 +17,7 @@ from samtune.tasks.masks.dataset import SegmentationDataset
 from samtune.tasks.masks.report import Report
 from samtune.tasks.panels import INK, PAPER, captioned, panel_scale, pick_cases, save_panels, scaled, side_by_side
 from samtune.tasks.prompted import predict_batch
-from samtune.types import ImageArray, MaskArray
+from samtune.types import ImageArray, MaskArray, Sample
 
 # Colours of Okabe and Ito, which colour-blind readers can tell apart too.
 TRUE_POSITIVE = (0, 158, 115)  # green
@@ -23,14 +25,26 @@ FALSE_POSITIVE = (213, 94, 0)  # red
 FALSE_NEGATIVE = (86, 180, 233)  # blue
 TRUTH = (240, 228, 66)  # yellow
 PREDICTION = (86, 180, 233)
+PROMPT = (204, 121, 167)  # purple
 
-Case = tuple[str, ImageArray, MaskArray | None, MaskArray]
-"""(name, (H, W, 3) uint8 RGB image, truth or None, prediction); masks are (H, W) bool at the image's size."""
+
+class Marks(NamedTuple):
+    """What a model was told of an object, in pixels of the picture: an XYXY box, XY points on it; None for neither."""
+
+    box: Sequence[float] | None = None
+    points: Sequence[Sequence[float]] | None = None
+
+
+NO_MARKS = Marks()
+
+Case = tuple[str, ImageArray, MaskArray | None, MaskArray, Marks]
+"""(name, (H, W, 3) uint8 RGB image, truth or None, prediction, prompt); masks are (H, W) bool at the image's size."""
 
 OVERLAYS_NOTE = (
     "Best, median and worst images by Dice. The last panel shows the errors: green is right, red is too much, blue "
     "was missed."
 )
+FROM_TRUTH = " The {prompt} in the first panel was drawn from the true mask; the model was told of it."
 
 
 def gallery_sections(
@@ -46,17 +60,19 @@ def gallery_sections(
     dice = {row.name: row.dice for row in report.rows}
     cases = pick_cases(dice, each=each) if each else []
     files = save_overlays(folder, _cases(model, dataset, pairs, [name for _, name in cases]))
+    note = OVERLAYS_NOTE + ("" if dataset.prompt == "none" else FROM_TRUTH.format(prompt=dataset.prompt))
     captions = [f"{label}: {name}, Dice {dice[name]:.3f}" for label, name in cases]
     pictures = [Picture(caption, file) for caption, file in zip(captions, files, strict=True)]
-    return [Section("Pictures", OVERLAYS_NOTE, pictures=pictures)] if pictures else []
+    return [Section("Pictures", note, pictures=pictures)] if pictures else []
 
 
 def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
     """Writes one PNG per case and returns the files, in order; a lazy iterable keeps one image in memory at a time.
 
-    Characters that a file name can't hold become "_".
+    Their names are the `safe_name` of the cases.
     """
-    return save_panels(folder, ((name, overlay_row(image, truth, found)) for name, image, truth, found in cases))
+    rows = ((name, overlay_row(image, truth, found, marks)) for name, image, truth, found, marks in cases)
+    return save_panels(folder, rows)
 
 
 def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair], names: list[str]) -> Iterator[Case]:
@@ -68,11 +84,23 @@ def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair],
         batch = Collate(model.image_size)([sample]).to(model.device)
         (prediction,) = predict_batch(model, batch, sizes_original=[sample.truth.shape])
         image = read_image(images[name if name in images else name.rpartition("#")[0]])
-        yield name, image, sample.truth, prediction.mask
+        yield name, image, sample.truth, prediction.mask, _marks(sample)
 
 
-def overlay_row(image: ImageArray, truth: MaskArray | None, prediction: MaskArray) -> ImageArray:
+def _marks(sample: Sample) -> Marks:
+    """Returns the prompt of a sample in the frame of its file."""
+    (height, width), (high, wide) = sample.mask.shape, sample.truth.shape
+    scale = torch.tensor([wide / width, high / height])
+    box = None if sample.box_input is None else (sample.box_input * scale.repeat(2)).tolist()
+    return Marks(box, None if sample.points_input is None else (sample.points_input * scale).tolist())
+
+
+def overlay_row(
+    image: ImageArray, truth: MaskArray | None, prediction: MaskArray, marks: Marks = NO_MARKS
+) -> ImageArray:
     """Draws one row: image | truth outline | prediction outline | error map; without a truth the first and third.
+
+    The prompt, if there was one, is drawn into the first.
 
     The image is (H, W, 3) uint8 RGB, masks are (H, W) bool; each picture of the row, below its line of captions, fits
     into 256 x 384.
@@ -86,13 +114,25 @@ def overlay_row(image: ImageArray, truth: MaskArray | None, prediction: MaskArra
     scale = panel_scale(image)
     picture, found = scaled(image, scale), scaled(prediction, scale)
     answer = captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION))
-    panels = [captioned(picture, ("image", INK)), answer]
+    words = [("image", INK), *([("prompt", PROMPT)] if marks != NO_MARKS else [])]
+    panels = [captioned(_marked(picture, marks, scale), *words), answer]
     if truth is not None:
         wanted = scaled(truth, scale)
         legend = (("right", TRUE_POSITIVE), ("extra", FALSE_POSITIVE), ("missed", FALSE_NEGATIVE))
         panels.insert(1, captioned(_outlined(picture, wanted, TRUTH), ("truth", TRUTH)))
         panels.append(captioned(_error_map(picture, wanted, found), *legend))
     return side_by_side(panels)
+
+
+def _marked(picture: ImageArray, marks: Marks, scale: float) -> ImageArray:
+    drawn = picture.copy()
+    for colour, more in ((PAPER, 2), (PROMPT, 0)):  # a dark line below, as of the outlines
+        if marks.box is not None:
+            x0, y0, x1, y1 = (round(value * scale) for value in marks.box)
+            cv2.rectangle(drawn, (x0, y0), (x1, y1), colour, 2 + more, cv2.LINE_AA)
+        for x, y in marks.points or ():
+            cv2.circle(drawn, (round(x * scale), round(y * scale)), 4 + more, colour, cv2.FILLED, cv2.LINE_AA)
+    return drawn
 
 
 def _outlined(picture: ImageArray, mask: MaskArray, colour: tuple[int, int, int]) -> ImageArray:

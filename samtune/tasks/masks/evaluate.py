@@ -25,14 +25,14 @@ from samtune.metrics.table import DEFINITIONS, METRICS, POOLED_METRICS, PROBABIL
 from samtune.models.backbone import evaluation_mode
 from samtune.tasks.evaluate import Evaluation, measure_file
 from samtune.tasks.masks.dataset import SegmentationDataset
-from samtune.tasks.masks.report import ROW_METRICS, SIZES, Report, Row
+from samtune.tasks.masks.report import DEFAULT_METRICS, ROW_METRICS, SIZES, Report, Row
 from samtune.tasks.masks.splits import BINARY
 from samtune.tasks.pixels import pairs_to_measure
 from samtune.tasks.prompted import predict_batch
 from samtune.types import Batch, MaskArray, Prediction, PromptMode
 
-DEFAULT_METRICS = ("mae", "pooled_dice", "pooled_iou")
 Empty = Literal["one", "nan"]
+FROM_TRUTH = "The prompts come from the true masks: with those of a person the numbers would be lower."
 
 
 class MaskDescription(Description):
@@ -138,4 +138,5 @@ def _definition(metrics: Sequence[str], empty: str, unit: str) -> dict[str, str]
     if unit == "object":
         drawn = "1000 resamples of the images, each with all its objects"
         definition["ci95"] = definition["ci95"].replace("1000 resamples", drawn)
+        definition |= {name: f"{definition[name]} {FROM_TRUTH}" for name in ("mDice", "mIoU")}
     return definition

@@ -11,12 +11,13 @@ from samtune.base.disk import write_bytes
 from samtune.base.machine import pick_device
 from samtune.data.pictures import read_image
 from samtune.errors import DataError
+from samtune.files.description import model_named
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
-from samtune.tasks.masks.draw import save_overlays
+from samtune.tasks.masks.draw import Marks, save_overlays
 from samtune.tasks.masks.evaluate import MaskDescription
 from samtune.tasks.predict import Prediction as Request
-from samtune.tasks.predict import find_images, predict_each, refuse_format, targets_of
+from samtune.tasks.predict import check_one_image, find_images, predict_each, refuse_format, targets_of
 from samtune.tasks.prompted import png_of, predict_prompted
 from samtune.tasks.prompts import PromptError, checked_boxes, checked_points
 from samtune.types import ImageArray, Prediction
@@ -25,10 +26,14 @@ logger = logging.getLogger(__name__)
 
 
 class Predictor:
-    """Predicts masks with one model in eval mode, in fp32; every call stands alone."""
+    """Predicts masks with one model in eval mode, in fp32; every call stands alone.
 
-    def __init__(self, model: Backbone, info: MaskDescription) -> None:
-        self.model, self.info = model, info
+    Attributes:
+        untuned: it is a model as it was published, which answers boxes and points alike.
+    """
+
+    def __init__(self, model: Backbone, info: MaskDescription, *, untuned: bool = False) -> None:
+        self.model, self.info, self.untuned = model, info, untuned
 
     @classmethod
     def from_file(cls, path: str | Path, *, device: str = "auto") -> Predictor:
@@ -38,7 +43,9 @@ class Predictor:
             CheckpointError: the file is missing, damaged or no merged file.
             ConfigError: an unknown device, or one that this machine doesn't have.
         """
-        return cls(*load_merged(Path(path), MaskDescription, device=pick_device(device)))
+        file = Path(path)
+        model, info = load_merged(file, MaskDescription, device=pick_device(device))
+        return cls(model, info, untuned=model_named(file) is not None)
 
     def predict(
         self,
@@ -59,7 +66,7 @@ def predict_files(request: Request) -> str:
         DataError: nothing to predict, two images of one stem (before anything is predicted), or images that can't be
             read or that the prompt doesn't fit; all are listed, after the masks of the others are written.
         PromptError: a prompt of a wrong shape.
-        ConfigError: a mask would replace an image.
+        ConfigError: a mask would replace an image, or a prompt for more than one image.
         DiskError: `out` can't be written.
     """
     refuse_format(request)
@@ -68,9 +75,9 @@ def predict_files(request: Request) -> str:
     checked_boxes(box)
     checked_points(points, None)
     targets = targets_of(find_images(request.paths), request.out)
-    if len(targets) > 1 and (box is not None or points):
-        logger.warning("the same box and points are used for each of %d images, in pixels of each", len(targets))
-    if warning := other_prompt(predictor.info, box=box is not None, points=points is not None):
+    if box is not None or points:
+        check_one_image(targets)
+    if warning := other_prompt(predictor, box=box is not None, points=points is not None):
         logger.warning("%s", warning)
 
     def write(path: Path) -> None:
@@ -81,14 +88,18 @@ def predict_files(request: Request) -> str:
             raise DataError(f"{path}: {err}") from err
         write_bytes(targets[path], png_of(mask))
         if request.overlay:
-            save_overlays(request.out / "overlays", [(path.stem, image, None, mask)])
+            save_overlays(request.out / "overlays", [(path.stem, image, None, mask, Marks(box, points))])
 
     masks = predict_each(list(targets), write, what="mask")
     return f"{len(masks)} masks in {request.out}"
 
 
-def other_prompt(info: MaskDescription, *, box: bool, points: bool) -> str | None:
+def other_prompt(predictor: Predictor, *, box: bool, points: bool) -> str | None:
     """Returns a warning when a model is asked in another way than it was tuned for, else None."""
     used = [kind for kind, given in (("box", box), ("point", points)) if given] or ["none"]
+    info = predictor.info
+    if predictor.untuned:
+        alone = "an untuned model segments what a box or points show; without them its answer means little"
+        return alone if used == ["none"] else None
     text = f"the model was tuned with prompt {info.prompt!r}, this prediction uses {' and '.join(used)!r}"
     return None if info.prompt in used else f"{text}: it may be worse"

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from samtune.console import Table
+from samtune.data.pairs import Pair
 from samtune.errors import DataError
 from samtune.metrics.bootstrap import bootstrap_ci, paired_bootstrap
 from samtune.metrics.report import AnyReport, Gains, not_a_report, read_report
-from samtune.metrics.table import POOLED_METRICS
+from samtune.metrics.table import METRICS, POOLED_METRICS, PROBABILITY_METRICS
+from samtune.tasks.binary import MaskFacts, mask_facts
 
 ROW_METRICS = ("dice", "iou", "precision", "recall")
+DEFAULT_METRICS = ("mae", "pooled_dice", "pooled_iou")
 SIZES = {"small": (0.0, 0.05), "medium": (0.05, 0.2), "large": (0.2, math.inf)}
 """Part of the picture that the object covers: from (included), to (excluded)."""
 
@@ -32,6 +36,7 @@ class Report(AnyReport):
     rows: tuple[Row, ...]
     split: str
     definition: dict[str, str]
+    trivial: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def mDice(self) -> float:
@@ -85,6 +90,15 @@ class Report(AnyReport):
 
     def gain(self, before: Report) -> Gains:
         return compare_reports(before, self)
+
+    def to_table(self, before: AnyReport | None = None) -> Table:
+        """Returns the headline numbers, and below them the metrics that were asked for, which have no interval."""
+        table, known = super().to_table(before), {**METRICS, **PROBABILITY_METRICS, **POOLED_METRICS}
+        asked = [name for name in self.definition if name in known and name not in (*ROW_METRICS, *DEFAULT_METRICS)]
+        values = [self.metrics, *([before.metrics] if before else [])][::-1]
+        rows = [[name, *(found.get(name, math.nan) for found in values)] for name in asked]
+        filled = [[*row, *[""] * (len(table.columns) - len(row))] for row in rows]
+        return replace(table, rows=[*table.rows, *filled])
 
     def table(self) -> tuple[Sequence[str], list[Sequence[object]]]:
         extra = self._extra_names()
@@ -148,6 +162,24 @@ def compare_reports(a: Report, b: Report) -> dict[str, tuple[float, float, float
     others = [rows_b[row.name] for row in a.rows]
     values = {name: [[getattr(row, m) for row in rows] for rows in (a.rows, others)] for name, m in _HEADLINES.items()}
     return {name: paired_bootstrap(*both, images=a.images) for name, both in values.items()}
+
+
+def object_sides(pairs: Sequence[Pair], report: Report) -> list[float]:
+    """Returns the side of a mean object of each row with one, as a part of the longer side of its picture.
+
+    Args:
+        pairs: at least those of the report's images.
+    """
+    wanted = set(report.images)
+    pairs = [pair for pair in pairs if pair.name in wanted]
+    facts = dict(zip((pair.name for pair in pairs), mask_facts([pair.mask for pair in pairs]), strict=True))
+    sides = []
+    for name, row in zip(report.images, report.rows, strict=True):
+        found = facts[name]
+        if row.truth_px and isinstance(found, MaskFacts):
+            objects = found.components if row.name == name else 1  # with a prompt a row is an object
+            sides.append(math.sqrt(row.truth_px / objects) / max(found.width, found.height))
+    return sides
 
 
 def _row(record: Mapping[str, str]) -> Row:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from samtune.tasks.masks.predict import Predictor, other_prompt
-from samtune.tasks.prompt_form import MEDIA_TYPES, PAGE, PROMPT_FIELDS, answer_prompt
+from samtune.tasks.prompt_form import MEDIA_TYPES, PAGE, PROMPT_FIELDS, TOLD, answer_prompt
 from samtune.tasks.service import Answer, Service
 from samtune.types import ImageArray
 
@@ -15,6 +15,7 @@ class MaskService(Service):
 
     fields = PROMPT_FIELDS
     media_types = MEDIA_TYPES
+    told = TOLD
     page = PAGE
 
     def __init__(self, predictor: Predictor) -> None:
@@ -32,5 +33,5 @@ class MaskService(Service):
 
     def answer(self, image_hwc_uint8: ImageArray, values: Mapping[str, Any], warnings: list[str]) -> Answer:
         box, points = values.get("box") is not None, values.get("points") is not None
-        advice = other_prompt(self.predictor.info, box=box, points=points)
+        advice = other_prompt(self.predictor, box=box, points=points)
         return answer_prompt(self.predictor.model, image_hwc_uint8, values, warnings, advice=advice)

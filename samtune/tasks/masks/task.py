@@ -1,5 +1,7 @@
 """Segmentation: Segment Anything, pairs of image and mask, Dice and IoU."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +14,32 @@ from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
+from samtune.metrics.advice import too_small
+from samtune.metrics.trivial import TrivialMasks, mean_mask
 from samtune.models.backbone import Backbone
 from samtune.models.sam.model import SamModel
 from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
 from samtune.selection import Addition, Needs, Selection
+from samtune.tasks.binary import read_mask
 from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.masks.config import SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
-from samtune.tasks.masks.evaluate import DEFAULT_METRICS, MaskDescription, evaluate, evaluate_file
+from samtune.tasks.masks.evaluate import MaskDescription, evaluate, evaluate_file
 from samtune.tasks.masks.losses import LOSSES
 from samtune.tasks.masks.predict import predict_files
-from samtune.tasks.masks.report import Report
+from samtune.tasks.masks.report import DEFAULT_METRICS, Report, object_sides
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.masks.splits import recognises, resolve_split, verify_folder
 from samtune.tasks.pixels import PixelTask
 from samtune.tasks.predict import Prediction
 from samtune.tasks.task import Measuring, Pages, Words
 from samtune.tuning import Counts
+from samtune.types import Batch
+
+MEAN_OF = 100  # training masks at most, spread over all
 
 
 class SegmentationTask(PixelTask[SegmentationConfig]):
@@ -55,8 +63,9 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         config, data = self.config, self.config.data
         model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=config.model.image_size)
         given = Given(data.train, data.val, data.test)
+        splits = resolve_split(find_path(data.dir), split=data.split, seed=config.run.seed, given=given)
         loaders = build_data(
-            resolve_split(find_path(data.dir), split=data.split, seed=config.run.seed, given=given),
+            splits if data.shots is None else splits.with_few(data.shots, config.run.seed),
             self.loader_options(),
             image_size=model.image_size,
             prompt=data.prompt,
@@ -86,16 +95,28 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         return CachedEncoder(model, folder, base_hash=base_hash, autocast=autocast)
 
     def evaluate(self, model: nn.Module, loaders: Loaders, how: Measuring) -> Report:
-        options, advance = self.config.eval, how.advance
-        return evaluate(
+        options, answers = self.config.eval, None
+        if how.keep is not None:
+            train = loaders.splits.train
+            spread = train[:: math.ceil(len(train) / MEAN_OF)]
+            answers = TrivialMasks(mean_mask(read_mask(pair.mask) for pair in spread))
+
+        def on_batch(batch: Batch, _: object) -> None:
+            if answers is not None:
+                answers.add(batch)
+            if how.advance is not None:
+                how.advance()
+
+        report = evaluate(
             model,
             loaders.part(how.split),
             metrics=(*DEFAULT_METRICS, *options.metrics) if how.full else (),
             split=how.split,
             empty=options.empty,
             autocast_dtype=how.autocast,
-            on_batch=None if advance is None else lambda *_: advance(),
+            on_batch=on_batch,
         )
+        return report if answers is None else replace(report, trivial=answers.dice)
 
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
@@ -108,12 +129,19 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         count = sum(model.net.get_parameter(name).numel() for name in model.idle())
         return [f"of the decoder, {count:,} parameters serve other mask tokens than 0 and get no gradient"]
 
+    def remarks(self, model: Backbone, loaders: Loaders, report: Any) -> list[str]:
+        return too_small(object_sides(getattr(loaders.splits, report.split), report), image_size=model.image_size)
+
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         data, each = self.config.data, self.config.eval.overlays
         dataset: Any = loaders.part(report.split).dataset
         assert isinstance(dataset, SegmentationDataset)
         pairs = getattr(loaders.splits, report.split)
-        facts = {"Model": f"{model.name}, {model.image_size} px", "Data": str(data.dir), "Prompt": data.prompt}
+        facts = {
+            "Model": f"{model.name}, {model.image_size} px",
+            "Data": str(data.dir),
+            "Prompt": data.prompt if data.prompt == "none" else f"{data.prompt} of the true mask",
+        }
         return Pages(facts, gallery_sections(folder / "overlays", model, dataset, pairs, report, each=each))
 
     @classmethod

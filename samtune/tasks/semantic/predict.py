@@ -18,7 +18,7 @@ from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.panels import save_panels
 from samtune.tasks.predict import Prediction as Request
-from samtune.tasks.predict import checked_image, find_images, predict_each, targets_of
+from samtune.tasks.predict import check_one_image, checked_image, find_images, predict_each, targets_of
 from samtune.tasks.prompted import png_of, predict_prompted
 from samtune.tasks.prompts import PromptError, checked_boxes, checked_points
 from samtune.tasks.semantic.draw import map_row
@@ -114,6 +114,7 @@ def _segment_files(predictor: MapPredictor, request: Request, targets: dict[Path
     """Writes the mask of the prompted object of each image, 0 and 255."""
     if request.format not in (None, "png") or request.overlay:
         raise ConfigError("--format and --overlay are of maps of classes: leave them out beside --box and --point.")
+    check_one_image(targets)
     box, points = request.box_xyxy, request.points_xy or None
     checked_boxes(box)
     checked_points(points, None)

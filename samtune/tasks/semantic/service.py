@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from samtune.data.coco import encode_rle
-from samtune.tasks.prompt_form import MEDIA_TYPES, PAGE, PROMPT_FIELDS, WARNINGS, answer_prompt
+from samtune.tasks.prompt_form import MEDIA_TYPES, PAGE, PROMPT_FIELDS, TOLD, WARNINGS, answer_prompt
 from samtune.tasks.semantic.outputs import class_colours, palette_png, regions
 from samtune.tasks.semantic.predict import MapPredictor
 from samtune.tasks.service import Answer, Service
@@ -19,6 +19,11 @@ class MapService(Service):
 
     fields = PROMPT_FIELDS
     media_types = MEDIA_TYPES
+    told = (
+        "Without box and points, format=png (if it is not given): the values of the classes, with a palette; "
+        "format=json: size, and of each class its name, value, score, area, bbox and COCO's compressed RLE. "
+        "With them: " + TOLD
+    )
     page = PAGE
 
     def __init__(self, predictor: MapPredictor) -> None:

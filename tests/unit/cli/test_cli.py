@@ -249,6 +249,8 @@ def test_data_verify_and_fetch(run: Run, stub: Stub) -> None:
         (errors.RunFolderError("used"), 8, "error: used\n"),
         (MemoryError(), 6, "error: out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 6, "error: out of memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 6, "Lower data.workers"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), 6, "a process that reads images was killed"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.bin"), 7, "x.bin: No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "runs"), 7, "runs: Permission denied"),
         (RuntimeError("shapes differ"), 1, "error: RuntimeError: shapes differ\nThis is a bug in samtune."),

@@ -91,15 +91,17 @@ def test_an_untuned_model_predicts_by_its_name(run: Run, pictures: Path) -> None
     assert found[14:34, 22:48].mean() > 0.9 and found.mean() < 0.5
     code, _, err = run(*given)
     assert code == 0
-    assert "prompt 'box', this prediction uses 'none'" in err
+    assert "an untuned model segments what a box or points show" in err and "was tuned with" not in err
+    code, _, err = run(*given, "--point", "30,20")
+    assert code == 0 and "was tuned with" not in err and "means little" not in err
 
 
-def test_one_box_for_many_images_is_said(run: Run, pictures: Path) -> None:
+def test_one_box_for_many_images_is_refused(run: Run, pictures: Path) -> None:
     given = ("predict", "--checkpoint", "sam_tiny", pictures, "--out", "o", "--device", "cpu")
     for prompt in (("--box", "18,10,52,38"), ("--point", "30,20")):
         code, _, err = run(*given, *prompt)
-        assert code == 0
-        assert "the same box and points are used for each of 2 images, in pixels of each" in err
+        assert code == 2 and not Path("o").exists()
+        assert "--box and --point are in pixels of one image, and 2 were given" in err
 
 
 def test_bad_models_are_code_4_in_one_line(run: Run, trained: Path, pictures: Path) -> None:

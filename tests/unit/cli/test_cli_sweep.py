@@ -13,7 +13,7 @@ from helpers import write_data
 from typer.testing import CliRunner
 
 from samtune.cli.train import train_app
-from samtune.errors import ConfigError, DataError
+from samtune.errors import ConfigError, DataError, RunFolderError
 from samtune.sweep import trial as sweep_trial
 
 ROWS = {
@@ -52,6 +52,23 @@ def test_sweep_prints_the_table_and_last_the_folder(children: FakeChildren) -> N
     assert "data.dir=here" in Path("out/logs/gps_1.log").read_text()
 
 
+def test_a_dry_run_lists_what_is_left_and_writes_nothing(children: FakeChildren) -> None:
+    given = ("sweep", "--config", "demo.yaml", "seeds=[0, 1]", "grid={train.lr: [0.001, 0.01]}")
+    result = run(*given, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert children.started == [] and not Path("runs").exists()
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert "demo: 8 runs, 1 at once" in result.stdout
+    # two values with a quarter of the steps, and two seeds of 8
+    assert ["GPS", "2", "0", "2", "0", "20", "steps"] in lines and ["all", "4", "0", "4", "0", "40", "steps"] in lines
+    assert run(*given).exit_code == 0
+    assert ["all", "4", "4", "4", "4", "nothing"] in [
+        line.split() for line in run(*given, "--dry-run").stdout.splitlines()
+    ]
+    other = run(*given, "steps=16", "--dry-run")
+    assert isinstance(other.exception, RunFolderError) and len(children.started) == 8
+
+
 def test_a_failure_is_told_at_the_end_with_exit_code_1(children: FakeChildren) -> None:
     children.code = lambda name: 6 if name == "cells/gps_0" else 0
     result = run("sweep", "--config", "demo.yaml")
@@ -86,6 +103,21 @@ def test_compare_prints_and_writes(children: FakeChildren) -> None:
     assert content["best"] == "GPS"
 
 
+def test_compare_against_a_row_with_a_page(children: FakeChildren) -> None:
+    run("sweep", "--config", "demo.yaml")
+    result = run("compare", "runs/sweeps/demo", "--against", "linear", "--report", "new/page.html")
+    assert result.exit_code == 0, result.output
+    assert (
+        "| GPS | 0.700 | 0.700 to 0.700 | 0.350 | 0.350 to 0.350 | +0.200 (+0.200 to +0.200), p 0.12 |" in result.stdout
+    )
+    assert (
+        result.stdout.rstrip().endswith("new/page.html")
+        and "Differences to Linear" in Path("new/page.html").read_text()
+    )
+    wrong = run("compare", "runs/sweeps/demo", "--against", "none")
+    assert isinstance(wrong.exception, ConfigError) and "There are: linear (Linear), gps (GPS)" in str(wrong.exception)
+
+
 def test_engine_and_address_are_passed_on(children: FakeChildren) -> None:
     result = run("sweep", "--config", "demo.yaml", "--address", "10.0.0.1:6379")
     assert isinstance(result.exception, ConfigError) and "add --engine ray" in str(result.exception)
@@ -98,6 +130,13 @@ def test_compare_with_published_rows_of_no_known_data(children: FakeChildren) ->
     run("sweep", "--config", "demo.yaml")
     result = run("compare", "runs/sweeps/demo", "--paper", "vtab")
     assert isinstance(result.exception, ConfigError) and "--paper vtab" in str(result.exception)
+
+
+def test_compare_says_what_is_missing_in_words(tmp_path: Path) -> None:
+    result = run("compare", "nowhere")
+    assert isinstance(result.exception, DataError)
+    assert "nowhere does not hold metrics.json and per_image.csv" in str(result.exception)
+    assert "metrics.json: no such file or directory)" in str(result.exception) and "Error(" not in str(result.exception)
 
 
 def test_compare_needs_runs() -> None:

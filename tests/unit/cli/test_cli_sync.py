@@ -13,6 +13,7 @@ import pytest
 from samtune.base.tracking import sync
 from samtune.cli import main as cli
 from samtune.errors import ConfigError
+from samtune.sweep import sync as sweep_sync
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,21 @@ def test_sync_says_what_it_told(
     assert capfd.readouterr().out.splitlines() == [
         "one: 12 numbers and 3 files told; FINISHED, run a1",
         "two: nothing to tell; KILLED, run b2",
+    ]
+
+
+def test_sync_of_a_sweep_tells_of_each_folder(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "sweep.yaml").write_text("name: demo\n")
+    lacked = {"": sync.Delivered(2, 0, "FINISHED", "p"), "cells/gps_0": sync.Delivered(0, 0, "FINISHED", "c")}
+    monkeypatch.setattr(sweep_sync, "sync_sweep", lambda folder: [(folder / name, lacked[name]) for name in lacked])
+    monkeypatch.chdir(tmp_path)
+    assert code_of("sync", "demo") == 0
+    assert capfd.readouterr().out.splitlines() == [
+        "demo: 2 numbers and 0 files told; FINISHED, run p",
+        "demo/cells/gps_0: nothing to tell; FINISHED, run c",
     ]
 
 

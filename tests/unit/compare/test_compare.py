@@ -17,11 +17,11 @@ LOW, HIGH = (0.4, 0.5, 0.6, 0.7), (0.6, 0.6, 0.9, 0.9)
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Row `one` has two seeds, row `two` one of two and another start, row `none` no run."""
+    """Row `one` has two seeds, row `two` one of two, row `none` no run."""
     folder = write_sweep(tmp_path / "demo", {"two": "Two | random", "one": "One", "none": "None"})
     write_run(folder / "cells" / "one_0", LOW, seconds=60.0, memory_mib=500)
     write_run(folder / "cells" / "one_1", HIGH, seconds=120.0, memory_mib=1500)
-    write_run(folder / "cells" / "two_0", LOW, lr=1e-2, edge=True, overrides=["model.checkpoint=random"])
+    write_run(folder / "cells" / "two_0", LOW, lr=1e-2, edge=True)
     return folder
 
 
@@ -54,7 +54,7 @@ def test_markdown(sweep: Path) -> None:
     comparison = compare([sweep])
     text = comparison.to_markdown()
     assert comparison.first.title == "Two | random" and comparison.best.title == "One"
-    assert row_of(text, "Before (untuned)") == ["0.200", "", "0.100", "", "", ""]  # not that of the random start
+    assert row_of(text, "Before (untuned)") == ["0.200", "", "0.100", "", "", ""]
     one, two = row_of(text, "One"), row_of(text, "Two")
     assert one[0] == "0.650 ± 0.141" and two[0] == "0.550 (1 of 2 seeds)"
     assert one[4].startswith("+0.100 (+0.0") and one[5] == ""
@@ -82,11 +82,22 @@ def test_json_has_the_same_numbers(sweep: Path) -> None:
     assert none["runs"] == [] and "mDice" not in none
 
 
-def test_the_untuned_row_is_missing_where_every_row_changes_the_model(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path / "demo", {"two": "Two"}, seeds=[0])
-    write_run(folder / "cells" / "two_0", LOW, overrides=["model={name: sam_vit_b}"])
-    assert compare([folder]).before is None
-    assert "Before" not in compare([folder]).to_markdown()
+def test_each_base_model_has_a_before_row(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "demo", {"one": "One", "two": "Two", "three": "Three"}, seeds=[0])
+    tiny = {"model.name": "sam_tiny", "model.checkpoint": "None"}
+    write_run(folder / "cells" / "one_0", LOW, settings=tiny)
+    write_run(folder / "cells" / "two_0", LOW, settings=tiny | {"model.checkpoint": "random"}, before=0.05)
+    write_run(folder / "cells" / "three_0", LOW, settings=tiny | {"model.name": "sam_vit_b"}, before=0.4)
+    comparison = compare([folder])
+    text = comparison.to_markdown()
+    assert row_of(text, "Before (untuned): sam_tiny |")[:1] == ["0.200"]
+    assert row_of(text, "Before (untuned): sam_tiny, checkpoint=random")[:1] == ["0.050"]
+    assert row_of(text, "Before (untuned): sam_vit_b")[:3] == ["0.400", "", "0.200"]
+    content = comparison.to_json()
+    assert content["before"] is None and list(content["before_by_model"])[1:] == [
+        "sam_tiny, checkpoint=random",
+        "sam_vit_b",
+    ]
 
 
 def test_run_folders_are_rows_of_their_own(tmp_path: Path) -> None:
@@ -95,8 +106,26 @@ def test_run_folders_are_rows_of_their_own(tmp_path: Path) -> None:
     text = comparison.to_markdown()
     assert [row.title for row in comparison.rows] == [str(run) for run in runs]
     assert row_of(text, str(runs[0]))[0] == "0.550"
-    assert row_of(text, str(runs[1]), 2) == ["0.5", "1,234 B"]  # only a sweep measures time and memory
+    assert row_of(text, str(runs[1]), 2) == ["0.5", "1,234 B"]  # no history.jsonl
     assert {"mDice", "mIoU"} <= comparison.to_json()["rows"][0].keys()
+
+
+def test_a_run_folder_knows_its_time_and_memory(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "x", LOW)
+    events = [
+        {"split": "train", "step": 1, "loss": 0.5},
+        {"split": "fit", "step": 9, "seconds": 93.04, "memory_mib": 447.4},
+        {"split": "test", "step": 9, "mDice": 0.5, "seconds": 2.5, "memory_mib": 190.0},
+    ]
+    (run / "history.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + '{"split": "te')
+    assert row_of(compare([run]).to_markdown(), str(run), 2) == [
+        "0.001",
+        "1.6 min",
+        "447 MiB",
+        "2.5 s",
+        "190 MiB",
+        "1,234 B",
+    ]
 
 
 def test_an_evaluation_without_config_or_delta_is_a_row(tmp_path: Path) -> None:
@@ -156,7 +185,7 @@ def test_accuracies_are_in_percent(tmp_path: Path) -> None:
     for name, right in (("one_0", 4), ("one_1", 6), ("two_0", 8), ("two_1", 8)):
         write_class_run(folder / "cells" / name, right, seed=int(name[-1]), test_seconds=2.0, test_memory_mib=64.0)
     comparison = compare([folder])
-    assert isinstance(comparison, Comparison) and comparison.best.title == "Two" and comparison.before is None
+    assert isinstance(comparison, Comparison) and comparison.best.title == "Two" and comparison.before == {}
     text = comparison.to_markdown()
     assert text.startswith(
         "| demo | top1 | 95 % interval | top5 | 95 % interval | top1 - first row | top1 - best row |"

@@ -48,7 +48,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_all_pictures_of_a_sweep(sweep: Path, tmp_path: Path) -> None:
-    saved = save_figures(compare([sweep]).methods, tmp_path / "out")
+    saved = save_figures(compare([sweep]), tmp_path / "out")
     assert [path.name for path in saved] == ["cost.png", "few_shot.png", "tsne.png"]
     for path in saved:
         with Image.open(path) as picture:
@@ -91,7 +91,7 @@ def test_maps_have_ten_classes_at_most_and_one_task(sweep: Path, monkeypatch: py
 def test_runs_without_data_have_no_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = write_run(tmp_path / "x", (0.1, 0.2, 0.3, 0.4))
     with caplog.at_level(logging.INFO, logger="samtune.compare.figures"):
-        assert save_figures(compare([run]).methods, tmp_path / "out") == []
+        assert save_figures(compare([run]), tmp_path / "out") == []
     assert caplog.messages == [
         f"{name}.png is not drawn: the runs have no data for it" for name in ("cost", "few_shot", "tsne")
     ]

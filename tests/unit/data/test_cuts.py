@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,19 @@ from PIL import Image
 from samtune.data.facts import group_near, hash_images
 from samtune.data.pairs import find_pairs
 from samtune.data.splits import Given, Reader, Splits, choose_part, cut_groups, put_given, repeated
+from samtune.errors import DataError
 from samtune.tasks.classes.splits import resolve_classes
 from samtune.tasks.masks.splits import resolve_split
+
+
+@dataclass(frozen=True)
+class Picture:
+    image: Path
+
+    @property
+    def name(self) -> str:
+        return self.image.stem
+
 
 NAMES = [f"n{i:02d}" for i in range(20)]
 
@@ -161,3 +173,15 @@ def test_what_is_held_out_is_not_trained_on_however_its_path_is_written(tmp_path
     assert parts == {"train": [train[0], train[2]], "val": [Path("b")], "test": [train[2]]}
     put_given(parts, Given(train=tmp_path / "list.txt", val="list.txt"), tmp_path, reader)
     assert parts["train"] == [Path("b")]  # what the user says; shared images are refused elsewhere
+
+
+def test_few_images_are_drawn_by_the_seed_and_the_rest_stays(tmp_path: Path) -> None:
+    items = [Picture(tmp_path / f"{name}.png") for name in NAMES]
+    splits = Splits(items[:12], items[12:15], items[15:], ["seen"])
+    few, again, other = (splits.with_few(8, seed) for seed in (1, 1, 2))
+    assert few == again and [item.name for item in few.train] != [item.name for item in other.train]
+    assert len(few.train) == 8 and sorted(few.train, key=items.index) == few.train and set(few.train) <= set(items[:12])
+    assert (few.val, few.test) == (splits.val, splits.test)
+    assert few.notes == ["8 of 12 training images, drawn with seed 1", "seen"] and splits.notes == ["seen"]
+    with pytest.raises(DataError, match=r"^data\.shots is 13, but train has 12 image\(s\)\. Lower data\.shots\.$"):
+        splits.with_few(13, 0)

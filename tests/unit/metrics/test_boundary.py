@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -20,6 +21,15 @@ EMPTY = np.zeros((40, 50), dtype=bool)
 
 def edge(mask: np.ndarray) -> np.ndarray:
     return mask & ~binary_erosion(mask)
+
+
+def test_nothing_is_warned_of_that_is_not_the_users() -> None:
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[4:9, 5:11] = True
+    hd95(mask, mask), surface_dice(mask, mask)  # imports what warns of other things
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert hd95(mask, mask) == 0 and surface_dice(mask, mask) == 1
 
 
 def test_equal_masks() -> None:

@@ -125,6 +125,15 @@ def test_all_sections_in_order(tmp_path: Path) -> None:
     assert "Show all 3 lines" in checker.words
 
 
+def test_advice_comes_first_and_trivial_answers_are_numbers(tmp_path: Path) -> None:
+    told = {"advice": ["the model is not better", "2 images"], "trivial": {"otsu_bright": 0.91}}
+    page, checker = make_report(tmp_path, metrics={**METRICS, **told})
+    assert re.findall(r"<h2>(.*?)</h2>", page)[0] == "Before you rely on it"
+    assert re.findall(r"<li>(.*?)</li>", page)[-2:] == ["The model is not better", "2 images"]
+    assert "otsu_bright" in checker.words and "0.9100" in checker.words
+    assert "rely" not in make_report(tmp_path)[0]
+
+
 def test_curves_are_means_of_the_finite_values_by_epoch(tmp_path: Path) -> None:
     page, _ = make_report(tmp_path)
     assert 'aria-label="Training loss: 1.500 at epoch 1, 0.250 at epoch 2"' in page

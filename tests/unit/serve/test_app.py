@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import html
 import logging
 import re
 import threading
@@ -77,7 +78,6 @@ def test_probes_and_model(any_client: TestClient, service: Service) -> None:
     [
         ("GET", "/nothing", 404, "not_found"),
         ("GET", "/v1/predict/", 404, "not_found"),
-        ("GET", "/docs", 404, "not_found"),
         ("GET", "/redoc", 404, "not_found"),
         ("POST", "/livez", 405, "method_not_allowed"),
         ("GET", "/v1/predict", 405, "method_not_allowed"),
@@ -91,7 +91,7 @@ def test_routing_errors_have_the_envelope(client: TestClient, method: str, path:
     assert ("allow" in response.headers) == (status == 405)
 
 
-@pytest.mark.parametrize("path", ["/", "/livez", "/nothing", "/v1/model", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/livez", "/nothing", "/v1/model", "/openapi.json"])
 def test_security_headers_are_everywhere(client: TestClient, path: str) -> None:
     response = client.get(path, headers={"Origin": "http://evil.test"})
     assert set(map(str.lower, SECURITY_HEADERS)) <= set(response.headers)
@@ -164,7 +164,7 @@ def test_the_key(masks: MaskService, header: str | None, status: int) -> None:
         assert error_of(response)["code"] == "unauthorized"
         assert response.headers["WWW-Authenticate"] == "Bearer"
     assert client.get("/v1/model").status_code == client.get("/openapi.json").status_code == 401
-    assert client.get("/livez").status_code == client.get("/").status_code == 200
+    assert [client.get(path).status_code for path in ("/livez", "/", "/docs")] == [200] * 3
 
 
 @pytest.mark.parametrize(
@@ -336,6 +336,34 @@ def test_the_page_runs_only_its_own_code(any_client: TestClient) -> None:
         assert f"{tag}-src 'sha256-{digest}'" in policy
     assert "unsafe" not in policy
     assert not re.findall(r"https?://|\sstyle=|\son\w+=|<link[^>]*stylesheet|{%|{{", response.text)
+
+
+def test_the_docs_have_a_command_for_every_field_and_no_code(any_client: TestClient, service: Service) -> None:
+    response = any_client.get("/docs", headers={"Host": "localhost:8123"})
+    assert response.headers["content-type"].startswith("text/html")
+    (style,) = re.findall("<style>(.*?)</style>", response.text, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = response.headers["Content-Security-Policy"]
+    assert f"style-src 'sha256-{digest}'" in policy and "script" not in policy and "<script" not in response.text
+    shown = html.unescape(response.text)
+    assert "curl -F image=@picture.png http://localhost:8123/v1/predict" in shown
+    for field in service.fields:
+        assert f"-F {field.name}='{field.schema['example']}'" in shown and field.schema["description"] in shown
+    assert service.told and service.told in shown
+    assert set(re.findall(r"https?://[^/\s]+", shown)) == {"http://localhost:8123"}
+    assert 'href="/docs"' in any_client.get("/").text
+
+
+def test_the_docs_show_no_host_that_is_none(masks: MaskService) -> None:
+    client = TestClient(app_of(masks, hosts=None), base_url=URL)
+    shown = client.get("/docs", headers={"Host": '"><b>x'}).text
+    assert "<b>" not in shown and "http://127.0.0.1:8000/v1/predict" in shown
+
+
+def test_the_commands_of_the_docs_work(post: Post, masks: MaskService) -> None:
+    given = {field.name: field.schema["example"] for field in masks.fields}
+    response = post(encoded(picture(size=(220, 200))), **given)
+    assert response.status_code == 200 and response.headers["content-type"] == "application/json"
 
 
 def test_each_task_brings_its_part_of_the_page(masks: MaskService, classes: ClassService) -> None:

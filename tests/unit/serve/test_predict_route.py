@@ -263,9 +263,17 @@ def test_forms_that_are_none(client: TestClient) -> None:
     assert send(content=b"", headers=broken)[0] in (400, 422)
     assert send(files={"format": (None, "png")}) == (422, "missing_image")
     assert send(files={"image": ("a", encoded()), "box": ("b", b"[1,2,3,4]")}) == (422, "field_is_file")
-    assert send(files=[("image", ("a", b"x"))] * 9) == (400, "too_many_parts")
+    assert send(files=[("image", ("a", b"x"))] * 21) == (400, "too_many_parts")
     assert send(files=[("box", (None, "1"))] * 20) == (400, "too_many_parts")
     assert send(files={"image": ("a", encoded()), "box": (None, "1" * 300_000)}) == (400, "part_too_large")
+
+
+@pytest.mark.parametrize("count", [2, 17])
+def test_a_request_has_one_picture(any_client: TestClient, count: int) -> None:
+    response = any_client.post("/v1/predict", files=[("image", ("a", encoded()))] * count)
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["field"]) == (422, "many_images", "image")
+    assert f"there are {count}." in error["message"]
 
 
 def test_a_cut_off_form_is_refused(any_client: TestClient) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from samtune.errors import ConfigError, DataError, RunFolderError
 from samtune.sweep import trial as sweep_trial
-from samtune.sweep.plan import choice_list, first_values, plan
+from samtune.sweep.plan import choice_list, first_values, plan, plan_grid
 from samtune.sweep.run import Failure, best_values, run_sweep, save_choice
 from samtune.sweep.settings import ONE_TASK, Sweep, load_sweep
 
@@ -153,7 +153,7 @@ def test_shipped_sweeps_can_be_planned(path: Path) -> None:
     assert f"--config configs/sweeps/{path.name}" in path.read_text()
     cells = plan(sweep, first_values(sweep))
     assert len(cells) == len(sweep.places) * len(sweep.seeds)
-    assert len({cell.name for cell in [*cells, *plan(sweep)]}) == len(cells) + len(plan(sweep))
+    assert len({cell.name for cell in [*cells, *plan_grid(sweep)]}) == len(cells) + len(plan_grid(sweep))
 
 
 # the plan
@@ -187,7 +187,7 @@ def test_the_first_seed_of_all_rows_comes_first() -> None:
 def test_the_grid_has_one_seed_a_share_of_the_steps_and_its_own_values() -> None:
     rows = ROWS | {"full": {"title": "Full", "overrides": {"select": {"name": "full"}}, "grid": {"train.lr": [0.5]}}}
     sweep = sweep_of(cells=rows, grid={"train.lr": [1e-3, 3e-3]}, seeds=[4, 5], grid_share=0.3)
-    cells = plan(sweep)
+    cells = plan_grid(sweep)
     assert [cell.name for cell in cells] == [
         f"grid_{row}_{lr}" for row in ROWS for lr in (0.001, 0.003)
     ]  # one: no choice
@@ -202,7 +202,7 @@ def test_the_grid_never_opens_what_is_reported(tmp_path: Path) -> None:
     save_choice(sweep, 0.1)
     names = choice_list(sweep).read_text().split()
     assert len(names) == 4
-    for cell in plan(sweep):
+    for cell in plan_grid(sweep):
         assert cell.config.eval.split == "val" and cell.config.data.val == choice_list(sweep)
     for cell in plan(sweep, at(1e-3)):
         assert cell.config.eval.split == "test"
@@ -222,7 +222,7 @@ def test_grid_and_cells_train_on_the_same_images(tmp_path: Path) -> None:
     sweep.folder.mkdir(parents=True)
     save_choice(sweep, 0.25)
     parts = []
-    for cell in (plan(sweep)[0], plan(sweep, at(1e-3))[0]):
+    for cell in (plan_grid(sweep)[0], plan(sweep, at(1e-3))[0]):
         config = cell.config.data
         parts.append(resolve_split(config.dir, split="ratio", given=Given(val=config.val, test=config.test)))
     assert [len(part.train) for part in parts] == [9, 9]
@@ -257,7 +257,7 @@ def test_what_needs_the_same_scores_shares_a_file() -> None:
     grft = {"title": "GRFT", "overrides": {"select": {"name": "grft"}}}
     sweep = sweep_of(cells=ROWS | {"grft": grft, "spt": spt}, seeds=[0, 1], grid={"train.lr": [1e-3, 3e-3]})
     final = {c.name: c.config.score.file for c in plan(sweep, at(1e-3, sweep.cells))}
-    grid = {c.name: c.config.score.file for c in plan(sweep)}
+    grid = {c.name: c.config.score.file for c in plan_grid(sweep)}
     assert final["linear_0"] is None
     assert final["gps_0"] == final["grft_0"] == grid["grid_gps_0.001"] == grid["grid_gps_0.003"]
     assert len({final[name] for name in ("gps_0", "gps_1", "spt_0", "spt_1")}) == 4
@@ -279,7 +279,7 @@ def test_the_best_value_of_the_grid_is_used(monkeypatch: pytest.MonkeyPatch) -> 
     rows = ROWS | {
         "full": {"title": "Full", "overrides": {"select": {"name": "full"}}, "grid": {"train.lr": [0.02, 0.2]}}
     }
-    result = run_sweep(sweep_of(cells=rows, grid={"train.lr": [0.1, 0.2, 0.4]}, seeds=[0, 1]))
+    result = run_sweep(sweep_of(cells=rows, grid={"train.lr": [0.1, 0.2, 0.4]}, grid_extend=0, seeds=[0, 1]))
     assert (result.finished, result.failed) == (6, {})
     assert len(children.started) == 3 + 3 + 2 + 6
     cells = {p.parent.name: json.loads(p.read_text()) for p in result.folder.glob("cells/*/cell.json")}
@@ -348,7 +348,7 @@ def test_the_first_of_equal_values_wins_and_an_undefined_one_loses(monkeypatch: 
     play(monkeypatch)
     sweep = sweep_of(grid={"train.lr": [0.1, 0.2, 0.3]})
     run_sweep(sweep)
-    grid = plan(sweep)
+    grid = plan_grid(sweep)
     assert best_values(sweep, grid) == at(0.1)
     path = grid[0].folder / "cell.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"choice": None}))

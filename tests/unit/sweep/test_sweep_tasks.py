@@ -12,7 +12,7 @@ from fake_runs import FakeChildren
 
 from samtune.errors import ConfigError, RunFolderError
 from samtune.sweep import trial as sweep_trial
-from samtune.sweep.plan import first_values, plan
+from samtune.sweep.plan import first_values, plan, plan_grid
 from samtune.sweep.run import Failure, run_sweep
 from samtune.sweep.settings import Sweep, load_sweep
 
@@ -55,7 +55,7 @@ def sweep_of(*settings: str, **changes: Any) -> Sweep:
             r"tasks.a.titel: unknown key. Did you mean 'title'\? Keys of a task: title,",
         ),
         ({"tasks": TASKS | {"c": {"title": "CUB"}}}, r"tasks: titles \['CUB', 'Dogs', 'CUB'\], expected another one"),
-        ({"choose_on": 0.5}, "choose_on: 0.5, expected no value with `tasks:`"),
+        ({"choose_on": 0.5}, r"tasks.cub.overrides: \['data.name=.*'\], expected no data of its own with choose_on"),
         ({"cells": {"a": {"title": "A", "only": ["cat"]}}}, r"cells.a.only: \['cat'\], .* names of tasks: cub, dogs\."),
     ],
 )
@@ -91,29 +91,40 @@ def test_a_row_knows_more_than_its_task() -> None:
 
 def test_the_grid_is_a_product_and_a_row_adds_its_own_keys() -> None:
     sweep = sweep_of(grid={"train.lr": [1e-3, 1e-2], "train.batch": [4]}, grid_share=1.0)
-    cells = {cell.name: cell for cell in plan(sweep)}
+    cells = {cell.name: cell for cell in plan_grid(sweep)}
     names = ["linear_0.001,4", "linear_0.01,4", *(f"gps_{lr},4,{k}" for lr in (0.001, 0.01) for k in (1, 2))]
     assert list(cells) == [f"{task}/grid_{name}" for task in TASKS for name in names]
     cell = cells["dogs/grid_gps_0.01,4,2"]
-    assert cell.values == {"train.lr": 0.01, "train.batch": 4, "select.per_neuron": 2} and cell.edge
+    assert cell.values == {"train.lr": 0.01, "train.batch": 4, "select.per_neuron": 2}
     assert (cell.config.train.lr, cell.config.select.options["per_neuron"]) == (0.01, 2)
     assert cell.folder == Path("runs/sweeps/demo/grid/dogs/gps_0.01,4,2")
     rows = {"linear": ROWS["linear"] | {"grid": {"train.lr": [0.5]}}}
-    assert [cell.values for cell in plan(sweep_of(grid={"train.lr": [1, 2]}, cells=rows))] == []  # nothing to choose
+    assert [
+        cell.values for cell in plan_grid(sweep_of(grid={"train.lr": [1, 2]}, cells=rows))
+    ] == []  # nothing to choose
+
+
+def test_tasks_that_share_data_share_the_choice_part() -> None:
+    few = {f"shots_{n}": {"title": f"{n} images", "overrides": {"data.shots": n}} for n in (8, 32)}
+    Path("masks.yaml").write_text("data: {dir: pictures}\n")
+    sweep = sweep_of(config="masks.yaml", tasks=few, choose_on=0.1, grid={"train.lr": [1e-3, 1e-2]})
+    cells = [*plan_grid(sweep), *plan(sweep, first_values(sweep))]
+    assert {cell.config.data.shots for cell in cells} == {8, 32}
+    assert {str(cell.config.data.val) for cell in cells} == {str(Path("runs/sweeps/demo/choice.txt").resolve())}
 
 
 def test_length_of_the_runs() -> None:
     sweep = sweep_of(grid={"train.lr": [1e-3, 1e-2]}, grid_share=0.25)
-    assert {(c.config.train.epochs, c.config.train.steps) for c in plan(sweep)} == {(10, None)}
+    assert {(c.config.train.epochs, c.config.train.steps) for c in plan_grid(sweep)} == {(10, None)}
     assert {(c.config.train.epochs, c.config.train.steps) for c in plan(sweep, first_values(sweep))} == {(40, None)}
     sweep = sweep_of("steps=100", grid={"train.lr": [1e-3, 1e-2]}, grid_share=0.25)
-    assert {(c.config.train.epochs, c.config.train.steps) for c in plan(sweep)} == {(40, 25)}
+    assert {(c.config.train.epochs, c.config.train.steps) for c in plan_grid(sweep)} == {(40, 25)}
     assert {c.config.train.steps for c in plan(sweep, first_values(sweep))} == {100}
 
 
 def test_test_images_are_opened_by_the_table_alone() -> None:
     sweep = sweep_of(protocol="retrain")
-    assert {(c.config.eval.split, c.config.data.retrain) for c in plan(sweep)} == {("val", False)}
+    assert {(c.config.eval.split, c.config.data.retrain) for c in plan_grid(sweep)} == {("val", False)}
     assert {(c.config.eval.split, c.config.data.retrain) for c in plan(sweep, first_values(sweep))} == {("test", True)}
     sweep = sweep_of()
     assert {c.config.data.retrain for c in plan(sweep, first_values(sweep))} == {False}
@@ -123,7 +134,7 @@ def test_scores_are_shared_within_a_task_only() -> None:
     rows = {"gps": ROWS["gps"], "grft": {"title": "GRFT", "overrides": {"select": {"name": "grft"}}}}
     sweep = sweep_of(cells=rows, protocol="retrain")
     table = {cell.name: cell.config.score.file for cell in plan(sweep, first_values(sweep))}
-    grid = {cell.name: cell.config.score.file for cell in plan(sweep)}
+    grid = {cell.name: cell.config.score.file for cell in plan_grid(sweep)}
     assert table["cub/gps_0"] == table["cub/grft_0"] != table["dogs/gps_0"]
     assert grid["cub/grid_gps_1"] == grid["cub/grid_gps_2"] != table["cub/gps_0"]  # it trains on fewer images
 
@@ -131,7 +142,8 @@ def test_scores_are_shared_within_a_task_only() -> None:
 def test_every_row_and_task_chooses_its_own_values(children: FakeChildren) -> None:
     best = {"fgvc/cub": 0.01, "fgvc/stanford_dogs": 0.1}
     children.score = lambda given: 0.9 - abs(float(given["train.lr"]) - best[json.loads(given["data.name"])])
-    result = run_sweep(sweep_of(grid={"train.lr": [0.001, 0.01, 0.1]}, protocol="retrain", cells={"a": ROWS["linear"]}))
+    grid = {"train.lr": [0.001, 0.01, 0.1]}
+    result = run_sweep(sweep_of(grid=grid, grid_extend=0, protocol="retrain", cells={"a": ROWS["linear"]}))
     assert (result.finished, result.failed) == (2, {})
     facts = {
         name: json.loads((result.folder / f"cells/{name}_0/cell.json").read_text()) for name in ("cub/a", "dogs/a")
@@ -139,8 +151,8 @@ def test_every_row_and_task_chooses_its_own_values(children: FakeChildren) -> No
     assert facts["cub/a"]["values"] == {"train.lr": 0.01} and facts["dogs/a"]["values"] == {"train.lr": 0.1}
     assert [facts[name]["edge"] for name in facts] == [False, True]
     assert facts["dogs/a"]["choice"] is None and facts["dogs/a"]["task"] == "dogs"  # retrained: nothing was validated
-    grid = json.loads((result.folder / "grid/cub/a_0.01/cell.json").read_text())
-    assert grid["choice"] == pytest.approx(0.9)  # top1
+    chosen = json.loads((result.folder / "grid/cub/a_0.01/cell.json").read_text())
+    assert chosen["choice"] == pytest.approx(0.9)  # top1
     assert children.given["cells/dogs/a_0"]["data.retrain"] == "true"
 
 

@@ -14,7 +14,7 @@ from samtune.run.fit import total_steps
 from samtune.run.settings import load_config
 from samtune.run.updates import rate
 from samtune.sweep import trial as sweep_trial
-from samtune.sweep.plan import Cell, first_values, plan
+from samtune.sweep.plan import Cell, first_values, plan, plan_grid
 from samtune.sweep.run import run_sweep
 from samtune.sweep.settings import Sweep, load_sweep
 
@@ -57,24 +57,24 @@ def test_the_grid_rises_for_as_many_steps_as_the_table(
 ) -> None:
     sweep = sweep_of(**changes)
     assert {risen(cell, batches) for cell in plan(sweep, first_values(sweep))} == {table}
-    assert {risen(cell, batches) for cell in plan(sweep)} == {grid}
+    assert {risen(cell, batches) for cell in plan_grid(sweep)} == {grid}
 
 
 def test_the_command_says_what_the_config_has() -> None:
-    for cell in plan(sweep_of(steps=100)):
+    for cell in plan_grid(sweep_of(steps=100)):
         assert cell.overrides[-2:] == ("train.steps=25", "train.warmup=0.2")
         assert load_config(cell.base, cell.overrides) == cell.config
 
 
 def test_a_warmup_of_the_grid_is_a_share_of_the_table() -> None:
     sweep = sweep_of(steps=100, grid={"train.warmup": [0.05, 0.1]})
-    assert [risen(cell) for cell in plan(sweep)] == [(25, 5), (25, 10)]
-    assert [cell.values for cell in plan(sweep)] == [{"train.warmup": 0.05}, {"train.warmup": 0.1}]
+    assert [risen(cell) for cell in plan_grid(sweep)] == [(25, 5), (25, 10)]
+    assert [cell.values for cell in plan_grid(sweep)] == [{"train.warmup": 0.05}, {"train.warmup": 0.1}]
 
 
 def test_a_length_that_the_grid_chooses_is_kept() -> None:
     sweep = sweep_of(grid={"train.steps": [40, 80]}, overrides={"train.warmup": 0.1, "train.epochs": 100})
-    assert [risen(cell) for cell in plan(sweep)] == [(40, 4), (80, 8)]
+    assert [risen(cell) for cell in plan_grid(sweep)] == [(40, 4), (80, 8)]
 
 
 def test_a_grid_that_ends_in_the_warmup_is_refused() -> None:
@@ -83,9 +83,9 @@ def test_a_grid_that_ends_in_the_warmup_is_refused() -> None:
         match=r"cells.linear: grid_share: 0.1 leaves the grid 10 steps, fewer than the 20 in which the rate rises in "
         r"the table's runs. Raise grid_share, or lower train.warmup = 0.2.",
     ):
-        plan(sweep_of(steps=100, grid_share=0.1, overrides={"train.warmup": 0.2}))
+        plan_grid(sweep_of(steps=100, grid_share=0.1, overrides={"train.warmup": 0.2}))
     with pytest.raises(ConfigError, match=r"leaves the grid 2 epochs, fewer than the 4 in which"):
-        plan(sweep_of(grid_share=0.1, overrides={"train.warmup": 0.2, "train.epochs": 20}))
+        plan_grid(sweep_of(grid_share=0.1, overrides={"train.warmup": 0.2, "train.epochs": 20}))
 
 
 def test_a_folder_of_an_earlier_version_is_finished_but_other_settings_are_not(

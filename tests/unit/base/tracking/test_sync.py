@@ -55,6 +55,15 @@ def test_a_run_that_was_never_tracked_is_told_once(client: Any, the_run: TheRun,
     assert len(client.get_metric_history(told.run_id, "train/loss")) == 3
 
 
+def test_a_run_gets_the_parent_that_it_lacked(client: Any, the_run: TheRun, tmp_path: Path) -> None:
+    folder = tmp_path / "child"
+    run_without_mlflow(folder)
+    sync(folder)
+    parent = the_run("child").info.run_id  # any id will do
+    sync(folder, parent=parent)
+    assert the_run("child").data.tags["mlflow.parentRunId"] == parent
+
+
 def test_a_run_that_was_tracked_lacks_nothing(at_home: Path, the_run: TheRun, tmp_path: Path) -> None:
     folder = tmp_path / "tracked"
     folder.mkdir()

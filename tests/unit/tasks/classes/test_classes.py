@@ -122,7 +122,7 @@ def test_metrics_json_has_the_promised_form(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert list(content) == [
         "task", "split", "n_images", "top1", "top5", "mean_per_class", "ci95", "definition", "metrics", "before",
-        "gain", "trainable", "classes",
+        "gain", "trivial", "trainable", "classes", "advice",
     ]  # fmt: skip
     assert content["n_images"] == 400 and content["classes"][:2] == ["c0", "c1"]
     assert content["before"] == before.values

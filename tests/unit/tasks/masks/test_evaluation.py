@@ -213,7 +213,8 @@ def test_metrics_json_has_the_promised_form(tmp_path: Path, model: FakeModel, ba
     report.save(tmp_path / "run", before=before, trainable={"selected": 10, "total": 1000, "percent": 1.0})
     content = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(content) == [
-        "task", "split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trainable",
+        "task", "split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trivial",
+        "trainable", "advice",
     ]  # fmt: skip
     assert content["n_images"] == 2 and content["mDice"] == 1.0
     assert content["ci95"] == {"mDice": [1.0, 1.0], "mIoU": [1.0, 1.0]}
@@ -222,6 +223,16 @@ def test_metrics_json_has_the_promised_form(tmp_path: Path, model: FakeModel, ba
     assert gain == pytest.approx(0.7) and low <= gain <= high
     assert content["trainable"]["percent"] == 1.0
     assert report.to_json()["before"] is None and report.to_json()["trainable"] is None
+
+
+def test_metrics_that_were_asked_for_are_in_the_table(model: FakeModel, batch: Batch) -> None:
+    report = evaluate(model, [batch], metrics=("mae", "hd95", "gps_released_dice"))
+    rows = {row[0]: row[1:] for row in report.to_table().rows}
+    assert list(rows) == ["mDice", "mIoU", "hd95", "gps_released_dice"]
+    assert list(rows["hd95"]) == [0.0, ""]
+    before = report.to_table(report)
+    assert list(before.rows[-1]) == ["gps_released_dice", 1.0, 1.0, "", "", ""]
+    assert all(len(row) == len(before.columns) for row in before.rows)
 
 
 def test_undefined_numbers_become_null(tmp_path: Path) -> None:

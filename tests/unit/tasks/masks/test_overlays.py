@@ -11,9 +11,12 @@ from samtune.errors import DiskError
 from samtune.tasks.masks.draw import (
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
+    NO_MARKS,
     PREDICTION,
+    PROMPT,
     TRUE_POSITIVE,
     TRUTH,
+    Marks,
     overlay_row,
     save_overlays,
 )
@@ -74,6 +77,17 @@ def test_errors_are_where_they_belong() -> None:
     assert len(set(centre[10])) == 1  # grey outside
 
 
+@pytest.mark.parametrize("marks", [Marks(box=[20, 30, 79, 89]), Marks(points=[[50, 60]])])
+def test_the_prompt_is_drawn_where_it_was_given(marks: Marks) -> None:
+    shown, plain = overlay_row(IMAGE, LEFT, LEFT, marks)[26:, :320], overlay_row(IMAGE, LEFT, LEFT)[26:, :320]
+    assert has_colour(shown, PROMPT) and not has_colour(plain, PROMPT)
+    rows, columns = np.nonzero((shown != plain).any(axis=-1))
+    centre = (rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2
+    assert np.allclose(centre, (120, 100), atol=2)  # at twice the size
+    wide = columns.max() - columns.min()
+    assert wide == pytest.approx(118, abs=8) if marks.box else wide < 20
+
+
 def test_without_truth_there_are_two_panels() -> None:
     assert overlay_row(IMAGE, None, LEFT).shape == (PANEL[0] + 26, 2 * 320 + 4, 3)
 
@@ -95,7 +109,9 @@ def test_masks_must_fit_the_image() -> None:
 def test_files_hold_the_rows_in_rgb(tmp_path: Path) -> None:
     red = np.zeros_like(IMAGE)
     red[..., 0] = 200
-    paths = save_overlays(tmp_path / "overlays", [("a/b c#1", red, LEFT, RIGHT), ("x", red, None, LEFT)])
+    paths = save_overlays(
+        tmp_path / "overlays", [("a/b c#1", red, LEFT, RIGHT, NO_MARKS), ("x", red, None, LEFT, NO_MARKS)]
+    )
     assert [path.name for path in paths] == ["a_b_c#1.png", "x.png"]
     written = cv2.imread(str(paths[0]))[..., ::-1]
     np.testing.assert_array_equal(written, overlay_row(red, LEFT, RIGHT))
@@ -104,4 +120,4 @@ def test_files_hold_the_rows_in_rgb(tmp_path: Path) -> None:
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match=r"can't write to .*x\.png: .*Choose a writable folder"):
-        save_overlays(tmp_path / "file", [("x", IMAGE, None, LEFT)])
+        save_overlays(tmp_path / "file", [("x", IMAGE, None, LEFT, NO_MARKS)])
