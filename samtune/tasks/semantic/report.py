@@ -6,8 +6,9 @@ A row has the image's confusion counts; one confusion matrix over the set is the
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -78,6 +79,13 @@ class MapRow:
         right = sum(count for truth, found, count in self.cells if truth == found)
         return right / self.pixels if self.pixels else math.nan
 
+    def iou_of(self, place: int) -> float:
+        """Returns the image's own mean IoU of an answer that is one class everywhere; NaN where no pixel counts."""
+        truth: Counter[int] = Counter()
+        for shown, _, count in self.cells:
+            truth[shown] += count
+        return truth[place] / self.pixels / len(truth) if truth else math.nan
+
     @property
     def pixels(self) -> int:
         """Number of pixels that count."""
@@ -97,6 +105,7 @@ class MapReport(AnyReport):
     split: str
     classes: tuple[str, ...]
     definition: dict[str, str]
+    trivial: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def n_images(self) -> int:

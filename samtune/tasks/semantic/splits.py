@@ -1,6 +1,7 @@
 """Is every pair of image and map usable, which classes are there, and what belongs to train, val and test?"""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -94,6 +95,15 @@ def resolve_maps(
     table = ClassTable.of(wanted.found(found for found in facts if not isinstance(found, DataError)), ignore)
     logger.info("%d classes: %s; value %d does not count", len(table.names), table.text(), ignore)
     return MapSplits(parts.train, parts.val, parts.test, parts.notes, table=table)
+
+
+def most_frequent(pairs: Iterable[Pair], table: ClassTable) -> int:
+    """Returns the place of the class with the most pixels in the maps of these pairs."""
+    counts: Counter[int] = Counter()
+    for facts in map_facts([pair.mask for pair in pairs]):
+        if not isinstance(facts, DataError):
+            counts.update(dict(facts.pixels))
+    return max(range(len(table.values)), key=lambda place: counts[table.values[place]])
 
 
 def recognises(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """Several classes: a Segment Anything with a token for each, pairs of image and map, mean IoU."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from samtune.tasks.semantic.maps import ClassTable
 from samtune.tasks.semantic.predict import predict_map_files
 from samtune.tasks.semantic.report import MapReport
 from samtune.tasks.semantic.service import MapService
-from samtune.tasks.semantic.splits import MapSplits, kind_of, recognises, resolve_maps, verify_folder
+from samtune.tasks.semantic.splits import MapSplits, kind_of, most_frequent, recognises, resolve_maps, verify_folder
 from samtune.tasks.task import Measuring, Pages, Words
 from samtune.types import IGNORE, Batch, OutputLoss
 
@@ -93,7 +94,7 @@ class SemanticTask(PixelTask[SemanticConfig]):
         return loss
 
     def evaluate(self, model: nn.Module, loaders: Loaders, how: Measuring) -> MapReport:
-        return evaluate_maps(
+        report = evaluate_maps(
             model,
             loaders.part(how.split),
             classes=_table(loaders).names,
@@ -101,6 +102,10 @@ class SemanticTask(PixelTask[SemanticConfig]):
             autocast_dtype=how.autocast,
             advance=how.advance,
         )
+        if how.keep is None:
+            return report
+        frequent = most_frequent(loaders.splits.train, _table(loaders))
+        return replace(report, trivial={"most_frequent": [row.iou_of(frequent) for row in report.rows]})
 
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]

@@ -76,3 +76,4 @@ def test_an_image_has_its_own_means() -> None:
     assert row.iou == pytest.approx((6 / 8 + 2 / 4) / 2)
     assert row.dice == pytest.approx((12 / 14 + 4 / 6) / 2)
     assert row.accuracy == pytest.approx(0.8)
+    assert row.iou_of(0) == pytest.approx(8 / 10 / 2) and row.iou_of(3) == 0  # one class everywhere

@@ -75,6 +75,7 @@ def test_the_run_folder(made: Path) -> None:
     assert np.sum(metrics["confusion"]) == 2 * 40 * 46  # the frame does not count
     assert metrics["ci95"]["mIoU"][0] <= metrics["mIoU"] <= metrics["ci95"]["mIoU"][1]
     assert metrics["trainable"]["head"] > 0
+    assert 0.2 < metrics["trivial"]["most_frequent"] < 0.34  # the ground alone, of three classes
     merged = Path("run/merged.safetensors")
     assert task_of_file(merged) is SemanticTask
     assert Description.read(merged).classes == tuple(NAMES.values())
