@@ -1,11 +1,9 @@
 """Is every pair of image and binary mask usable, and which belongs to train, val and test?"""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from samtune.data.pair_splits import MaskKind, SplitMode, resolve_parts, verify_parts
-from samtune.data.pair_splits import check_pairs as check_pairs_of
-from samtune.data.pair_splits import verify_pairs as verify_pairs_of
 from samtune.data.pairs import Pair, scan_folder
 from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Splits
 from samtune.data.verify import VerifyReport
@@ -25,16 +23,6 @@ def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyRepor
     if name is not None:
         raise ConfigError(f"{name!r} names a data set, and none of images and masks has a name; leave it out")
     return verify_parts(Path(folder), BINARY)
-
-
-def check_pairs(pairs: Iterable[Pair]) -> VerifyReport:
-    """Checks what a run is about to use; see `samtune.data.pair_splits.check_pairs`."""
-    return check_pairs_of(pairs, BINARY)
-
-
-def verify_pairs(pairs: Iterable[Pair]) -> VerifyReport:
-    """Checks every pair; see `samtune.data.pair_splits.verify_pairs`."""
-    return verify_pairs_of(pairs, BINARY)
 
 
 def resolve_split(

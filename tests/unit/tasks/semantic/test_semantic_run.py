@@ -172,6 +172,13 @@ def test_the_data_can_be_verified(made: Path, capsys: pytest.CaptureFixture[str]
     assert "no errors" in capsys.readouterr().out
 
 
+def test_a_dry_run_and_training_without_practice(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("model.name=toy", "model.checkpoint=base.pth", f"data.dir={made / 'data'}", "track.mlflow=false")
+    assert run("finetune", "--config", "semantic.yaml", *small, "train.batch=auto", "--dry-run") == 0
+    assert "trainable" in capsys.readouterr().out
+    assert run("finetune", "--config", "semantic.yaml", *small, "loss.box_weight=0", "--dry-run") == 0
+
+
 @pytest.mark.parametrize("select", ["{name: gps, per_neuron: 1}", "{name: grft}", "{name: spt}"])
 def test_selectors_that_score(made: Path, select: str) -> None:
     small = ("model.name=toy", "model.checkpoint=base.pth", f"data.dir={made / 'data'}", "track.mlflow=false")
