@@ -57,7 +57,7 @@ class Loss(shared.Section):
     dice_weight: float = Field(1.0, ge=0, le=LARGEST, description="weight of the Dice term")
     ce_weight: float = Field(1.0, ge=0, le=LARGEST, description="weight of the cross-entropy term")
     box_weight: float = Field(
-        0.5, ge=0, le=LARGEST, description="weight of the practice that keeps the answers to boxes; 0: none"
+        0.2, ge=0, le=LARGEST, description="weight of the practice that keeps the answers to boxes; 0: none"
     )
 
     def faults(self) -> Iterator[Fault]:
