@@ -60,7 +60,7 @@ def classes_section(report: MapReport, file: Path) -> Section:
     title = f"mean IoU {100 * report.choice:.1f} % of {report.n_images:,} {report.split} images"
     draw_confusion(file, report.confusion(), report.classes, order=order, title=title, what="pixels")
     caption = "Confusion matrix: a row holds the pixels of one class, a column the answers."
-    columns = {"Class": "name", "IoU": "bar", "Dice": "number", "Pixels": "number", "Most often taken for": "words"}
+    columns = {"Class": "name", "IoU": "number", "Dice": "number", "Pixels": "number", "Most often taken for": "words"}
     table = Table(columns, _table(report, order))  # type: ignore[arg-type]
     charts = [Chart("IoU of each class, %", bars(report, order[:_BARS]), f"IoU of {len(order)} classes", wide=True)]
     note = "The worst class first; numbers in percent, from one confusion matrix over all counted pixels."
