@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from samtune.selection import select as select
     from samtune.tasks.masks.evaluate import evaluate as evaluate
     from samtune.tasks.masks.predict import Predictor as Predictor
+    from samtune.tasks.semantic.predict import MapPredictor as MapPredictor
     from samtune.tuning import attach as attach
     from samtune.tuning import merge as merge
 
 _HOMES = {
+    "MapPredictor": "samtune.tasks.semantic.predict",
     "Predictor": "samtune.tasks.masks.predict",
     "apply_delta": "samtune.files.delta",
     "attach": "samtune.tuning",

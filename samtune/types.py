@@ -8,7 +8,7 @@ Frames of a picture:
 - **low-res**: S/4 x S/4, what the mask decoder returns.
 
 Coordinates are XY in pixels of the stated frame, boxes XYXY. Sizes are (height, width). Masks are bool:
-True = foreground.
+True = foreground. Maps of classes are uint8: the place of a pixel's class in the list, or `IGNORE`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ Resize = Literal["squash", "crop"]
 """How an image becomes a square: straight to it; or scaled by the shorter side, then the middle cut out."""
 Interpolation = Literal["bicubic", "bilinear"]
 MaskArray = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
+ClassMap = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
+TargetArray = np.ndarray[tuple[int, int], np.dtype[Any]]
+"""A mask, or a map of classes."""
+IGNORE = 255
+"""Of a map of classes: a pixel that counts in no loss and no metric."""
 ImageArray = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 
 
@@ -58,15 +63,15 @@ class Sample:
     Attributes:
         name: stem of the image file; component targets add `#1`, `#2`, ...
         image: (3, h, w) uint8 RGB, scaled to the input frame, not yet padded.
-        mask: (h, w) bool, the target in the same frame.
-        truth: (H, W) bool array, the target at the original size.
+        mask: (h, w) bool, the target in the same frame; or uint8, a map of classes.
+        truth: (H, W) array of the same kind, the target at the original size.
         box_input, points_input, labels: (4,) float32, (P, 2) float32 and (P,) int64, each or None; see `Prompts`.
     """
 
     name: str
     image: Tensor
     mask: Tensor
-    truth: MaskArray
+    truth: TargetArray
     box_input: Tensor | None = None
     points_input: Tensor | None = None
     labels: Tensor | None = None
@@ -78,9 +83,10 @@ class Batch:
 
     Attributes:
         images: (B, 3, S, S) uint8 RGB, zero-padded at the right and bottom; models normalise.
-        masks: (B, 1, S, S) bool, target in the input frame; False in the padding.
+        masks: (B, 1, S, S) bool, target in the input frame, False in the padding; or uint8, maps of classes, `IGNORE`
+            in the padding.
         sizes_input: the unpadded (h, w) of each item in the input frame.
-        truths: (H, W) bool arrays at the original size.
+        truths: (H, W) arrays of the same kind at the original size.
         prompts: None for prompt mode "none".
     """
 
@@ -88,7 +94,7 @@ class Batch:
     masks: Tensor
     sizes_input: tuple[Size, ...]
     names: tuple[str, ...]
-    truths: tuple[MaskArray, ...] = field(default=(), repr=False)
+    truths: tuple[TargetArray, ...] = field(default=(), repr=False)
     prompts: Prompts | None = None
 
     def __len__(self) -> int:
@@ -220,7 +226,7 @@ class AnyBatch(Protocol):
 
 
 LogitLoss = Callable[[Tensor, Batch], Tensor]
-"""((B, 1, S, S) float32 logits in the input frame, batch) to a scalar."""
+"""((B, 1 or classes, S, S) float32 logits in the input frame, batch) to a scalar."""
 
 OutputLoss = Callable[[Tensor, Any], Tensor]
 """(what a model returns for a batch, that batch) to a scalar: what training minimises."""

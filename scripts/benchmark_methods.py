@@ -48,7 +48,8 @@ from samtune.scoring.score import score
 from samtune.selection import Selection, load_selection, save_selection, select
 from samtune.selection.selection import pack_indices
 from samtune.tasks.classes.losses import head_cross_entropy
-from samtune.tasks.masks.losses import dice_bce, task_loss
+from samtune.tasks.masks.losses import dice_bce
+from samtune.tasks.pixels import task_loss
 from samtune.types import AnyBatch, Batch, LabelledBatch
 
 M_MMAP_THRESHOLD = -3  # of mallopt, in glibc's malloc.h
@@ -189,7 +190,7 @@ def sam_task(name: str, size: int, batch: int) -> Task:
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     data = Batch(images, masks, ((size, size),) * batch, tuple(map(str, range(batch))))
     return Task(
-        model, data, lambda logits: dice_bce(upsample_logits(logits, size), data.to(logits.device)), task_loss()
+        model, data, lambda logits: dice_bce(upsample_logits(logits, size), data.to(logits.device)), task_loss(dice_bce)
     )
 
 

@@ -13,8 +13,9 @@ from samtune.models.sam.lite import LiteSam
 from samtune.models.sam.model import SamModel
 from samtune.models.sam.specs import LiteSpec, SamSpec
 from samtune.models.sam.vit import VitSam
+from samtune.models.sam.weights import load_sam
 from samtune.models.table import ModelEntry
-from samtune.models.weights import RANDOM, load_weights
+from samtune.models.weights import RANDOM
 from samtune.types import Batch, Prompts, Size
 
 Model = TypeVar("Model", bound=SamModel)
@@ -54,11 +55,12 @@ def _with_noise(model: Model, seed: int, dtype: torch.dtype) -> Model:
     return model
 
 
-def build_toy(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> SamModel:
+def build_toy(
+    name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None, classes: int | None = None
+) -> SamModel:
     """Builds it as a row of the table of models does."""
     model = toy_model(image_size=image_size)
-    if checkpoint not in (None, RANDOM):
-        load_weights(model, Path(checkpoint))
+    load_sam(model, checkpoint or RANDOM, classes=classes)
     return model
 
 

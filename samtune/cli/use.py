@@ -67,9 +67,12 @@ def predict(
         list[str] | None,
         Option(metavar="X,Y", help="Prompt for a single image: a point on the object; repeat for more."),
     ] = None,
+    format: Annotated[
+        str | None, Option(metavar="png|coco|geojson", help="Of maps of classes: png has a palette.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Write the mask of each image, at its own size, or its class."""
+    """Write the mask of each image, at its own size, its class, or the class of each pixel."""
     _check_device(device)
     box_xyxy = _numbers("--box", box, 4) if box is not None else None
     points_xy = [_numbers("--point", text, 2) for text in point or ()]
@@ -78,7 +81,7 @@ def predict(
     from samtune.tasks.table import task_of_file
 
     file = find_model(checkpoint)
-    request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy)
+    request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy, format)
     console.print_line(task_of_file(file).predict_files(request))
 
 

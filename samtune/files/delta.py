@@ -15,7 +15,7 @@ from torch import Tensor
 from samtune.base.tensors import check_file, in_fp32, load_tensors, read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.description import Description
-from samtune.models.table import build_model, names_that_give
+from samtune.models.table import build_model, entry_of, names_that_give
 from samtune.models.weights import RANDOM, check_finite, read_state
 from samtune.selection.selection import Selection, pack_indices, unpack_indices
 
@@ -103,7 +103,7 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
         whole = in_fp32(read_weights(file))
         if state_hash(whole) == description.base_hash:  # what `undo` wrote: with the head
             return whole
-    head = {} if not description.classes else {"head": "checkpoint", "seed": 0}
+    head = {} if entry_of(description.model).gives == "masks" else {"head": "checkpoint", "seed": 0}
     if description.head_seed is not None:
         head = {"head": "new", "seed": description.head_seed}
     return in_fp32(description.build(checkpoint=file or (RANDOM if drawn else None), **head).net.state_dict())

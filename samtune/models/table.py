@@ -55,7 +55,8 @@ def build_model(
         checkpoint: a file; None for the model's own weights (inside the package, or downloaded once); "random" for
             the initialisation of its library.
         image_size: side of the square input in pixels; None for the model's own.
-        **options: what else the builder takes; a classifier needs `classes`, the number of outputs.
+        **options: what else the builder takes; a classifier needs `classes`, the number of outputs, and what gives
+            masks takes it too: then it gives one of each class.
 
     Raises:
         ConfigError: unknown name, or a size or option that the model does not have.

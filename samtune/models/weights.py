@@ -40,7 +40,11 @@ def load_weights(model: Backbone, path: Path) -> None:
     Raises:
         CheckpointError: a missing or damaged file, another model's weights, missing or extra keys, NaN.
     """
-    state = read_state(path)
+    load_state(model, read_state(path), path)
+
+
+def load_state(model: Backbone, state: Mapping[str, Tensor], path: Path) -> None:
+    """Loads what was read from a checkpoint; raises as `load_weights`."""
     check_state(model.net.state_dict(), state, path, model.looks_like)
     model.net.load_state_dict(state)
     log_loaded(len(state), path)

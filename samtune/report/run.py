@@ -23,7 +23,7 @@ _KINDS = {
     "bias": ("Biases", "Biases of linear and conv layers that train."),
     "norm": ("Norms", "Scales and shifts of norms that train."),
     "decoder": ("Mask decoder", "The mask decoder with the no-mask embedding."),
-    "head": ("Head", "The classification head."),
+    "head": ("Head", "The classification head, or the tokens of the classes of pixels."),
     "added": ("Added modules", "Parameters that the pretrained model does not have."),
 }
 

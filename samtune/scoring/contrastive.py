@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samtune.types import Batch
+from samtune.types import IGNORE, Batch
 
 
 def supervised_contrastive(features: Tensor, labels: Tensor, *, temperature: float) -> Tensor | None:
@@ -39,11 +39,12 @@ def supervised_contrastive(features: Tensor, labels: Tensor, *, temperature: flo
 def pixel_contrastive(
     embeddings: Tensor, batch: Batch, *, cells: int, temperature: float, generator: torch.Generator
 ) -> Tensor | None:
-    """Supervised contrastive loss over cells of the image embedding, labelled by the masks.
+    """Supervised contrastive loss over cells of the image embedding, labelled by the masks or maps of classes.
 
-    A cell is pure where at least 80 % of its pixels are of one class, otherwise it is a boundary cell with its
-    majority label. From each image `cells` cells are drawn: 10 % boundary cells, the rest half per class where there
-    are enough. Cells that touch the padding are left out.
+    A cell is pure where at least 80 % of its pixels are of one class, otherwise it is a boundary cell; its label is the
+    class of most of its pixels, the higher one of equals. From each image `cells` cells are drawn: 10 % boundary cells,
+    the rest in equal parts of each class that the image shows, where there are enough. Cells that touch the padding are
+    left out, and those of which most does not count.
 
     Args:
         embeddings: (B, C, h, w) of the image encoder, after the neck.
@@ -53,23 +54,33 @@ def pixel_contrastive(
         A scalar in fp32, or None where no two drawn cells share a class.
     """
     side = batch.masks.shape[-1] // embeddings.shape[-1]
-    share = F.avg_pool2d(batch.masks.float(), side).flatten(1).cpu()  # (B, h*w)
-    inside = F.avg_pool2d(batch.valid().float(), side).flatten(1).cpu() > 1 - 1e-6
+    inside = F.avg_pool2d(batch.valid().float(), side).flatten(1).cpu() > 1 - 1e-6  # (B, h*w)
     features, labels = [], []
     for item in range(len(batch)):
-        drawn = _draw_cells(share[item], inside[item], cells, generator)
+        label, share = _cells(batch.masks[item], side)
+        drawn = _draw_cells(label, share, inside[item] & (label != IGNORE), cells, generator)
         features.append(embeddings[item].flatten(1).T[drawn.to(embeddings.device)])
-        labels.append(share[item][drawn] >= 0.5)
+        labels.append(label[drawn])
     return supervised_contrastive(torch.cat(features), torch.cat(labels).to(embeddings.device), temperature=temperature)
 
 
-def _draw_cells(share: Tensor, inside: Tensor, cells: int, generator: torch.Generator) -> Tensor:
-    """Draws cell numbers: boundary cells first, then half per class, then whatever is left to fill up."""
+def _cells(target: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Returns of each cell of (1, S, S) its label, (h*w,) int64, and the share of its pixels that have it."""
+    values = target.to(torch.uint8)
+    present = torch.unique(values).flip(0)  # the first of equals wins: of foreground and background, the foreground
+    shares = F.avg_pool2d((values == present[:, None, None]).float(), side).flatten(1).cpu()  # (classes, h*w)
+    share, place = shares.max(dim=0)
+    return present.cpu().long()[place], share
+
+
+def _draw_cells(label: Tensor, share: Tensor, usable: Tensor, cells: int, generator: torch.Generator) -> Tensor:
+    """Draws cell numbers: boundary cells first, then equal parts per class, then whatever is left to fill up."""
     order = torch.randperm(len(share), generator=generator)
-    order = order[inside[order]]
-    foreground, pure = share[order] >= 0.5, (share[order] >= 0.8) | (share[order] <= 0.2)
+    order = order[usable[order]]
+    pure, kinds = share[order] >= 0.8, label[order]
     boundary = order[~pure][: round(cells * 0.1)]
-    half = (cells - len(boundary)) // 2
-    taken = torch.cat([boundary, order[pure & foreground][:half], order[pure & ~foreground][:half]])
+    present = torch.unique(kinds[pure]).flip(0).tolist()
+    part = (cells - len(boundary)) // max(1, len(present))
+    taken = torch.cat([boundary, *(order[pure & (kinds == kind)][:part] for kind in present)])
     rest = order[pure & ~torch.isin(order, taken)]  # boundary cells stay at their share
     return torch.cat([taken, rest[: cells - len(taken)]])

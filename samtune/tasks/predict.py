@@ -1,6 +1,6 @@
 """What the predictions of all tasks share: the request, the images it means, and the loop over them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +11,7 @@ from samtune import console
 from samtune.base.paths import find_path
 from samtune.data.pictures import SUFFIXES
 from samtune.data.verify import list_problems
-from samtune.errors import DataError
+from samtune.errors import ConfigError, DataError
 from samtune.types import ImageArray
 
 AnswerT = TypeVar("AnswerT")
@@ -26,6 +26,7 @@ class Prediction:
         overlay: also draw the answers over the images.
         box_xyxy: prompt in pixels of the image, of which there is one then; or None.
         points_xy: likewise, all on the object; empty for none.
+        format: of the answers; None for the task's first.
     """
 
     checkpoint: Path
@@ -35,6 +36,15 @@ class Prediction:
     overlay: bool = False
     box_xyxy: tuple[float, ...] | None = None
     points_xy: Sequence[tuple[float, ...]] = ()
+    format: str | None = None
+
+
+def refuse_format(request: Prediction) -> None:
+    """Raises a `ConfigError` for a task whose answers have one format."""
+    if request.format is not None:
+        raise ConfigError(
+            f"--format {request.format!r} is for maps of classes (task: semantic); {request.checkpoint} answers in one."
+        )
 
 
 def predict_each(
@@ -103,3 +113,33 @@ def checked_image(image: ImageArray) -> ImageArray:
             "samtune.data.pictures.read_image reads one from a file."
         )
     return image
+
+
+def check_one_image(images: Collection[Path]) -> None:
+    """Raises a `ConfigError` where a prompt is given for more than one image."""
+    if len(images) > 1:
+        raise ConfigError(
+            f"--box and --point are in pixels of one image, and {len(images)} were given. "
+            "Predict each with its own, or leave the prompt out."
+        )
+
+
+def targets_of(images: Sequence[Path], out: Path, suffix: str = ".png") -> dict[Path, Path]:
+    """Returns the file that each image's answer goes to, `out/STEM.png`, after making sure that no file would be lost.
+
+    Raises:
+        DataError: two images of one stem.
+        ConfigError: an answer would replace an image.
+    """
+    by_stem: dict[str, list[Path]] = {}
+    for path in images:
+        by_stem.setdefault(path.stem, []).append(path)
+    if clashes := [f"{stem}{suffix}: {', '.join(map(str, p))}" for stem, p in by_stem.items() if len(p) > 1]:
+        title = "several images would write one mask; rename them or predict them apart"
+        raise DataError(list_problems(title, clashes))
+    targets = {path: out / f"{path.stem}{suffix}" for path in images}
+    if lost := {path.resolve() for path in images} & {target.resolve() for target in targets.values()}:
+        raise ConfigError(
+            f"--out {out} holds the images: {len(lost)} of them would be replaced. Choose another folder."
+        )
+    return targets

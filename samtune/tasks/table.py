@@ -38,6 +38,7 @@ TASKS: dict[str, TaskEntry] = {
     "classification": TaskEntry(
         "samtune.tasks.classes.config:ClassificationConfig", "samtune.tasks.classes.task:ClassificationTask"
     ),
+    "semantic": TaskEntry("samtune.tasks.semantic.config:SemanticConfig", "samtune.tasks.semantic.task:SemanticTask"),
 }
 
 

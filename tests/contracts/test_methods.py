@@ -24,7 +24,8 @@ from samtune.models.backbone import Backbone
 from samtune.scoring.score import score
 from samtune.selection import SELECTORS, Selection, load_selection, save_selection, select
 from samtune.tasks.classes.losses import head_cross_entropy
-from samtune.tasks.masks.losses import task_loss
+from samtune.tasks.masks.losses import dice_bce
+from samtune.tasks.pixels import task_loss
 from samtune.tuning import attach, count, count_by_block, merge
 from samtune.tuning.precision import restore_base
 from samtune.types import AnyBatch, Granularity, Scores
@@ -86,7 +87,7 @@ def scores_of(case: str, family: str) -> Scores | None:
     if needs is None:
         return None
     if (family, needs.per) not in SCORES:
-        loss = task_loss() if family in SAMS else head_cross_entropy
+        loss = task_loss(dice_bce) if family in SAMS else head_cross_entropy
         SCORES[family, needs.per] = score(model_of(family), batches_of(family), loss, per=needs.per, squares=True)
     return SCORES[family, needs.per]
 

@@ -24,6 +24,8 @@ from safetensors.torch import load_file
 
 from samtune.base.tensors import save_tensors, state_hash
 from samtune.config.sections import Config
+from samtune.data.frames import Collate
+from samtune.data.pairs import find_pairs
 from samtune.errors import CheckpointError, ConfigError
 from samtune.files.audit import audit_files
 from samtune.files.delta import apply_delta, undo_delta
@@ -33,9 +35,8 @@ from samtune.run.recipe import RunResult, finetune, select_only
 from samtune.run.settings import load_config
 from samtune.selection import load_selection
 from samtune.tasks.evaluate import Evaluation
-from samtune.tasks.masks.dataset import Collate, SegmentationDataset
+from samtune.tasks.masks.dataset import SegmentationDataset
 from samtune.tasks.masks.evaluate import evaluate_file
-from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.splits import resolve_split
 
 LOSSES = [1.39471, 1.40997, 1.26988, 1.18578, 1.16067, 1.09145, 0.95258, 0.91532, 0.82748, 0.64271, 0.55685, 0.59646]

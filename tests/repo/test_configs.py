@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from class_maps import write_maps
 from class_trees import write_class_folders, write_fgvc, write_vtab
 from helpers import write_data
 
@@ -16,6 +17,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "sweeps")
 SMALL = {
     "segmentation": ("model.checkpoint=random", "model.name=sam_tiny", "model.image_size=64"),
+    "semantic": ("model.checkpoint=random", "model.name=sam_tiny", "model.image_size=64"),
     "classification": (
         "model={name: vit_tiny_patch16_224, checkpoint: random, image_size: 32, "
         "options: {patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}}",
@@ -27,6 +29,8 @@ SMALL = {
 
 def write_data_for(config: Config, folder: Path) -> Path:
     """Writes tiny data in the layout that a config reads."""
+    if config.task == "semantic":
+        return write_maps(folder)
     if not isinstance(config, ClassificationConfig):
         return write_data(folder)
     benchmark, _, name = (config.data.name or "").partition("/")

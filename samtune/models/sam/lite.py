@@ -121,10 +121,12 @@ class LiteSam(SamModel):
         )
 
 
-def build_lite(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> LiteSam:
+def build_lite(
+    name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None, classes: int | None = None
+) -> LiteSam:
     """Builds a pretrained light SAM in eval mode; arguments and errors are those of `build_model` and `LiteSam`."""
     if name not in LITES:
         raise ConfigError(unknown_name("model", name, LITES))
     model = LiteSam(name, LITES[name], image_size).eval()
-    load_sam(model, checkpoint)
+    load_sam(model, checkpoint, classes=classes)
     return model

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
+from samtune.models.sam.classes import KEPT, PREFIX, ClassTokens
 from samtune.models.sam.specs import LITES, VITS
 from samtune.types import Batch, Prompts, Role
 
@@ -30,8 +31,24 @@ class SamModel(Backbone):
 
     net: Sam
 
+    @property
+    def classes(self) -> ClassTokens | None:
+        """The tokens of the classes that it tells apart; None where it only segments."""
+        return getattr(self.net.mask_decoder, "classes", None)
+
+    def add_classes(self, count: int) -> None:
+        """Puts class tokens beside SAM's own, which keep their values and their part in every other pass."""
+        tokens = ClassTokens(count, self.net.mask_decoder.transformer_dim).to(self.device)
+        tokens.start(self.net.mask_decoder)
+        self.net.mask_decoder.classes = tokens
+
     def forward(self, batch: Batch) -> Tensor:
-        """Predicts (B, 1, S/4, S/4) logits, foreground where > 0: mask token 0, SAM's `multimask_output=False`."""
+        """Predicts (B, 1, S/4, S/4) logits, foreground where > 0: mask token 0, SAM's `multimask_output=False`.
+
+        With classes, a batch without prompts gets (B, n, S/4, S/4) logits of a softmax over them.
+        """
+        if self.classes is not None and batch.prompts is None:
+            return self.decode_classes(self.features(batch))
         return self.decode(self.features(batch), batch.prompts)
 
     def features(self, batch: Batch) -> Tensor:
@@ -52,6 +69,13 @@ class SamModel(Backbone):
         weights = self.net.mask_decoder.output_hypernetworks_mlps[0](hidden[:, 1])  # token 0 is the IoU token; (B, C/8)
         return torch.einsum("bc,bchw->bhw", weights, upscaled)[:, None]
 
+    def decode_classes(self, embeddings: Tensor) -> Tensor:
+        """Decodes (B, C, h, w) embeddings to (B, n, 4h, 4w), the logits of the n classes that `add_classes` added."""
+        assert self.classes is not None
+        hidden, upscaled = self._attend(embeddings, None, None, further=self.classes.tokens)
+        first = hidden.shape[1] - len(self.classes.tokens)  # without a prompt the classes' tokens are the last
+        return torch.einsum("bnc,bchw->bnhw", self.classes(hidden[:, first:]), upscaled)
+
     def decode_all(
         self, embeddings: Tensor, prompts: Prompts | None = None, masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -69,8 +93,14 @@ class SamModel(Backbone):
         weights = torch.stack([mlp(hidden[:, token]) for token, mlp in mlps], dim=1)  # (B, 4, C/8)
         return torch.einsum("bnc,bchw->bnhw", weights, upscaled), decoder.iou_prediction_head(hidden[:, 0])
 
-    def _attend(self, embeddings: Tensor, prompts: Prompts | None, masks: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns the decoder's tokens (B, 5 + prompts, C) and its map at stride 4, (B, C/8, 4h, 4w)."""
+    def _attend(
+        self, embeddings: Tensor, prompts: Prompts | None, masks: Tensor | None, *, further: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the decoder's tokens (B, 5 + prompts + further, C) and its map at stride 4, (B, C/8, 4h, 4w).
+
+        Args:
+            further: (n, C) tokens that take part beside SAM's own.
+        """
         decoder = self.net.mask_decoder
         batch, channels, height, width = embeddings.shape
         # one dtype from here on: under autocast, sums of fp32 and bf16 tensors are slow and no more exact
@@ -78,6 +108,8 @@ class SamModel(Backbone):
         sparse, dense, positions = (t.to(embeddings.dtype) for t in embedded)
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).to(embeddings.dtype)
         tokens = torch.cat([output_tokens.expand(batch, -1, -1), sparse], dim=1)  # (B, 5 + prompts, C)
+        if further is not None:
+            tokens = torch.cat([tokens, further.to(tokens.dtype).expand(batch, -1, -1)], dim=1)
         hidden, source = decoder.transformer(embeddings + dense, positions.expand(batch, -1, -1, -1), tokens)
         source = source.transpose(1, 2).reshape(batch, channels, height, width)
         return hidden, decoder.output_upscaling(source)
@@ -99,8 +131,12 @@ class SamModel(Backbone):
 
         The shifts of the neck's LayerNorm2d count as `bias`: GPS's released code trains them with the biases (a
         named exception). `decoder` is the mask decoder and the no-mask embedding; the rest of the prompt encoder is
-        `fixed`.
+        `fixed`. The tokens of classes are the `head`; beside them, what only answers to prompts need is `fixed` too.
         """
+        if name.startswith(PREFIX):
+            return "head"
+        if self.classes is not None and name.startswith(KEPT):
+            return "fixed"
         if name.startswith(("mask_decoder.", "prompt_encoder.no_mask_embed.")):
             return "decoder"
         if name.startswith("prompt_encoder."):

@@ -14,7 +14,7 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from samtune.errors import ConfigError, unknown_name
+from samtune.errors import CheckpointError, ConfigError, unknown_name
 from samtune.models.sam.attention import FusedAttention
 from samtune.models.sam.model import CELL, SamModel, checked_size, network
 from samtune.models.sam.specs import VITS, SamSpec
@@ -56,19 +56,30 @@ class VitSam(SamModel):
         return [f"image_encoder.blocks.{index}" for index in range(len(self.net.image_encoder.blocks))]
 
     def stock_notes(self, file: Path) -> list[str]:
-        """Returns at which size segment-anything runs, and whether its registry has the model."""
+        """Returns at which size segment-anything runs, and whether its registry has the model.
+
+        Raises:
+            CheckpointError: segment-anything has no tokens of classes.
+        """
+        if self.classes is not None:
+            raise CheckpointError(
+                "segment-anything has no class tokens, so no .pth of them loads there. The merged .safetensors is "
+                "what samtune evaluate, predict and serve take."
+            )
         notes = [f"segment-anything runs at 1024 px; this model was tuned at {self.image_size} px"]
         if self.name not in OFFICIAL:
             notes += [f"segment-anything's registry has no {self.name}: it needs a model of that shape to load it"]
         return notes
 
 
-def build_vit(name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None) -> VitSam:
+def build_vit(
+    name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None, classes: int | None = None
+) -> VitSam:
     """Builds a pretrained SAM in eval mode; arguments and errors are those of `build_model` and `VitSam`."""
     if name not in VITS:
         raise ConfigError(unknown_name("model", name, VITS))
     model = VitSam(name, VITS[name], image_size).eval()
-    load_sam(model, checkpoint)
+    load_sam(model, checkpoint, classes=classes)
     return model
 
 

@@ -1,5 +1,6 @@
 """Where a Segment Anything gets its weights: the package, the official file, or a file of the user's."""
 
+from contextlib import AbstractContextManager, nullcontext
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import NamedTuple
@@ -7,8 +8,9 @@ from typing import NamedTuple
 from samtune.base.disk import cache_folder
 from samtune.base.download import download
 from samtune.errors import CheckpointError
-from samtune.models.backbone import Backbone
-from samtune.models.weights import RANDOM, load_weights
+from samtune.models.sam.classes import PREFIX
+from samtune.models.sam.model import SamModel
+from samtune.models.weights import RANDOM, load_state, read_state
 
 
 class Official(NamedTuple):
@@ -29,23 +31,31 @@ OFFICIAL = {
 """The models that segment-anything's own registry builds."""
 
 
-def load_sam(model: Backbone, checkpoint: str | Path | None) -> None:
-    """Loads a checkpoint strictly.
+def load_sam(model: SamModel, checkpoint: str | Path | None, *, classes: int | None) -> None:
+    """Loads a checkpoint strictly, and adds the tokens of classes, which a file may already have.
 
     Args:
         checkpoint: a file; None for the model's own weights; "random" to keep those that it was built with.
+        classes: number of class tokens; None for a model that only segments.
 
     Raises:
         CheckpointError: as `load_weights` and `official_checkpoint`.
     """
-    if checkpoint is not None:
-        if checkpoint != RANDOM:
-            load_weights(model, Path(checkpoint))
-    elif model.name in OFFICIAL:
-        load_weights(model, official_checkpoint(model.name))
-    else:  # fp16 on disk, the model's dtype in memory
-        with as_file(files("samtune.models.sam") / f"{model.name}.safetensors") as path:
-            load_weights(model, path)
+    if checkpoint != RANDOM:
+        with _file(model.name, checkpoint) as path:
+            state = read_state(path)
+            if classes is not None and any(name.startswith(PREFIX) for name in state):
+                model.add_classes(classes)
+            load_state(model, state, path)
+    if classes is not None and model.classes is None:
+        model.add_classes(classes)
+
+
+def _file(name: str, checkpoint: str | Path | None) -> AbstractContextManager[Path]:
+    """Opens a checkpoint, or the model's own: the official file, or that of the package, fp16 on disk."""
+    if checkpoint is None and name not in OFFICIAL:
+        return as_file(files("samtune.models.sam") / f"{name}.safetensors")
+    return nullcontext(official_checkpoint(name) if checkpoint is None else Path(checkpoint))
 
 
 def official_checkpoint(name: str) -> Path:

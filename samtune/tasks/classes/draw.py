@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from samtune.base.figures import GRID, INK, new_figure, save_figure
+from samtune.base.figures import INK, new_figure, save_figure
 from samtune.data.pictures import read_image
 from samtune.report.page import Picture, Section, Table, percent
 from samtune.tasks.classes.report import ClassReport, ClassRow
+from samtune.tasks.confusion import draw_confusion, short_name
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
-_NUMBERED = 12  # classes up to which the cells hold numbers
-_LONGEST = 22  # characters of a class name in a picture
 _ACROSS = 4  # examples in a row
 
 
@@ -38,7 +37,7 @@ def mistakes_section(report: ClassReport, images: Mapping[str, Path], file: Path
         image = read_image(images[row.name])
         axes.imshow(image, interpolation="lanczos" if max(image.shape) > 100 else "nearest")
         texts = (report.classes[row.label], report.classes[row.predicted], Path(row.name).name)
-        true, said, name = (_short(text) for text in texts)
+        true, said, name = (short_name(text) for text in texts)
         words = f"{name}\nis {true}\nsaid {said} ({100 * row.confidence:.0f} %)"
         axes.set_title(words, fontsize=8.5, color=INK, loc="left")
     for axes in figure.axes:
@@ -68,21 +67,9 @@ def save_confusion(path: Path, report: ClassReport, *, most: int = 40) -> None:
     With more than `most` classes it shows those with the lowest accuracy, the worst first, and the answers outside of
     them in one column. Cells hold percentages where there is room; a class without images has a grey row.
     """
-    counts, total = report.confusion(), len(report.classes)
-    shown = list(range(total)) if total <= most else _worst(report)[:most]
-    cells = counts[np.ix_(shown, shown)].astype(np.float64)
-    columns = [report.classes[index] for index in shown]
-    if len(shown) < total:
-        outside = counts[shown].sum(axis=1) - cells.sum(axis=1)
-        cells = np.concatenate([cells, outside[:, None]], axis=1)
-        columns.append("any other class")
-    images = counts[shown].sum(axis=1)
-    shares = np.divide(cells, images[:, None], out=np.full(cells.shape, math.nan), where=images[:, None] > 0)
-    rows = [f"{_short(report.classes[i])} ({count:,})" for i, count in zip(shown, images.tolist(), strict=True)]
     title = f"top-1 accuracy {100 * report.choice:.1f} % of {report.n_images:,} {report.split} images"
-    if len(shown) < total:
-        title = f"The {len(shown)} worst of {total:,} classes, the worst first; {title} (all classes)"
-    save_figure(path, _matrix(shares, rows, [_short(name) for name in columns], title[0].upper() + title[1:]))
+    counts, order = report.confusion(), _worst(report)
+    draw_confusion(path, counts, report.classes, order=order, title=title, what="images", most=most)
 
 
 def confident_mistakes(report: ClassReport, n: int = 12) -> list[ClassRow]:
@@ -111,39 +98,3 @@ def _worst(report: ClassReport) -> list[int]:
     accuracies, images = report.per_class(), report.confusion().sum(axis=1)
     order = np.lexsort((np.arange(len(images)), -images, accuracies))  # the last key counts first; NaN sorts last
     return [index for index in order.tolist() if images[index]]
-
-
-def _matrix(shares: np.ndarray[Any, Any], rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
-    from matplotlib.colors import PowerNorm
-
-    numbered = len(rows) <= _NUMBERED
-    cell = 0.52 if numbered else 0.19  # inches
-    figure = new_figure(3.6 + cell * len(columns), 2.1 + cell * len(rows))
-    axes = figure.subplots()
-    axes.set_facecolor(GRID)
-    # the square root of the share: a mistake of 5 % must be seen beside an accuracy of 95 %
-    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="nearest")
-    size = 9 if numbered else 7.5
-    axes.set_xticks(range(len(columns)), columns, rotation=90 if len(columns) > 3 else 0, fontsize=size)
-    axes.set_yticks(range(len(rows)), rows, fontsize=size)
-    axes.tick_params(length=0, labelcolor=INK)
-    axes.spines[:].set_color(GRID)
-    axes.set_xlabel("answer", color=INK, fontsize=9.5)
-    axes.set_ylabel("true class (images)", color=INK, fontsize=9.5)
-    figure.suptitle(title, color=INK, fontsize=10, wrap=True)
-    bar = figure.colorbar(image, ax=axes, pad=0.02, fraction=0.04, aspect=30, ticks=[0, 0.05, 0.25, 0.5, 1])
-    bar.ax.set_yticklabels(["0 %", "5 %", "25 %", "50 %", "100 %"], fontsize=8, color=INK)
-    bar.ax.tick_params(length=0)
-    bar.outline.set_visible(False)
-    for (y, x), share in np.ndenumerate(shares):
-        if numbered and share > 0:
-            ink = "#ffffff" if share > 0.35 else "#000000"
-            axes.text(
-                x, y, f"{100 * share:.0f}" if share >= 0.01 else "<1", ha="center", va="center", fontsize=9, color=ink
-            )
-    return figure
-
-
-def _short(name: str) -> str:
-    cut = name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
-    return cut.replace("$", r"\$")  # a "$" would start a formula

@@ -3,62 +3,23 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field
 
 from samtune.config import sections as shared
 from samtune.config.problems import Fault, impossible_pair, told
 from samtune.config.sections import LARGEST, PathText
 from samtune.errors import unknown_name
-from samtune.models.table import names_that_give
+from samtune.tasks.sections import PixelData, PixelModel, PixelScore
 
 
-class Model(shared.Model):
-    """`model`: a model whose output is a mask."""
-
-    name: str = Field("sam_lite", description="architecture")
-    image_size: int | None = Field(
-        None, ge=64, le=4096, description="side of the square input in pixels; empty: the model's own"
-    )
-
-    @field_validator("name")
-    @classmethod
-    def _gives_masks(cls, name: str) -> str:
-        *first, last = map(repr, names_that_give("masks"))
-        if repr(name) not in (*first, last):
-            expected = f"{', '.join(first)} or {last}"
-            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
-        return name
-
-
-class Data(shared.Data):
+class Data(PixelData):
     """`data`: images, masks, split, prompts."""
 
-    dir: PathText = Field(description="folder with images/ and masks/, or train/, val/, test/ with both")
-    split: Literal["auto", "folders", "files", "ratio"] = Field("auto", description="where the parts come from")
     shots: int | None = Field(None, ge=1, description="training images, drawn by run.seed; empty: all")
     prompt: Literal["none", "box", "point"] = Field("none", description="what the model is told of the object")
     augment: bool = Field(
         True, description="random flips, quarter turns, a mild affine change and colours on training images"
     )
-
-    def faults(self) -> Iterator[Fault]:
-        """Yields the parts that are named where they are cut."""
-        yield from super().faults()
-        for name in ("train", "val", "test") if self.split == "ratio" else ():
-            if (value := getattr(self, name)) is not None:
-                yield impossible_pair(
-                    name, value, "no value with data.split: ratio, which cuts the parts itself", "split"
-                )
-
-
-class Score(shared.Score):
-    """`score`: the gradient pass that selection reads."""
-
-    loss: Literal["pixel_contrastive", "task"] | None = Field(
-        None, description="what is differentiated; empty: what the selector's paper does"
-    )
-    cells: int = Field(128, ge=2, description="feature cells drawn per image by the contrastive loss")
 
 
 class Tune(shared.Tune):
@@ -116,9 +77,9 @@ class SegmentationConfig(shared.Config):
     """All settings of a segmentation job; sections in the order of use."""
 
     task: Literal["segmentation"] = Field("segmentation", description="kind of job")
-    model: Model = Model()
+    model: PixelModel = PixelModel()
     data: Data = Field(description="images and masks")
-    score: Score = Score()
+    score: PixelScore = PixelScore()
     tune: Tune = Tune()
     train: Train = Train()
     loss: Loss = Loss()

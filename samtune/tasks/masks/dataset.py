@@ -1,50 +1,21 @@
 """From pairs of image and mask to augmented `Sample`s, `Batch`es of the input frame, and the loaders of a run."""
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image
 
-from samtune.base.environment import set_defaults
+from samtune.data.frames import Collate, reseed, resize, resize_longest, train_augmentation
 from samtune.data.loaders import EpochDataset, LoaderOptions, Loaders, build_loaders
+from samtune.data.pairs import Pair
 from samtune.data.pictures import read_image
 from samtune.data.splits import Splits
 from samtune.errors import DataError
-from samtune.tasks.masks.pairs import Pair, mask_facts, read_mask
-from samtune.tasks.masks.prompts import box_of, components, point_in
-from samtune.types import Batch, ImageArray, MaskArray, PromptMode, Prompts, Sample, Size
-
-
-def train_augmentation(image_size: int) -> Any:
-    """Returns an `albumentations.Compose`: after `reseed`, `compose(image=(h, w, 3) uint8, mask=(h, w) uint8)`.
-
-    Polyps and cells have no up and no left, so all eight flips and quarter turns are free; the affine and colour
-    changes are kept mild. Images are shifted by at most a sixteenth of `image_size`, their longer side in pixels.
-    """
-    set_defaults()
-    import albumentations as A  # type: ignore[import-untyped]
-    import cv2
-
-    shift, mild = (-(image_size // 16), image_size // 16), (0.85, 1.15)
-    turns = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5), A.RandomRotate90(p=0.5)]
-    affine = {"scale": (0.85, 1.2), "rotate": (-15, 15), "translate_px": {"x": shift, "y": shift}}
-    moves = A.Affine(**affine, border_mode=cv2.BORDER_CONSTANT, p=0.5)
-    colours = A.ColorJitter(brightness=mild, contrast=mild, saturation=mild, hue=(-0.02, 0.02), p=0.5)
-    return A.Compose([*turns, moves, colours])
-
-
-def reseed(augmentation: Any, seed: int) -> None:
-    """Makes the next call of an augmentation depend on `seed` only.
-
-    Without it, albumentations repeats itself in every worker and epoch. Its own `set_random_seed` gives each step a
-    generator of the same seed, so that either every flip, turn and jitter happens or none; here they share one.
-    """
-    augmentation.set_random_state(np.random.default_rng(seed), random.Random(seed))
+from samtune.tasks.binary import mask_facts, read_mask
+from samtune.tasks.prompts import box_of, components, point_in
+from samtune.types import ImageArray, MaskArray, PromptMode, Sample, Size
 
 
 class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
@@ -74,7 +45,7 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
         super().__init__(len(pairs), seed=seed, cache=cache)
         self.pairs, self.image_size, self.augment = list(pairs), image_size, augment
         self.prompt: PromptMode = prompt
-        self._transform: Any = train_augmentation(image_size) if augment else None
+        self._transform: Any = train_augmentation(image_size, turns=True) if augment else None
 
     def __len__(self) -> int:
         return len(self._items)
@@ -113,7 +84,7 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
         if image.shape[:2] != mask.shape:
             wanted, found = (f"{a.shape[1]} x {a.shape[0]}" for a in (image, mask))
             raise DataError(f"{pair.mask}: mask of {found} pixels, image of {wanted}; both must be equal")
-        return cast(ImageArray, resize_longest(image, self.image_size)), mask
+        return resize_longest(image, self.image_size), mask
 
     @cached_property
     def _items(self) -> list[tuple[int, int | None]]:
@@ -148,29 +119,6 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
         return Sample(name, pixels, torch.from_numpy(np.ascontiguousarray(mask)), truth, box, point, label)
 
 
-@dataclass(frozen=True)
-class Collate:
-    """Pads samples at the right and bottom to a square of `image_size` pixels (S), and stacks them."""
-
-    image_size: int
-
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """Returns the batch of at least one sample; every sample has the same kind of prompt."""
-        side = self.image_size
-        images = torch.zeros(len(samples), 3, side, side, dtype=torch.uint8)
-        masks = torch.zeros(len(samples), 1, side, side, dtype=torch.bool)
-        for i, sample in enumerate(samples):
-            height, width = sample.mask.shape
-            images[i, :, :height, :width] = sample.image
-            masks[i, 0, :height, :width] = sample.mask
-        sizes = tuple((int(s.mask.shape[0]), int(s.mask.shape[1])) for s in samples)
-        names, truths = tuple(s.name for s in samples), tuple(s.truth for s in samples)
-        columns = zip(*((s.box_input, s.points_input, s.labels) for s in samples), strict=True)
-        prompts = [None if column[0] is None else torch.stack(column) for column in columns]
-        given = any(column is not None for column in prompts)
-        return Batch(images, masks, sizes, names, truths, Prompts(*prompts) if given else None)
-
-
 def build_data(
     splits: Splits[Pair],
     options: LoaderOptions,
@@ -203,28 +151,9 @@ def build_data(
     return build_loaders(splits, options, Collate(image_size), score=score, train=train, val=val, test=test)
 
 
-def resize_longest(image: ImageArray | MaskArray, size: int) -> ImageArray | MaskArray:
-    """Scales an array so that its longer side has `size` pixels, rounded half up like Segment Anything.
-
-    An image, (H, W, 3) uint8, is scaled with Pillow's bilinear filter (antialiased), an (H, W) bool mask by nearest.
-    """
-    scale = size / max(image.shape[:2])
-    height, width = (max(1, int(side * scale + 0.5)) for side in image.shape[:2])
-    return cast(ImageArray | MaskArray, _resize(image, (height, width)))
-
-
-def _resize(array: Any, size: Size) -> Any:
-    if array.shape[:2] == size:
-        return array
-    if array.dtype == np.bool_:
-        small = Image.fromarray(array.astype(np.uint8)).resize((size[1], size[0]), Image.Resampling.NEAREST)
-        return np.asarray(small) > 0
-    return np.array(Image.fromarray(array).resize((size[1], size[0]), Image.Resampling.BILINEAR))
-
-
 def _shrink(mask: MaskArray, size: Size) -> MaskArray:
     """Scales a mask to `size`; a target too thin for the nearest filter keeps its deepest pixel."""
-    small = cast(MaskArray, _resize(mask, size))
+    small = cast(MaskArray, resize(mask, size))
     if mask.any() and not small.any():
         x, y = point_in(mask)
         small[int(y * size[0] / mask.shape[0]), int(x * size[1] / mask.shape[1])] = True

@@ -1,6 +1,5 @@
 """How is a person shown masks? The image, both outlines, and a map of the errors, side by side."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,15 +8,15 @@ import cv2
 import numpy as np
 import torch
 
-from samtune.base.disk import write_bytes
-from samtune.base.paths import safe_name
+from samtune.data.frames import Collate
+from samtune.data.pairs import Pair
 from samtune.data.pictures import read_image
 from samtune.models.backbone import Backbone
 from samtune.report.page import Picture, Section
-from samtune.tasks.masks.dataset import Collate, SegmentationDataset
-from samtune.tasks.masks.evaluate import predict_batch
-from samtune.tasks.masks.pairs import Pair
+from samtune.tasks.masks.dataset import SegmentationDataset
 from samtune.tasks.masks.report import Report
+from samtune.tasks.panels import INK, PAPER, captioned, panel_scale, pick_cases, save_panels, scaled, side_by_side
+from samtune.tasks.prompted import predict_batch
 from samtune.types import ImageArray, MaskArray, Sample
 
 # Colours of Okabe and Ito, which colour-blind readers can tell apart too.
@@ -27,12 +26,6 @@ FALSE_NEGATIVE = (86, 180, 233)  # blue
 TRUTH = (240, 228, 66)  # yellow
 PREDICTION = (86, 180, 233)
 PROMPT = (204, 121, 167)  # purple
-
-PANEL = (256, 384)
-"""Each picture is scaled to fit into this (height, width)."""
-
-_INK, _PAPER = (235, 235, 240), (24, 24, 27)
-_CAPTION_HEIGHT, _MIN_WIDTH, _GAP = 26, 150, 4
 
 
 class Marks(NamedTuple):
@@ -64,28 +57,13 @@ def gallery_sections(
         dataset: the items that were evaluated; `pairs` has their images.
         each: number of best, of median and of worst cases; 0 draws nothing.
     """
-    cases = pick_cases(report, each=each) if each else []
-    files = save_overlays(folder, _cases(model, dataset, pairs, [name for _, name in cases]))
     dice = {row.name: row.dice for row in report.rows}
+    cases = pick_cases(dice, each=each) if each else []
+    files = save_overlays(folder, _cases(model, dataset, pairs, [name for _, name in cases]))
     note = OVERLAYS_NOTE + ("" if dataset.prompt == "none" else FROM_TRUTH.format(prompt=dataset.prompt))
     captions = [f"{label}: {name}, Dice {dice[name]:.3f}" for label, name in cases]
     pictures = [Picture(caption, file) for caption, file in zip(captions, files, strict=True)]
     return [Section("Pictures", note, pictures=pictures)] if pictures else []
-
-
-def pick_cases(report: Report, *, each: int = 3) -> list[tuple[str, str]]:
-    """Returns (label, name) of the "best", "median" and "worst" images, by falling Dice in each kind.
-
-    Rows without a Dice are left out. Where the report is short, a kind has fewer than `each`; no image comes twice.
-    """
-    rows = [row for row in report.rows if not math.isnan(row.dice)]
-    names = [row.name for row in sorted(rows, key=lambda row: (-row.dice, row.name))]
-    each = min(each, max(1, len(names) // 3))
-    best, worst = names[:each], names[each:][-each:]
-    between = names[each : max(each, len(names) - each)]
-    start = (len(between) - each + 1) // 2 if len(between) > each else 0
-    kinds = {"best": best, "median": between[start : start + each], "worst": worst}
-    return [(label, name) for label, chosen in kinds.items() for name in chosen]
 
 
 def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
@@ -93,12 +71,8 @@ def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
 
     Their names are the `safe_name` of the cases.
     """
-    paths = []
-    for name, image, truth, prediction, marks in cases:
-        paths.append(folder / f"{safe_name(name)}.png")
-        panel = overlay_row(image, truth, prediction, marks)
-        write_bytes(paths[-1], cv2.imencode(".png", panel[..., ::-1])[1].tobytes())
-    return paths
+    rows = ((name, overlay_row(image, truth, found, marks)) for name, image, truth, found, marks in cases)
+    return save_panels(folder, rows)
 
 
 def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair], names: list[str]) -> Iterator[Case]:
@@ -137,32 +111,22 @@ def overlay_row(
     for label, mask in (("truth", truth), ("prediction", prediction)):
         if mask is not None and mask.shape != image.shape[:2]:
             raise ValueError(f"the {label} has {mask.shape} pixels and the image has {image.shape[:2]}.")
-    scale = min(PANEL[0] / image.shape[0], PANEL[1] / image.shape[1])
-    picture, found = _scaled(image, scale), _scaled(prediction, scale)
-    answer = _captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION))
-    words = [("image", _INK), *([("prompt", PROMPT)] if marks != NO_MARKS else [])]
-    panels = [_captioned(_marked(picture, marks, scale), *words), answer]
+    scale = panel_scale(image)
+    picture, found = scaled(image, scale), scaled(prediction, scale)
+    answer = captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION))
+    words = [("image", INK), *([("prompt", PROMPT)] if marks != NO_MARKS else [])]
+    panels = [captioned(_marked(picture, marks, scale), *words), answer]
     if truth is not None:
-        wanted = _scaled(truth, scale)
+        wanted = scaled(truth, scale)
         legend = (("right", TRUE_POSITIVE), ("extra", FALSE_POSITIVE), ("missed", FALSE_NEGATIVE))
-        panels.insert(1, _captioned(_outlined(picture, wanted, TRUTH), ("truth", TRUTH)))
-        panels.append(_captioned(_error_map(picture, wanted, found), *legend))
-    gap = np.full((panels[0].shape[0], _GAP, 3), _PAPER, dtype=np.uint8)
-    return np.hstack([part for panel in panels for part in (gap, panel)][1:])
-
-
-def _scaled(picture: np.ndarray, scale: float) -> np.ndarray:
-    """Resizes an image by area, a mask by majority."""
-    width, height = (max(1, round(side * scale)) for side in picture.shape[1::-1])
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    if picture.dtype != np.bool_:
-        return cv2.resize(picture, (width, height), interpolation=method)
-    return cv2.resize(picture.astype(np.float32), (width, height), interpolation=method) > 0.5
+        panels.insert(1, captioned(_outlined(picture, wanted, TRUTH), ("truth", TRUTH)))
+        panels.append(captioned(_error_map(picture, wanted, found), *legend))
+    return side_by_side(panels)
 
 
 def _marked(picture: ImageArray, marks: Marks, scale: float) -> ImageArray:
     drawn = picture.copy()
-    for colour, more in ((_PAPER, 2), (PROMPT, 0)):  # a dark line below, as of the outlines
+    for colour, more in ((PAPER, 2), (PROMPT, 0)):  # a dark line below, as of the outlines
         if marks.box is not None:
             x0, y0, x1, y1 = (round(value * scale) for value in marks.box)
             cv2.rectangle(drawn, (x0, y0), (x1, y1), colour, 2 + more, cv2.LINE_AA)
@@ -175,7 +139,7 @@ def _outlined(picture: ImageArray, mask: MaskArray, colour: tuple[int, int, int]
     drawn = picture.copy()
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     # A dark line below keeps the outline visible on a background of its own colour.
-    cv2.drawContours(drawn, outlines, -1, _PAPER, 4, cv2.LINE_AA)
+    cv2.drawContours(drawn, outlines, -1, PAPER, 4, cv2.LINE_AA)
     cv2.drawContours(drawn, outlines, -1, colour, 2, cv2.LINE_AA)
     return drawn
 
@@ -187,16 +151,3 @@ def _error_map(picture: ImageArray, truth: MaskArray, prediction: MaskArray) -> 
     for area, colour in zip(areas, (TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE), strict=True):
         canvas[area] = 0.35 * canvas[area] + 0.65 * np.array(colour, dtype=np.float32)
     return canvas.astype(np.uint8)
-
-
-def _captioned(picture: ImageArray, *words: tuple[str, tuple[int, int, int]]) -> ImageArray:
-    """Puts a line of coloured words on top of a picture, which is centred if it is narrower than the line."""
-    height, width = picture.shape[:2]
-    panel = np.full((height + _CAPTION_HEIGHT, max(width, _MIN_WIDTH), 3), _PAPER, dtype=np.uint8)
-    left = (panel.shape[1] - width) // 2
-    panel[_CAPTION_HEIGHT:, left : left + width] = picture
-    x = 4
-    for word, colour in words:
-        cv2.putText(panel, word, (x, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
-        x += cv2.getTextSize(word, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0] + 10
-    return panel

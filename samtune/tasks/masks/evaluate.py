@@ -8,27 +8,28 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch import nn
 from torch.utils.data import DataLoader
 
 from samtune.base.machine import pick_device
+from samtune.data.frames import Collate
+from samtune.data.pair_splits import check_pairs
 from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.files.description import Description
 from samtune.files.merged import load_merged
 from samtune.metrics.table import DEFINITIONS, METRICS, POOLED_METRICS, PROBABILITY_METRICS
 from samtune.models.backbone import evaluation_mode
-from samtune.tasks.evaluate import Evaluation, check_finite, measure_file
-from samtune.tasks.masks.dataset import Collate, SegmentationDataset
-from samtune.tasks.masks.pairs import Pair, find_pairs
+from samtune.tasks.evaluate import Evaluation, measure_file
+from samtune.tasks.masks.dataset import SegmentationDataset
 from samtune.tasks.masks.report import DEFAULT_METRICS, ROW_METRICS, SIZES, Report, Row
-from samtune.tasks.masks.splits import check_pairs, resolve_split
-from samtune.types import Batch, MaskArray, Prediction, PromptMode, Size
+from samtune.tasks.masks.splits import BINARY
+from samtune.tasks.pixels import pairs_to_measure
+from samtune.tasks.prompted import predict_batch
+from samtune.types import Batch, MaskArray, Prediction, PromptMode
 
 Empty = Literal["one", "nan"]
 FROM_TRUTH = "The prompts come from the true masks: with those of a person the numbers would be lower."
@@ -102,62 +103,12 @@ def evaluate_file(request: Evaluation) -> Report:
     if request.name is not None:
         raise ConfigError(f"--name {request.name!r} is for classification; {request.checkpoint} segments.")
     model, info = load_merged(request.checkpoint, MaskDescription, device=pick_device(request.device))
-    pairs, part = _pairs_of(request.data, request.split)
-    check_pairs(pairs)
+    pairs, part = pairs_to_measure(request.data, request.split, BINARY)
+    check_pairs(pairs, BINARY)
     dataset = SegmentationDataset(pairs, image_size=info.image_size, prompt=info.prompt)
     loader = DataLoader(dataset, batch_size=1, collate_fn=Collate(info.image_size))
     measured = partial(evaluate, model, loader, metrics=(*DEFAULT_METRICS, *request.metrics), split=part)
     return measure_file(request, pairs, lambda step: measured(on_batch=step), part=part, batches=len(loader))
-
-
-def _pairs_of(data_dir: Path, split: str) -> tuple[list[Pair], str]:
-    """Returns the pairs of a part of a folder and the part's name."""
-    has_parts = any((data_dir / part).is_dir() for part in ("train", "val", "test"))
-    if split == "auto":
-        split = "test" if (data_dir / "test").is_dir() or (data_dir / "splits" / "test.txt").is_file() else "all"
-        if has_parts and split == "all":
-            raise ConfigError(f"{data_dir} has parts but no test/. Choose one: --split val, or --data {data_dir}/val.")
-    if split == "all":
-        return find_pairs(data_dir), "all"
-    if has_parts:
-        return find_pairs(data_dir / split), split
-    return getattr(resolve_split(data_dir), split), split
-
-
-def predict_batch(
-    model: nn.Module, batch: Batch, *, sizes_original: Sequence[Size], autocast_dtype: torch.dtype | None = None
-) -> list[Prediction]:
-    """Predicts the masks of one batch at the original sizes, on the CPU: the single prediction path.
-
-    Low-res logits are enlarged to the input frame, cropped to the picture and resized to the original, both bilinear
-    and in fp32; the mask is logit > 0. The score of a prediction is the mean probability inside its mask.
-
-    Args:
-        model: maps a `Batch` to (B, 1, S/4, S/4) logits; the caller has set evaluation mode.
-        batch: on the device of the model.
-        sizes_original: (H, W) of each item.
-        autocast_dtype: precision of the model's forward pass; None runs it as it is.
-
-    Raises:
-        NonFiniteError: the logits of an image are not finite; the message names it.
-    """
-    device_type = batch.images.device.type
-    with torch.no_grad(), torch.autocast(device_type, autocast_dtype, enabled=autocast_dtype is not None):
-        logits_low = model(batch)
-    logits_low = logits_low.detach().float()  # (B, 1, S/4, S/4)
-    check_finite(logits_low, batch.names)
-    side = batch.images.shape[-1]
-    logits_input = interpolate(logits_low, size=(side, side), mode="bilinear", align_corners=False)
-    items = zip(logits_input, batch.sizes_input, sizes_original, strict=True)
-    return [_prediction(logits, size_input, size) for logits, size_input, size in items]
-
-
-def _prediction(logits_input: Tensor, size_input: Size, size_original: Size) -> Prediction:
-    height, width = size_input
-    picture = logits_input[None, :, :height, :width]  # (1, 1, h, w): without the padding
-    logits = interpolate(picture, size=size_original, mode="bilinear", align_corners=False)[0, 0]
-    mask, probability = (logits > 0).cpu().numpy(), logits.sigmoid().cpu().numpy()
-    return Prediction(mask, probability, float(probability[mask].mean()) if mask.any() else 0.0)
 
 
 def measure(

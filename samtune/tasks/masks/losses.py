@@ -1,15 +1,9 @@
-"""Losses of segmentation: what training minimises, and what scoring differentiates; all in fp32."""
+"""Losses of segmentation: what training minimises, in fp32."""
 
-from functools import partial
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samtune.models.sam.model import upsample_logits
-from samtune.scoring.contrastive import pixel_contrastive
-from samtune.scoring.score import ScoreLoss
-from samtune.types import Batch, LogitLoss
+from samtune.types import Batch
 
 
 def dice_bce(logits: Tensor, batch: Batch, *, dice_weight: float = 1.0, bce_weight: float = 1.0) -> Tensor:
@@ -30,16 +24,3 @@ def dice_bce(logits: Tensor, batch: Batch, *, dice_weight: float = 1.0, bce_weig
 
 
 LOSSES = {"dice_bce": dice_bce}
-
-
-def contrastive_loss(*, cells: int, temperature: float, seed: int) -> ScoreLoss:
-    """Returns the pixel-level supervised contrastive loss on image embeddings, its draw of cells seeded."""
-    generator = torch.Generator().manual_seed(seed)
-
-    pixels = partial(pixel_contrastive, cells=cells, temperature=temperature, generator=generator)
-    return lambda model, batch: pixels(model.features(batch), batch)
-
-
-def task_loss(loss: LogitLoss = dice_bce) -> ScoreLoss:
-    """Returns the loss of the training, through the decoder: what GPS's release scores with, as SAM's is not random."""
-    return lambda model, batch: loss(upsample_logits(model(batch), batch.images.shape[-1]), batch)

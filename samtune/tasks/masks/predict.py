@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import cast
 
-import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from PIL import Image
 
 from samtune.base.disk import write_bytes
 from samtune.base.machine import pick_device
 from samtune.data.pictures import read_image
-from samtune.data.verify import list_problems
-from samtune.errors import ConfigError, DataError
+from samtune.errors import DataError
 from samtune.files.description import model_named
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
-from samtune.tasks.masks.dataset import Collate, resize_longest
 from samtune.tasks.masks.draw import Marks, save_overlays
-from samtune.tasks.masks.evaluate import MaskDescription, predict_batch
-from samtune.tasks.masks.prompts import PromptError, check_inside, checked_boxes, checked_points, clip_boxes
+from samtune.tasks.masks.evaluate import MaskDescription
 from samtune.tasks.predict import Prediction as Request
-from samtune.tasks.predict import checked_image, find_images, predict_each
-from samtune.types import ImageArray, MaskArray, Prediction, Sample
+from samtune.tasks.predict import check_one_image, find_images, predict_each, refuse_format, targets_of
+from samtune.tasks.prompted import png_of, predict_prompted
+from samtune.tasks.prompts import PromptError, checked_boxes, checked_points
+from samtune.types import ImageArray, Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -62,45 +55,8 @@ class Predictor:
         points_xy: ArrayLike | None = None,
         labels: ArrayLike | None = None,
     ) -> Prediction:
-        """Predicts the mask of one image, at its size.
-
-        Several boxes make one mask: a pixel is foreground when it is for any of them, and its probability is the
-        largest. Each box costs one pass through the network. Points are one prompt set, given with every box.
-
-        Args:
-            image_hwc_uint8: (H, W, 3) uint8 RGB.
-            boxes_xyxy: (4,) or (N, 4) in pixels of the image; what sticks out of the image is cut off.
-            points_xy: (P, 2) in pixels of the image.
-            labels: (P,) 1 = on the object, 0 = off it; all 1 when left out.
-
-        Raises:
-            DataError: not such an image.
-            PromptError: a prompt of a wrong shape, or outside the image.
-            NonFiniteError: the model returns NaN or infinity.
-        """
-        image = checked_image(image_hwc_uint8)
-        size = (image.shape[0], image.shape[1])
-        given = checked_boxes(boxes_xyxy)
-        boxes = [None] if given is None else list(clip_boxes(given, size))
-        points, signs = checked_points(points_xy, labels)
-        if points is not None:
-            check_inside(points, size)
-        side = self.model.image_size
-        small = cast(ImageArray, resize_longest(image, side))
-        scale = np.array([small.shape[1] / size[1], small.shape[0] / size[0]])
-        pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (3, h, w)
-        mask, truth = torch.zeros(small.shape[:2], dtype=torch.bool), cast(MaskArray, np.zeros(size, dtype=np.bool_))
-        points_input = None if points is None else torch.as_tensor(points * scale, dtype=torch.float32)
-        on_object = None if signs is None else torch.from_numpy(signs)
-        predictions = []
-        for box in boxes:
-            box_input = None if box is None else torch.as_tensor(box * np.tile(scale, 2), dtype=torch.float32)
-            sample = Sample("the image", pixels, mask, truth, box_input, points_input, on_object)
-            batch = Collate(side)([sample]).to(self.model.device)
-            predictions += predict_batch(self.model, batch, sizes_original=[size])
-        found = cast(MaskArray, np.logical_or.reduce([p.mask for p in predictions]))
-        probability = np.maximum.reduce([p.probability for p in predictions])
-        return Prediction(found, probability, float(probability[found].mean()) if found.any() else 0.0)
+        """Predicts the mask of one image, at its size; arguments and errors as of `predict_prompted`."""
+        return predict_prompted(self.model, image_hwc_uint8, boxes_xyxy=boxes_xyxy, points_xy=points_xy, labels=labels)
 
 
 def predict_files(request: Request) -> str:
@@ -113,16 +69,14 @@ def predict_files(request: Request) -> str:
         ConfigError: a mask would replace an image, or a prompt for more than one image.
         DiskError: `out` can't be written.
     """
+    refuse_format(request)
     predictor = Predictor.from_file(request.checkpoint, device=request.device)
     box, points = request.box_xyxy, request.points_xy or None
     checked_boxes(box)
     checked_points(points, None)
-    targets = _targets(find_images(request.paths), request.out)
-    if len(targets) > 1 and (box is not None or points):
-        raise ConfigError(
-            f"--box and --point are in pixels of one image, and {len(targets)} were given. "
-            "Predict each with its own, or leave the prompt out."
-        )
+    targets = targets_of(find_images(request.paths), request.out)
+    if box is not None or points:
+        check_one_image(targets)
     if warning := other_prompt(predictor, box=box is not None, points=points is not None):
         logger.warning("%s", warning)
 
@@ -149,26 +103,3 @@ def other_prompt(predictor: Predictor, *, box: bool, points: bool) -> str | None
         return alone if used == ["none"] else None
     text = f"the model was tuned with prompt {info.prompt!r}, this prediction uses {' and '.join(used)!r}"
     return None if info.prompt in used else f"{text}: it may be worse"
-
-
-def png_of(mask: MaskArray) -> bytes:
-    """Returns a PNG of an (H, W) mask: 0 and 255."""
-    file = BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(file, format="PNG")
-    return file.getvalue()
-
-
-def _targets(images: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Returns the mask file of each image, after making sure that no file would be lost."""
-    by_stem: dict[str, list[Path]] = {}
-    for path in images:
-        by_stem.setdefault(path.stem, []).append(path)
-    if clashes := [f"{stem}.png: {', '.join(map(str, p))}" for stem, p in by_stem.items() if len(p) > 1]:
-        title = "several images would write one mask; rename them or predict them apart"
-        raise DataError(list_problems(title, clashes))
-    targets = {path: out / f"{path.stem}.png" for path in images}
-    if lost := {path.resolve() for path in images} & {target.resolve() for target in targets.values()}:
-        raise ConfigError(
-            f"--out {out} holds the images: {len(lost)} of them would be replaced. Choose another folder."
-        )
-    return targets

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from samtune.console import Table
+from samtune.data.pairs import Pair
 from samtune.errors import DataError
 from samtune.metrics.bootstrap import bootstrap_ci, paired_bootstrap
 from samtune.metrics.report import AnyReport, Gains, not_a_report, read_report
 from samtune.metrics.table import METRICS, POOLED_METRICS, PROBABILITY_METRICS
-from samtune.tasks.masks.pairs import MaskFacts, Pair, mask_facts
+from samtune.tasks.binary import MaskFacts, mask_facts
 
 ROW_METRICS = ("dice", "iou", "precision", "recall")
 DEFAULT_METRICS = ("mae", "pooled_dice", "pooled_iou")

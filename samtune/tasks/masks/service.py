@@ -1,79 +1,22 @@
-"""Answers requests with masks: fields for prompts, PNG or JSON with COCO's compressed RLE."""
+"""Answers requests with masks, of a model that was tuned for one object per prompt or picture."""
 
 from collections.abc import Mapping
-from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
-from samtune.tasks.masks.predict import Predictor, other_prompt, png_of
-from samtune.tasks.masks.prompts import PromptError, checked_boxes, clip_boxes
-from samtune.tasks.service import Answer, FieldError, FormField, Service, parse_json
-from samtune.types import ImageArray, MaskArray, Prediction
-
-FORMATS = ["png", "json"]
-MAX_POINTS = 64
-_MAX_COORDINATE = 1e9
-
-
-def _row(value: Any, *, field: str, count: int | None = None, start: str = "") -> list[float]:
-    """Returns a list of numbers as it is; bool is no number here."""
-    good = isinstance(value, list) and all(
-        type(v) in (int, float) and -_MAX_COORDINATE < v < _MAX_COORDINATE for v in value
-    )
-    if not good or (count is not None and len(value) != count):
-        wanted = "a list of numbers" if count is None else f"a list of {count} numbers"
-        raise FieldError(f"invalid_{field}", f"{start}expected {wanted}, all finite.", field=field)
-    return list(value)
-
-
-def _numbers(text: str, *, field: str, count: int | None = None) -> list[float] | None:
-    value = parse_json(text, field=field)
-    return None if value is None else _row(value, field=field, count=count)
-
-
-_box, _labels = partial(_numbers, field="box", count=4), partial(_numbers, field="labels")
-
-
-def _points(text: str) -> list[list[float]] | None:
-    value = parse_json(text, field="points")
-    if value is None:
-        return None
-    if not isinstance(value, list) or not value:
-        raise FieldError("invalid_points", "Expected [[x, y], ...].", field="points")
-    if len(value) > MAX_POINTS:
-        raise FieldError("too_many_points", f"At most {MAX_POINTS} points.", field="points")
-    return [_row(pair, field="points", count=2, start=f"point {index}: ") for index, pair in enumerate(value)]
-
-
-def _format(text: str) -> str:
-    if text and text not in FORMATS:
-        raise FieldError("unknown_format", f"Known: {', '.join(FORMATS)}.", field="format")
-    return text or FORMATS[0]
-
-
-def _described(text: str, example: str) -> dict[str, Any]:
-    return {"type": "string", "description": text, "example": example}
+from samtune.tasks.masks.predict import Predictor, other_prompt
+from samtune.tasks.prompt_form import MEDIA_TYPES, PAGE, PROMPT_FIELDS, TOLD, answer_prompt
+from samtune.tasks.service import Answer, Service
+from samtune.types import ImageArray
 
 
 class MaskService(Service):
     """Answers with the mask of the prompted object, or of the foreground."""
 
-    fields = (
-        FormField("box", _box, _described("JSON [x0, y0, x1, y1] in pixels of the image.", "[10, 20, 200, 180]")),
-        FormField("points", _points, _described("JSON [[x, y], ...] in pixels of the image.", "[[90, 80], [15, 30]]")),
-        FormField("labels", _labels, _described("JSON [1, 0, ...]: 1 on the object, 0 off it.", "[1, 0]")),
-        FormField("format", _format, _described("Of the answer.", "json") | {"enum": FORMATS, "default": FORMATS[0]}),
-    )
-    media_types = ("image/png", "application/json")
-    told = (
-        "format=png (if it is not given): the mask at the size of the picture, 0 and 255; the headers X-Samtune-Score "
-        "and X-Samtune-Warnings have the confidence and what was done to the request. format=json: size and counts "
-        "(COCO's compressed RLE, for pycocotools), score, area in pixels, bbox (x, y, width, height) and warnings."
-    )
-    page = files("samtune.tasks.masks") / "page.html"
+    fields = PROMPT_FIELDS
+    media_types = MEDIA_TYPES
+    told = TOLD
+    page = PAGE
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
@@ -89,40 +32,6 @@ class MaskService(Service):
         return {**{name: getattr(info, name) for name in told}, "parameters": parameters}
 
     def answer(self, image_hwc_uint8: ImageArray, values: Mapping[str, Any], warnings: list[str]) -> Answer:
-        box, points = values.get("box"), values.get("points")
-        try:
-            prediction = self.predictor.predict(
-                image_hwc_uint8, boxes_xyxy=box, points_xy=points, labels=values.get("labels")
-            )
-        except PromptError as err:
-            raise FieldError(f"invalid_{err.field}", str(err), field=err.field) from err
-        boxes = checked_boxes(box)
-        cut = boxes is not None and (clip_boxes(boxes, image_hwc_uint8.shape[:2]) != boxes).any()
-        other = other_prompt(self.predictor, box=box is not None, points=points is not None)
-        own = [*(["the box was cut to the image"] if cut else []), *([other] if other else [])]
-        form = _json_answer if values.get("format") == "json" else _png_answer
-        return form(prediction, [*warnings, *own])
-
-
-def encode_rle(mask: MaskArray) -> tuple[dict[str, Any], int, list[float]]:
-    """Returns COCO's `{"size": [H, W], "counts": str}` of an (H, W) bool mask, its area in pixels, and its box.
-
-    The box is x, y, width, height, all 0 for an empty mask.
-    """
-    from pycocotools import mask as coco
-
-    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    counts = rle["counts"].decode("ascii")
-    return {"size": list(mask.shape), "counts": counts}, int(coco.area(rle)), coco.toBbox(rle).tolist()
-
-
-def _png_answer(prediction: Prediction, warnings: list[str]) -> Answer:
-    headers = {"X-Samtune-Score": f"{prediction.score:.6f}"}
-    if warnings:
-        headers["X-Samtune-Warnings"] = " | ".join(warnings)
-    return Answer(png_of(prediction.mask), "image/png", headers)
-
-
-def _json_answer(prediction: Prediction, warnings: list[str]) -> Answer:
-    rle, area, bbox = encode_rle(prediction.mask)
-    return Answer.of_json({**rle, "score": prediction.score, "area": area, "bbox": bbox, "warnings": warnings})
+        box, points = values.get("box") is not None, values.get("points") is not None
+        advice = other_prompt(self.predictor, box=box, points=points)
+        return answer_prompt(self.predictor.model, image_hwc_uint8, values, warnings, advice=advice)

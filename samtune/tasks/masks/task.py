@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +10,39 @@ from torch import nn
 
 from samtune.base.paths import find_path
 from samtune.data.loaders import Loaders
+from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.metrics.advice import too_small
 from samtune.metrics.trivial import TrivialMasks, mean_mask
 from samtune.models.backbone import Backbone
-from samtune.models.sam.model import SamModel, upsample_logits
+from samtune.models.sam.model import SamModel
 from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
-from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs, Selection
+from samtune.tasks.binary import read_mask
 from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.masks.config import SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
 from samtune.tasks.masks.evaluate import MaskDescription, evaluate, evaluate_file
-from samtune.tasks.masks.losses import LOSSES, contrastive_loss, task_loss
-from samtune.tasks.masks.pairs import Pair, find_pairs, read_mask
+from samtune.tasks.masks.losses import LOSSES
 from samtune.tasks.masks.predict import predict_files
 from samtune.tasks.masks.report import DEFAULT_METRICS, Report, object_sides
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.masks.splits import recognises, resolve_split, verify_folder
+from samtune.tasks.pixels import PixelTask
 from samtune.tasks.predict import Prediction
-from samtune.tasks.task import Measuring, Pages, Task, Words
+from samtune.tasks.task import Measuring, Pages, Words
 from samtune.tuning import Counts
-from samtune.types import Batch, LogitLoss, OutputLoss
+from samtune.types import Batch
 
 MEAN_OF = 100  # training masks at most, spread over all
 
 
-class SegmentationTask(Task[SegmentationConfig]):
+class SegmentationTask(PixelTask[SegmentationConfig]):
     """Tunes a Segment Anything model with Dice + BCE."""
 
     name = "segmentation"
@@ -54,9 +54,8 @@ class SegmentationTask(Task[SegmentationConfig]):
         explained="the foreground metric, from 0 to 1",
         axis="mDice",
     )
-    packages = ("segment-anything", "monai")
+    losses = LOSSES
     measures_before = True
-    contrast_draws = True  # cells
     description = MaskDescription
     service = MaskService
 
@@ -81,17 +80,8 @@ class SegmentationTask(Task[SegmentationConfig]):
             model = self.config.model
             return build_model(model.name, checkpoint=RANDOM, image_size=model.image_size)
 
-    def training_loss(self) -> OutputLoss:
-        loss = self._logit_loss()
-        return lambda low, batch: loss(upsample_logits(low, batch.images.shape[-1]), batch)
-
-    def scoring_loss(self, needs: Needs, seed: int) -> tuple[ScoreLoss, str]:
-        options, batch = self.config.score, self.batch_text(needs)
-        if needs.loss == "task":
-            text = " ".join(f"{key}={value}" for key, value in self.config.loss.model_dump().items())
-            return task_loss(self._logit_loss()), f"task {text} prompt={self.config.data.prompt}{batch}"
-        text = f"pixel_contrastive cells={options.cells} temperature={options.temperature:g} seed={seed}{batch}"
-        return contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed), text
+    def target_text(self) -> str:
+        return f" prompt={self.config.data.prompt}"
 
     def network(
         self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
@@ -153,10 +143,6 @@ class SegmentationTask(Task[SegmentationConfig]):
             "Prompt": data.prompt if data.prompt == "none" else f"{data.prompt} of the true mask",
         }
         return Pages(facts, gallery_sections(folder / "overlays", model, dataset, pairs, report, each=each))
-
-    def _logit_loss(self) -> LogitLoss:
-        options = self.config.loss.model_dump()
-        return partial(LOSSES[options.pop("name")], **options)
 
     @classmethod
     def load_report(cls, folder: Path) -> Report:

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from samtune.data.importing import import_data
+from samtune.data.pairs import find_pairs
 from samtune.errors import DataError
-from samtune.tasks.masks.pairs import find_pairs, read_mask
+from samtune.tasks.binary import read_mask
 from samtune.tasks.masks.splits import verify_folder
 
 HEIGHT, WIDTH = 20, 30

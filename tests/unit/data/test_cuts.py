@@ -13,10 +13,10 @@ from class_trees import write_class_folders
 from PIL import Image
 
 from samtune.data.facts import group_near, hash_images
+from samtune.data.pairs import find_pairs
 from samtune.data.splits import Given, Reader, Splits, choose_part, cut_groups, put_given, repeated
 from samtune.errors import DataError
 from samtune.tasks.classes.splits import resolve_classes
-from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.splits import resolve_split
 
 

@@ -10,9 +10,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from samtune.data.pair_splits import verify_pairs
 from samtune.data.pictures import read_image
-from samtune.tasks.masks.pairs import read_mask
-from samtune.tasks.masks.splits import resolve_split, verify_pairs
+from samtune.tasks.binary import read_mask
+from samtune.tasks.masks.splits import BINARY, resolve_split
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = ROOT / "data" / "polyp_sample"
@@ -32,7 +33,7 @@ def test_parts_are_clean_disjoint_and_small() -> None:
     splits = resolve_split(SAMPLE)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (90, 30, 60)
     assert splits.notes == []  # no near-duplicates across parts
-    report = verify_pairs([*splits.train, *splits.val, *splits.test])
+    report = verify_pairs([*splits.train, *splits.val, *splits.test], BINARY)
     assert report.errors == () and report.warnings == ()
     assert sum(f.stat().st_size for f in SAMPLE.rglob("*") if f.is_file()) < 6_000_000
 

@@ -13,13 +13,13 @@ from toy import SIZE, toy_model
 
 from samtune.base.download import file_sha256
 from samtune.data import cache, splits
+from samtune.data.pairs import find_pairs
 from samtune.data.splits import save_splits, trained_on
 from samtune.errors import DiskError
 from samtune.files.merged import save_merged
 from samtune.models.table import MODELS, ModelEntry
 from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.masks.evaluate import evaluate_file
-from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.splits import resolve_split
 
 

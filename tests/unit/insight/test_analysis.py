@@ -19,7 +19,7 @@ from samtune.models.backbone import Backbone
 from samtune.scoring.score import ScoreLoss, score
 from samtune.selection import select
 from samtune.selection.selection import Addition, Selection
-from samtune.tasks.masks.losses import contrastive_loss
+from samtune.tasks.pixels import contrastive_loss
 from samtune.types import Scores
 
 QKV = "image_encoder.blocks.0.attn.qkv.weight"  # (96, 32)

@@ -11,7 +11,8 @@ import torch
 from toy import toy_batch, toy_model
 
 from samtune.scoring.score import PartialScores, score
-from samtune.tasks.masks.losses import task_loss
+from samtune.tasks.masks.losses import dice_bce
+from samtune.tasks.pixels import task_loss
 
 BATCHES = [toy_batch(seed=seed) for seed in range(4)]
 
@@ -32,7 +33,7 @@ class Kept:
 @pytest.mark.parametrize("taken", [1, 3])
 def test_the_sums_are_the_same(options: dict[str, Any], taken: int) -> None:
     def run(keeper: Kept) -> Any:
-        return score(toy_model(), BATCHES, task_loss(), keeper=keeper, **options)
+        return score(toy_model(), BATCHES, task_loss(dice_bce), keeper=keeper, **options)
 
     whole = Kept()
     expected = run(whole)

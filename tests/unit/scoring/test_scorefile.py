@@ -15,7 +15,7 @@ from samtune.base.tensors import read_metadata
 from samtune.errors import CheckpointError, DiskError
 from samtune.scoring.file import FORMAT, check_scores_file, load_scores, save_scores
 from samtune.scoring.score import score
-from samtune.tasks.masks.losses import contrastive_loss
+from samtune.tasks.pixels import contrastive_loss
 from samtune.types import Scores
 
 SUMS = {"a/b.weight": torch.tensor([[1.0, -2.0], [0.5, 1e-30]]), "c": torch.tensor([3.0])}

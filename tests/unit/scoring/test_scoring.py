@@ -18,7 +18,8 @@ from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.timm.model import Classifier
 from samtune.scoring.score import ScoreLoss, hash_batches, mean_loss, score
 from samtune.tasks.classes.losses import head_cross_entropy, image_contrastive
-from samtune.tasks.masks.losses import contrastive_loss, dice_bce, task_loss
+from samtune.tasks.masks.losses import dice_bce
+from samtune.tasks.pixels import contrastive_loss, task_loss
 from samtune.types import Batch, LabelledBatch
 
 BATCHES = [toy_batch(seed=seed) for seed in range(3)]
@@ -36,7 +37,7 @@ def test_scores_are_the_summed_gradients() -> None:
         loss = dice_bce(upsample_logits(model(batch), 64), batch)
         for total, gradient in zip(expected, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
             total += 0 if gradient is None else gradient
-    scores = score(model, BATCHES, task_loss())
+    scores = score(model, BATCHES, task_loss(dice_bce))
     assert list(scores.sums) == list(names) and (scores.batches, scores.skipped) == (3, 0)
     for name, total in zip(names, expected, strict=True):
         torch.testing.assert_close(scores.sums[name], total, rtol=1e-5, atol=1e-8)
@@ -64,7 +65,7 @@ def test_model_is_left_as_it_was(training: bool, fails: bool) -> None:
 
     def loss(model: SamModel, batch: Batch) -> Tensor:
         assert not model.training and all(p.requires_grad for p in model.parameters())
-        return task_loss()(model, batch) * (float("nan") if fails and batch is not BATCHES[0] else 1.0)
+        return task_loss(dice_bce)(model, batch) * (float("nan") if fails and batch is not BATCHES[0] else 1.0)
 
     if fails:
         with pytest.raises(NonFiniteError):
@@ -82,7 +83,7 @@ def test_model_is_left_as_it_was(training: bool, fails: bool) -> None:
 def test_gradients_that_were_there_before_do_not_count() -> None:
     model = toy_model()
     model(BATCHES[0]).mean().backward()
-    fresh, stale = score(toy_model(), BATCHES[:1], task_loss()), score(model, BATCHES[:1], task_loss())
+    fresh, stale = score(toy_model(), BATCHES[:1], task_loss(dice_bce)), score(model, BATCHES[:1], task_loss(dice_bce))
     assert all(torch.equal(fresh.sums[name], stale.sums[name]) for name in fresh.sums)
 
 
@@ -114,7 +115,7 @@ def test_loss_that_is_not_finite_names_the_images() -> None:
 def test_scores_of_one_class_are_finite(loss: str, foreground: bool) -> None:
     batch = toy_batch()
     batch.masks[:] = foreground
-    scores = score(toy_model(), [batch], contrast() if loss == "contrastive" else task_loss())
+    scores = score(toy_model(), [batch], contrast() if loss == "contrastive" else task_loss(dice_bce))
     assert scores.batches == 1 and all(bool(total.isfinite().all()) for total in scores.sums.values())
 
 
@@ -127,7 +128,7 @@ def test_contrastive_scores_reach_the_encoder_only_and_repeat() -> None:
 
 
 def test_hash_is_of_the_pixels_in_order() -> None:
-    hashes = [score(toy_model(), batches, task_loss()).images_hash for batches in (BATCHES[:2], BATCHES[1::-1])]
+    hashes = [score(toy_model(), batches, task_loss(dice_bce)).images_hash for batches in (BATCHES[:2], BATCHES[1::-1])]
     pixels = b"".join(part.numpy().tobytes() for batch in BATCHES[:2] for part in (batch.images, batch.masks))
     assert hashes[0] == hashlib.sha256(pixels).hexdigest()
     assert hashes[0] != hashes[1]
@@ -135,19 +136,21 @@ def test_hash_is_of_the_pixels_in_order() -> None:
 
 def test_squares_and_samples_are_sums_over_single_images() -> None:
     model = toy_model()
-    whole = score(model, BATCHES, task_loss(), squares=True)
-    single = score(model, BATCHES, task_loss(), per="sample", squares=True)
+    whole = score(model, BATCHES, task_loss(dice_bce), squares=True)
+    single = score(model, BATCHES, task_loss(dice_bce), per="sample", squares=True)
     assert (whole.batches, whole.per) == (3, "batch") and (single.batches, single.per) == (6, "sample")
     assert whole.images_hash == single.images_hash == hash_batches(BATCHES)
     name = "image_encoder.blocks.0.mlp.lin1.weight"
-    gradients = [score(model, [part], task_loss()).sums[name] for batch in BATCHES for part in batch.split(1)]
+    gradients = [score(model, [part], task_loss(dice_bce)).sums[name] for batch in BATCHES for part in batch.split(1)]
     assert single.squares is not None and whole.squares is not None
     torch.testing.assert_close(single.squares[name], sum(g.square() for g in gradients), rtol=1e-4, atol=1e-10)
     torch.testing.assert_close(single.sums[name], sum(gradients), rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(whole.sums[name], score(model, BATCHES, task_loss()).sums[name], rtol=1e-5, atol=1e-8)
-    batches = [score(model, [batch], task_loss()).sums[name] for batch in BATCHES]
+    torch.testing.assert_close(
+        whole.sums[name], score(model, BATCHES, task_loss(dice_bce)).sums[name], rtol=1e-5, atol=1e-8
+    )
+    batches = [score(model, [batch], task_loss(dice_bce)).sums[name] for batch in BATCHES]
     torch.testing.assert_close(whole.squares[name], sum(g.square() for g in batches), rtol=1e-4, atol=1e-10)
-    assert score(model, BATCHES, task_loss()).squares is None
+    assert score(model, BATCHES, task_loss(dice_bce)).squares is None
 
 
 def test_single_items_keep_their_prompts_and_sizes() -> None:

@@ -9,7 +9,6 @@ from PIL import Image
 
 from samtune.errors import DiskError
 from samtune.tasks.classes.draw import (
-    _matrix,
     confident_mistakes,
     mistakes_section,
     save_confusion,
@@ -17,6 +16,7 @@ from samtune.tasks.classes.draw import (
     wrong_classes_section,
 )
 from samtune.tasks.classes.report import ClassReport, ClassRow
+from samtune.tasks.confusion import matrix_figure
 
 
 def make_report(pairs: list[tuple[int, int]], classes: int) -> ClassReport:
@@ -53,8 +53,8 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch, report: ClassReport, **options: int) -> tuple[np.ndarray, list, list, str]:
     """Returns what `save_confusion` draws."""
     calls: list[tuple[np.ndarray, list, list, str]] = []
-    monkeypatch.setattr("samtune.tasks.classes.draw._matrix", lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr("samtune.tasks.classes.draw.save_figure", lambda path, figure: None)
+    monkeypatch.setattr("samtune.tasks.confusion.matrix_figure", lambda *arguments, what: calls.append(arguments))
+    monkeypatch.setattr("samtune.tasks.confusion.save_figure", lambda path, figure: None)
     save_confusion(Path("unused"), report, **options)
     return calls[0]
 
@@ -80,12 +80,14 @@ def test_few_classes_have_numbers_in_their_cells(classes: int, texts: list[str])
     shares = np.zeros((classes, classes))
     shares[0, :2] = 0.5
     names = [f"{index}" for index in range(classes)]
-    assert [text.get_text() for text in _matrix(shares, names, names, "t").axes[0].texts] == texts
+    assert [text.get_text() for text in matrix_figure(shares, names, names, "t", what="images").axes[0].texts] == texts
 
 
 def test_tiny_shares_are_not_zero() -> None:
     shares = np.array([[0.996, 0.004], [0.0, 1.0]])
-    texts = [text.get_text() for text in _matrix(shares, ["a", "b"], ["a", "b"], "t").axes[0].texts]
+    texts = [
+        text.get_text() for text in matrix_figure(shares, ["a", "b"], ["a", "b"], "t", what="images").axes[0].texts
+    ]
     assert texts == ["100", "<1", "100"]
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samtune.tasks.masks.dataset import SegmentationDataset, resize_longest
-from samtune.tasks.masks.pairs import find_pairs
+from samtune.data.frames import resize_longest
+from samtune.data.pairs import find_pairs
+from samtune.tasks.masks.dataset import SegmentationDataset
 
 
 def test_an_augmented_mask_is_that_of_its_augmented_picture(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import torch
 
 from samtune.files.merged import save_merged
 from samtune.tasks.masks.evaluate import MaskDescription
-from samtune.tasks.masks.service import MAX_POINTS, MaskService
+from samtune.tasks.masks.service import MaskService
+from samtune.tasks.prompt_form import MAX_POINTS
 from samtune.tasks.service import FieldError
 from samtune.tasks.table import task_of_file
 

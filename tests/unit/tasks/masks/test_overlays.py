@@ -12,17 +12,15 @@ from samtune.tasks.masks.draw import (
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
     NO_MARKS,
-    PANEL,
     PREDICTION,
     PROMPT,
     TRUE_POSITIVE,
     TRUTH,
     Marks,
     overlay_row,
-    pick_cases,
     save_overlays,
 )
-from samtune.tasks.masks.report import Report, Row
+from samtune.tasks.panels import PANEL, pick_cases
 
 IMAGE = np.full((128, 160, 3), 128, dtype=np.uint8)
 LEFT = np.zeros((128, 160), dtype=bool)
@@ -30,9 +28,8 @@ LEFT[30:90, 20:80] = True
 RIGHT = np.roll(LEFT, 40, axis=1)
 
 
-def report(*dices: float) -> Report:
-    rows = [Row(f"i{k}", dice, dice, 1.0, 1.0, 9, 9) for k, dice in enumerate(dices)]
-    return Report(rows=tuple(rows), split="test", definition={})
+def values(*dices: float) -> dict[str, float]:
+    return {f"i{k}": dice for k, dice in enumerate(dices)}
 
 
 def has_colour(panel: np.ndarray, colour: tuple[int, int, int]) -> bool:
@@ -40,7 +37,7 @@ def has_colour(panel: np.ndarray, colour: tuple[int, int, int]) -> bool:
 
 
 def test_best_median_and_worst_do_not_overlap() -> None:
-    cases = pick_cases(report(*(k / 10 for k in range(10))), each=2)
+    cases = pick_cases(values(*(k / 10 for k in range(10))), each=2)
     assert cases == [
         ("best", "i9"), ("best", "i8"), ("median", "i5"), ("median", "i4"), ("worst", "i1"), ("worst", "i0"),
     ]  # fmt: skip
@@ -48,13 +45,13 @@ def test_best_median_and_worst_do_not_overlap() -> None:
 
 @pytest.mark.parametrize("count", range(13))
 def test_short_reports_show_each_image_once(count: int) -> None:
-    names = [name for _, name in pick_cases(report(*np.linspace(0, 1, count)))]
+    names = [name for _, name in pick_cases(values(*np.linspace(0, 1, count)))]
     assert len(names) == len(set(names)) <= 9
     assert len(names) >= min(count, 3)
 
 
 def test_undefined_dice_is_left_out_and_ties_go_by_name() -> None:
-    assert pick_cases(report(math.nan, 0.5, 0.5, 0.5)) == [("best", "i1"), ("median", "i2"), ("worst", "i3")]
+    assert pick_cases(values(math.nan, 0.5, 0.5, 0.5)) == [("best", "i1"), ("median", "i2"), ("worst", "i3")]
 
 
 def test_four_panels_with_their_colours() -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from samtune.data.pairs import find_pairs, scan_folder
 from samtune.data.pictures import read_image
 from samtune.errors import DataError
-from samtune.tasks.masks.pairs import find_pairs, read_mask, scan_folder
+from samtune.tasks.binary import read_mask
 
 GREY = np.arange(40 * 30, dtype=np.uint32).reshape(30, 40)
 

@@ -13,17 +13,18 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from samtune.base.tensors import save_tensors
+from samtune.data.frames import Collate
+from samtune.data.pairs import find_pairs
 from samtune.data.pictures import read_image
 from samtune.errors import CheckpointError, ConfigError, DataError, DiskError
 from samtune.files.merged import save_merged
 from samtune.models.sam.model import SamModel
 from samtune.models.table import build_model
-from samtune.tasks.masks.dataset import Collate, SegmentationDataset
+from samtune.tasks.masks.dataset import SegmentationDataset
 from samtune.tasks.masks.evaluate import MaskDescription, evaluate
-from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.predict import Predictor, pick_device, predict_files
-from samtune.tasks.masks.prompts import PromptError
 from samtune.tasks.predict import Prediction, find_images
+from samtune.tasks.prompts import PromptError
 from samtune.types import Batch, ImageArray
 
 INFO = mask_description(model="sam_tiny", image_size=64, prompt="none", base_hash="ab" * 32)

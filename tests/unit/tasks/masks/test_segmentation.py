@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from samtune.data.frames import Collate, resize_longest
+from samtune.data.pairs import Pair, find_pairs
 from samtune.errors import DataError
 from samtune.tasks.masks import dataset as segmentation
-from samtune.tasks.masks.dataset import Collate, SegmentationDataset, resize_longest
-from samtune.tasks.masks.pairs import Pair, find_pairs
+from samtune.tasks.masks.dataset import SegmentationDataset
 from samtune.types import Sample
 
 NAMES = ["a", "b", "c", "d"]

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from samtune.data.facts import group_near, hash_images
+from samtune.data.pairs import find_pairs
 from samtune.data.splits import PARTS, Given, Splits
 from samtune.errors import DataError
-from samtune.tasks.masks.pairs import find_pairs
 from samtune.tasks.masks.splits import resolve_split
 
 NAMES = [f"n{i:02d}" for i in range(20)]

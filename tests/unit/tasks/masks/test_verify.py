@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from samtune.data.pair_splits import check_pairs, verify_pairs
+from samtune.data.pairs import find_pairs
 from samtune.errors import ConfigError, DataError
-from samtune.tasks.masks.pairs import find_pairs
-from samtune.tasks.masks.splits import check_pairs, recognises, verify_folder, verify_pairs
+from samtune.tasks.masks.splits import BINARY, recognises, verify_folder
 
 NAMES = ["a", "b", "c"]
 
@@ -25,7 +26,7 @@ def report_after(folder: Path, name: str, content: bytes | np.ndarray | Image.Im
     else:
         picture = content if isinstance(content, Image.Image) else Image.fromarray(content)
         picture.save(path, **options)
-    return verify_pairs(find_pairs(folder))
+    return verify_pairs(find_pairs(folder), BINARY)
 
 
 def rectangle(height: int = 30, width: int = 40, value: int = 255) -> np.ndarray:
@@ -141,20 +142,20 @@ def test_bad_files_are_told_each_time_until_they_are_mended(make_folder) -> None
     folder = make_folder(NAMES)
     whole = (folder / "masks" / "a.png").read_bytes()
     pairs = find_pairs(folder)
-    first = check_pairs(pairs)
+    first = check_pairs(pairs, BINARY)
     (folder / "masks" / "a.png").write_bytes(b"")
     for _ in range(2):
         with pytest.raises(DataError, match=r"(?s)1 problem\(s\).*a\.png: empty file"):
-            check_pairs(pairs)
+            check_pairs(pairs, BINARY)
     (folder / "masks" / "a.png").write_bytes(whole)
-    assert check_pairs(pairs) == first
+    assert check_pairs(pairs, BINARY) == first
 
 
 def test_small_files_and_warnings_are_told_each_time(make_folder) -> None:
     folder = make_folder(NAMES)
     Image.fromarray(np.full((7, 30, 3), 9, np.uint8)).save(folder / "images" / "a.png")
     Image.fromarray(rectangle() * 0).save(folder / "masks" / "b.png")
-    reports = [verify_pairs(find_pairs(folder)) for _ in range(2)]
+    reports = [verify_pairs(find_pairs(folder), BINARY) for _ in range(2)]
     assert reports[0] == reports[1]
     assert reports[0].errors == (f"{folder / 'images' / 'a.png'}: 30 x 7 pixels; at least 8 x 8 are needed",)
     assert reports[0].warnings == (f"{folder / 'masks' / 'b.png'}: mask is all background",)

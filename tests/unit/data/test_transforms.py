@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from samtune.tasks.masks.dataset import reseed, train_augmentation
+from samtune.data.frames import reseed, train_augmentation
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
 MASK = np.zeros((64, 48), dtype=np.uint8)
@@ -12,7 +12,7 @@ MASK[20:40, 10:30] = 1
 
 
 def test_same_seed_same_picture_other_seed_other_picture() -> None:
-    one, other = train_augmentation(64), train_augmentation(64)
+    one, other = train_augmentation(64, turns=True), train_augmentation(64, turns=True)
     results = []
     for transform, seed in ((one, 5), (one, 6), (other, 5)):
         reseed(transform, seed)
@@ -23,7 +23,7 @@ def test_same_seed_same_picture_other_seed_other_picture() -> None:
 
 def test_steps_are_drawn_independently() -> None:
     """Guards against `Compose.set_random_seed`, which makes every step toss the same coin."""
-    transform = train_augmentation(64)
+    transform = train_augmentation(64, turns=True)
     transform.transforms = transform.transforms[:2]  # the two flips
     seen = {"both": 0, "horizontal": 0, "vertical": 0, "none": 0}
     flipped = {"both": IMAGE[::-1, ::-1], "horizontal": IMAGE[:, ::-1], "vertical": IMAGE[::-1], "none": IMAGE}
@@ -35,7 +35,7 @@ def test_steps_are_drawn_independently() -> None:
 
 
 def test_results_fit_the_input_frame_and_keep_binary_masks() -> None:
-    transform = train_augmentation(64)
+    transform = train_augmentation(64, turns=True)
     shapes, areas = set(), []
     for seed in range(40):
         reseed(transform, seed)
@@ -49,7 +49,7 @@ def test_results_fit_the_input_frame_and_keep_binary_masks() -> None:
 
 
 def test_image_and_mask_move_together() -> None:
-    transform = train_augmentation(64)
+    transform = train_augmentation(64, turns=True)
     bright = np.repeat(MASK[:, :, None] * 250, 3, axis=2).astype(np.uint8)
     for seed in range(20):
         reseed(transform, seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samtune.tasks.masks.prompts import PromptError, box_of, clip_boxes, components, point_in
+from samtune.tasks.prompts import PromptError, box_of, clip_boxes, components, point_in
 
 
 def scene(*rectangles: tuple[int, int, int, int]) -> np.ndarray:

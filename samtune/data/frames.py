@@ -1,0 +1,92 @@
+"""How do pictures and their targets come into the input frame: scaled, augmented, padded to a batch?"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+from samtune.base.environment import set_defaults
+from samtune.types import IGNORE, Batch, ImageArray, Prompts, Sample, Size
+
+
+def train_augmentation(image_size: int, *, turns: bool, outside: int = 0) -> Any:
+    """Returns an `albumentations.Compose`: after `reseed`, `compose(image=(h, w, 3) uint8, mask=(h, w) uint8)`.
+
+    The affine and colour changes are kept mild. Images are shifted by at most a sixteenth of `image_size`, their
+    longer side in pixels.
+
+    Args:
+        turns: with all eight flips and quarter turns, as polyps and cells have no up; else left and right change only.
+        outside: what a mask gets where the picture moved away.
+    """
+    set_defaults()
+    import albumentations as A  # type: ignore[import-untyped]
+    import cv2
+
+    shift, mild = (-(image_size // 16), image_size // 16), (0.85, 1.15)
+    flips = [A.HorizontalFlip(p=0.5), *([A.VerticalFlip(p=0.5), A.RandomRotate90(p=0.5)] if turns else [])]
+    affine = {"scale": (0.85, 1.2), "rotate": (-15, 15), "translate_px": {"x": shift, "y": shift}}
+    moves = A.Affine(**affine, border_mode=cv2.BORDER_CONSTANT, fill_mask=outside, p=0.5)
+    colours = A.ColorJitter(brightness=mild, contrast=mild, saturation=mild, hue=(-0.02, 0.02), p=0.5)
+    return A.Compose([*flips, moves, colours])
+
+
+def reseed(augmentation: Any, seed: int) -> None:
+    """Makes the next call of an augmentation depend on `seed` only.
+
+    Without it, albumentations repeats itself in every worker and epoch. Its own `set_random_seed` gives each step a
+    generator of the same seed, so that either every flip, turn and jitter happens or none; here they share one.
+    """
+    augmentation.set_random_state(np.random.default_rng(seed), random.Random(seed))
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Pads samples at the right and bottom to a square of `image_size` pixels (S), and stacks them.
+
+    Padding is background in masks, and `IGNORE` in maps of classes.
+    """
+
+    image_size: int
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Returns the batch of at least one sample; every sample has the same kind of prompt."""
+        side = self.image_size
+        images = torch.zeros(len(samples), 3, side, side, dtype=torch.uint8)
+        kind = samples[0].mask.dtype
+        masks = torch.full((len(samples), 1, side, side), IGNORE if kind == torch.uint8 else 0, dtype=kind)
+        for i, sample in enumerate(samples):
+            height, width = sample.mask.shape
+            images[i, :, :height, :width] = sample.image
+            masks[i, 0, :height, :width] = sample.mask
+        sizes = tuple((int(s.mask.shape[0]), int(s.mask.shape[1])) for s in samples)
+        names, truths = tuple(s.name for s in samples), tuple(s.truth for s in samples)
+        columns = zip(*((s.box_input, s.points_input, s.labels) for s in samples), strict=True)
+        prompts = [None if column[0] is None else torch.stack(column) for column in columns]
+        given = any(column is not None for column in prompts)
+        return Batch(images, masks, sizes, names, truths, Prompts(*prompts) if given else None)
+
+
+def resize_longest(image: ImageArray, size: int) -> ImageArray:
+    """Scales an image so that its longer side has `size` pixels, rounded half up like Segment Anything."""
+    scale = size / max(image.shape[:2])
+    height, width = (max(1, int(side * scale + 0.5)) for side in image.shape[:2])
+    return cast(ImageArray, resize(image, (height, width)))
+
+
+def resize(array: Any, size: Size) -> Any:
+    """Scales an array to `size`.
+
+    An image, (H, W, 3) uint8, is scaled with Pillow's bilinear filter (antialiased), an (H, W) mask or map by nearest.
+    """
+    if array.shape[:2] == size:
+        return array
+    width_height = (size[1], size[0])
+    if array.ndim == 3:
+        return np.array(Image.fromarray(array).resize(width_height, Image.Resampling.BILINEAR))
+    small = np.array(Image.fromarray(array.astype(np.uint8)).resize(width_height, Image.Resampling.NEAREST))
+    return small > 0 if array.dtype == np.bool_ else small

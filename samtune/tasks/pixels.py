@@ -1,0 +1,118 @@
+"""What tasks with a target per pixel share: losses of small maps of logits, and the way back to the original."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from samtune.config.sections import Config
+from samtune.data.pair_splits import MaskKind, resolve_parts
+from samtune.data.pairs import Pair, find_pairs
+from samtune.errors import ConfigError
+from samtune.models.sam.model import upsample_logits
+from samtune.scoring.contrastive import pixel_contrastive
+from samtune.scoring.score import ScoreLoss
+from samtune.selection import Needs
+from samtune.tasks.evaluate import check_finite
+from samtune.tasks.task import Task
+from samtune.types import Batch, LogitLoss, OutputLoss, Size
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class PixelTask(Task[ConfigT]):
+    """A task whose model gives small maps of logits, and whose loss is of these at the size of the input frame."""
+
+    losses: ClassVar[Mapping[str, Callable[..., Tensor]]]
+    """Name of a loss in the config to its function of (logits, batch), whose options are those of the section."""
+    packages = ("segment-anything", "monai")
+    contrast_draws = True  # cells
+
+    @abstractmethod
+    def target_text(self) -> str:
+        """Returns what the text of a scoring loss says of the target beside the loss's own options."""
+
+    def training_loss(self) -> OutputLoss:
+        loss = self._logit_loss()
+        return lambda low, batch: loss(upsample_logits(low, batch.images.shape[-1]), batch)
+
+    def scoring_loss(self, needs: Needs, seed: int) -> tuple[ScoreLoss, str]:
+        options: Any = self.config.score
+        batch = self.batch_text(needs)
+        if needs.loss == "task":
+            text = " ".join(f"{key}={value}" for key, value in self.loss_options().items())
+            return task_loss(self._logit_loss()), f"task {text}{self.target_text()}{batch}"
+        text = f"pixel_contrastive cells={options.cells} temperature={options.temperature:g} seed={seed}{batch}"
+        return contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed), text
+
+    def loss_options(self) -> dict[str, Any]:
+        """Returns the name and the options of the task's loss, as the `loss` section has them."""
+        section: Any = self.config
+        options: dict[str, Any] = section.loss.model_dump()
+        return options
+
+    def _logit_loss(self) -> LogitLoss:
+        options = self.loss_options()
+        return partial(self.losses[options.pop("name")], **options)
+
+
+def contrastive_loss(*, cells: int, temperature: float, seed: int) -> ScoreLoss:
+    """Returns the pixel-level supervised contrastive loss on image embeddings, its draw of cells seeded."""
+    generator = torch.Generator().manual_seed(seed)
+
+    pixels = partial(pixel_contrastive, cells=cells, temperature=temperature, generator=generator)
+    return lambda model, batch: pixels(model.features(batch), batch)
+
+
+def task_loss(loss: LogitLoss) -> ScoreLoss:
+    """Returns the loss of the training, through the decoder: what GPS's release scores with, as SAM's is not random."""
+    return lambda model, batch: loss(upsample_logits(model(batch), batch.images.shape[-1]), batch)
+
+
+def low_logits(model: nn.Module, batch: Batch, autocast_dtype: torch.dtype | None) -> Tensor:
+    """Returns the (B, C, S/4, S/4) logits of a batch in fp32.
+
+    Args:
+        model: the caller has set evaluation mode.
+        batch: on the device of the model.
+        autocast_dtype: precision of the model's forward pass; None runs it as it is.
+
+    Raises:
+        NonFiniteError: the logits of an image are not finite; the message names it.
+    """
+    device_type = batch.images.device.type
+    with torch.no_grad(), torch.autocast(device_type, autocast_dtype, enabled=autocast_dtype is not None):
+        logits: Tensor = model(batch)
+    logits = logits.detach().float()
+    check_finite(logits, batch.names)
+    return logits
+
+
+def to_original(low: Tensor, side: int, size_input: Size, size_original: Size) -> Tensor:
+    """Takes one (h, w) map of logits to the original frame: (H, W), bilinear and in fp32.
+
+    It is enlarged to the input frame, S = `side`, cropped to the picture and resized to the original.
+    """
+    height, width = size_input
+    logits_input = interpolate(low[None, None], size=(side, side), mode="bilinear", align_corners=False)
+    picture = logits_input[:, :, :height, :width]  # without the padding
+    return interpolate(picture, size=size_original, mode="bilinear", align_corners=False)[0, 0]
+
+
+def pairs_to_measure(data_dir: Path, split: str, kind: MaskKind[Any]) -> tuple[list[Pair], str]:
+    """Returns the pairs of a part of a folder, "auto" for the one to measure, and the part's name."""
+    has_parts = any((data_dir / part).is_dir() for part in ("train", "val", "test"))
+    if split == "auto":
+        split = "test" if (data_dir / "test").is_dir() or (data_dir / "splits" / "test.txt").is_file() else "all"
+        if has_parts and split == "all":
+            raise ConfigError(f"{data_dir} has parts but no test/. Choose one: --split val, or --data {data_dir}/val.")
+    if split == "all":
+        return find_pairs(data_dir, kind.scan), "all"
+    if has_parts:
+        return find_pairs(data_dir / split, kind.scan), split
+    return getattr(resolve_parts(data_dir, kind), split), split

@@ -1,0 +1,55 @@
+"""The sections of settings that tasks with a target per pixel share, beside those of `samtune.config.sections`."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from samtune.config import sections as shared
+from samtune.config.problems import Fault, impossible_pair
+from samtune.config.sections import PathText
+from samtune.models.table import names_that_give
+
+
+class PixelModel(shared.Model):
+    """`model`: a model whose output is a mask."""
+
+    name: str = Field("sam_lite", description="architecture")
+    image_size: int | None = Field(
+        None, ge=64, le=4096, description="side of the square input in pixels; empty: the model's own"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _gives_masks(cls, name: str) -> str:
+        *first, last = map(repr, names_that_give("masks"))
+        if repr(name) not in (*first, last):
+            expected = f"{', '.join(first)} or {last}"
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+        return name
+
+
+class PixelData(shared.Data):
+    """`data`: pairs of images and masks, and their split."""
+
+    dir: PathText = Field(description="folder with images/ and masks/, or train/, val/, test/ with both")
+    split: Literal["auto", "folders", "files", "ratio"] = Field("auto", description="where the parts come from")
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields the parts that are named where they are cut."""
+        yield from super().faults()
+        for name in ("train", "val", "test") if self.split == "ratio" else ():
+            if (value := getattr(self, name)) is not None:
+                yield impossible_pair(
+                    name, value, "no value with data.split: ratio, which cuts the parts itself", "split"
+                )
+
+
+class PixelScore(shared.Score):
+    """`score`: the gradient pass that selection reads."""
+
+    loss: Literal["pixel_contrastive", "task"] | None = Field(
+        None, description="what is differentiated; empty: what the selector's paper does"
+    )
+    cells: int = Field(128, ge=2, description="feature cells drawn per image by the contrastive loss")

@@ -1,0 +1,1 @@
+"""Several classes: which one is each pixel of?"""
