@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from samtune.models.backbone import Backbone
 
@@ -22,7 +23,7 @@ class StepMemory:
     Attributes:
         fixed: weights, gradients, optimizer, averages and copies of what trains.
         saved: what the forward pass leaves for the backward pass, of `images` images.
-        passing: the largest tensors of the backward pass, beside those.
+        passing: the largest tensors of a pass, beside those.
     """
 
     fixed: int
@@ -70,6 +71,12 @@ def step_memory(
     """
     stays = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(model)}
     saved: dict[int, int] = {}
+    largest = 0  # of what a module returns: of a part without gradients nothing is saved, but it passes
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.untyped_storage().nbytes())
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -77,11 +84,15 @@ def step_memory(
             saved[storage.data_ptr()] = storage.nbytes()  # views of one storage are saved once
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = forward()  # keeps the graph, and with it the addresses
+    hook = register_module_forward_hook(note)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = forward()  # keeps the graph, and with it the addresses
+    finally:
+        hook.remove()
     trained = sum(4 * parameter.numel() for parameter in trainable.values())
     copies = 4 + ema  # gradient, two moments, the best values; and the moving average
-    passing = 2 * max(saved.values(), default=0)
+    passing = 2 * max(largest, *saved.values())
     del loss
     return StepMemory(sum(stays.values()) + copies * trained, sum(saved.values()), passing, images)
 

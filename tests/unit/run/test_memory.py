@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from toy import toy_batch, toy_model
 
+from samtune.models.table import build_model
 from samtune.run.memory import StepMemory, step_memory
 from samtune.selection import select
 from samtune.tuning import attach
@@ -24,6 +25,15 @@ def test_what_is_saved_grows_with_the_batch_and_what_stays_does_not() -> None:
 def test_a_frozen_encoder_saves_less_and_keeps_less() -> None:
     assert weighed(2).saved < 0.5 * weighed(2, full=True).saved
     assert weighed(2).fixed < weighed(2, full=True).fixed
+
+
+def test_what_a_frozen_encoder_passes_on_counts_though_nothing_of_it_is_saved() -> None:
+    model = build_model("sam_lite", checkpoint="random", image_size=64).train()
+    trainable = attach(model, select(model, None, name="linear"))
+    batch = toy_batch(sizes=((64, 64),) * 2)
+    step = step_memory(model, trainable, lambda: model(batch).float().mean(), images=2, ema=False)
+    widest = 2 * 96 * 32 * 32 * 4  # the first block's 96 maps at stride 2, in fp32, of 2 images
+    assert step.passing == 2 * widest
 
 
 def test_a_card_takes_what_it_says_it_takes() -> None:
