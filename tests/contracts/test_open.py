@@ -116,7 +116,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_a_sweep_of_it(job: Path, in_process: None, capsys: pytest.CaptureFixture[str]) -> None:
     Path("sweep.yaml").write_text(
-        f"name: toy\nconfig: {job}\nseeds: [0, 1]\nsteps: 6\ngrid: {{train.lr: [0.001, 0.02]}}\n"
+        f"name: toy\nconfig: {job}\nseeds: [0, 1]\nsteps: 6\ngrid: {{train.lr: [0.001, 0.02]}}\ngrid_extend: 0\n"
         "cells:\n  gps: {title: GPS}\n  full: {title: Full, overrides: {select: {name: full}}}\n"
     )
     assert run("sweep", "--config", "sweep.yaml", "--out", "swept") == 0

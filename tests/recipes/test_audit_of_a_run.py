@@ -70,7 +70,7 @@ def test_a_training_that_changes_nothing_is_said(
     config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     slow = config.model_copy(update={"train": config.train.model_copy(update={"lr": 1e-30, "steps": 1})})
-    linear = slow.model_copy(update={"select": config.select.model_copy(update={"name": "linear", "options": {}})})
+    linear = slow.model_copy(update={"select": type(config.select)(name="linear")})
     with caplog.at_level(logging.WARNING, "samtune"):
         finetune(linear, run_dir=tmp_path / "run")
     assert "the training changed no selected entry, so this model is its base" in caplog.text
