@@ -56,12 +56,12 @@ def test_a_run_that_was_never_tracked_is_told_once(client: Any, the_run: TheRun,
 
 
 def test_a_run_gets_the_parent_that_it_lacked(client: Any, the_run: TheRun, tmp_path: Path) -> None:
-    folder = tmp_path / "child"
+    folder = tmp_path / "lacking"
     run_without_mlflow(folder)
     sync(folder)
-    parent = the_run("child").info.run_id  # any id will do
+    parent = the_run("lacking").info.run_id  # any id will do
     sync(folder, parent=parent)
-    assert the_run("child").data.tags["mlflow.parentRunId"] == parent
+    assert the_run("lacking").data.tags["mlflow.parentRunId"] == parent
 
 
 def test_a_run_that_was_tracked_lacks_nothing(at_home: Path, the_run: TheRun, tmp_path: Path) -> None:
