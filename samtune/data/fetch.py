@@ -12,12 +12,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
-import numpy as np
-from PIL import Image
-
 from samtune.base.disk import disk_errors, write_text
 from samtune.base.download import download
-from samtune.data.importing import ARCHIVES, IMPORTERS, write_class_images
+from samtune.data.importing import ARCHIVES, IMPORTERS
+from samtune.data.packaged import PACKAGED
 from samtune.data.pictures import SUFFIXES
 from samtune.data.splits import PARTS
 from samtune.errors import ConfigError, DataError, unknown_name
@@ -69,9 +67,7 @@ SOURCES = {
         unpack="folders",
     ),
 }
-DIGITS = "digits"  # comes with scikit-learn and needs no network
 LAYOUT = (*PARTS, "images", "masks")  # what a data folder is read by
-DIGITS_LICENCE = "CC BY 4.0; Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998"
 
 
 def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
@@ -81,7 +77,7 @@ def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
     moved. Nothing else is ever removed or replaced.
 
     Args:
-        name: one of `SOURCES`, or "digits".
+        name: one of `SOURCES` or `PACKAGED`.
         target_dir: gets the archive, and `images/` and `masks/` or class folders. A complete earlier result stays.
         url: another address of the same archive, such as a mirror.
 
@@ -90,17 +86,18 @@ def fetch(name: str, target_dir: str | Path, *, url: str | None = None) -> Path:
         DataError: no network, a damaged or unsafe archive, a folder that holds other data.
     """
     target = Path(target_dir)
-    if name not in (*SOURCES, DIGITS):
-        raise ConfigError(unknown_name("data set", name, [*SOURCES, DIGITS]))
+    if name not in (*SOURCES, *PACKAGED):
+        raise ConfigError(unknown_name("data set", name, [*SOURCES, *PACKAGED]))
     if _fetched(name, target):
         _log.info("%s is in %s already, nothing to do", name, target)
         return target
     _refuse_used(target, LAYOUT)  # before a long download
-    if name == DIGITS:
-        _place(name, target, _write_digits)
+    if name in PACKAGED:
+        _place(name, target, PACKAGED[name].write)
     else:
         _get(name, target, url)
-    _log.info("%s is in %s. Licence: %s", name, target, DIGITS_LICENCE if name == DIGITS else SOURCES[name].licence)
+    source = PACKAGED[name] if name in PACKAGED else SOURCES[name]
+    _log.info("%s is in %s. Licence: %s", name, target, source.licence)
     return target
 
 
@@ -222,28 +219,3 @@ def _tar_file(taped: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     file = taped.extractfile(member)
     assert file is not None  # it is for folders only
     return file
-
-
-def _write_digits(target: Path) -> None:
-    """Writes the handwritten digits of scikit-learn: real 8 x 8 pictures, enlarged to 64 x 64 RGB.
-
-    Split with a fixed seed: 20 training and 10 validation images of each digit, the other 1,497 are for testing.
-    """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    chosen: dict[str, list[int]] = {"train": [], "val": [], "test": []}
-    for digit in range(10):
-        order = np.random.default_rng((0, digit)).permutation(np.flatnonzero(digits.target == digit)).tolist()
-        chosen["train"] += order[:20]
-        chosen["val"] += order[20:30]
-        chosen["test"] += order[30:]
-    for part, indices in chosen.items():
-        images = np.stack([_enlarge(digits.images[i]) for i in indices])
-        write_class_images(images, [str(digits.target[i]) for i in indices], target / part)
-
-
-def _enlarge(levels: np.ndarray) -> np.ndarray:
-    """Returns (8, 8) levels of 0 to 16 as (64, 64, 3) uint8."""
-    grey = Image.fromarray(np.rint(levels * (255 / 16)).astype(np.uint8))
-    return np.asarray(grey.resize((64, 64), Image.Resampling.BICUBIC).convert("RGB"))

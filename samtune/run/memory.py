@@ -1,11 +1,14 @@
 """How much memory does a training step take, and would a card have it? From what autograd saves in one forward pass."""
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from samtune.models.backbone import Backbone
 
@@ -23,7 +26,7 @@ class StepMemory:
     Attributes:
         fixed: weights, gradients, optimizer, averages and copies of what trains.
         saved: what the forward pass leaves for the backward pass, of `images` images.
-        passing: the largest tensors of a pass, beside those.
+        passing: what is there beside those at the worst moment of a pass.
     """
 
     fixed: int
@@ -33,7 +36,7 @@ class StepMemory:
 
     @property
     def growth(self) -> int:
-        """What a step takes beyond what stays: at the start of the backward pass everything saved is there."""
+        """What a step takes beyond what stays."""
         return self.saved + self.passing
 
     def fits(self, gigabytes: int) -> bool:
@@ -71,12 +74,6 @@ def step_memory(
     """
     stays = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(model)}
     saved: dict[int, int] = {}
-    largest = 0  # of what a module returns: of a part without gradients nothing is saved, but it passes
-
-    def note(module: nn.Module, inputs: object, output: object) -> None:
-        nonlocal largest
-        if isinstance(output, Tensor):
-            largest = max(largest, output.untyped_storage().nbytes())
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -84,18 +81,46 @@ def step_memory(
             saved[storage.data_ptr()] = storage.nbytes()  # views of one storage are saved once
         return tensor
 
-    hook = register_module_forward_hook(note)
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = forward()  # keeps the graph, and with it the addresses
-    finally:
-        hook.remove()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _Alive() as alive:
+        loss = forward()  # keeps the graph, and with it the addresses
     trained = sum(4 * parameter.numel() for parameter in trainable.values())
     copies = 4 + ema  # gradient, two moments, the best values; and the moving average
-    passing = 2 * max(largest, *saved.values())
+    # a backward pass has two of the largest tensors beside what is saved; a frozen encoder passes more on
+    passing = max(2 * max(saved.values(), default=0), alive.most - sum(saved.values()))
     del loss
     return StepMemory(sum(stays.values()) + copies * trained, sum(saved.values()), passing, images)
 
 
 def _tensors(model: Backbone) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
+
+
+class _Alive(TorchDispatchMode):
+    """Weighs the tensors that operations make, as long as anything holds them.
+
+    Attributes:
+        most: bytes, at the worst moment.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self._now = 0
+        self._known = weakref.WeakSet[Any]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {tensor.untyped_storage().data_ptr() for tensor in tree_leaves((args, kwargs)) if _is_tensor(tensor)}
+        for storage in (tensor.untyped_storage() for tensor in tree_leaves(result) if _is_tensor(tensor)):
+            if storage.data_ptr() not in given and storage not in self._known:  # neither a view nor in place
+                self._known.add(storage)
+                self._now += storage.nbytes()
+                weakref.finalize(storage, self._gone, storage.nbytes())
+        self.most = max(self.most, self._now)
+        return result
+
+    def _gone(self, size: int) -> None:
+        self._now -= size
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)

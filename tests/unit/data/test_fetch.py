@@ -14,7 +14,8 @@ import pytest
 from class_trees import write_imagenet, write_vtab
 from PIL import Image
 
-from samtune.data.fetch import DIGITS_LICENCE, SOURCES, fetch
+from samtune.data.fetch import SOURCES, fetch
+from samtune.data.packaged import PACKAGED
 from samtune.data.pictures import read_image
 from samtune.errors import ConfigError, DataError
 from samtune.tasks.classes.splits import evaluation_images, resolve_classes
@@ -82,7 +83,8 @@ def test_offline_says_which_file_to_put_where(tmp_path: Path) -> None:
 
 
 def test_sources_state_a_licence() -> None:
-    assert all(source.url.startswith("https://") and source.licence for source in SOURCES.values()) and DIGITS_LICENCE
+    assert all(source.url.startswith("https://") and source.licence for source in SOURCES.values())
+    assert all(source.licence for source in PACKAGED.values())
 
 
 def packed(folder: Path, kind: str, extra: dict[str, bytes] | None = None) -> bytes:
@@ -201,3 +203,15 @@ def test_digits(tmp_path: Path) -> None:
     assert np.bincount([item.label for item in splits.train]).tolist() == [20] * 10
     pixels = read_image(splits.train[0].image)
     assert pixels.shape == (64, 64, 3) and pixels.max() > 200
+
+
+def test_faces(tmp_path: Path) -> None:
+    splits = resolve_classes(fetch("faces", tmp_path / "faces"))
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [20, 20, 160]
+    assert splits.classes == ("face", "other")
+    assert [note.partition(": ")[2] for note in splits.notes] == ["constant image, every pixel has the same colour"]
+    middle = [
+        np.mean([read_image(item.image)[24:40, 24:40].mean() for item in splits.test if item.label == label])
+        for label in (0, 1)
+    ]
+    assert middle[0] > middle[1]  # a lit nose, on the whole

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import torch
 from toy import toy_batch, toy_model
 
 from samtune.models.table import build_model
@@ -33,7 +34,7 @@ def test_what_a_frozen_encoder_passes_on_counts_though_nothing_of_it_is_saved() 
     batch = toy_batch(sizes=((64, 64),) * 2)
     step = step_memory(model, trainable, lambda: model(batch).float().mean(), images=2, ema=False)
     widest = 2 * 96 * 32 * 32 * 4  # the first block's 96 maps at stride 2, in fp32, of 2 images
-    assert step.passing == 2 * widest
+    assert 2 * widest <= step.growth < 3 * widest  # what a norm reads, and what it writes
 
 
 def test_a_card_takes_what_it_says_it_takes() -> None:
@@ -44,3 +45,21 @@ def test_a_card_takes_what_it_says_it_takes() -> None:
     assert step.needed(most) <= 8e9 < step.needed(most + 1)
     assert f"8 GB no (train.batch={most} would)" in str(step) and "16 GB yes" in str(step)
     assert StepMemory(fixed=10**11, saved=1, passing=1, images=1).most(24) == 0
+
+
+def test_the_worst_moment_of_a_pass_is_what_is_alive_at_once() -> None:
+    model = toy_model()
+    attach(model, select(model, None, name="linear"))
+    mega = torch.zeros(2**20, dtype=torch.uint8)  # made outside, so it is nobody's growth
+
+    def forward() -> torch.Tensor:
+        first = mega + 1
+        second = first + 1
+        del first
+        third = second + mega  # two of what this pass made are there at once, never three
+        view = third.view(2, -1)
+        view += 1
+        return view.sum()
+
+    step = step_memory(model, {}, forward, images=1, ema=False)
+    assert 2 * 2**20 <= step.passing < 2.1 * 2**20
