@@ -123,11 +123,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Method:
-    """One method: its short name and title, and its runs by the name of the task; one that it leaves out is missing."""
+    """One method.
+
+    Attributes:
+        name: its short name.
+        rows: its runs by the name of the task; one that it leaves out is missing.
+        sweep: the folder of the sweep that it is a row of; None for a run.
+    """
 
     name: str
     title: str
     rows: dict[str, Row] = field(default_factory=dict)
+    sweep: Path | None = None
 
     @property
     def runs(self) -> list[Run]:
@@ -186,7 +193,7 @@ def _load_sweep(folder: Path, one: list[Column]) -> tuple[list[Column], list[Met
     content = parse_yaml((folder / "sweep.yaml").read_text(encoding="utf-8")).value
     named = (content.get("tasks") or {}).items()
     tasks = [Column(name, task["title"], task.get("group")) for name, task in named] or one
-    methods = {name: Method(name, row["title"]) for name, row in content["cells"].items()}
+    methods = {name: Method(name, row["title"], sweep=folder) for name, row in content["cells"].items()}
     for name, row in content["cells"].items():
         for task in (task.name for task in tasks if row.get("only") is None or task.name in row["only"]):
             cells = [folder / "cells" / task / f"{name}_{seed}" for seed in content["seeds"]]

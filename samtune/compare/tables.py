@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from samtune.compare.read import Method
@@ -32,7 +33,17 @@ DEFINITION = {
 def definitions(methods: Sequence[Method]) -> dict[str, str]:
     """Returns what the names in the tables mean, in the words of the runs' task."""
     words = next(run.words for method in methods for run in method.runs)
-    return DEFINITION | {"mean": f"{DEFINITION['mean']}{words.explained}."}
+    return DEFINITION | {"mean": f"{DEFINITION['mean']}{words.explained}."} | _left(methods)
+
+
+def _left(methods: Sequence[Method]) -> dict[str, str]:
+    """Returns what runs the entries of sweeps that are empty or lack seeds; {} if all are there."""
+    left: dict[Path, list[str]] = {}
+    for method in methods:
+        if method.sweep and any(len(row.runs) < row.wanted for row in method.rows.values()):
+            left.setdefault(method.sweep, []).append(method.name)
+    commands = [f"`samtune sweep --config {f}/sweep.yaml --out {f} 'rows=[{', '.join(r)}]'`" for f, r in left.items()]
+    return {"not complete": f"The other runs: {'; '.join(commands)}."} if left else {}
 
 
 def to_text(grids: Sequence[Grid], notes: Mapping[str, str]) -> str:

@@ -121,7 +121,11 @@ class TaskComparison:
         return shown | {"against": self.against.title if self.against else None, "rows": rows, "published": papers}
 
     def _definitions(self) -> dict[str, str]:
-        return {name: text for name, text in definitions(self.methods).items() if name in ("mean", "training")}
+        return {
+            name: text
+            for name, text in definitions(self.methods).items()
+            if name in ("mean", "training", "not complete")
+        }
 
     def _rows(self) -> list[list[str]]:
         """Returns ours, each followed by what papers say of the same selector; then the rest of theirs."""

@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import SimpleNamespace
 from typing import Annotated, Any, get_type_hints
 
@@ -39,6 +40,7 @@ def default_options(function: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
 
 
+@cache
 def _options_model(function: Callable[..., Any]) -> type[BaseModel]:
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     # Only these annotations are evaluated: those of model and scores may exist for type checkers alone.

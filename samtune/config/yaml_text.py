@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -40,6 +42,12 @@ def parse_yaml(text: str) -> YamlText:
         yaml.YAMLError: text that is no YAML, several documents, too many or too deeply nested values, or a block that
             contains itself.
     """
+    parsed = _parsed(text)
+    return YamlText(deepcopy(parsed.value), dict(parsed.lines), list(parsed.duplicates))
+
+
+@lru_cache(maxsize=256)  # a sweep reads one file, and the same changes, hundreds of times
+def _parsed(text: str) -> YamlText:
     loader = _Loader(text)
     try:
         node = loader.get_single_node()

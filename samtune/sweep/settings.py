@@ -57,6 +57,7 @@ class Sweep(Section):
     overrides: Overrides = Field((), description="changes to the config for all runs")
     tasks: dict[Name, SweepTask] | None = Field(None, description="columns of the table by short name; empty: one")
     cells: dict[Name, SweepRow] = Field(description="rows of the table by short name")
+    rows: Names | None = Field(None, description="short names of the rows that run now, others may later; empty: all")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(strict=False)] = Field(
         (0,), description="one run of each row and task per seed"
     )
@@ -87,6 +88,8 @@ class Sweep(Section):
             yield Fault("cells", "{}, expected at least one row.")
         if self.tasks == {}:
             yield Fault("tasks", "{}, expected at least one task; leave out `tasks:` if there is one only.")
+        if not set(self.rows or self.cells) <= set(self.cells) or self.rows == ():
+            yield Fault("rows", f"{list(self.rows or ())}, expected names of `cells`: {', '.join(self.cells)}.")
         titles = [task.title for task in (self.tasks or {}).values()]
         if len(set(titles)) < len(titles):
             yield Fault("tasks", f"titles {titles}, expected another one for each task.")
@@ -115,9 +118,10 @@ class Sweep(Section):
 
     @property
     def places(self) -> list[tuple[str, str]]:
-        """(task, row) of each entry of the table; the task is `ONE_TASK` if the sweep names none."""
+        """(task, row) of each entry of the table that is to run; the task is `ONE_TASK` if the sweep names none."""
         tasks = list(self.tasks or [ONE_TASK])
-        return [(t, name) for t in tasks for name, row in self.cells.items() if row.only is None or t in row.only]
+        rows = {name: row for name, row in self.cells.items() if name in (self.rows or self.cells)}
+        return [(t, name) for t in tasks for name, row in rows.items() if row.only is None or t in row.only]
 
     def choices(self, row: str) -> dict[str, tuple[Any, ...]]:
         """Returns the keys of a row's grid with their values; {} without a grid."""

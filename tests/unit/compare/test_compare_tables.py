@@ -54,6 +54,15 @@ def table(comparison: Any, number: int = 0) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in rows}
 
 
+def test_what_was_not_run_yet_has_its_command(sweep: Path, tmp_path: Path) -> None:
+    text = f"- not complete: The other runs: `samtune sweep --config {sweep}/sweep.yaml --out {sweep} 'rows=[lora]'`."
+    assert text in compare([sweep]).to_markdown()
+    done = write_sweep(tmp_path / "done", {"gps": "GPS"}, tasks={"dtd": TASKS["dtd"]})
+    for seed in range(2):
+        write_class_run(done / "cells" / "dtd" / f"gps_{seed}", 40, images=100, percent=0.2, seed=seed, lr=0.1)
+    assert "not complete" not in compare([done]).to_markdown()
+
+
 def test_means_of_groups_and_of_all(sweep: Path) -> None:
     rows = table(compare([sweep]))
     assert list(rows["GPS"]) == [

@@ -97,6 +97,8 @@ def test_every_problem_of_the_file_is_told_at_once() -> None:
         ({"grid": {"train.lr": [1, 1]}}, r"grid.train.lr: \[1, 1\], expected at least one value, each once."),
         ({"cells": {"a": {"title": "A", "grid": {"train.lr": []}}}}, r"cells.a.grid.train.lr: \[\], expected at least"),
         ({"cells": {"a": {"title": "A", "only": ["x"]}}}, r"cells.a.only: \['x'\], .* none, as there is no `tasks:`"),
+        ({"rows": ["gp"]}, r"rows: \['gp'\], expected names of `cells`: linear, gps"),
+        ({"rows": []}, r"rows: \[\], expected names of `cells`: linear, gps"),
         ({"steps": 0}, "steps: 0, expected a value >= 1"),
         ({"protocol": "test"}, "protocol: \"test\", expected 'validate' or 'retrain'"),
         ({"choose_on": 1.0}, "choose_on: 1.0, expected a value < 1"),
@@ -105,6 +107,13 @@ def test_every_problem_of_the_file_is_told_at_once() -> None:
 def test_wrong_values(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         sweep_of(**changes)
+
+
+def test_some_rows_run_now_in_the_order_of_the_file() -> None:
+    rows = {name: {"title": name} for name in ("a", "b", "c")}
+    sweep = sweep_of("rows=[c, a]", cells=rows, tasks={"x": {"title": "X"}, "y": {"title": "Y"}})
+    assert sweep.places == [("x", "a"), ("x", "c"), ("y", "a"), ("y", "c")]
+    assert list(sweep.cells) == ["a", "b", "c"]  # the table keeps a place for all
 
 
 def test_a_file_that_is_no_mapping_or_is_missing() -> None:
