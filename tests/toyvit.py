@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
+
 import torch
 
 from samtune.models.timm.model import Classifier, build_classifier
@@ -20,6 +23,11 @@ FAMILIES = {
 
 def toy_classifier(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Classifier:
     """Returns a model of the family with noise on every parameter: timm starts biases and tables at 0."""
+    return deepcopy(_toy_classifier(family, seed, dtype))  # made once: a copy takes less time
+
+
+@cache
+def _toy_classifier(family: str, seed: int, dtype: torch.dtype) -> Classifier:
     name, options = FAMILIES[family]
     model = build_classifier(name, classes=3, checkpoint="random", seed=seed, **options)
     generator = torch.Generator().manual_seed(seed)
