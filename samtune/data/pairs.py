@@ -133,8 +133,8 @@ def _unpaired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str
         lines.append(f"{mask.parent}: {named}; give each the stem of its image ({image.stem}{mask.suffix})")
     for path in (images[stem] for stem in unmasked if stem not in renamed):
         lines.append(f"{path}: no mask named {path.stem}.* in masks/; add it, or take the image out")
-    for path in (masks[stem] for stem in orphans if stem not in renamed.values()):
-        lines.append(f"{path}: orphan mask, no image named {path.stem}.* in images/; add it, or take the mask out")
+    for stem in (stem for stem in orphans if stem not in renamed.values()):
+        lines.append(f"{masks[stem]}: orphan mask, no image named {stem}.* in images/; add it, or take the mask out")
     return lines
 
 
