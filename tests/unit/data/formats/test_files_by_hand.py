@@ -159,12 +159,13 @@ def result(kind: str, value: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def test_label_studio(place: Path) -> None:
+    car = {"rectanglelabels": ["car"]}
     square = [[10, 30], [35, 30], [35, 80], [10, 80]]
     results = [
         result("polygonlabels", {"points": square, "closed": True, "polygonlabels": ["road"]}),
         result("brushlabels", {"format": "rle", "rle": pack_brush(block(1, 1, 4, 4)), "brushlabels": ["car"]}),
-        result("rectanglelabels", {"x": 40, "y": 30, "width": 20, "height": 40, "rotation": 0, "rectanglelabels": ["car"]}),
-        result("rectanglelabels", {"x": 50, "y": 0, "width": 20, "height": 20, "rotation": 90, "rectanglelabels": ["car"]}),
+        result("rectanglelabels", {"x": 40, "y": 30, "width": 20, "height": 40, "rotation": 0, **car}),
+        result("rectanglelabels", {"x": 50, "y": 0, "width": 20, "height": 20, "rotation": 90, **car}),
         result("choices", {"choices": ["night"]}),
     ]  # fmt: skip
     cancelled = {"was_cancelled": True, "result": [result("polygonlabels", {"points": [], "polygonlabels": ["no"]})]}
