@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from samtune.data.formats.shapes import Region, draw
-from samtune.data.pictures import is_picture
+from samtune.data.pictures import MAX_PIXELS, is_picture
 from samtune.data.verify import list_problems
 from samtune.errors import DataError
 
@@ -111,8 +111,9 @@ class Reading:
             other = self.images[picture.stem].picture
             text = f"{source}: names {_shown(picture, self.root)}, and another picture of this stem"
             self.problems.append(f"{text} ({_shown(other, self.root)}); rename one of them")
-        elif width < 1 or height < 1:
-            self.problems.append(f"{source}: {picture.name} of {width} x {height} pixels; export it again")
+        elif width < 1 or height < 1 or width * height > MAX_PIXELS:
+            found_size = f"{picture.name} of {width} x {height} pixels"
+            self.problems.append(f"{source}: {found_size}, 1 to {MAX_PIXELS:,} are possible; export it again")
         else:
             self.images[picture.stem] = found
         return found
@@ -135,7 +136,7 @@ class Reading:
         """
         try:
             made = region()
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
             line = f"{image.source}: {image.picture.name}, {label}: {reason}"
             self.problems.append(f"{line}; mend it, or take it out")

@@ -15,6 +15,8 @@ from samtune.errors import DataError
 
 Images = dict[Any, Annotated | None]
 """By id; None for a picture that is not there."""
+MOST_FILES = 20
+"""Files in JSON of a folder up to which they are looked into: more are one for each picture."""
 UNNAMED = "object"
 """The category of a file without any."""
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -33,7 +35,7 @@ def read_coco(place: Path) -> Annotations:
         entries = [_entry(entry) for entry in content["images"]]
         annotations: list[dict[str, Any]] = [dict(item) for item in content["annotations"]]
         pairs = [(int(entry["id"]), str(entry["name"])) for entry in content.get("categories", [])]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{file}: not a file of COCO ({type(error).__name__}: {error}); export it again") from error
     reading, categories = Reading(root), dict(pairs)
     if len(categories) < len(pairs):
@@ -70,7 +72,7 @@ def find_annotations(folder: Path) -> list[Path]:
 def coco_files(place: Path) -> list[Path]:
     """Returns the files of annotations at a place, and no other list in JSON."""
     files = [place] if place.is_file() else find_annotations(place)
-    return [file for file in files if _looks(file)]
+    return [file for file in files if _looks(file)] if len(files) <= MOST_FILES else []
 
 
 def coco_parts(folder: Path) -> dict[str, Path]:

@@ -102,6 +102,8 @@ def _region(shape: Element, image: Annotated) -> Region:
         return (ellipse(x, y, across, down, float(shape.get("rotation", 0))),)
     if shape.tag == "mask":
         left, top, width, height = (int(_text(shape, key)) for key in ("left", "top", "width", "height"))
+        if width > image.width or height > image.height:
+            raise ValueError(f"a mask of {width} x {height} pixels, more than the picture's")
         crop = _unpacked([int(word) for word in _text(shape, "rle").split(",") if word.strip()], width, height)
         return place_crop(crop, left, top, image.height, image.width)
     raise ValueError(f"a {shape.tag}, which covers no pixels; {', '.join(_SHAPES)} do")

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from samtune.base.disk import write_text
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered
 from samtune.data.formats.brush import pack_brush, unpack_brush
-from samtune.data.formats.coco import find_annotations
+from samtune.data.formats.coco import MOST_FILES, find_annotations
 from samtune.data.formats.shapes import Region, ellipse, encode_rle, polygon
 from samtune.data.pictures import SUFFIXES, picture_size
 from samtune.errors import DataError
@@ -76,7 +76,7 @@ def write_label_studio(annotations: Annotations, folder: Path) -> Path:
 def label_studio_files(place: Path) -> list[Path]:
     """Returns the files of Label Studio at a place, and no other list in JSON."""
     files = [place] if place.is_file() else find_annotations(place)
-    return [file for file in files if _looks(file.read_bytes())]
+    return [file for file in files if _looks(file.read_bytes())] if len(files) <= MOST_FILES else []
 
 
 def _looks(content: bytes) -> bool:
@@ -108,7 +108,7 @@ def _read_task(reading: Reading, file: Path, named: tuple[str, Mapping[str, Any]
     try:
         size = next(iter(sizes)) if len(sizes) == 1 else picture_size(picture)
         image = reading.image(picture, file, int(size[0]), int(size[1]))  # type: ignore[arg-type]
-    except (DataError, TypeError, ValueError) as error:
+    except (DataError, TypeError, ValueError, OverflowError) as error:
         reading.complain(file, title, f"the size of its picture is not known ({error}); export it again")
         return []
     found = []

@@ -22,6 +22,7 @@ Rle = dict[str, Any]
 """COCO's run lengths: {"size": [H, W], "counts": packed text, or numbers by columns that begin with background}."""
 Region = tuple[Points, ...] | Rle
 _DIGITS = 4  # of coordinates in pixels: shares and percents come back within, so that they are drawn alike
+_FARTHEST = 100_000  # pixels; a line is walked pixel by pixel
 _CORNERS = 72  # of the polygon that stands for an ellipse
 
 
@@ -35,6 +36,8 @@ def polygon(numbers: Any) -> Points:
         raise ValueError(f"a polygon of {len(points)} point(s), which has no area; 3 or more are needed")
     if not np.isfinite(points).all():
         raise ValueError("a polygon with a coordinate that is no number")
+    if np.abs(points).max() > _FARTHEST:
+        raise ValueError(f"a polygon with a coordinate of {np.abs(points).max():g} pixels; {_FARTHEST:,} is the most")
     return points
 
 

@@ -110,7 +110,9 @@ def find_format(folder: Path) -> str:
         return "pairs"
     found = [name for name, form in FORMATS.items() if name != "index" and _has(form, folder)]
     if len(found) > 1:
-        raise ConfigError(f"{folder} has annotations as of {' and '.join(found)}. Choose one: data.format={found[0]}.")
+        raise ConfigError(
+            f"{folder} has annotations as of {' and '.join(found)}. Choose one by data.format={found[0]}, or take the other out."
+        )
     return found[0] if found else "pairs"
 
 

@@ -82,6 +82,19 @@ def test_coco(tmp_path: Path) -> None:
     assert len(lines) == 8  # that of the absent picture is one line, whatever its annotations are
 
 
+def test_numbers_that_no_machine_could_draw(tmp_path: Path) -> None:
+    far: list[dict[str, Any]] = [
+        {"segmentation": [[0, 0, 1e12, 0, 0, 9]]},
+        {"segmentation": [[0, 0, 10**400, 0, 0, 9]]},
+    ]
+    lines = told("coco", coco(tmp_path / "data", far), tmp_path / "out")
+    assert "annotation 10: a polygon with a coordinate of 1e+12 pixels; 100,000 is the most" in lines[0]
+    assert "annotation 11: " in lines[1] and len(lines) == 2
+    images = [{"id": 0, "file_name": "a.png", "width": 10**6, "height": 10**6}]
+    (line,) = told("coco", coco(tmp_path / "large", [{}], images=images), tmp_path / "out")
+    assert "a.png of 1000000 x 1000000 pixels, 1 to 40,000,000 are possible; export it again" in line
+
+
 def test_run_lengths_of_another_size(tmp_path: Path) -> None:
     (line,) = told("coco", coco(tmp_path / "data", [{"segmentation": WRONG_SIZE}]), tmp_path / "out")
     assert line.startswith(

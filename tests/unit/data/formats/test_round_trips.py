@@ -118,7 +118,7 @@ def test_auto_finds_the_format_and_says_it(name: str, tmp_path: Path, caplog: py
 def test_two_formats_in_one_folder_are_a_choice(tmp_path: Path) -> None:
     for name in ("coco", "cvat"):
         write_format(name, tmp_path)
-    with pytest.raises(ConfigError, match=r"has annotations as of coco and cvat. Choose one: data.format=coco"):
+    with pytest.raises(ConfigError, match=r"has annotations as of coco and cvat. Choose one by data.format=coco, or"):
         resolve_split(tmp_path)
 
 
