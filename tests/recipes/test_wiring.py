@@ -32,7 +32,8 @@ TRAIN = (
 MASKS = (
     *TRAIN, "model.name=toy_net", "model.image_size=64", "data.prompt=box", "data.augment=false", "data.cache=true",
     "data.split=files", "data.format=pairs", "score.loss=task", "select={name: gps, budget: 40}",
-    "tune.exclude=[stem]", "tune.biases=false", "tune.decoder=false", "train.checkpointing=true", "loss={dice_weight: 0.25, bce_weight: 4.0}",
+    "tune.exclude=[stem]", "tune.biases=false", "tune.decoder=false",
+    "train.checkpointing=true", "loss={dice_weight: 0.25, bce_weight: 4.0}",
     "eval={split: val, metrics: [hd95], empty: nan, overlays: 0}",
 )  # fmt: skip
 CLASSES = (

@@ -110,9 +110,8 @@ def find_format(folder: Path) -> str:
         return "pairs"
     found = [name for name, form in FORMATS.items() if name != "index" and _has(form, folder)]
     if len(found) > 1:
-        raise ConfigError(
-            f"{folder} has annotations as of {' and '.join(found)}. Choose one by data.format={found[0]}, or take the other out."
-        )
+        remedy = f"Choose one by data.format={found[0]}, or take the other out."
+        raise ConfigError(f"{folder} has annotations as of {' and '.join(found)}. {remedy}")
     return found[0] if found else "pairs"
 
 
