@@ -146,11 +146,20 @@ def fetch(
 
 @data_app.command("import")
 def import_(
-    name: Annotated[str, Argument(help="cifar-100, or coco: a file of annotations and its pictures.")],
+    name: Annotated[
+        str, Argument(help="Of annotations coco, yolo, labelme, label-studio, cvat or index; or cifar-100.")
+    ],
     source: Annotated[Path, Argument(metavar="SRC", help="Its archive or file, or the folder it was unpacked to.")],
     out: Annotated[Path, Option("--out", metavar="DIR", help="Gets class folders, or images/ and masks/.")],
+    classes: Annotated[
+        bool, Option("--classes", help="Of annotations: maps of class numbers and labels.txt, not binary masks.")
+    ] = False,
+    category: Annotated[
+        list[str] | None, Option(metavar="NAME", help="Of annotations: one that counts; repeat for more.")
+    ] = None,
 ) -> None:
     """Turn a data set of another format into a folder that samtune reads."""
     from samtune.data.importing import import_data
 
-    console.print_line(str(import_data(name, find_path(source), out)))
+    chosen = tuple(category) if category else None
+    console.print_line(str(import_data(name, find_path(source), out, classes=classes, categories=chosen)))

@@ -58,7 +58,9 @@ def evaluate(
 def predict(
     checkpoint: Checkpoint,
     paths: Annotated[list[Path], Argument(metavar="PATH", help="Images, or folders of images.")],
-    out: Annotated[Path, Option(metavar="DIR", help="Where STEM.png masks (0, 255) or predictions.csv go.")],
+    out: Annotated[
+        Path, Option(metavar="DIR", help="Where STEM.png masks (0, 255), annotations or predictions.csv go.")
+    ],
     overlay: Annotated[bool, Option("--overlay", help="Also draw each mask over its image.")] = False,
     box: Annotated[
         str | None, Option(metavar="X1,Y1,X2,Y2", help="Prompt for a single image: a box in its pixels.")
@@ -68,7 +70,11 @@ def predict(
         Option(metavar="X,Y", help="Prompt for a single image: a point on the object; repeat for more."),
     ] = None,
     format: Annotated[
-        str | None, Option(metavar="png|coco|geojson", help="Of maps of classes: png has a palette.")
+        str | None,
+        Option(
+            metavar="png|coco|yolo|labelme|label-studio|cvat|index|geojson",
+            help="Of masks and maps of classes, whose png has a palette; geojson is of maps alone.",
+        ),
     ] = None,
     device: Device = "auto",
 ) -> None:

@@ -1,4 +1,4 @@
-"""Turns data sets of other formats into folders that samtune reads: classes of PNG files, or images and masks."""
+"""Turns archives of data sets and annotations into folders that samtune reads: of classes, or images and masks."""
 
 import io
 import logging
@@ -14,7 +14,8 @@ from PIL import Image
 
 from samtune.base.disk import disk_errors
 from samtune.base.download import file_sha256
-from samtune.data.coco import import_coco
+from samtune.data.formats.importing import import_annotations
+from samtune.data.formats.table import FORMATS
 from samtune.data.splits import PARTS
 from samtune.errors import ConfigError, DataError, unknown_name
 
@@ -24,24 +25,35 @@ ARCHIVES = {"cifar-100": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b
 """SHA-256 of the published archives."""
 
 
-def import_data(name: str, source: str | Path, target: str | Path) -> Path:
-    """Converts a downloaded data set.
+def import_data(
+    name: str,
+    source: str | Path,
+    target: str | Path,
+    *,
+    classes: bool = False,
+    categories: tuple[str, ...] | None = None,
+) -> Path:
+    """Converts a downloaded data set, or annotations of a format.
 
     Args:
         source: its archive or file, or the folder it was unpacked to.
-        target: a new or empty folder, gets class folders, or `images/` and `masks/`.
+        target: a new or empty folder, gets class folders, or `images/` and `masks/`, in parts where the source has any.
+        classes: of annotations, maps of class numbers with a list of their names, not masks of all objects.
+        categories: of annotations, those that count; None for all.
 
     Raises:
-        ConfigError: unknown name.
-        DataError: a source that is absent or damaged, a target that is in use.
+        ConfigError: unknown name, or choices that are not for it.
+        DataError: a source that is absent or damaged, annotations that can't be used, a target that is in use.
     """
-    if name not in IMPORTERS:
-        raise ConfigError(unknown_name("import", name, IMPORTERS))
+    known = [*IMPORTERS, *FORMATS]
+    if name not in known:
+        raise ConfigError(unknown_name("import", name, known))
+    if name in IMPORTERS and (classes or categories):
+        raise ConfigError(f"--classes and --category are for annotations, which {name} does not have. Leave them out.")
     source, target = Path(source), Path(target)
     if not source.exists():
         raise DataError(f"{source} does not exist; give the archive or the folder of {name}")
-    made = ("images", "masks") if name == "coco" else PARTS
-    used = [part for part in made if (target / part).exists()]
+    used = [part for part in ("images", "masks", *PARTS) if (target / part).exists()]
     if used:
         raise DataError(f"{target} holds {', '.join(f'{part}/' for part in used)} already; choose another folder")
     published = ARCHIVES.get(name)
@@ -49,7 +61,10 @@ def import_data(name: str, source: str | Path, target: str | Path) -> Path:
         text = "%s is not the published archive, but packed anew or damaged: its SHA-256 is %s, not %s"
         _log.warning(text, source, found, published)
     with disk_errors(target):
-        count = IMPORTERS[name](source, target)
+        if name in FORMATS:
+            count = import_annotations(name, source, target, classes=classes, categories=categories)
+        else:
+            count = IMPORTERS[name](source, target)
     _log.info("%s: %d images in %s", name, count, target)
     return target
 
@@ -86,8 +101,8 @@ def _import_cifar100(source: Path, target: Path) -> int:
     return sum(len(classes) for _, classes in parts.values())
 
 
-IMPORTERS = {"cifar-100": _import_cifar100, "coco": import_coco}
-"""Name -> function of (source, target) that writes the folders and returns the number of images."""
+IMPORTERS = {"cifar-100": _import_cifar100}
+"""Name of an archive -> function of (source, target) that writes the folders and returns the number of images."""
 
 
 def _bytes(source: Path, name: str) -> bytes:

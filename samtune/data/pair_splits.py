@@ -50,6 +50,14 @@ MaskT = TypeVar("MaskT", bound=FileFacts)
 Seen = Mapping[Pair, tuple[ImageFacts | DataError, MaskT | DataError]]
 
 
+def pair_folders(folder: Path) -> dict[str, Path]:
+    """Returns the folders of parts that a data folder of images and masks has; none where it has both itself."""
+    folders = {part: folder / part for part in PARTS if (folder / part).is_dir()}
+    if any((place / name).is_dir() for place in folders.values() for name in ("images", "masks")):
+        return folders
+    return {} if (folder / "images").is_dir() or (folder / "masks").is_dir() else folders
+
+
 @dataclass(frozen=True)
 class MaskKind(Generic[MaskT]):
     """How a task reads its masks.
@@ -58,11 +66,13 @@ class MaskKind(Generic[MaskT]):
         scan: finds them, such as `samtune.data.pairs.scan_folder`.
         facts: returns those of mask files; where one can't be used, the error that says why.
         check: returns a line per problem of the masks of all parts together, from those that can be read.
+        parts: returns the places of the parts that a data folder has, which `scan` takes.
     """
 
     scan: Scan
     facts: Callable[[Sequence[Path]], Sequence[MaskT | DataError]]
     check: Callable[[Mapping[str, Mapping[Path, MaskT]]], list[str]]
+    parts: Callable[[Path], Mapping[str, Path]] = pair_folders
 
 
 def verify_parts(folder: Path, kind: MaskKind[MaskT]) -> VerifyReport:
@@ -182,7 +192,8 @@ def _survey(folder: Path, kind: MaskKind[MaskT], split: SplitMode, given: Given)
         problems.extend(line for line in found if line not in problems)
         return pairs
 
-    parts = _found_parts(folder, scan, split, given.parts(), problems, notes)
+    places = kind.parts(folder)
+    parts = _found_parts(folder, places, scan, split, given.parts(), problems, notes)
     reader = Reader(
         folder=scan,
         file=lambda path: _named(path, scan(folder), problems),
@@ -200,6 +211,7 @@ def _survey(folder: Path, kind: MaskKind[MaskT], split: SplitMode, given: Given)
 
 def _found_parts(
     folder: Path,
+    places: Mapping[str, Path],
     scan: Callable[[Path], list[Pair]],
     split: SplitMode,
     given: Named,
@@ -207,16 +219,13 @@ def _found_parts(
     notes: list[str],
 ) -> Parts:
     """Returns the published parts, or all pairs as "train"."""
-    folders = [part for part in PARTS if (folder / part).is_dir()]
-    if not any((folder / part / name).is_dir() for part in folders for name in ("images", "masks")):
-        folders = [] if (folder / "images").is_dir() or (folder / "masks").is_dir() else folders
     lists = [part for part in PARTS if (folder / "splits" / f"{part}.txt").is_file()]
     if split == "auto":
-        split = "folders" if folders else "files" if lists else "ratio"
+        split = "folders" if places else "files" if lists else "ratio"
     if split == "folders":
-        if not folders and "train" not in given:
+        if not places and "train" not in given:
             problems.append(f"no train/, val/ or test/ with images/ and masks/ in {folder}")
-        return {part: scan(folder / part) for part in folders if part not in given}
+        return {part: scan(place) for part, place in places.items() if part not in given}
     if split == "files":
         if not lists:
             problems.append(f"no splits/train.txt, val.txt or test.txt in {folder}")

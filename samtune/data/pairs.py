@@ -1,14 +1,18 @@
 """Which image belongs to which mask: two files of one stem in `images/` and `masks/`."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from samtune.data.coco import find_annotations
+from samtune.data.formats.coco import find_annotations
 from samtune.data.pictures import SUFFIXES, is_picture
 from samtune.data.verify import list_problems
 from samtune.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,45 @@ def scan_folder(folder: str | Path) -> tuple[list[Pair], list[str]]:
     images, problems = by_stem(folder / "images")
     masks, mask_problems = by_stem(folder / "masks")
     unusable = problems | mask_problems
+    masks = _by_image(folder, images, masks)
     lines = [*unusable.values(), *_unpaired(images, masks)]
     if not images and not masks and not lines:
         lines = [f"{folder}: images/ and masks/ hold no image file (allowed: {' '.join(SUFFIXES)})"]
     both = (Pair(stem, images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys()))
     return [pair for pair in both if pair.image not in unusable and pair.mask not in unusable], lines
+
+
+def _by_image(folder: Path, images: Mapping[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
+    """Returns masks by the stems of their images, where all are named as these with one text before or after it.
+
+    The rule is taken where no mask has the stem of an image, two or more fit, and they are half of both at least; it is
+    said. Otherwise the stems are the masks' own.
+    """
+    if not images or not masks or images.keys() & masks.keys():
+        return masks
+    some = sorted(masks)[:3]
+    rules = {mask.partition(stem)[::2] for mask in some for stem in images if stem and stem in mask}
+    fitting = {rule: _without(rule, masks) for rule in rules}
+    counts = {rule: len(stems.keys() & images.keys()) for rule, stems in fitting.items() if len(stems) == len(masks)}
+    best = max(counts, key=lambda rule: counts[rule], default=("", ""))
+    most = counts.get(best, 0)
+    if most < 2 or 2 * most < max(len(images), len(masks)) or list(counts.values()).count(most) > 1:
+        return masks
+    _say(folder / "masks", "{}".join(best), most)
+    return fitting[best]
+
+
+def _without(rule: tuple[str, str], masks: Mapping[str, Path]) -> dict[str, Path]:
+    """Returns the masks that begin and end as a rule says, by what is left of their stems."""
+    start, end = rule
+    inner = {stem: stem[len(start) : len(stem) - len(end)] for stem in masks}
+    return {inner[stem]: path for stem, path in masks.items() if stem == f"{start}{inner[stem]}{end}"}
+
+
+@cache
+def _say(masks: Path, rule: str, count: int) -> None:
+    """Says once that masks were paired by a rule."""
+    _log.info("%s: %d masks are paired with images by one rule: STEM.* with %s.*", masks, count, rule.format("STEM"))
 
 
 def by_stem(folder: Path) -> tuple[dict[str, Path], dict[Path, str]]:
@@ -95,8 +133,8 @@ def _unpaired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str
         lines.append(f"{mask.parent}: {named}; give each the stem of its image ({image.stem}{mask.suffix})")
     for path in (images[stem] for stem in unmasked if stem not in renamed):
         lines.append(f"{path}: no mask named {path.stem}.* in masks/; add it, or take the image out")
-    for path in (masks[stem] for stem in orphans if stem not in renamed.values()):
-        lines.append(f"{path}: orphan mask, no image named {path.stem}.* in images/; add it, or take the mask out")
+    for stem in (stem for stem in orphans if stem not in renamed.values()):
+        lines.append(f"{masks[stem]}: orphan mask, no image named {stem}.* in images/; add it, or take the mask out")
     return lines
 
 

@@ -44,6 +44,16 @@ def read_image(path: str | Path) -> ImageArray:
         return to_rgb(picture)
 
 
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Returns width and height of a picture by its header, EXIF orientation applied; a `DataError` if it has none."""
+    try:
+        with _open(path) as picture:
+            turned = picture.getexif().get(ORIENTATION, 1) > 4
+            return (picture.height, picture.width) if turned else picture.size
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: {_reason(Path(path), error)}") from error
+
+
 def is_picture(path: Path) -> bool:
     """Tells by its name alone whether a file is a picture; hidden files are none."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

@@ -106,13 +106,13 @@ def to_original(low: Tensor, side: int, size_input: Size, size_original: Size) -
 
 def pairs_to_measure(data_dir: Path, split: str, kind: MaskKind[Any]) -> tuple[list[Pair], str]:
     """Returns the pairs of a part of a folder, "auto" for the one to measure, and the part's name."""
-    has_parts = any((data_dir / part).is_dir() for part in ("train", "val", "test"))
+    places = kind.parts(data_dir)
     if split == "auto":
-        split = "test" if (data_dir / "test").is_dir() or (data_dir / "splits" / "test.txt").is_file() else "all"
-        if has_parts and split == "all":
+        split = "test" if "test" in places or (data_dir / "splits" / "test.txt").is_file() else "all"
+        if places and split == "all":
             raise ConfigError(f"{data_dir} has parts but no test/. Choose one: --split val, or --data {data_dir}/val.")
     if split == "all":
         return find_pairs(data_dir, kind.scan), "all"
-    if has_parts:
-        return find_pairs(data_dir / split, kind.scan), split
+    if places:
+        return find_pairs(places.get(split, data_dir / split), kind.scan), split
     return getattr(resolve_parts(data_dir, kind), split), split

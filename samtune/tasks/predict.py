@@ -1,6 +1,6 @@
 """What the predictions of all tasks share: the request, the images it means, and the loop over them."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -9,12 +9,16 @@ import numpy as np
 
 from samtune import console
 from samtune.base.paths import find_path
+from samtune.data.formats.annotations import Annotated, Annotations
+from samtune.data.formats.table import FORMATS
 from samtune.data.pictures import SUFFIXES
 from samtune.data.verify import list_problems
-from samtune.errors import ConfigError, DataError
+from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.types import ImageArray
 
 AnswerT = TypeVar("AnswerT")
+_TARGETS = {"yolo": ("labels", ".txt"), "index": ("masks", ".png")}
+"""Of a format to the folder and ending of a file for each image; others have `.json`, or one file for all."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,45 @@ def refuse_format(request: Prediction) -> None:
     """Raises a `ConfigError` for a task whose answers have one format."""
     if request.format is not None:
         raise ConfigError(
-            f"--format {request.format!r} is for maps of classes (task: semantic); {request.checkpoint} answers in one."
+            f"--format {request.format!r} is for masks and maps of classes; {request.checkpoint} answers in one."
         )
+
+
+def checked_format(request: Prediction, own: Iterable[str]) -> str:
+    """Returns the format of the answers, the first of the task's `own` if none was given.
+
+    Raises:
+        ConfigError: one that is neither of these nor of annotations.
+    """
+    known = [*own, *FORMATS]
+    form = request.format or known[0]
+    if form not in known:
+        raise ConfigError(f"--format: {unknown_name('format', form, known)}")
+    return form
+
+
+def targets_of_format(images: Sequence[Path], out: Path, form: str) -> dict[Path, Path]:
+    """Returns the file that stands for each image's annotations; raises as `targets_of`, also for those of people."""
+    folder, suffix = _TARGETS.get(form, ("", ".json"))
+    targets = targets_of(images, out / folder, suffix)
+    beside = {image: image.with_suffix(".json") for image in images} if form == "labelme" else {}
+    if form == "yolo":
+        beside = {
+            image: image.parents[1] / "labels" / f"{image.stem}.txt" for image in images if len(image.parents) > 1
+        }
+    lost = [path for image, path in beside.items() if path.exists() and path.resolve() == targets[image].resolve()]
+    if lost:
+        text = f"--out {out} holds annotations of the images: {len(lost)} would be replaced, such as {lost[0]}"
+        raise ConfigError(f"{text}. Choose another folder.")
+    return targets
+
+
+def save_annotations(
+    form: str, found: Mapping[Path, Annotated | None], categories: Mapping[int, str], out: Path
+) -> Path:
+    """Writes the answers in a format of annotations, and returns the file or folder that has them."""
+    images = {path.stem: image for path, image in found.items() if image is not None}
+    return FORMATS[form].write(Annotations(images, categories, name="predictions"), out)
 
 
 def predict_each(

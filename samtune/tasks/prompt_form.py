@@ -5,7 +5,7 @@ from functools import partial
 from importlib.resources import files
 from typing import Any
 
-from samtune.data.coco import encode_rle
+from samtune.data.formats.shapes import encode_rle
 from samtune.models.backbone import Backbone
 from samtune.tasks.prompted import png_of, predict_prompted
 from samtune.tasks.prompts import PromptError, checked_boxes, clip_boxes

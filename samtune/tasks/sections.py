@@ -1,14 +1,15 @@
 """The sections of settings that tasks with a target per pixel share, beside those of `samtune.config.sections`."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from samtune.config import sections as shared
-from samtune.config.problems import Fault, impossible_pair
+from samtune.config.problems import Fault, impossible_pair, shown, told
 from samtune.config.sections import PathText
+from samtune.data.formats.table import FormatName
 from samtune.models.table import names_that_give
 
 
@@ -30,10 +31,24 @@ class PixelModel(shared.Model):
         return name
 
 
+def _names(value: object) -> object:
+    """Returns the chosen names as a tuple; a single one need not be a list."""
+    names = (value,) if isinstance(value, str) else value
+    if names is None:
+        return None
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) and n for n in names):
+        raise told(f"{shown(value)}, expected one or more names, [car, road].")
+    return tuple(dict.fromkeys(names))
+
+
 class PixelData(shared.Data):
     """`data`: pairs of images and masks, and their split."""
 
     dir: PathText = Field(description="folder with images/ and masks/, or train/, val/, test/ with both")
+    format: FormatName = Field("auto", description="of the annotations; pairs: masks; auto: what data.dir has, said")
+    categories: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(
+        None, description="names of the categories of the annotations that count; empty: all"
+    )
     split: Literal["auto", "folders", "files", "ratio"] = Field("auto", description="where the parts come from")
 
     def faults(self) -> Iterator[Fault]:

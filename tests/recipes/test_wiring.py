@@ -31,8 +31,9 @@ TRAIN = (
 )  # fmt: skip
 MASKS = (
     *TRAIN, "model.name=toy_net", "model.image_size=64", "data.prompt=box", "data.augment=false", "data.cache=true",
-    "data.split=files", "score.loss=task", "select={name: gps, budget: 40}", "tune.exclude=[stem]", "tune.biases=false",
-    "tune.decoder=false", "train.checkpointing=true", "loss={dice_weight: 0.25, bce_weight: 4.0}",
+    "data.split=files", "data.format=pairs", "score.loss=task", "select={name: gps, budget: 40}",
+    "tune.exclude=[stem]", "tune.biases=false", "tune.decoder=false",
+    "train.checkpointing=true", "loss={dice_weight: 0.25, bce_weight: 4.0}",
     "eval={split: val, metrics: [hd95], empty: nan, overlays: 0}",
 )  # fmt: skip
 CLASSES = (
@@ -131,6 +132,8 @@ def test_how_to_read_arrives(masks_calls: Calls, classes_calls: Calls, name: str
         ("resolve_split.split", "files"),
         ("resolve_split.seed", 7),
         ("resolve_split.given.train", None),
+        ("resolve_split.source.format", "pairs"),
+        ("resolve_split.source.categories", None),
         ("build_data.options.cache", True),
         ("build_data.image_size", 64),
         ("build_data.prompt", "box"),

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from samtune.base.machine import pick_device
+from samtune.data.formats.table import Source
 from samtune.data.frames import Collate
 from samtune.data.pair_splits import check_pairs
 from samtune.errors import ConfigError, DataError, unknown_name
@@ -26,7 +27,7 @@ from samtune.models.backbone import evaluation_mode
 from samtune.tasks.evaluate import Evaluation, measure_file
 from samtune.tasks.masks.dataset import SegmentationDataset
 from samtune.tasks.masks.report import DEFAULT_METRICS, ROW_METRICS, SIZES, Report, Row
-from samtune.tasks.masks.splits import BINARY
+from samtune.tasks.masks.splits import kind_of
 from samtune.tasks.pixels import pairs_to_measure
 from samtune.tasks.prompted import predict_batch
 from samtune.types import Batch, MaskArray, Prediction, PromptMode
@@ -40,12 +41,14 @@ class MaskDescription(Description):
 
     Attributes:
         prompt: prompt mode that it was tuned with.
+        categories: those of the data whose objects were the foreground; None for all.
         threshold: pixels of a higher probability are foreground; always 0.5 in this format.
     """
 
     task: ClassVar[str] = "segmentation"
     prompt: PromptMode
     threshold: float = Field(0.5, ge=0.5, le=0.5)
+    categories: tuple[str, ...] | None = None
 
 
 def evaluate(
@@ -103,8 +106,9 @@ def evaluate_file(request: Evaluation) -> Report:
     if request.name is not None:
         raise ConfigError(f"--name {request.name!r} is for classification; {request.checkpoint} segments.")
     model, info = load_merged(request.checkpoint, MaskDescription, device=pick_device(request.device))
-    pairs, part = pairs_to_measure(request.data, request.split, BINARY)
-    check_pairs(pairs, BINARY)
+    kind = kind_of(request.data, Source(categories=info.categories))
+    pairs, part = pairs_to_measure(request.data, request.split, kind)
+    check_pairs(pairs, kind)
     dataset = SegmentationDataset(pairs, image_size=info.image_size, prompt=info.prompt)
     loader = DataLoader(dataset, batch_size=1, collate_fn=Collate(info.image_size))
     measured = partial(evaluate, model, loader, metrics=(*DEFAULT_METRICS, *request.metrics), split=part)

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 
 from samtune.base.disk import write_bytes
 from samtune.base.machine import pick_device
+from samtune.data.formats.annotations import Annotated, Annotation
+from samtune.data.formats.shapes import encode_rle
 from samtune.data.pictures import read_image
 from samtune.errors import DataError
 from samtune.files.description import model_named
@@ -17,7 +19,15 @@ from samtune.models.backbone import Backbone
 from samtune.tasks.masks.draw import Marks, save_overlays
 from samtune.tasks.masks.evaluate import MaskDescription
 from samtune.tasks.predict import Prediction as Request
-from samtune.tasks.predict import check_one_image, find_images, predict_each, refuse_format, targets_of
+from samtune.tasks.predict import (
+    check_one_image,
+    checked_format,
+    find_images,
+    predict_each,
+    save_annotations,
+    targets_of,
+    targets_of_format,
+)
 from samtune.tasks.prompted import png_of, predict_prompted
 from samtune.tasks.prompts import PromptError, checked_boxes, checked_points
 from samtune.types import ImageArray, Prediction
@@ -60,38 +70,59 @@ class Predictor:
 
 
 def predict_files(request: Request) -> str:
-    """Writes the mask of each image as `out/STEM.png`, 0 and 255, at the size of the image; returns what was written.
+    """Writes the mask of each image as `out/STEM.png`, 0 and 255, at its size, or as annotations; says what is written.
 
     Raises:
         DataError: nothing to predict, two images of one stem (before anything is predicted), or images that can't be
             read or that the prompt doesn't fit; all are listed, after the masks of the others are written.
         PromptError: a prompt of a wrong shape.
-        ConfigError: a mask would replace an image, or a prompt for more than one image.
+        ConfigError: an unknown format, a mask would replace an image or annotations, a prompt for more than one image.
         DiskError: `out` can't be written.
     """
-    refuse_format(request)
+    form = checked_format(request, ("png",))
     predictor = Predictor.from_file(request.checkpoint, device=request.device)
     box, points = request.box_xyxy, request.points_xy or None
     checked_boxes(box)
     checked_points(points, None)
-    targets = targets_of(find_images(request.paths), request.out)
+    images = find_images(request.paths)
+    targets = targets_of(images, request.out) if form == "png" else targets_of_format(images, request.out, form)
     if box is not None or points:
         check_one_image(targets)
     if warning := other_prompt(predictor, box=box is not None, points=points is not None):
         logger.warning("%s", warning)
 
-    def write(path: Path) -> None:
+    chosen = predictor.info.categories or ()
+    category = chosen[0] if len(chosen) == 1 else "object"
+    written = request.out
+
+    def answer(path: Path) -> Annotated | None:
         image = read_image(path)
         try:
-            mask = predictor.predict(image, boxes_xyxy=box, points_xy=points).mask
+            found = predictor.predict(image, boxes_xyxy=box, points_xy=points)
         except PromptError as err:
             raise DataError(f"{path}: {err}") from err
-        write_bytes(targets[path], png_of(mask))
         if request.overlay:
-            save_overlays(request.out / "overlays", [(path.stem, image, None, mask, Marks(box, points))])
+            save_overlays(request.out / "overlays", [(path.stem, image, None, found.mask, Marks(box, points))])
+        if form != "png":
+            return annotated(path, found, category)
+        write_bytes(targets[path], png_of(found.mask))
+        return None  # what is written need not stay in memory
 
-    masks = predict_each(list(targets), write, what="mask")
-    return f"{len(masks)} masks in {request.out}"
+    def finish(found: dict[Path, Annotated | None]) -> None:
+        nonlocal written
+        if form != "png":
+            written = save_annotations(form, found, {1: category}, request.out)
+
+    masks = predict_each(list(targets), answer, what="mask", finish=finish)
+    return f"{len(masks)} masks in {written}"
+
+
+def annotated(path: Path, found: Prediction, category: str) -> Annotated:
+    """Returns the mask of an image as one annotation, which stands for all its objects; none where it is empty."""
+    height, width = found.mask.shape
+    rle, area, _ = encode_rle(found.mask)
+    item = Annotation(category, rle, crowd=True, score=round(float(found.score), 6))
+    return Annotated(path, path, width, height, [item] if area else [])
 
 
 def other_prompt(predictor: Predictor, *, box: bool, points: bool) -> str | None:

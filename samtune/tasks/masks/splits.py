@@ -1,14 +1,20 @@
 """Is every pair of image and binary mask usable, and which belongs to train, val and test?"""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from samtune.data.formats.drawing import GROUND, Drawing, scan_drawn
+from samtune.data.formats.table import ANY, FORMATS, Source, categories_of, left_out
 from samtune.data.pair_splits import MaskKind, SplitMode, resolve_parts, verify_parts
 from samtune.data.pairs import Pair, scan_folder
 from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Splits
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.tasks.binary import MaskFacts, mask_facts
+
+FOREGROUND = 255
 
 
 def recognises(folder: Path) -> bool:
@@ -18,18 +24,43 @@ def recognises(folder: Path) -> bool:
     return pairs and not any((folder / name).is_file() for name in LABEL_LISTS)
 
 
+def kind_of(folder: Path, source: Source = ANY) -> MaskKind[MaskFacts]:
+    """Returns how the masks of a data folder are read: as they are, or drawn of the objects of its annotations.
+
+    All objects are the foreground, or those of the chosen categories; an object named "background" never is.
+
+    Raises:
+        ConfigError: annotations of several formats, or categories of masks without any.
+        DataError: annotations that can't be read, or categories that they don't have.
+    """
+    form = source.resolved(folder)
+    if form == "pairs":
+        source.without_categories(folder)
+        return BINARY
+    if not folder.is_dir():
+        return BINARY  # whose reading says so
+    known = categories_of(form, folder)
+    skipped = left_out(source.categories, known, folder) | {GROUND}
+    drawing = Drawing({name: FOREGROUND for name in known if name not in skipped}, 0, skipped)
+    return replace(BINARY, scan=partial(scan_drawn, form, drawing), parts=FORMATS[form].parts)
+
+
 def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyReport:
     """Checks all that a run would: layout, lists, every pair, images in two parts; any name is a `ConfigError`."""
     if name is not None:
         raise ConfigError(f"{name!r} names a data set, and none of images and masks has a name; leave it out")
-    return verify_parts(Path(folder), BINARY)
+    return verify_parts(Path(folder), kind_of(Path(folder)))
 
 
 def resolve_split(
-    folder: str | Path, *, split: SplitMode = "auto", seed: int = 0, given: Given = NONE_GIVEN
+    folder: str | Path, *, split: SplitMode = "auto", seed: int = 0, given: Given = NONE_GIVEN, source: Source = ANY
 ) -> Splits[Pair]:
-    """Checks a data folder of binary masks and returns its parts; see `samtune.data.pair_splits.resolve_parts`."""
-    return resolve_parts(folder, BINARY, split=split, seed=seed, given=given)
+    """Checks a data folder of binary masks and returns its parts; see `samtune.data.pair_splits.resolve_parts`.
+
+    Args:
+        source: in which format the folder is read, and with which categories; see `kind_of`.
+    """
+    return resolve_parts(folder, kind_of(Path(folder), source), split=split, seed=seed, given=given)
 
 
 def _all_empty(parts: Mapping[str, Mapping[Path, MaskFacts]]) -> list[str]:

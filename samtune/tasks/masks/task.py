@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from samtune.base.paths import find_path
+from samtune.data.formats.table import Source
 from samtune.data.loaders import Loaders
 from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
@@ -32,7 +33,7 @@ from samtune.tasks.masks.losses import LOSSES
 from samtune.tasks.masks.predict import predict_files
 from samtune.tasks.masks.report import DEFAULT_METRICS, Report, object_sides
 from samtune.tasks.masks.service import MaskService
-from samtune.tasks.masks.splits import recognises, resolve_split, verify_folder
+from samtune.tasks.masks.splits import kind_of, recognises, resolve_split, verify_folder
 from samtune.tasks.pixels import PixelTask
 from samtune.tasks.predict import Prediction
 from samtune.tasks.task import Measuring, Pages, Words
@@ -63,7 +64,9 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         config, data = self.config, self.config.data
         model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=config.model.image_size)
         given = Given(data.train, data.val, data.test)
-        splits = resolve_split(find_path(data.dir), split=data.split, seed=config.run.seed, given=given)
+        source = Source(data.format, data.categories)
+        folder, seed = find_path(data.dir), config.run.seed
+        splits = resolve_split(folder, split=data.split, seed=seed, given=given, source=source)
         loaders = build_data(
             splits if data.shots is None else splits.with_few(data.shots, config.run.seed),
             self.loader_options(),
@@ -121,7 +124,8 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> MaskDescription:
-        return MaskDescription.of(model, base_hash=base_hash, additions=additions, prompt=self.config.data.prompt)
+        own = {"prompt": self.config.data.prompt, "categories": self.config.data.categories}
+        return MaskDescription.of(model, base_hash=base_hash, additions=additions, **own)
 
     def notes(self, counts: Counts, model: Backbone) -> list[str]:
         if not counts.decoder:
@@ -166,7 +170,7 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
 
     @classmethod
     def items(cls, folder: Path) -> list[Pair]:
-        return find_pairs(folder)
+        return find_pairs(folder, kind_of(folder).scan)
 
     @classmethod
     def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from samtune.base.figures import ACCENT, INK, new_axes
 from samtune.data.frames import Collate
+from samtune.data.index_pictures import class_colours
 from samtune.data.pictures import read_image
 from samtune.models.backbone import Backbone
 from samtune.report.page import Chart, Picture, Section, Table, percent
@@ -20,7 +21,6 @@ from samtune.tasks.panels import INK as LIGHT
 from samtune.tasks.panels import PAPER, captioned, panel_scale, pick_cases, save_panels, scaled, side_by_side
 from samtune.tasks.semantic.dataset import MapDataset
 from samtune.tasks.semantic.evaluate import predict_maps
-from samtune.tasks.semantic.outputs import class_colours
 from samtune.tasks.semantic.report import MapReport
 from samtune.types import IGNORE, ClassMap, ImageArray
 

@@ -1,17 +1,14 @@
-"""How do folders of binary masks per class, and COCO's annotations, become maps? Drawn once, and kept in the cache."""
+"""How do folders of binary masks per class, and annotations, become maps? Drawn once, and kept in the cache."""
 
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from samtune.base.disk import cache_folder, write_bytes
-from samtune.data.coco import CocoImage, draw_objects, find_annotations, read_coco
+from samtune.data.formats.drawing import GROUND, Drawing, drawn_file
+from samtune.data.formats.index import labels_file, read_labels
+from samtune.data.formats.table import categories_of
 from samtune.data.pairs import Pair, by_stem, scan_folder
 from samtune.data.pictures import read_image
 from samtune.data.splits import PARTS
@@ -20,74 +17,57 @@ from samtune.tasks.binary import read_mask
 
 logger = logging.getLogger(__name__)
 
-GROUND = "background"
-"""The class of pixels that no mask or object covers."""
 
-
-@dataclass(frozen=True)
-class Drawing:
-    """Which value each class gets in the maps that are drawn.
-
-    Attributes:
-        values: of names; a class that is not there is an error.
-        ground: of pixels that belong to none.
-    """
-
-    values: Mapping[str, int]
-    ground: int
-
-    def value(self, name: str) -> int:
-        """Returns the value of a class; a `DataError` for a name that is not in the list."""
-        if name not in self.values:
-            raise DataError(f"class {name!r} is not in data.classes ({', '.join(self.values)}); add it there")
-        return self.values[name]
-
-
-def labels_of(folder: Path) -> dict[int, str]:
+def labels_of(folder: Path, form: str) -> dict[int, str]:
     """Returns the classes that a data folder names itself, by the values that they get; {} where maps say values only.
 
-    0 is the background; the others follow in the order of their folders' names, or of COCO's categories.
-
-    Raises:
-        DataError: a file of COCO that can't be read.
-    """
-    found: dict[str, None] = {}
-    for place in (folder, *(folder / part for part in PARTS)):
-        names = sorted(path.name for path in _folders(place))
-        if not names and _is_coco(place):
-            names = list(dict(sorted(read_coco(place).categories.items())).values())
-        found |= dict.fromkeys(names)
-    ordered = [GROUND, *(name for name in found if name != GROUND)]
-    return dict(enumerate(ordered)) if found else {}
-
-
-def has_labels(folder: Path) -> bool:
-    """Tells by names alone whether a data folder, or a part of it, has a folder per class, or a file of COCO alone."""
-    return any(_folders(place) or _is_coco(place) for place in (folder, *(folder / part for part in PARTS)))
-
-
-def scan_maps(drawing: Drawing | None, folder: Path) -> tuple[list[Pair], list[str]]:
-    """Returns the complete pairs of a folder, and a line per problem; maps that a layout only implies are drawn first.
+    Those of a list beside index pictures have its numbers. Else 0 is the background, and the others follow in the order
+    of their folders' names, or of the categories of the annotations.
 
     Args:
-        drawing: the values of named classes; None where no part of the data names any.
+        form: "pairs", or the name of a format.
+
+    Raises:
+        DataError: annotations that can't be read, or a list of classes that is none.
     """
-    if drawing is not None and _folders(folder):
-        return _scan_folders(folder, drawing)
-    if drawing is not None and _is_coco(folder):
-        return _scan_coco(folder, drawing)
-    return scan_folder(folder)
+    if form == "index":
+        return _listed(folder)
+    found: dict[str, None] = {}
+    for place in _places(folder) if form == "pairs" else ():
+        found |= dict.fromkeys(path.name for path in class_folders(place))
+    names = categories_of(form, folder) if form != "pairs" else list(found)
+    ordered = [GROUND, *(name for name in names if name != GROUND)]
+    return dict(enumerate(ordered)) if names else {}
 
 
-def _folders(folder: Path) -> list[Path]:
+def has_class_folders(folder: Path) -> bool:
+    """Tells whether a data folder, or a part of it, has masks in a folder per class."""
+    return any(class_folders(place) for place in _places(folder))
+
+
+def scan_class_folders(drawing: Drawing, folder: Path) -> tuple[list[Pair], list[str]]:
+    """Returns the complete pairs of a folder with masks/CLASS/, and a line per problem; the maps are drawn first."""
+    return _scan_folders(folder, drawing) if class_folders(folder) else scan_folder(folder)
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Returns the folders of masks/, each of a class."""
     masks = folder / "masks"
     return [path for path in sorted(masks.iterdir()) if path.is_dir() and path.name[0] != "."] if masks.is_dir() else []
 
 
-def _is_coco(folder: Path) -> bool:
-    """Tells whether a folder without masks/ has one file of annotations, and not another list in JSON."""
-    files = find_annotations(folder) if not (folder / "masks").exists() else []
-    return len(files) == 1 and b'"annotations"' in files[0].read_bytes()
+def _places(folder: Path) -> list[Path]:
+    return [folder, *(folder / part for part in PARTS)]
+
+
+def _listed(folder: Path) -> dict[int, str]:
+    """Returns the classes of the lists beside index pictures, which agree where parts have one each."""
+    files = dict.fromkeys(file for place in _places(folder) if (file := labels_file(place)) is not None)
+    found = {file: read_labels(file) for file in files}
+    for file, names in found.items():
+        if names != next(iter(found.values())):
+            raise DataError(f"{file}: other classes than {next(iter(found))}; keep one list, beside train/")
+    return {0: GROUND, **next(iter(found.values()))} if found else {}
 
 
 def _scan_folders(folder: Path, drawing: Drawing) -> tuple[list[Pair], list[str]]:
@@ -95,9 +75,10 @@ def _scan_folders(folder: Path, drawing: Drawing) -> tuple[list[Pair], list[str]
     images, wrong = by_stem(folder / "images") if (folder / "images").is_dir() else ({}, {})
     problems = [*wrong.values()] if images or wrong else [f"{folder}: images/ with pictures is missing"]
     masks: dict[str, dict[str, Path]] = {}
-    for place in _folders(folder):
+    for place in class_folders(folder):
         try:
-            drawing.value(place.name)
+            if drawing.value(place.name) is None:
+                continue
         except DataError as error:
             problems.append(f"{place}: {error}")
         found, wrong = by_stem(place)
@@ -118,9 +99,12 @@ def _scan_folders(folder: Path, drawing: Drawing) -> tuple[list[Pair], list[str]
 
 
 def _drawn_masks(image: Path, masks: Mapping[str, Path], drawing: Drawing) -> Path:
-    target = _target(image, [image, *masks.values()], f"{sorted(masks)} {drawing}")
-    if target.is_file():
-        return target
+    how = f"{sorted(masks)} {drawing}"
+    return drawn_file(image, [image, *masks.values()], how, lambda: _united(image, masks, drawing))
+
+
+def _united(image: Path, masks: Mapping[str, Path], drawing: Drawing) -> np.ndarray:
+    """Draws the masks of an image's classes, later classes over earlier ones: (H, W) uint8."""
     size = read_image(image).shape[:2]
     values, overlap = np.full(size, drawing.ground, dtype=np.uint8), 0
     taken = np.zeros(size, dtype=bool)
@@ -136,49 +120,4 @@ def _drawn_masks(image: Path, masks: Mapping[str, Path], drawing: Drawing) -> Pa
         values[mask] = drawing.values[name]
     if overlap:
         logger.warning("%s: %d pixels are in masks of two classes; the later class counts", image, overlap)
-    return _write(target, values)
-
-
-def _scan_coco(folder: Path, drawing: Drawing) -> tuple[list[Pair], list[str]]:
-    """Reads a file of COCO: objects are drawn in its order, later ones over earlier ones."""
-    try:
-        coco = read_coco(folder)
-    except DataError as error:
-        return [], [str(error)]
-
-    def value_of(category: object) -> int:
-        name = coco.categories.get(category) if isinstance(category, int) else None
-        if name is None:
-            raise DataError(f"category_id {category!r} is not among its categories; mend the file")
-        return drawing.value(name)
-
-    def drawn(image: CocoImage) -> Path:
-        target = _target(image.picture, [image.picture, coco.file], str(drawing))
-        return target if target.is_file() else _write(target, draw_objects(image, value_of, drawing.ground))
-
-    pairs, problems = [], dict[str, None]()
-    for stem, image in sorted(coco.images.items()):
-        try:
-            pairs.append(Pair(stem, image.picture, drawn(image)))
-        except DataError as error:
-            problems[f"{coco.file}: {error}"] = None
-    return pairs, list(problems)
-
-
-def _target(image: Path, sources: list[Path], how: str) -> Path:
-    """Returns where the map of an image is kept: another place when a file changes, or the values."""
-    marks = hashlib.sha256("|".join([how, *_stamps(sources)]).encode("utf-8", "surrogateescape")).hexdigest()
-    return cache_folder() / "class-maps" / marks[:32] / f"{image.stem}.png"
-
-
-def _stamps(paths: list[Path]) -> Iterator[str]:
-    for path in paths:
-        facts = path.stat()
-        yield f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
-
-
-def _write(target: Path, values: np.ndarray) -> Path:
-    file = BytesIO()
-    Image.fromarray(values).save(file, format="PNG")
-    write_bytes(target, file.getvalue())
-    return target
+    return values

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from samtune.data.cache import recall
+from samtune.data.index_pictures import VALUES, read_values, values_of
 from samtune.data.pictures import ORIENTATION, open_picture
 from samtune.errors import DataError
 from samtune.types import IGNORE, ClassMap
-
-VALUES = 256
-_INSTEAD = "save the number of each pixel's class, in a palette or one grey channel of 8 bits, as PNG"
 
 
 class MapFacts(NamedTuple):
@@ -92,12 +89,6 @@ class ClassTable:
         return table  # type: ignore[return-value]
 
 
-def read_values(path: Path) -> ClassMap:
-    """Decodes the (H, W) uint8 values of a map, EXIF orientation applied; see `_values_of`."""
-    with open_picture(path) as picture:
-        return _values_of(picture)
-
-
 def map_facts(paths: Sequence[Path]) -> list[MapFacts | DataError]:
     """Returns the facts of the files of maps, remembered per file; where one can't be read, the error that says why."""
     found: list[MapFacts | DataError] = []
@@ -109,22 +100,9 @@ def map_facts(paths: Sequence[Path]) -> list[MapFacts | DataError]:
     return found
 
 
-def _values_of(picture: Image.Image) -> ClassMap:
-    """Returns the values of a picture: indices of a palette, or grey levels.
-
-    Raises:
-        DataError: colours, more than 8 bits, or a JPEG, whose values are not exact.
-    """
-    if picture.format in ("JPEG", "MPO"):
-        raise DataError(f"a JPEG, whose values are not exact: no map of classes; {_INSTEAD}")
-    if picture.mode not in ("P", "L", "1"):
-        raise DataError(f"pixels of mode {picture.mode!r} are no map of classes; {_INSTEAD}")
-    return np.array(ImageOps.exif_transpose(picture)).astype(np.uint8)
-
-
 def _look(path: Path) -> MapFacts:
     with open_picture(path) as picture:
-        values, palette = _values_of(picture), picture.mode == "P"
+        values, palette = values_of(picture), picture.mode == "P"
         orientation = int(picture.getexif().get(ORIENTATION, 1))
     counts = np.bincount(values.ravel(), minlength=VALUES)
     pixels = [(int(value), int(counts[value])) for value in np.flatnonzero(counts)]

@@ -11,24 +11,33 @@ from numpy.typing import ArrayLike
 
 from samtune.base.disk import write_bytes, write_text
 from samtune.base.machine import pick_device
+from samtune.data.formats.annotations import Annotated
 from samtune.data.frames import Collate, resize_longest
 from samtune.data.pictures import read_image
-from samtune.errors import ConfigError, DataError, unknown_name
+from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.panels import save_panels
 from samtune.tasks.predict import Prediction as Request
-from samtune.tasks.predict import check_one_image, checked_image, find_images, predict_each, targets_of
+from samtune.tasks.predict import (
+    check_one_image,
+    checked_format,
+    checked_image,
+    find_images,
+    predict_each,
+    save_annotations,
+    targets_of,
+    targets_of_format,
+)
 from samtune.tasks.prompted import png_of, predict_prompted
 from samtune.tasks.prompts import PromptError, checked_boxes, checked_points
 from samtune.tasks.semantic.draw import map_row
 from samtune.tasks.semantic.evaluate import MapDescription, MapPrediction, predict_maps
-from samtune.tasks.semantic.outputs import coco_json, geojson, palette_png
+from samtune.tasks.semantic.outputs import annotated, geojson, palette_png
 from samtune.types import ImageArray, Prediction, Sample
 
-SUFFIXES = {"png": ".png", "coco": ".json", "geojson": ".geojson"}
-"""Format of answers to the ending of their files; COCO's are one file."""
-COCO_FILE = "predictions.json"
+SUFFIXES = {"png": ".png", "geojson": ".geojson"}
+"""Format of answers to the ending of their files, beside the formats of annotations."""
 
 
 class MapPredictor:
@@ -79,35 +88,38 @@ def predict_map_files(request: Request) -> str:
             answers of the others are written.
         DiskError: `out` can't be written.
     """
-    form = request.format or "png"
-    if form not in SUFFIXES:
-        raise ConfigError(f"--format: {unknown_name('format', form, SUFFIXES)}")
+    form = checked_format(request, SUFFIXES)
     predictor = MapPredictor.from_file(request.checkpoint, device=request.device)
-    targets = targets_of(find_images(request.paths), request.out, SUFFIXES[form])
+    images, written = find_images(request.paths), request.out
+    if form in SUFFIXES:
+        targets = targets_of(images, request.out, SUFFIXES[form])
+    else:
+        targets = targets_of_format(images, request.out, form)
     if request.box_xyxy is not None or request.points_xy:
         return _segment_files(predictor, request, targets)
 
-    def answer(path: Path) -> MapPrediction | None:
+    def answer(path: Path) -> Annotated | None:
         image = read_image(path)
         found = predictor.predict(image)
         if request.overlay:
             row = map_row(image, None, found.places, predictor.table.names)
             save_panels(request.out / "overlays", [(path.stem, row)])
-        if form == "coco":
-            return found
+        if form not in SUFFIXES:
+            return annotated(path, found, predictor.table)
         if form == "png":
             write_bytes(targets[path], palette_png(found.places, predictor.table))
         else:
             write_text(targets[path], json.dumps(geojson(found, predictor.table)))
         return None  # what is written need not stay in memory
 
-    def finish(found: dict[Path, MapPrediction | None]) -> None:
-        kept = {path.name: answer for path, answer in found.items() if answer is not None}
-        if form == "coco":
-            write_text(request.out / COCO_FILE, json.dumps(coco_json(kept, predictor.table)))
+    def finish(found: dict[Path, Annotated | None]) -> None:
+        nonlocal written
+        if form not in SUFFIXES:
+            categories = dict(zip(predictor.table.values, predictor.table.names, strict=True))
+            written = save_annotations(form, found, categories, request.out)
 
     found = predict_each(list(targets), answer, what="map", finish=finish)
-    return f"{len(found)} maps of classes in {request.out / COCO_FILE if form == 'coco' else request.out}"
+    return f"{len(found)} maps of classes in {written}"
 
 
 def _segment_files(predictor: MapPredictor, request: Request, targets: dict[Path, Path]) -> str:

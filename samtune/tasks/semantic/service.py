@@ -6,9 +6,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from samtune.data.coco import encode_rle
+from samtune.data.formats.shapes import encode_rle
+from samtune.data.index_pictures import class_colours
 from samtune.tasks.prompt_form import MEDIA_TYPES, PAGE, PROMPT_FIELDS, TOLD, WARNINGS, answer_prompt
-from samtune.tasks.semantic.outputs import class_colours, palette_png, regions
+from samtune.tasks.semantic.outputs import palette_png, regions
 from samtune.tasks.semantic.predict import MapPredictor
 from samtune.tasks.service import Answer, Service
 from samtune.types import ImageArray

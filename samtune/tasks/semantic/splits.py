@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from samtune.data.formats.drawing import GROUND, Drawing, scan_drawn
+from samtune.data.formats.table import ANY, FORMATS, Source, find_format, left_out, names_classes
 from samtune.data.pair_splits import MaskKind, SplitMode, resolve_parts, verify_parts
 from samtune.data.pairs import Pair, scan_folder
 from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Splits
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError, DataError
-from samtune.tasks.semantic.layouts import GROUND, Drawing, has_labels, labels_of, scan_maps
+from samtune.tasks.semantic.layouts import has_class_folders, labels_of, scan_class_folders
 from samtune.tasks.semantic.maps import ClassTable, MapFacts, map_facts
 from samtune.types import IGNORE
 
@@ -56,21 +58,20 @@ class MapSplits(Splits[Pair]):
     table: ClassTable = field(kw_only=True)
 
 
-def kind_of(folder: Path, names: Names | None, ignore: int, *, trains: bool = True) -> MaskKind[MapFacts]:
+def kind_of(
+    folder: Path, names: Names | None, ignore: int, *, trains: bool = True, source: Source = ANY
+) -> MaskKind[MapFacts]:
     """Returns how the maps of a data folder are read whose classes have these names, or are those found.
 
     Args:
         trains: every class must be there to learn; else maps are only measured against.
+        source: in which format the folder is read, and which of its categories are classes.
 
     Raises:
-        DataError: a file of COCO that can't be read.
+        ConfigError: annotations of several formats, or categories of maps without names.
+        DataError: annotations that can't be read, or categories that they don't have.
     """
-    labels, drawing = labels_of(folder), None
-    if labels:
-        values = {name: value for value, name in (names or labels).items()}
-        drawing = Drawing(values, values.get(GROUND, ignore))
-    wanted = Wanted(names, labels, ignore, trains)
-    return MaskKind(partial(scan_maps, drawing), partial(_facts, wanted), partial(_check, wanted))
+    return _reading(folder, Wanted(names, {}, ignore, trains), source)[0]
 
 
 def resolve_maps(
@@ -81,20 +82,55 @@ def resolve_maps(
     split: SplitMode = "auto",
     seed: int = 0,
     given: Given = NONE_GIVEN,
+    source: Source = ANY,
 ) -> MapSplits:
     """Checks a data folder and returns its parts; arguments and errors as of `samtune.data.pair_splits.resolve_parts`.
 
     Args:
         names: of the classes, by value; None for a class per value that is found, which is said.
         ignore: value of the pixels that do not count.
+        source: see `kind_of`.
     """
     folder = Path(folder)
-    parts = resolve_parts(folder, kind_of(folder, names, ignore), split=split, seed=seed, given=given)
+    kind, wanted = _reading(folder, Wanted(names, {}, ignore, True), source)
+    parts = resolve_parts(folder, kind, split=split, seed=seed, given=given)
     facts = map_facts([pair.mask for part in PARTS for pair in getattr(parts, part)])
-    wanted = Wanted(names, {} if names is not None else labels_of(folder), ignore, True)
     table = ClassTable.of(wanted.found(found for found in facts if not isinstance(found, DataError)), ignore)
     logger.info("%d classes: %s; value %d does not count", len(table.names), table.text(), ignore)
     return MapSplits(parts.train, parts.val, parts.test, parts.notes, table=table)
+
+
+def _reading(folder: Path, wanted: Wanted, source: Source) -> tuple[MaskKind[MapFacts], Wanted]:
+    """Returns how a data folder is read, and what is wanted with the classes that it names itself."""
+    form = _form(folder, source)
+    found = labels_of(folder, form) if folder.is_dir() else {}
+    if not found and form == "pairs":
+        source.without_categories(folder)
+    skipped = left_out(source.categories, list(found.values()), folder) - {GROUND} if found else frozenset[str]()
+    direct = form == "index" and source.categories is None
+    if direct:
+        labels = {value: name for value, name in found.items() if value != wanted.ignore}
+    else:  # what is not chosen is background
+        kept = [name for name in found.values() if name not in skipped and name != GROUND]
+        labels = dict(enumerate([GROUND, *kept])) if kept else {}
+    wanted = wanted._replace(labels=labels)
+    facts, check = partial(_facts, wanted), partial(_check, wanted)
+    if direct or not labels:
+        return MaskKind(scan_folder, facts, check), wanted
+    values = {name: value for value, name in (wanted.names or labels).items()}
+    drawing = Drawing(values, values.get(GROUND, wanted.ignore), skipped)
+    if form == "pairs":
+        return MaskKind(partial(scan_class_folders, drawing), facts, check), wanted
+    return MaskKind(partial(scan_drawn, form, drawing), facts, check, FORMATS[form].parts), wanted
+
+
+def _form(folder: Path, source: Source) -> str:
+    """Returns the format of a data folder; masks beside a list of their classes are index pictures, which is said."""
+    form = source.resolved(folder)
+    if source.format == "auto" and form == "pairs" and names_classes(folder) and not has_class_folders(folder):
+        logger.info("%s: classes are named by the list beside the masks (data.format: index)", folder)
+        return "index"
+    return form
 
 
 def most_frequent(pairs: Iterable[Pair], table: ClassTable) -> int:
@@ -110,7 +146,7 @@ def recognises(folder: Path) -> bool:
     """Tells whether a folder names classes of pixels, or the first of its masks is a map of three classes or more."""
     if any((folder / name).is_file() for name in LABEL_LISTS):
         return False
-    if has_labels(folder):
+    if has_class_folders(folder) or find_format(folder) != "pairs":
         return True
     for place in (folder, *(folder / part for part in PARTS)):
         pairs, _ = scan_folder(place)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from samtune.base.paths import find_path
+from samtune.data.formats.table import Source
 from samtune.data.loaders import Loaders
 from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
@@ -60,6 +61,7 @@ class SemanticTask(PixelTask[SemanticConfig]):
             split=data.split,
             seed=config.run.seed,
             given=Given(data.train, data.val, data.test),
+            source=Source(data.format, data.categories),
         )
         count, size = len(splits.table.names), config.model.image_size
         model = build_model(name, checkpoint=self.checkpoint(), image_size=size, classes=count)
@@ -112,6 +114,7 @@ class SemanticTask(PixelTask[SemanticConfig]):
     ) -> MapDescription:
         table = _table(loaders)
         own = {"classes": table.names, "values": table.values, "ignore_index": table.ignore}
+        own |= {"categories": self.config.data.categories}
         return MapDescription.of(model, base_hash=base_hash, additions=additions, **own)
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:

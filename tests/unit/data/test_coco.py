@@ -31,7 +31,8 @@ def write_coco(folder: Path, shapes: dict[str, list[Any]], place: str = "annotat
         noise = np.random.default_rng(number).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         Image.fromarray(noise).save(path)
         images.append({"id": number, "file_name": name, "height": HEIGHT, "width": WIDTH})
-        annotations += [{"image_id": number, "segmentation": shape} for shape in found]
+        annotations += [{"id": len(annotations) + place, "image_id": number, "segmentation": shape}
+                        for place, shape in enumerate(found)]  # fmt: skip
     (folder / place).parent.mkdir(exist_ok=True)
     (folder / place).write_text(json.dumps({"images": images, "annotations": annotations}))
     return folder
@@ -61,7 +62,7 @@ def test_segmentations_become_one_mask(tmp_path: Path) -> None:
 def test_what_can_not_be_drawn_is_told_and_nothing_is_left(tmp_path: Path, shape: Any) -> None:
     source = write_coco(tmp_path / "coco", {"a.png": [shape], "b.png": [SQUARE], "c.png": [shape]})
     with pytest.raises(
-        DataError, match=r"(?s)2 problem\(s\).*a\.png: a segmentation that.*c\.png: a segmentation that"
+        DataError, match=r"(?s)2 problem\(s\).*a\.json: a\.png, annotation 0: .*a\.json: c\.png, annotation 2: "
     ):
         import_data("coco", source, tmp_path / "out")
     assert not (tmp_path / "out" / "images").exists()
@@ -77,7 +78,9 @@ def test_pictures_outside_absent_or_doubled(tmp_path: Path) -> None:
         import_data("coco", source, tmp_path / "out")
     text = str(told.value)
     assert "3 problem(s)" in text and "names ../../outside.png, which is not in" in text
-    assert "names gone.png, which is not in" in text and "names y/b.png, and another picture of this stem" in text
+    assert (
+        "names gone.png, which is not in" in text and "names images/y/b.png, and another picture of this stem" in text
+    )
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "[" * 100_000, '{"images": [{}], "annotations": []}'])

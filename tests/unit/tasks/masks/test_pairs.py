@@ -78,14 +78,56 @@ def test_upper_case_extensions_are_read(make_folder) -> None:
     assert [pair.mask.name for pair in find_pairs(folder)] == ["a.PNG", "b.png"]
 
 
-@pytest.mark.parametrize(
-    ("image", "mask"), [("n{}", "n{}_mask"), ("{}", "mask_{}"), ("image_{}", "mask_{}"), ("img{}_raw", "img{}_gt")]
-)
-def test_masks_named_by_a_rule_get_one_line(make_folder, image: str, mask: str) -> None:
-    folder = make_folder([image.format(index) for index in range(5, 25)])
-    for index in range(5, 25):
+def renamed_masks(folder: Path, image: str, mask: str, numbers: range) -> None:
+    for index in numbers:
         path = folder / "masks" / f"{image.format(index)}.png"
         path.rename(path.with_name(f"{mask.format(index)}.png"))
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "rule"),
+    [("n{}", "n{}_mask", "STEM_mask"), ("{}", "mask_{}", "mask_STEM"), ("a{}", "gt-a{}.mask", "gt-STEM.mask")],
+)
+def test_masks_named_by_one_rule_are_paired_and_it_is_said_once(
+    make_folder, caplog, image: str, mask: str, rule: str
+) -> None:
+    folder = make_folder([image.format(index) for index in range(5, 25)])
+    renamed_masks(folder, image, mask, range(5, 25))
+    with caplog.at_level("INFO", logger="samtune.data.pairs"):
+        first, again = find_pairs(folder), find_pairs(folder)
+    assert first == again and len(first) == 20
+    assert {pair.mask.stem for pair in first} == {mask.format(index) for index in range(5, 25)}
+    assert all(mask.format(pair.name.lstrip("na")) == pair.mask.stem for pair in first)
+    (line,) = caplog.messages
+    assert line.endswith(f"20 masks are paired with images by one rule: STEM.* with {rule}.*")
+
+
+def test_what_a_rule_leaves_over_is_told(make_folder) -> None:
+    folder = make_folder([f"n{index}" for index in range(5, 25)])
+    renamed_masks(folder, "n{}", "n{}_mask", range(5, 25))
+    (folder / "images" / "n7.png").unlink()
+    (folder / "masks" / "n9_mask.png").unlink()
+    pairs, (unmasked, orphan) = scan_folder(folder)
+    assert len(pairs) == 18
+    assert "n9.png: no mask named n9.*" in unmasked and "n7_mask.png: orphan mask, no image named n7.*" in orphan
+
+
+@pytest.mark.parametrize(
+    "names", [["n1", "n2", "n3", "n4_gt"], ["n1_mask", "n2", "n3", "n4"], ["n1_mask", "x", "y", "z"]]
+)
+def test_a_rule_that_not_all_masks_follow_is_none(make_folder, names: list[str]) -> None:
+    folder = make_folder(["n1", "n2", "n3", "n4"])
+    for index, name in enumerate(names, start=1):
+        (folder / "masks" / f"n{index}.png").rename(folder / "masks" / f"{name}.tmp")
+    for path in (folder / "masks").iterdir():
+        path.rename(path.with_suffix(".png"))
+    assert scan_folder(folder)[1] != []
+
+
+@pytest.mark.parametrize(("image", "mask"), [("image_{}", "mask_{}"), ("img{}_raw", "img{}_gt")])
+def test_masks_named_by_another_rule_get_one_line(make_folder, image: str, mask: str) -> None:
+    folder = make_folder([image.format(index) for index in range(5, 25)])
+    renamed_masks(folder, image, mask, range(5, 25))
     (folder / "images" / f"{image.format(7)}.png").unlink()
     first, wanted = (
         f"{mask.format(10)}.png for {image.format(10)}.png",

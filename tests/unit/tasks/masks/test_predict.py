@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from samtune.base.tensors import save_tensors
+from samtune.data.formats.table import FORMATS
 from samtune.data.frames import Collate
 from samtune.data.pairs import find_pairs
 from samtune.data.pictures import read_image
@@ -339,3 +342,42 @@ def test_another_prompt_than_in_training_is_said(
     write(tmp_path / "a.png")
     predict(tmp_path / "merged.safetensors", [tmp_path / "a.png"], tmp_path / "out", **given)
     assert ("tuned with prompt" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_masks_as_annotations_are_those_of_the_pictures(
+    merged: Path, predictor: Predictor, tmp_path: Path, form: str
+) -> None:
+    paths = [write(tmp_path / "in" / f"{name}.png", seed=seed) for seed, name in enumerate("ab")]
+    out = tmp_path / "out"
+    said = predict_files(Prediction(merged, paths, out, device="cpu", format=form))
+    assert said.startswith(f"2 masks in {out}")
+    shutil.copytree(tmp_path / "in", out / "images")
+    found = FORMATS[form].read(out)
+    assert found.problems == () and list(found.categories.values()) == ["object"]
+    for path in paths:
+        image, wanted = found.images[path.stem], predictor.predict(read_image(path)).mask
+        drawn = np.any([np.zeros_like(wanted), *map(image.mask, image.objects)], axis=0)
+        np.testing.assert_array_equal(drawn, wanted)
+
+
+def test_annotations_of_people_are_not_overwritten(merged: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "images" / "a.png")
+    path.with_suffix(".json").write_text("{}")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("")
+    for form, out in (("labelme", path.parent), ("yolo", tmp_path)):
+        with pytest.raises(ConfigError, match=r"holds annotations of the images: 1 would be replaced, such as .*a\."):
+            predict_files(Prediction(merged, [path], out, device="cpu", format=form))
+    with pytest.raises(
+        ConfigError, match=r"--format: unknown format 'voc'. Known: coco, cvat, index, label-studio, lab"
+    ):
+        predict_files(Prediction(merged, [path], tmp_path, device="cpu", format="voc"))
+
+
+def test_a_mask_has_the_name_of_the_one_category(model: SamModel, tmp_path: Path) -> None:
+    file = tmp_path / "merged.safetensors"
+    save_merged(file, model, INFO.model_copy(update={"categories": ("car",)}))
+    assert MaskDescription.read(file).categories == ("car",)
+    predict_files(Prediction(file, [write(tmp_path / "a.png")], tmp_path / "out", device="cpu", format="coco"))
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["categories"] == [{"id": 1, "name": "car"}]

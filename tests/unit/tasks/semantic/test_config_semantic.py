@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from samtune.data.formats.table import FORMATS, FormatName
 from samtune.errors import ConfigError
 from samtune.run.settings import load_config
 from samtune.tasks.semantic.config import SemanticConfig
@@ -37,3 +39,18 @@ def test_pixels_that_do_not_count_are_no_class() -> None:
         load("data.classes=[sky, road]", "data.ignore_index=1")
     with pytest.raises(ConfigError, match="dice_weight"):
         load("loss.dice_weight=0", "loss.ce_weight=0")
+
+
+def test_chosen_categories_are_names() -> None:
+    assert load("data.categories=[car, road, car]").data.categories == ("car", "road")
+    assert load("data.categories=car").data.categories == ("car",)
+    assert load().data.categories is None and load().data.format == "auto"
+    for value in ("[]", "[1]", "3", "{a: b}"):
+        with pytest.raises(ConfigError, match=r"expected one or more names, \[car, road\]"):
+            load(f"data.categories={value}")
+    with pytest.raises(ConfigError, match=r"data.format: \"voc\", expected 'auto', 'pairs', 'coco', 'yolo', 'labelme'"):
+        load("data.format=voc")
+
+
+def test_every_format_may_be_named() -> None:
+    assert get_args(FormatName) == ("auto", "pairs", *FORMATS)

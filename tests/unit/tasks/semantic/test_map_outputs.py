@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
+from samtune.data.formats.shapes import outlines
+from samtune.data.index_pictures import class_colours
 from samtune.tasks.semantic.draw import map_row
 from samtune.tasks.semantic.evaluate import MapPrediction
 from samtune.tasks.semantic.maps import ClassTable
-from samtune.tasks.semantic.outputs import class_colours, coco_json, geojson, polygons
+from samtune.tasks.semantic.outputs import annotated, geojson
 from samtune.types import IGNORE, MaskArray
 
 RING = np.zeros((12, 16), dtype=bool)
@@ -25,7 +29,7 @@ def filled(mask: MaskArray) -> MaskArray:
     rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]] + 0.5
     centres = np.stack([columns.ravel(), rows.ravel()], axis=1)
     inside = np.zeros(mask.size, dtype=int)
-    for rings in polygons(mask):
+    for rings in outlines(mask):
         inside += sum(Outline(ring).contains_points(centres) for ring in rings)
     return (inside % 2 == 1).reshape(mask.shape)
 
@@ -36,8 +40,8 @@ def test_polygons_hold_the_pixels_of_the_mask(mask: MaskArray) -> None:
 
 
 def test_a_hole_belongs_to_its_outline() -> None:
-    assert sorted(len(rings) for rings in polygons(RING)) == [1, 2]
-    assert all(ring[0] == ring[-1] for rings in polygons(RING) for ring in rings)
+    assert sorted(len(rings) for rings in outlines(RING)) == [1, 2]
+    assert all((ring[0] == ring[-1]).all() for rings in outlines(RING) for ring in rings)
 
 
 def prediction() -> MapPrediction:
@@ -50,12 +54,12 @@ def test_features_and_annotations_name_their_class() -> None:
         {"class": "sky", "value": 0, "score": 0.5},
         {"class": "road", "value": 4, "score": 0.75},
     ]
-    coco = coco_json({"a.png": prediction()}, TABLE)
-    assert [(a["category_id"], a["area"]) for a in coco["annotations"]] == [
-        (0, int((~RING).sum())),
-        (4, int(RING.sum())),
+    image = annotated(Path("a.png"), prediction(), TABLE)
+    assert (image.width, image.height) == (16, 12)
+    assert [(item.category, int(image.mask(item).sum()), item.score) for item in image.objects] == [
+        ("sky", int((~RING).sum()), 0.5),
+        ("road", int(RING.sum()), 0.75),
     ]
-    assert coco["images"] == [{"id": 1, "file_name": "a.png", "width": 16, "height": 12}]
 
 
 def test_colours_differ() -> None:

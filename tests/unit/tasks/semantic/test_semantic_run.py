@@ -15,6 +15,7 @@ from PIL import Image
 from toy import ENTRY
 
 from samtune.cli import main as cli
+from samtune.data.index_pictures import read_values
 from samtune.data.pictures import read_image
 from samtune.files.description import Description
 from samtune.models.sam.classes import KEPT, PREFIX
@@ -124,6 +125,9 @@ def test_predictions_in_every_format(made: Path) -> None:
     coco = json.loads(Path("found/predictions.json").read_text())
     assert len(coco["images"]) == 2 and [c["name"] for c in coco["categories"]] == list(NAMES.values())
     assert sum(a["area"] for a in coco["annotations"]) == 2 * 40 * 48
+    assert run("predict", "--checkpoint", "run", images, "--out", "listed", "--format", "index") == 0
+    np.testing.assert_array_equal(read_values(Path(f"listed/masks/{name}.png")), expected)
+    assert Path("listed/labels.txt").read_text() == "".join(f"{value} {text}\n" for value, text in NAMES.items())
     features = json.loads(Path(f"found/{name}.geojson").read_text())["features"]
     assert {feature["properties"]["class"] for feature in features} == {NAMES[place] for place in np.unique(expected)}
 

@@ -1,0 +1,108 @@
+"""How do annotations become the masks or maps that a task reads? Drawn once, and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from samtune.base.disk import cache_folder, write_bytes
+from samtune.data.formats.annotations import Annotated
+from samtune.data.formats.table import read_place
+from samtune.data.pairs import Pair
+from samtune.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+GROUND = "background"
+"""The class of pixels that no mask or object covers."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which value each class gets in the pictures that are drawn.
+
+    Attributes:
+        values: of names; a class that is neither here nor left out is an error.
+        ground: of pixels that belong to none.
+        left_out: classes that are not drawn.
+    """
+
+    values: Mapping[str, int]
+    ground: int
+    left_out: frozenset[str] = frozenset()
+
+    def value(self, name: str) -> int | None:
+        """Returns the value of a class, None for one that is left out; a `DataError` for one that is not known."""
+        if name in self.left_out:
+            return None
+        if name not in self.values:
+            raise DataError(f"class {name!r} is not in data.classes ({', '.join(self.values)}); add it there")
+        return self.values[name]
+
+    def draw(self, image: Annotated) -> np.ndarray:
+        """Draws the objects of a picture, later ones over earlier ones: (H, W) uint8."""
+        drawn = np.full((image.height, image.width), self.ground, dtype=np.uint8)
+        for item in image.objects:
+            if (value := self.value(item.category)) is not None:
+                drawn[image.mask(item)] = value
+        return drawn
+
+
+def scan_drawn(name: str, drawing: Drawing, place: Path) -> tuple[list[Pair], list[str]]:
+    """Returns the pictures of a place of annotations with what is drawn of them, and a line per problem."""
+    try:
+        found = read_place(name, place)
+    except DataError as error:
+        return [], [str(error)]
+    pairs, problems = [], dict.fromkeys(found.problems)
+    for note in found.notes:
+        _say(note)
+    how = f"{drawing} {found.categories}"
+    for stem, image in sorted(found.images.items()):
+        sources = [image.picture, *([image.source] if image.source.is_file() else [])]
+        try:
+            mask = drawn_file(image.picture, sources, how, partial(drawing.draw, image))
+        except DataError as error:
+            text = str(error)
+            problems[text if str(image.source) in text else f"{image.source}: {image.picture.name}: {text}"] = None
+            continue
+        pairs.append(Pair(stem, image.picture, mask))
+    if not pairs and not problems:
+        problems[f"{place}: names no picture"] = None
+    return pairs, list(problems)
+
+
+@cache
+def _say(note: str) -> None:
+    """Says a note once: a folder is read more than once."""
+    logger.warning("%s", note)
+
+
+def drawn_file(image: Path, sources: Iterable[Path], how: str, draw: Callable[[], np.ndarray]) -> Path:
+    """Returns the file of what is drawn for an image: another one when a source changes, or how it is drawn.
+
+    Args:
+        sources: the files that it is drawn from.
+        draw: returns its (H, W) uint8 values, asked for where it is not there yet.
+    """
+    marks = hashlib.sha256("|".join([how, *_stamps(sources)]).encode("utf-8", "surrogateescape")).hexdigest()
+    target = cache_folder() / "class-maps" / marks[:32] / f"{image.stem}.png"
+    if not target.is_file():
+        file = BytesIO()
+        Image.fromarray(draw()).save(file, format="PNG")
+        write_bytes(target, file.getvalue())
+    return target
+
+
+def _stamps(paths: Iterable[Path]) -> Iterator[str]:
+    for path in paths:
+        facts = path.stat()
+        yield f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"

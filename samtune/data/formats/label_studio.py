@@ -1,0 +1,182 @@
+"""Label Studio's JSON: a list of tasks; polygons, brushes, boxes and ellipses in percent of the picture.
+
+Of several annotations of a task the first that was not cancelled is read; a task without any is not used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from samtune.base.disk import write_text
+from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered
+from samtune.data.formats.brush import pack_brush, unpack_brush
+from samtune.data.formats.coco import MOST_FILES, find_annotations
+from samtune.data.formats.shapes import Region, ellipse, encode_rle, polygon
+from samtune.data.pictures import SUFFIXES, picture_size
+from samtune.errors import DataError
+
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
+_SHAPES = ("polygon", "brush", "rectangle", "ellipse")
+_NO_REGIONS = ("keypoint", "vector", "video")
+
+
+def read_label_studio(place: Path) -> Annotations:
+    """Reads the file of a folder, or one that is given; pictures are beside or below it, by their names alone.
+
+    Raises:
+        DataError: no such file or several, or another file.
+    """
+    files = label_studio_files(place)
+    if len(files) != 1:
+        found = ", ".join(path.name for path in files) or "none"
+        raise DataError(f"{place}: one file of Label Studio (JSON, not JSON_MIN) is needed, found: {found}")
+    (file,) = files
+    try:
+        tasks = [dict(task) for task in json.loads(file.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{file}: not a file of Label Studio ({reason}); export it again as JSON") from error
+    reading, names = Reading(file.parent), dict[str, None]()
+    drawn = {number: _results(task, "annotations") for number, task in enumerate(tasks)}
+    guessed = all(results is None for results in drawn.values())
+    if guessed:
+        drawn = {number: _results(task, "predictions") for number, task in enumerate(tasks)}
+    for number, task in enumerate(tasks):
+        if (results := drawn[number]) is not None:
+            names |= dict.fromkeys(_read_task(reading, file, (f"task {task.get('id', number + 1)}", task), results))
+    empty = sum(results is None for results in drawn.values())
+    notes = [f"{file}: no task is annotated; predictions are read"] if guessed and empty < len(drawn) else []
+    notes += [f"{file}: {empty} task(s) are not annotated, and not used"] if empty else []
+    return reading.done(numbered(names), file, notes=notes)
+
+
+def write_label_studio(annotations: Annotations, folder: Path) -> Path:
+    """Writes one file; polygons stay polygons, and masks are brushes. What has scores is a prediction."""
+    tasks = []
+    for number, image in enumerate(annotations.images.values(), start=1):
+        results = [result for item in image.objects for result in _written(image, item)]
+        scores = [item.score for item in image.objects if item.score is not None]
+        found: dict[str, Any] = {"result": results}
+        if scores:
+            found = {"model_version": "samtune", "score": min(scores), **found}
+        kind = "predictions" if scores else "annotations"
+        tasks.append({"id": number, "data": {"image": image.picture.name}, kind: [found]})
+    target = folder / f"{annotations.name}.json"
+    write_text(target, json.dumps(tasks))
+    return target
+
+
+def label_studio_files(place: Path) -> list[Path]:
+    """Returns the files of Label Studio at a place, and no other list in JSON."""
+    files = [place] if place.is_file() else find_annotations(place)
+    return [file for file in files if _looks(file.read_bytes())] if len(files) <= MOST_FILES else []
+
+
+def _looks(content: bytes) -> bool:
+    return content.lstrip()[:1] == b"[" and b'"data"' in content and b'"result"' in content
+
+
+def _results(task: Mapping[str, Any], kind: str) -> list[Any] | None:
+    """Returns what the first annotation of a task has that was not cancelled; None where there is none."""
+    every = task.get(kind)
+    kept = [one for one in every if isinstance(one, dict)] if isinstance(every, list) else []
+    return next((list(one.get("result") or []) for one in kept if not one.get("was_cancelled")), None)
+
+
+def _read_task(reading: Reading, file: Path, named: tuple[str, Mapping[str, Any]], results: list[Any]) -> list[str]:
+    """Adds a picture with its objects; returns the names of their categories."""
+    title, task = named
+    data = task.get("data")
+    texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
+    paths = [unquote(text.rpartition("?d=")[2]) for text in texts]
+    name = next((Path(path).name for path in paths if Path(path).suffix.lower() in SUFFIXES), None)
+    if name is None:
+        reading.complain(file, title, "no picture in its data; export it again")
+        return []
+    picture = reading.picture(file, name, _UPLOADED.sub("", name))
+    if picture is None:
+        return []
+    regions = [result for result in results if isinstance(result, dict) and _kind(result)]
+    sizes = {(result.get("original_width"), result.get("original_height")) for result in regions}
+    try:
+        size = next(iter(sizes)) if len(sizes) == 1 else picture_size(picture)
+        image = reading.image(picture, file, int(size[0]), int(size[1]))  # type: ignore[arg-type]
+    except (DataError, TypeError, ValueError, OverflowError) as error:
+        reading.complain(file, title, f"the size of its picture is not known ({error}); export it again")
+        return []
+    found = []
+    for result in regions:
+        kind = _kind(result)
+        given = result.get("value")
+        value: dict[str, Any] = given if isinstance(given, dict) else {}
+        names = value.get(str(result.get("type"))) or value.get("labels") or [None]
+        label, category = f"{title}, result {result.get('id', '(without id)')}", names[0]
+        if not isinstance(category, str):
+            reading.complain(file, f"{picture.name}, {label}", "no label; label it")
+            continue
+        found.append(category)
+        reading.boxes += kind == "rectangle"
+        score = result.get("score")
+        number = float(score) if isinstance(score, int | float) else None
+        reading.add(image, label, category, partial(_region, kind, result, value, image), score=number)
+    return found
+
+
+def _kind(result: Mapping[str, Any]) -> str:
+    """Returns the kind of a region, "" for what is of the whole picture, such as a choice."""
+    kind, value = str(result.get("type", "")).removesuffix("labels"), result.get("value")
+    if kind == "" and isinstance(value, dict):  # of labels apart from their shapes
+        keys = {"points": "polygon", "rle": "brush", "radiusX": "ellipse", "width": "rectangle"}
+        kind = next((shape for key, shape in keys.items() if key in value), "")
+    return kind if kind in (*_SHAPES, *_NO_REGIONS) else ""
+
+
+def _region(kind: str, result: Mapping[str, Any], value: Mapping[str, Any], image: Annotated) -> Region:
+    height, width = image.height, image.width
+    if result.get("image_rotation"):
+        raise ValueError("drawn on a picture that Label Studio turned; turn the picture's file, and draw it again")
+    size = result.get("original_width", width), result.get("original_height", height)
+    if size != (width, height):
+        raise ValueError(f"drawn on {size[0]} x {size[1]} pixels, but the picture has {width} x {height}")
+    across, down = width / 100, height / 100
+    if kind == "polygon":
+        return (polygon([[x * across, y * down] for x, y in value["points"]]),)
+    if kind == "brush":
+        return encode_rle(unpack_brush(value["rle"], height, width))[0]
+    if kind == "ellipse":
+        x, y, right, below = (float(value[key]) for key in ("x", "y", "radiusX", "radiusY"))
+        return (ellipse(x * across, y * down, right * across, below * down, float(value.get("rotation", 0))),)
+    if kind == "rectangle":
+        x, y, right, below = (float(value[key]) for key in ("x", "y", "width", "height"))
+        return (_turned(x * across, y * down, right * across, below * down, float(value.get("rotation", 0))),)
+    raise ValueError(f"a {kind}, which covers no pixels; {', '.join(_SHAPES)} do")
+
+
+def _turned(x: float, y: float, across: float, down: float, degrees: float) -> Any:
+    """Returns the polygon of a box that is turned clockwise around its first corner."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    corners = [(0.0, 0.0), (across, 0.0), (across, down), (0.0, down)]
+    return polygon([[x + right * cosine - below * sine, y + right * sine + below * cosine] for right, below in corners])
+
+
+def _written(image: Annotated, item: Annotation) -> list[dict[str, Any]]:
+    """Returns the results of an object."""
+    size = {"original_width": image.width, "original_height": image.height, "image_rotation": 0}
+    common = {"from_name": "label", "to_name": "image", **size}
+    common |= {} if item.score is None else {"score": item.score}
+    if not isinstance(item.region, tuple):
+        value = {"format": "rle", "rle": pack_brush(image.mask(item)), "brushlabels": [item.category]}
+        return [{**common, "type": "brushlabels", "value": value}]
+    results = []
+    for points in item.region:
+        percent = [[100 * x / image.width, 100 * y / image.height] for x, y in points.tolist()]
+        shape: dict[str, Any] = {"points": percent, "closed": True, "polygonlabels": [item.category]}
+        results.append({**common, "type": "polygonlabels", "value": shape})
+    return results

@@ -1,0 +1,144 @@
+"""How do polygons and run lengths become masks, and masks polygons and run lengths? COCO's rule, for all formats.
+
+A pixel belongs to a polygon that holds its centre, by the even-odd rule; pixel x covers x to x + 1. Several polygons of
+one object are united. `outlines` and `bridged` are the way back: what they return is drawn as the same mask again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from samtune.types import MaskArray
+
+Points = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+"""(N, 2) corners of a closed polygon, XY in pixels, the first one not repeated."""
+Rle = dict[str, Any]
+"""COCO's run lengths: {"size": [H, W], "counts": packed text, or numbers by columns that begin with background}."""
+Region = tuple[Points, ...] | Rle
+_DIGITS = 4  # of coordinates in pixels: shares and percents come back within, so that they are drawn alike
+_FARTHEST = 100_000  # pixels; a line is walked pixel by pixel
+_CORNERS = 72  # of the polygon that stands for an ellipse
+
+
+def polygon(numbers: Any) -> Points:
+    """Returns a polygon from its corners [[x, y], ...] or [x, y, x, y, ...]; a `ValueError` where they are none."""
+    values = np.asarray(numbers, dtype=np.float64)
+    if values.ndim == 1 and len(values) % 2:
+        raise ValueError(f"a polygon of {len(values)} numbers; x and y in turn are needed")
+    points = values.reshape(-1, 2)
+    if len(points) < 3:
+        raise ValueError(f"a polygon of {len(points)} point(s), which has no area; 3 or more are needed")
+    if not np.isfinite(points).all():
+        raise ValueError("a polygon with a coordinate that is no number")
+    if np.abs(points).max() > _FARTHEST:
+        raise ValueError(f"a polygon with a coordinate of {np.abs(points).max():g} pixels; {_FARTHEST:,} is the most")
+    return points
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
+    """Returns the polygon of a box; its corners may come in any order."""
+    return polygon([[left, top], [right, top], [right, bottom], [left, bottom]])
+
+
+def ellipse(x: float, y: float, across: float, down: float, degrees: float = 0.0) -> Points:
+    """Returns the polygon of an ellipse around (x, y) by its half axes, turned clockwise."""
+    angles = np.linspace(0, 2 * math.pi, _CORNERS, endpoint=False)
+    turn = math.radians(degrees)
+    right, below = across * np.cos(angles), down * np.sin(angles)
+    xs = x + right * math.cos(turn) - below * math.sin(turn)
+    return polygon(np.stack([xs, y + right * math.sin(turn) + below * math.cos(turn)], axis=1))
+
+
+def run_lengths(shape: Any, height: int, width: int) -> Rle:
+    """Returns run lengths as they are; a `ValueError` where they are of another size, or don't fill the picture."""
+    size, counts = list(shape["size"]), shape["counts"]
+    if size != [height, width]:
+        raise ValueError(f"run lengths of size {size}, but the picture has {[height, width]} (height, width)")
+    if isinstance(counts, list) and (min(counts, default=0) < 0 or sum(counts) != height * width):
+        raise ValueError(f"run lengths of {sum(counts)} pixels, but the picture has {height * width}")
+    if not isinstance(counts, list | str):
+        raise ValueError("run lengths whose counts are neither numbers nor text")
+    return {"size": size, "counts": counts}
+
+
+def draw(region: Region, height: int, width: int) -> MaskArray:
+    """Draws a region as an (H, W) bool mask; a `ValueError` for packed run lengths that are damaged."""
+    from pycocotools import mask as coco
+
+    if isinstance(region, dict):
+        rle = coco.frPyObjects(region, height, width) if isinstance(region["counts"], list) else region
+    else:
+        flat = [points.ravel().round(_DIGITS).tolist() for points in region]
+        rle = coco.merge(coco.frPyObjects(flat, height, width))
+    mask: MaskArray = coco.decode(rle).astype(bool)
+    return mask
+
+
+def encode_rle(mask: MaskArray) -> tuple[Rle, int, list[float]]:
+    """Returns COCO's `{"size": [H, W], "counts": str}` of an (H, W) bool mask, its area in pixels, and its box.
+
+    The box is x, y, width, height, all 0 for an empty mask.
+    """
+    from pycocotools import mask as coco
+
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    counts = rle["counts"].decode("ascii")
+    return {"size": list(mask.shape), "counts": counts}, int(coco.area(rle)), coco.toBbox(rle).tolist()
+
+
+def place_crop(crop: np.ndarray, left: int, top: int, height: int, width: int) -> Rle:
+    """Returns the run lengths of an (h, w) mask that stands at (left, top) of a picture.
+
+    Raises:
+        ValueError: it reaches beyond the picture.
+    """
+    if left < 0 or top < 0 or left + crop.shape[1] > width or top + crop.shape[0] > height:
+        found = f"{crop.shape[1]} x {crop.shape[0]} pixels at ({left}, {top})"
+        raise ValueError(f"a mask of {found}, which is beyond the picture of {width} x {height}")
+    mask = np.zeros((height, width), dtype=bool)
+    mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+    return encode_rle(mask)[0]
+
+
+def crop_of(mask: MaskArray) -> tuple[MaskArray, int, int]:
+    """Returns the smallest part of a mask that has all of it, with its left and top; all of an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return mask, 0, 0
+    top, left = int(rows[0]), int(columns[0])
+    return mask[top : rows[-1] + 1, left : columns[-1] + 1], left, top
+
+
+def outlines(mask: MaskArray) -> list[list[Points]]:
+    """Returns the pieces of an (H, W) mask, each a list of closed rings: its outline, then its holes.
+
+    An outline runs halfway between the centres of pixels that are in and out, so that the pixels whose centres it holds
+    are those of the mask.
+    """
+    from contourpy import FillType, LineType, contour_generator
+
+    field = np.pad(mask, 1).astype(np.float64)
+    steps = [np.arange(-1, side + 1) + 0.5 for side in mask.shape]  # of the centres
+    lines = contour_generator(steps[1], steps[0], field, fill_type=FillType.OuterOffset, line_type=LineType.Separate)
+    pieces = zip(*lines.filled(0.5, 2.0), strict=True)
+    return [[points[start:stop] for start, stop in pairwise(offsets)] for points, offsets in pieces]
+
+
+def bridged(rings: Sequence[Points]) -> Points:
+    """Joins an outline and its holes to one polygon, by a line there and back between the nearest corners.
+
+    By the even-odd rule the two ways cancel, so that the polygon holds the same pixels.
+    """
+    joined = rings[0][:-1]
+    for ring in rings[1:]:
+        hole = ring[:-1]
+        distances = ((joined[:, None] - hole[None]) ** 2).sum(axis=2)
+        here, there = np.unravel_index(int(distances.argmin()), distances.shape)
+        joined = np.concatenate([joined[: here + 1], hole[there:], hole[: there + 1], joined[here:]])
+    return joined
