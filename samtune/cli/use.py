@@ -70,6 +70,9 @@ def predict(
     format: Annotated[
         str | None, Option(metavar="png|coco|geojson", help="Of maps of classes: png has a palette.")
     ] = None,
+    stack: Annotated[
+        bool, Option("--stack", help="Pages of a TIFF are slices: answer each, as a page of DIR/STEM.tif.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Write the mask of each image, at its own size, its class, or the class of each pixel."""
@@ -81,7 +84,7 @@ def predict(
     from samtune.tasks.table import task_of_file
 
     file = find_model(checkpoint)
-    request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy, format)
+    request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy, format, stack)
     console.print_line(task_of_file(file).predict_files(request))
 
 

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from tifffile import TiffWriter
 
 from samtune import console
+from samtune.base.disk import replacing
 from samtune.base.paths import find_path
+from samtune.config.pixels import Pixels
+from samtune.data.channels.read import read_stack
 from samtune.data.pictures import SUFFIXES
 from samtune.data.verify import list_problems
 from samtune.errors import ConfigError, DataError
-from samtune.types import ImageArray
+from samtune.types import PixelArray
 
 AnswerT = TypeVar("AnswerT")
 
@@ -27,6 +31,7 @@ class Prediction:
         box_xyxy: prompt in pixels of the image, of which there is one then; or None.
         points_xy: likewise, all on the object; empty for none.
         format: of the answers; None for the task's first.
+        stack: the pages of each file are slices, each with an answer of its own.
     """
 
     checkpoint: Path
@@ -37,6 +42,36 @@ class Prediction:
     box_xyxy: tuple[float, ...] | None = None
     points_xy: Sequence[tuple[float, ...]] = ()
     format: str | None = None
+    stack: bool = False
+
+
+def check_stack(request: Prediction) -> None:
+    """Raises a `ConfigError` for a prompt, an overlay or a format beside a stack of slices."""
+    other: dict[str, object] = {"--overlay": request.overlay, "--format": request.format}
+    other |= {"--box": request.box_xyxy, "--point": request.points_xy}
+    if request.stack and (wrong := [name for name, value in other.items() if value]):
+        raise ConfigError(f"--stack answers each page of a TIFF by a page; leave {' and '.join(wrong)} out.")
+
+
+def refuse_stack(request: Prediction) -> None:
+    """Raises a `ConfigError` for a task whose answers are no pictures."""
+    if request.stack:
+        raise ConfigError(f"--stack is for masks; {request.checkpoint} answers with classes of whole pictures.")
+
+
+def predict_stack(path: Path, target: Path, answer: Callable[[PixelArray], np.ndarray], pixels: Pixels) -> None:
+    """Answers the pages of a TIFF one by one, and writes the answers as the pages of another.
+
+    Args:
+        answer: returns an (H, W) uint8 mask or map of an image.
+
+    Raises:
+        DataError: no TIFF, a damaged one, or a page that the model does not take; nothing is written then.
+        DiskError: `target` can't be written.
+    """
+    with replacing(target) as partial, TiffWriter(partial) as writer:
+        for image in read_stack(path, pixels):
+            writer.write(answer(image), photometric="minisblack", compression="zlib", contiguous=False, metadata=None)
 
 
 def refuse_format(request: Prediction) -> None:
@@ -104,14 +139,17 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def checked_image(image: ImageArray) -> ImageArray:
-    """Returns the image if it is an (H, W, 3) uint8 array; raises a `DataError` that says what it is instead."""
+def checked_image(image: PixelArray, channels: int = 3) -> PixelArray:
+    """Returns the image if it is (H, W, channels), uint8 or finite float32; else raises a `DataError` of what it is."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
-    if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
+    if shape is None or len(shape) != 3 or shape[2] != channels or 0 in shape or dtype not in (np.uint8, np.float32):
         raise DataError(
-            f"expected an image of shape (H, W, 3) and dtype uint8, got shape {shape} and dtype {dtype}. "
-            "samtune.data.pictures.read_image reads one from a file."
+            f"expected an image of shape (H, W, {channels}) and dtype uint8, or float32 of 0 to 255, got shape {shape} "
+            f"and dtype {dtype}. samtune.data.pictures.read_image reads RGB from a file, and "
+            "samtune.data.channels.read.read_pixels what a model with channels or a range takes."
         )
+    if dtype == np.float32 and not np.isfinite(image).all():
+        raise DataError("the image holds NaN or infinity; replace them")
     return image
 
 

@@ -15,12 +15,12 @@ from samtune.models.backbone import Backbone
 from samtune.tasks.pixels import low_logits, to_original
 from samtune.tasks.predict import checked_image
 from samtune.tasks.prompts import check_inside, checked_boxes, checked_points, clip_boxes
-from samtune.types import Batch, ImageArray, MaskArray, Prediction, Sample, Size
+from samtune.types import Batch, MaskArray, PixelArray, Prediction, Sample, Size
 
 
 def predict_prompted(
     model: Backbone,
-    image_hwc_uint8: ImageArray,
+    image_hwc: PixelArray,
     *,
     boxes_xyxy: ArrayLike | None = None,
     points_xy: ArrayLike | None = None,
@@ -32,7 +32,7 @@ def predict_prompted(
     largest. Each box costs one pass through the network. Points are one prompt set, given with every box.
 
     Args:
-        image_hwc_uint8: (H, W, 3) uint8 RGB.
+        image_hwc: (H, W, 3) uint8 RGB; of another model (H, W, channels), uint8 or float32 of the same 0 to 255.
         boxes_xyxy: (4,) or (N, 4) in pixels of the image; what sticks out of the image is cut off.
         points_xy: (P, 2) in pixels of the image.
         labels: (P,) 1 = on the object, 0 = off it; all 1 when left out.
@@ -42,7 +42,7 @@ def predict_prompted(
         PromptError: a prompt of a wrong shape, or outside the image.
         NonFiniteError: the model returns NaN or infinity.
     """
-    image = checked_image(image_hwc_uint8)
+    image = checked_image(image_hwc, model.channels)
     size = (image.shape[0], image.shape[1])
     given = checked_boxes(boxes_xyxy)
     boxes = [None] if given is None else list(clip_boxes(given, size))
@@ -52,7 +52,7 @@ def predict_prompted(
     side = model.image_size
     small = resize_longest(image, side)
     scale = np.array([small.shape[1] / size[1], small.shape[0] / size[0]])
-    pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (3, h, w)
+    pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (C, h, w)
     mask, truth = torch.zeros(small.shape[:2], dtype=torch.bool), cast(MaskArray, np.zeros(size, dtype=np.bool_))
     points_input = None if points is None else torch.as_tensor(points * scale, dtype=torch.float32)
     on_object = None if signs is None else torch.from_numpy(signs)

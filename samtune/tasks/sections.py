@@ -1,15 +1,18 @@
 """The sections of settings that tasks with a target per pixel share, beside those of `samtune.config.sections`."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from samtune.config import sections as shared
+from samtune.config.pixels import FEWEST_CHANNELS, MOST_CHANNELS, RGB
 from samtune.config.problems import Fault, impossible_pair
-from samtune.config.sections import PathText
+from samtune.config.sections import LARGEST, PathText
 from samtune.models.table import names_that_give
+
+Bound = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class PixelModel(shared.Model):
@@ -18,6 +21,13 @@ class PixelModel(shared.Model):
     name: str = Field("sam_lite", description="architecture")
     image_size: int | None = Field(
         None, ge=64, le=4096, description="side of the square input in pixels; empty: the model's own"
+    )
+
+    channels: int = Field(
+        RGB.channels,
+        ge=FEWEST_CHANNELS,
+        le=MOST_CHANNELS,
+        description="channels of the pictures; 3: RGB, and grey, which becomes three equal ones",
     )
 
     @field_validator("name")
@@ -35,10 +45,17 @@ class PixelData(shared.Data):
 
     dir: PathText = Field(description="folder with images/ and masks/, or train/, val/, test/ with both")
     split: Literal["auto", "folders", "files", "ratio"] = Field("auto", description="where the parts come from")
+    range: Annotated[tuple[Bound, Bound] | None, Field(strict=False)] = Field(
+        None, description="values that become black and white, [low, high]; needed beyond 8 bits; empty: 0 to 255"
+    )
 
     def faults(self) -> Iterator[Fault]:
-        """Yields the parts that are named where they are cut."""
+        """Yields the parts that are named where they are cut, and a range of nothing."""
         yield from super().faults()
+        if self.range is not None and self.range[0] >= self.range[1]:
+            low, high = self.range
+            expected = f"two numbers [low, high] with low below high, such as [{high:g}, {low:g}]"
+            yield impossible_pair("range", list(self.range), expected)
         for name in ("train", "val", "test") if self.split == "ratio" else ():
             if (value := getattr(self, name)) is not None:
                 yield impossible_pair(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from samtune.base.disk import write_bytes
 from samtune.base.machine import pick_device
-from samtune.data.pictures import read_image
+from samtune.data.channels.read import read_pixels, shown
 from samtune.errors import DataError
 from samtune.files.description import model_named
 from samtune.files.merged import load_merged
@@ -17,10 +18,18 @@ from samtune.models.backbone import Backbone
 from samtune.tasks.masks.draw import Marks, save_overlays
 from samtune.tasks.masks.evaluate import MaskDescription
 from samtune.tasks.predict import Prediction as Request
-from samtune.tasks.predict import check_one_image, find_images, predict_each, refuse_format, targets_of
+from samtune.tasks.predict import (
+    check_one_image,
+    check_stack,
+    find_images,
+    predict_each,
+    predict_stack,
+    refuse_format,
+    targets_of,
+)
 from samtune.tasks.prompted import png_of, predict_prompted
 from samtune.tasks.prompts import PromptError, checked_boxes, checked_points
-from samtune.types import ImageArray, Prediction
+from samtune.types import PixelArray, Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +58,16 @@ class Predictor:
 
     def predict(
         self,
-        image_hwc_uint8: ImageArray,
+        image_hwc_uint8: PixelArray,
         *,
         boxes_xyxy: ArrayLike | None = None,
         points_xy: ArrayLike | None = None,
         labels: ArrayLike | None = None,
     ) -> Prediction:
-        """Predicts the mask of one image, at its size; arguments and errors as of `predict_prompted`."""
+        """Predicts the mask of one image, at its size; arguments and errors as of `predict_prompted`.
+
+        A model with other channels than RGB, or a range, takes what `samtune.data.channels.read.read_pixels` returns.
+        """
         return predict_prompted(self.model, image_hwc_uint8, boxes_xyxy=boxes_xyxy, points_xy=points_xy, labels=labels)
 
 
@@ -70,7 +82,10 @@ def predict_files(request: Request) -> str:
         DiskError: `out` can't be written.
     """
     refuse_format(request)
+    check_stack(request)
     predictor = Predictor.from_file(request.checkpoint, device=request.device)
+    if request.stack:
+        return _predict_stacks(predictor, request)
     box, points = request.box_xyxy, request.points_xy or None
     checked_boxes(box)
     checked_points(points, None)
@@ -81,17 +96,32 @@ def predict_files(request: Request) -> str:
         logger.warning("%s", warning)
 
     def write(path: Path) -> None:
-        image = read_image(path)
+        image = read_pixels(path, predictor.info.pixels)
         try:
             mask = predictor.predict(image, boxes_xyxy=box, points_xy=points).mask
         except PromptError as err:
             raise DataError(f"{path}: {err}") from err
         write_bytes(targets[path], png_of(mask))
         if request.overlay:
-            save_overlays(request.out / "overlays", [(path.stem, image, None, mask, Marks(box, points))])
+            save_overlays(request.out / "overlays", [(path.stem, shown(image), None, mask, Marks(box, points))])
 
     masks = predict_each(list(targets), write, what="mask")
     return f"{len(masks)} masks in {request.out}"
+
+
+def _predict_stacks(predictor: Predictor, request: Request) -> str:
+    """Writes the masks of the slices of each TIFF as `out/STEM.tif`, 0 and 255."""
+    if warning := other_prompt(predictor, box=False, points=False):
+        logger.warning("%s", warning)
+    targets = targets_of(find_images(request.paths), request.out, ".tif")
+
+    def answer(image: PixelArray) -> np.ndarray:
+        return predictor.predict(image).mask.astype(np.uint8) * 255
+
+    stacks = predict_each(
+        list(targets), lambda path: predict_stack(path, targets[path], answer, predictor.info.pixels), what="stack"
+    )
+    return f"{len(stacks)} stacks of masks in {request.out}"
 
 
 def other_prompt(predictor: Predictor, *, box: bool, points: bool) -> str | None:

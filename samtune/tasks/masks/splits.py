@@ -1,8 +1,10 @@
 """Is every pair of image and binary mask usable, and which belongs to train, val and test?"""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from samtune.config.pixels import RGB, Pixels
 from samtune.data.pair_splits import MaskKind, SplitMode, resolve_parts, verify_parts
 from samtune.data.pairs import Pair, scan_folder
 from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Splits
@@ -26,10 +28,10 @@ def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyRepor
 
 
 def resolve_split(
-    folder: str | Path, *, split: SplitMode = "auto", seed: int = 0, given: Given = NONE_GIVEN
+    folder: str | Path, *, split: SplitMode = "auto", seed: int = 0, given: Given = NONE_GIVEN, pixels: Pixels = RGB
 ) -> Splits[Pair]:
     """Checks a data folder of binary masks and returns its parts; see `samtune.data.pair_splits.resolve_parts`."""
-    return resolve_parts(folder, BINARY, split=split, seed=seed, given=given)
+    return resolve_parts(folder, replace(BINARY, pixels=pixels), split=split, seed=seed, given=given)
 
 
 def _all_empty(parts: Mapping[str, Mapping[Path, MaskFacts]]) -> list[str]:

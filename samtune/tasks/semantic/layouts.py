@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from samtune.base.disk import cache_folder, write_bytes
+from samtune.data.channels.read import read_stored
 from samtune.data.coco import CocoImage, draw_objects, find_annotations, read_coco
 from samtune.data.pairs import Pair, by_stem, scan_folder
-from samtune.data.pictures import read_image
 from samtune.data.splits import PARTS
 from samtune.errors import DataError
 from samtune.tasks.binary import read_mask
@@ -121,7 +121,7 @@ def _drawn_masks(image: Path, masks: Mapping[str, Path], drawing: Drawing) -> Pa
     target = _target(image, [image, *masks.values()], f"{sorted(masks)} {drawing}")
     if target.is_file():
         return target
-    size = read_image(image).shape[:2]
+    size = read_stored(image).values.shape[:2]
     values, overlap = np.full(size, drawing.ground, dtype=np.uint8), 0
     taken = np.zeros(size, dtype=bool)
     for name in (name for name in drawing.values if name in masks):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from samtune.config.pixels import RGB, Pixels
 from samtune.data.pair_splits import MaskKind, SplitMode, resolve_parts, verify_parts
 from samtune.data.pairs import Pair, scan_folder
 from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Splits
@@ -56,11 +57,14 @@ class MapSplits(Splits[Pair]):
     table: ClassTable = field(kw_only=True)
 
 
-def kind_of(folder: Path, names: Names | None, ignore: int, *, trains: bool = True) -> MaskKind[MapFacts]:
+def kind_of(
+    folder: Path, names: Names | None, ignore: int, *, trains: bool = True, pixels: Pixels | None = None
+) -> MaskKind[MapFacts]:
     """Returns how the maps of a data folder are read whose classes have these names, or are those found.
 
     Args:
         trains: every class must be there to learn; else maps are only measured against.
+        pixels: what the model takes of the images; None where there is no model yet.
 
     Raises:
         DataError: a file of COCO that can't be read.
@@ -70,7 +74,8 @@ def kind_of(folder: Path, names: Names | None, ignore: int, *, trains: bool = Tr
         values = {name: value for value, name in (names or labels).items()}
         drawing = Drawing(values, values.get(GROUND, ignore))
     wanted = Wanted(names, labels, ignore, trains)
-    return MaskKind(partial(scan_maps, drawing), partial(_facts, wanted), partial(_check, wanted))
+    scan, facts, check = partial(scan_maps, drawing), partial(_facts, wanted), partial(_check, wanted)
+    return MaskKind(scan, facts, check, pixels, tuned=not trains)
 
 
 def resolve_maps(
@@ -81,6 +86,7 @@ def resolve_maps(
     split: SplitMode = "auto",
     seed: int = 0,
     given: Given = NONE_GIVEN,
+    pixels: Pixels = RGB,
 ) -> MapSplits:
     """Checks a data folder and returns its parts; arguments and errors as of `samtune.data.pair_splits.resolve_parts`.
 
@@ -89,7 +95,8 @@ def resolve_maps(
         ignore: value of the pixels that do not count.
     """
     folder = Path(folder)
-    parts = resolve_parts(folder, kind_of(folder, names, ignore), split=split, seed=seed, given=given)
+    kind = kind_of(folder, names, ignore, pixels=pixels)
+    parts = resolve_parts(folder, kind, split=split, seed=seed, given=given)
     facts = map_facts([pair.mask for part in PARTS for pair in getattr(parts, part)])
     wanted = Wanted(names, {} if names is not None else labels_of(folder), ignore, True)
     table = ClassTable.of(wanted.found(found for found in facts if not isinstance(found, DataError)), ignore)
