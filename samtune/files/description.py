@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_origin
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from samtune.base.tensors import read_metadata
 from samtune.config.pixels import FEWEST_CHANNELS, MOST_CHANNELS, Pixels
@@ -81,13 +82,19 @@ class Description(BaseModel):
             raise ValueError("a class twice")
         return classes
 
-    @model_validator(mode="after")
-    def _fit_the_channels(self) -> Self:
-        if not len(self.pixel_mean) == len(self.pixel_std) == self.channels:
-            raise ValueError(f"pixel_mean and pixel_std need {self.channels} numbers each, one per channel")
-        if self.range is not None and self.range[0] >= self.range[1]:
-            raise ValueError("range: the first number must be below the second")
-        return self
+    @field_validator("pixel_mean", "pixel_std")
+    @classmethod
+    def _one_per_channel(cls, values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if len(values) != (count := info.data.get("channels", len(values))):
+            raise PydanticCustomError("numbers_missing", "one number per channel ({count})", {"count": count})
+        return values
+
+    @field_validator("range")
+    @classmethod
+    def _rising(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
+        if values is not None and values[0] >= values[1]:
+            raise ValueError("falls: its first number must be below the second")
+        return values
 
     @property
     def pixels(self) -> Pixels:

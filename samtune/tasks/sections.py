@@ -53,9 +53,7 @@ class PixelData(shared.Data):
         """Yields the parts that are named where they are cut, and a range of nothing."""
         yield from super().faults()
         if self.range is not None and self.range[0] >= self.range[1]:
-            low, high = self.range
-            expected = f"two numbers [low, high] with low below high, such as [{high:g}, {low:g}]"
-            yield impossible_pair("range", list(self.range), expected)
+            yield impossible_pair("range", list(self.range), "two numbers [low, high] with low below high")
         for name in ("train", "val", "test") if self.split == "ratio" else ():
             if (value := getattr(self, name)) is not None:
                 yield impossible_pair(

@@ -116,7 +116,7 @@ def misfit(count: int, wanted: int, *, alpha: bool, pages: int) -> str | None:
     if count == wanted or colours == wanted or (wanted == RGB.channels and colours == 1):
         return None
     found = f"{count} channel{'s' * (count > 1)}{', one of them transparency' if alpha else ''}"
-    return f"{found}, but the model takes {wanted} (model.channels)"
+    return f"{found}, but the model takes {wanted} (model.channels when it was tuned)"
 
 
 def shown(image: PixelArray) -> ImageArray:
