@@ -11,7 +11,7 @@ from tifffile import TiffWriter
 from samtune import console
 from samtune.base.disk import replacing
 from samtune.base.paths import find_path
-from samtune.config.pixels import Pixels
+from samtune.config.pixels import RGB, Pixels
 from samtune.data.channels.read import read_stack
 from samtune.data.pictures import SUFFIXES
 from samtune.data.verify import list_problems
@@ -139,14 +139,15 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def checked_image(image: PixelArray, channels: int = 3) -> PixelArray:
-    """Returns the image if it is (H, W, channels), uint8 or finite float32; else raises a `DataError` of what it is."""
+def checked_image(image: PixelArray, pixels: Pixels = RGB) -> PixelArray:
+    """Returns the image if it is as `read_pixels` returns one; else raises a `DataError` that says what it is."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
-    if shape is None or len(shape) != 3 or shape[2] != channels or 0 in shape or dtype not in (np.uint8, np.float32):
+    kinds = ("uint8",) if pixels.range is None else ("uint8", "float32")
+    if shape is None or len(shape) != 3 or shape[2] != pixels.channels or 0 in shape or str(dtype) not in kinds:
+        reader = "pictures.read_image" if pixels.plain else "channels.read.read_pixels"
         raise DataError(
-            f"expected an image of shape (H, W, {channels}) and dtype uint8, or float32 of 0 to 255, got shape {shape} "
-            f"and dtype {dtype}. samtune.data.pictures.read_image reads RGB from a file, and "
-            "samtune.data.channels.read.read_pixels what a model with channels or a range takes."
+            f"expected an image of shape (H, W, {pixels.channels}) and dtype {' or '.join(kinds)}, got shape {shape} "
+            f"and dtype {dtype}. samtune.data.{reader} reads one from a file."
         )
     if dtype == np.float32 and not np.isfinite(image).all():
         raise DataError("the image holds NaN or infinity; replace them")

@@ -68,7 +68,14 @@ class Predictor:
 
         A model with other channels than RGB, or a range, takes what `samtune.data.channels.read.read_pixels` returns.
         """
-        return predict_prompted(self.model, image_hwc_uint8, boxes_xyxy=boxes_xyxy, points_xy=points_xy, labels=labels)
+        return predict_prompted(
+            self.model,
+            image_hwc_uint8,
+            boxes_xyxy=boxes_xyxy,
+            points_xy=points_xy,
+            labels=labels,
+            pixels=self.info.pixels,
+        )
 
 
 def predict_files(request: Request) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class MapPredictor:
             DataError: not such an image.
             NonFiniteError: the model returns NaN or infinity.
         """
-        image = checked_image(image_hwc_uint8, self.model.channels)
+        image = checked_image(image_hwc_uint8, self.info.pixels)
         small = resize_longest(image, self.model.image_size)
         pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (C, h, w)
         target = torch.zeros(small.shape[:2], dtype=torch.uint8)
@@ -75,7 +76,8 @@ class MapPredictor:
         self, image_hwc_uint8: PixelArray, *, boxes_xyxy: ArrayLike | None = None, points_xy: ArrayLike | None = None
     ) -> Prediction:
         """Predicts the mask of a prompted object, by Segment Anything's own tokens; see `predict_prompted`."""
-        return predict_prompted(self.model, image_hwc_uint8, boxes_xyxy=boxes_xyxy, points_xy=points_xy)
+        how: Any = {"boxes_xyxy": boxes_xyxy, "points_xy": points_xy, "pixels": self.info.pixels}
+        return predict_prompted(self.model, image_hwc_uint8, **how)
 
 
 def predict_map_files(request: Request) -> str:
