@@ -68,11 +68,13 @@ def predict(
         Option(metavar="X,Y", help="Prompt for a single image: a point on the object; repeat for more."),
     ] = None,
     format: Annotated[
-        str | None, Option(metavar="png|coco|geojson", help="Of maps of classes: png has a palette.")
+        str | None,
+        Option(
+            metavar="png|coco|geojson|stack",
+            help="Of maps of classes: png has a palette. stack: the pages of a TIFF are slices; DIR/STEM.tif has their "
+            "masks or maps.",
+        ),
     ] = None,
-    stack: Annotated[
-        bool, Option("--stack", help="Pages of a TIFF are slices: answer each, as a page of DIR/STEM.tif.")
-    ] = False,
     device: Device = "auto",
 ) -> None:
     """Write the mask of each image, at its own size, its class, or the class of each pixel."""
@@ -84,7 +86,7 @@ def predict(
     from samtune.tasks.table import task_of_file
 
     file = find_model(checkpoint)
-    request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy, format, stack)
+    request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy, format)
     console.print_line(task_of_file(file).predict_files(request))
 
 

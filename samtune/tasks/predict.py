@@ -20,6 +20,9 @@ from samtune.types import PixelArray
 
 AnswerT = TypeVar("AnswerT")
 
+STACK = "stack"
+"""The format of answers to slices: a TIFF with a page for each."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -30,8 +33,7 @@ class Prediction:
         overlay: also draw the answers over the images.
         box_xyxy: prompt in pixels of the image, of which there is one then; or None.
         points_xy: likewise, all on the object; empty for none.
-        format: of the answers; None for the task's first.
-        stack: the pages of each file are slices, each with an answer of its own.
+        format: of the answers; None for the task's first, "stack" for the pages of files that are slices.
     """
 
     checkpoint: Path
@@ -42,21 +44,18 @@ class Prediction:
     box_xyxy: tuple[float, ...] | None = None
     points_xy: Sequence[tuple[float, ...]] = ()
     format: str | None = None
-    stack: bool = False
+
+    @property
+    def stack(self) -> bool:
+        """Whether the pages of each file are slices, each with an answer of its own."""
+        return self.format == STACK
 
 
 def check_stack(request: Prediction) -> None:
-    """Raises a `ConfigError` for a prompt, an overlay or a format beside a stack of slices."""
-    other: dict[str, object] = {"--overlay": request.overlay, "--format": request.format}
-    other |= {"--box": request.box_xyxy, "--point": request.points_xy}
+    """Raises a `ConfigError` for a prompt or an overlay beside a stack of slices."""
+    other: dict[str, object] = {"--overlay": request.overlay, "--box": request.box_xyxy, "--point": request.points_xy}
     if request.stack and (wrong := [name for name, value in other.items() if value]):
-        raise ConfigError(f"--stack answers each page of a TIFF by a page; leave {' and '.join(wrong)} out.")
-
-
-def refuse_stack(request: Prediction) -> None:
-    """Raises a `ConfigError` for a task whose answers are no pictures."""
-    if request.stack:
-        raise ConfigError(f"--stack is for masks; {request.checkpoint} answers with classes of whole pictures.")
+        raise ConfigError(f"--format stack answers each page of a TIFF by a page; leave {' and '.join(wrong)} out.")
 
 
 def predict_stack(path: Path, target: Path, answer: Callable[[PixelArray], np.ndarray], pixels: Pixels) -> None:
@@ -74,9 +73,9 @@ def predict_stack(path: Path, target: Path, answer: Callable[[PixelArray], np.nd
             writer.write(answer(image), photometric="minisblack", compression="zlib", contiguous=False, metadata=None)
 
 
-def refuse_format(request: Prediction) -> None:
-    """Raises a `ConfigError` for a task whose answers have one format."""
-    if request.format is not None:
+def refuse_format(request: Prediction, *, stacks: bool = False) -> None:
+    """Raises a `ConfigError` for a task whose answers have one format, of pictures or also of `stacks`."""
+    if request.format is not None and not (stacks and request.stack):
         raise ConfigError(
             f"--format {request.format!r} is for maps of classes (task: semantic); {request.checkpoint} answers in one."
         )

@@ -66,7 +66,7 @@ def read_stack(path: Path, pixels: Pixels) -> Iterator[PixelArray]:
     """
     layout = layout_of(path) if is_tiff(path) else None
     if layout is None:
-        raise DataError(f"{path}: no TIFF, so no stack of pages; leave --stack out for single pictures")
+        raise DataError(f"{path}: no TIFF, so no stack of pages; leave --format stack out for single pictures")
     try:
         for number, values in enumerate(read_slices(path), start=1):
             yield fitted(_checked(values, layout.alpha), pixels, f"{path}, page {number}")
@@ -110,7 +110,7 @@ def misfit(count: int, wanted: int, *, alpha: bool, pages: int) -> str | None:
     if pages > 1 and wanted == RGB.channels:
         return (
             f"{pages} pages; if they are channels, set model.channels: {pages}; of slices, save one picture per file, "
-            "or predict them with samtune predict --stack"
+            "or predict them with samtune predict --format stack"
         )
     colours = count - alpha
     if count == wanted or colours == wanted or (wanted == RGB.channels and colours == 1):

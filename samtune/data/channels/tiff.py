@@ -85,7 +85,7 @@ def read_pages(path: Path) -> np.ndarray[Any, Any]:
         if count > MOST_CHANNELS:
             raise DataError(
                 f"{count} pages, and at most {MOST_CHANNELS} can be channels; save one picture per file, or predict a "
-                "stack of slices with samtune predict --stack"
+                "stack of slices with samtune predict --format stack"
             )
         pages = [_values(page) for page in _each(file)]
         if len({(page.shape, page.dtype) for page in pages}) > 1 or pages[0].shape[2] != 1:

@@ -21,7 +21,7 @@ from samtune.models.backbone import Backbone
 from samtune.tasks.classes.description import ClassDescription
 from samtune.tasks.classes.evaluate import class_logits
 from samtune.tasks.classes.views import check_shape
-from samtune.tasks.predict import Prediction, checked_image, find_images, predict_each, refuse_format, refuse_stack
+from samtune.tasks.predict import Prediction, checked_image, find_images, predict_each, refuse_format
 from samtune.tasks.service import Answer, FieldError, Service
 from samtune.types import ImageArray, LabelledBatch
 
@@ -88,7 +88,6 @@ def predict_class_files(request: Prediction) -> str:
         DiskError: `out` can't be written.
     """
     refuse_format(request)
-    refuse_stack(request)
     if request.overlay or request.box_xyxy is not None or request.points_xy:
         raise ConfigError(f"--overlay, --box and --point are for masks; {request.checkpoint} is a classifier.")
     predictor = ClassPredictor.from_file(request.checkpoint, device=request.device)

@@ -88,7 +88,7 @@ def predict_files(request: Request) -> str:
         ConfigError: a mask would replace an image, or a prompt for more than one image.
         DiskError: `out` can't be written.
     """
-    refuse_format(request)
+    refuse_format(request, stacks=True)
     check_stack(request)
     predictor = Predictor.from_file(request.checkpoint, device=request.device)
     if request.stack:

@@ -18,8 +18,8 @@ from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.panels import save_panels
-from samtune.tasks.predict import Prediction as Request
 from samtune.tasks.predict import (
+    STACK,
     check_one_image,
     check_stack,
     checked_image,
@@ -28,6 +28,7 @@ from samtune.tasks.predict import (
     predict_stack,
     targets_of,
 )
+from samtune.tasks.predict import Prediction as Request
 from samtune.tasks.prompted import png_of, predict_prompted
 from samtune.tasks.prompts import PromptError, checked_boxes, checked_points
 from samtune.tasks.semantic.draw import map_row
@@ -35,7 +36,7 @@ from samtune.tasks.semantic.evaluate import MapDescription, MapPrediction, predi
 from samtune.tasks.semantic.outputs import coco_json, geojson, palette_png
 from samtune.types import PixelArray, Prediction, Sample
 
-SUFFIXES = {"png": ".png", "coco": ".json", "geojson": ".geojson"}
+SUFFIXES = {"png": ".png", "coco": ".json", "geojson": ".geojson", STACK: ".tif"}
 """Format of answers to the ending of their files; COCO's are one file."""
 COCO_FILE = "predictions.json"
 
@@ -94,7 +95,7 @@ def predict_map_files(request: Request) -> str:
     if form not in SUFFIXES:
         raise ConfigError(f"--format: {unknown_name('format', form, SUFFIXES)}")
     predictor = MapPredictor.from_file(request.checkpoint, device=request.device)
-    targets = targets_of(find_images(request.paths), request.out, ".tif" if request.stack else SUFFIXES[form])
+    targets = targets_of(find_images(request.paths), request.out, SUFFIXES[form])
     if request.stack:
         return _predict_stacks(predictor, request, targets)
     if request.box_xyxy is not None or request.points_xy:
