@@ -35,6 +35,8 @@ TargetArray = np.ndarray[tuple[int, int], np.dtype[Any]]
 IGNORE = 255
 """Of a map of classes: a pixel that counts in no loss and no metric."""
 ImageArray = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
+PixelArray = np.ndarray[tuple[int, int, int], np.dtype[Any]]
+"""An image of any number of channels: uint8, or float32 of the same 0 to 255."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Sample:
 
     Attributes:
         name: stem of the image file; component targets add `#1`, `#2`, ...
-        image: (3, h, w) uint8 RGB, scaled to the input frame, not yet padded.
+        image: (C, h, w) uint8, or float32 of the same 0 to 255; scaled to the input frame, not yet padded.
         mask: (h, w) bool, the target in the same frame; or uint8, a map of classes.
         truth: (H, W) array of the same kind, the target at the original size.
         box_input, points_input, labels: (4,) float32, (P, 2) float32 and (P,) int64, each or None; see `Prompts`.
@@ -82,7 +84,8 @@ class Batch:
     """What a model and a loss see.
 
     Attributes:
-        images: (B, 3, S, S) uint8 RGB, zero-padded at the right and bottom; models normalise.
+        images: (B, C, S, S) uint8, or float32 of the same 0 to 255, zero-padded at the right and bottom; models
+            normalise. C = 3 is RGB.
         masks: (B, 1, S, S) bool, target in the input frame, False in the padding; or uint8, maps of classes, `IGNORE`
             in the padding.
         sizes_input: the unpadded (h, w) of each item in the input frame.

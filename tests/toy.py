@@ -68,11 +68,16 @@ def _with_noise(model: Model, seed: int, dtype: torch.dtype) -> Model:
 
 
 def build_toy(
-    name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None, classes: int | None = None
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    image_size: int | None = None,
+    classes: int | None = None,
+    channels: int = 3,
 ) -> SamModel:
     """Builds it as a row of the table of models does."""
     model = toy_model(image_size=image_size)
-    load_sam(model, checkpoint or RANDOM, classes=classes)
+    load_sam(model, checkpoint or RANDOM, classes=classes, channels=channels)
     return model
 
 

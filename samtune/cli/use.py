@@ -72,8 +72,9 @@ def predict(
     format: Annotated[
         str | None,
         Option(
-            metavar="png|coco|yolo|labelme|label-studio|cvat|index|geojson",
-            help="Of masks and maps of classes, whose png has a palette; geojson is of maps alone.",
+            metavar="png|coco|yolo|labelme|label-studio|cvat|index|geojson|stack",
+            help="Of masks and maps of classes, whose png has a palette; geojson is of maps alone. stack: the pages of "
+            "a TIFF are slices; DIR/STEM.tif has their masks or maps.",
         ),
     ] = None,
     device: Device = "auto",

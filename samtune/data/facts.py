@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from samtune.config.pixels import RGB
 from samtune.data.cache import recall
-from samtune.data.pictures import ORIENTATION, grey_depth, open_picture, to_rgb
+from samtune.data.channels.read import Stored, misfit, read_stored
+from samtune.data.pictures import depth_of
 from samtune.errors import DataError
 from samtune.types import ImageArray
-
-BITS_PER_SAMPLE = 258  # tag of a TIFF
 
 
 class ImageFacts(NamedTuple):
@@ -31,6 +30,11 @@ class ImageFacts(NamedTuple):
         oddities: what a user may want to know, a line each.
         content: SHA-256 of size and pixels.
         difference: 64-bit difference hash.
+        channels: values per pixel in the file, of which the last is transparency if `alpha` says so.
+        pages: of the file; each is a channel where there are several.
+        levels: of values beyond 8 bits the smallest, the largest, and those above 0.5 and 99.5 % of the others; else
+            None.
+        scaled: how such a picture is read without a range; None of one that needs it.
     """
 
     width: int
@@ -39,12 +43,33 @@ class ImageFacts(NamedTuple):
     oddities: list[str]
     content: str
     difference: int
+    channels: int = 3
+    alpha: bool = False
+    pages: int = 1
+    levels: list[float] | None = None
+    scaled: str | None = None
 
 
 def image_facts(paths: Sequence[Path]) -> list[ImageFacts | DataError]:
     """Returns the facts of image files; where one can't be read, the error that says why."""
-    answers = recall("images-2", paths, _look)
+    answers = recall("images-3", paths, _look)
     return [answer if isinstance(answer, DataError) else ImageFacts(*answer) for answer in answers]
+
+
+def rgb_facts(paths: Sequence[Path]) -> list[ImageFacts | DataError]:
+    """Returns the facts of image files that are read as RGB of 8 bits; where one can't be, the error that says why."""
+    pairs = zip(paths, image_facts(paths), strict=True)
+    return [facts if isinstance(facts, DataError) else _as_rgb(path, facts) for path, facts in pairs]
+
+
+def _as_rgb(path: Path, facts: ImageFacts) -> ImageFacts | DataError:
+    if problem := misfit(facts.channels, RGB.channels, alpha=facts.alpha, pages=facts.pages):
+        return DataError(f"{path}: {problem}")
+    if facts.levels is None:
+        return facts
+    if facts.scaled is None:
+        return DataError(f"{path}: values of more than 16 bits, or floating-point ones; save it with 8 or 16 bits")
+    return facts._replace(oddities=[*facts.oddities, facts.scaled])
 
 
 def difference_hash(image: ImageArray) -> int:
@@ -58,35 +83,43 @@ def difference_hash(image: ImageArray) -> int:
 
 
 def _look(path: Path) -> ImageFacts:
-    with open_picture(path) as picture:
-        pixels = to_rgb(picture)
-        height, width = pixels.shape[:2]
-        oddities = _deep(path, picture)
-        if (pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all():  # hardly any gets past a row
-            oddities.append("constant image, every pixel has the same colour")
-        orientation = int(picture.getexif().get(ORIENTATION, 1))
-    content = hashlib.sha256(f"{pixels.shape}".encode())
-    content.update(np.ascontiguousarray(pixels).data)
-    return ImageFacts(width, height, orientation, oddities, content.hexdigest(), difference_hash(pixels))
+    stored = read_stored(path)
+    values = stored.values
+    height, width = values.shape[:2]
+    colours = values.shape[2] - stored.alpha
+    oddities = []
+    if (values[0] == values[0, 0]).all() and (values == values[0, 0]).all():  # hardly any gets past a row
+        oddities.append("constant image, every pixel has the same colour")
+    if not stored.deep and colours in (1, 3):  # grey and RGB of the same pixels are the same picture
+        values = np.repeat(values[:, :, :1], 3, axis=2) if colours == 1 else values[:, :, :3]
+    levels = [*map(float, (values.min(), values.max(), *np.percentile(values, (0.5, 99.5))))] if stored.deep else None
+    content = hashlib.sha256(f"{values.shape}".encode())
+    content.update(np.ascontiguousarray(values).data)
+    return ImageFacts(
+        width, height, stored.orientation, oddities, content.hexdigest(), difference_hash(_grey(values, levels)),
+        stored.values.shape[2], stored.alpha, stored.pages, levels, _scaled(stored, levels),
+    )  # fmt: skip
 
 
-def _deep(path: Path, picture: Image.Image) -> list[str]:
-    """Returns a line on a picture of 16 bits per channel: how it is read, and what to do where that does not fit."""
-    if (depth := grey_depth(picture)) is not None:
-        rule = f"16-bit image, scaled to 8 bits as one of {depth} bits (0 to {2**depth - 1})"
-        return [f"{rule}; save it with 8 bits for another scale"]
-    if picture.mode.startswith("RGB") and _bits(path, picture) == 16:
-        return ["16-bit colour image, the upper 8 bits are read; save it with 8 bits if that is too dark"]
-    return []
+def _grey(values: np.ndarray, levels: list[float] | None) -> ImageArray:
+    """Returns any values as (H, W, 3) uint8 to compare pictures by: RGB, or the mean of other channels, in 8 bits."""
+    if levels is not None:
+        low, high = levels[:2]
+        values = np.rint((values.astype(np.float64) - low) * (255 / max(high - low, 1e-30))).astype(np.uint8)
+    if values.shape[2] == 3:
+        return np.ascontiguousarray(values)
+    return np.repeat(np.rint(values.mean(axis=2, keepdims=True)).astype(np.uint8), 3, axis=2)
 
 
-def _bits(path: Path, picture: Image.Image) -> int:
-    """Returns the bits per channel of the file of a decoded picture, which Pillow makes 8 of for colours."""
-    if picture.format == "PNG":
-        with path.open("rb") as file:
-            return file.read(25)[24]  # of the header, which comes first
-    tags = getattr(picture, "tag_v2", {})
-    return int(max(tags.get(BITS_PER_SAMPLE, (8,))))
+def _scaled(stored: Stored, levels: list[float] | None) -> str | None:
+    """Returns a line on a picture of 16 bits per channel: how it is read without a range; None of any other."""
+    if levels is None or stored.values.dtype.kind == "f" or not 0 <= levels[0] <= levels[1] <= 65535:
+        return None
+    if stored.values.shape[2] - stored.alpha == 3:
+        return "16-bit colour image, the upper 8 bits are read; save it with 8 bits if that is too dark"
+    depth = depth_of(levels[1])
+    rule = f"16-bit image, scaled to 8 bits as one of {depth} bits (0 to {2**depth - 1})"
+    return f"{rule}; save it with 8 bits for another scale"
 
 
 MAX_DISTANCE = 4  # of 64 bits

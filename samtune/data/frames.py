@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from samtune.base.environment import set_defaults
-from samtune.types import IGNORE, Batch, ImageArray, Prompts, Sample, Size
+from samtune.types import IGNORE, Batch, PixelArray, Prompts, Sample, Size
 
 
-def train_augmentation(image_size: int, *, turns: bool, outside: int = 0) -> Any:
-    """Returns an `albumentations.Compose`: after `reseed`, `compose(image=(h, w, 3) uint8, mask=(h, w) uint8)`.
+def train_augmentation(image_size: int, *, turns: bool, outside: int = 0, channels: int = 3) -> Any:
+    """Returns an `albumentations.Compose` for `augmented`.
 
     The affine and colour changes are kept mild. Images are shifted by at most a sixteenth of `image_size`, their
     longer side in pixels.
@@ -22,6 +22,8 @@ def train_augmentation(image_size: int, *, turns: bool, outside: int = 0) -> Any
     Args:
         turns: with all eight flips and quarter turns, as polyps and cells have no up; else left and right change only.
         outside: what a mask gets where the picture moved away.
+        channels: of the images. What is not RGB has no hue: its channels become brighter and darker each for itself,
+            and brightness and contrast of all change together.
     """
     set_defaults()
     import albumentations as A  # type: ignore[import-untyped]
@@ -31,8 +33,24 @@ def train_augmentation(image_size: int, *, turns: bool, outside: int = 0) -> Any
     flips = [A.HorizontalFlip(p=0.5), *([A.VerticalFlip(p=0.5), A.RandomRotate90(p=0.5)] if turns else [])]
     affine = {"scale": (0.85, 1.2), "rotate": (-15, 15), "translate_px": {"x": shift, "y": shift}}
     moves = A.Affine(**affine, border_mode=cv2.BORDER_CONSTANT, fill_mask=outside, p=0.5)
-    colours = A.ColorJitter(brightness=mild, contrast=mild, saturation=mild, hue=(-0.02, 0.02), p=0.5)
-    return A.Compose([*flips, moves, colours])
+    if channels == 3:
+        colours = [A.ColorJitter(brightness=mild, contrast=mild, saturation=mild, hue=(-0.02, 0.02), p=0.5)]
+    else:
+        each = A.MultiplicativeNoise(multiplier=mild, per_channel=True, p=0.5)
+        colours = [each, A.RandomBrightnessContrast(brightness_limit=0.15, contrast_limit=0.15, p=0.5)]
+    return A.Compose([*flips, moves, *colours])
+
+
+def augmented(
+    augmentation: Any, image: PixelArray, mask: np.ndarray[Any, Any], *, seed: int
+) -> tuple[PixelArray, np.ndarray[Any, Any]]:
+    """Changes an (h, w, C) image and its (h, w) uint8 mask; what happens depends on `seed` only."""
+    reseed(augmentation, seed)
+    if image.dtype == np.uint8:
+        changed = augmentation(image=image, mask=mask)
+        return changed["image"], changed["mask"]
+    changed = augmentation(image=image / np.float32(255), mask=mask)  # albumentations takes floats of 0 to 1
+    return changed["image"] * np.float32(255), changed["mask"]
 
 
 def reseed(augmentation: Any, seed: int) -> None:
@@ -56,7 +74,8 @@ class Collate:
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Returns the batch of at least one sample; every sample has the same kind of prompt."""
         side = self.image_size
-        images = torch.zeros(len(samples), 3, side, side, dtype=torch.uint8)
+        first = samples[0].image
+        images = torch.zeros(len(samples), len(first), side, side, dtype=first.dtype)
         kind = samples[0].mask.dtype
         masks = torch.full((len(samples), 1, side, side), IGNORE if kind == torch.uint8 else 0, dtype=kind)
         for i, sample in enumerate(samples):
@@ -71,21 +90,25 @@ class Collate:
         return Batch(images, masks, sizes, names, truths, Prompts(*prompts) if given else None)
 
 
-def resize_longest(image: ImageArray, size: int) -> ImageArray:
+def resize_longest(image: PixelArray, size: int) -> PixelArray:
     """Scales an image so that its longer side has `size` pixels, rounded half up like Segment Anything."""
     scale = size / max(image.shape[:2])
     height, width = (max(1, int(side * scale + 0.5)) for side in image.shape[:2])
-    return cast(ImageArray, resize(image, (height, width)))
+    return cast(PixelArray, resize(image, (height, width)))
 
 
 def resize(array: Any, size: Size) -> Any:
     """Scales an array to `size`.
 
-    An image, (H, W, 3) uint8, is scaled with Pillow's bilinear filter (antialiased), an (H, W) mask or map by nearest.
+    An image, (H, W, C) uint8 or float32, is scaled with Pillow's bilinear filter (antialiased), an (H, W) mask or map
+    by nearest.
     """
     if array.shape[:2] == size:
         return array
     width_height = (size[1], size[0])
+    if array.ndim == 3 and (array.dtype != np.uint8 or array.shape[2] != 3):
+        planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(array, 2, 0)]
+        return np.stack([np.array(plane.resize(width_height, Image.Resampling.BILINEAR)) for plane in planes], axis=2)
     if array.ndim == 3:
         return np.array(Image.fromarray(array).resize(width_height, Image.Resampling.BILINEAR))
     small = np.array(Image.fromarray(array.astype(np.uint8)).resize(width_height, Image.Resampling.NEAREST))

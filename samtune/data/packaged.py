@@ -37,7 +37,8 @@ def _write_faces(target: Path) -> None:
     """Writes scikit-image's faces and other things, of 25 x 25 pixels: 10 train, 10 val and 80 test of each."""
     from skimage.data import lfw_subset
 
-    _write(lfw_subset(), ["face"] * 100 + ["other"] * 100, (10, 10), target)
+    levels: np.ndarray = lfw_subset()  # type: ignore[no-untyped-call]
+    _write(levels, ["face"] * 100 + ["other"] * 100, (10, 10), target)
 
 
 def _write(levels: np.ndarray, labels: Sequence[str], sizes: tuple[int, int], target: Path) -> None:
@@ -52,8 +53,8 @@ def _write(levels: np.ndarray, labels: Sequence[str], sizes: tuple[int, int], ta
     for place, label in enumerate(dict.fromkeys(sorted(labels))):
         members = np.flatnonzero(np.asarray(labels) == label)
         order = np.random.default_rng((0, place)).permutation(members)
-        for part, indices in zip(PARTS, np.split(order, np.cumsum(sizes)), strict=True):
-            chosen[part] += indices.tolist()
+        for part, own in zip(PARTS, np.split(order, np.cumsum(sizes)), strict=True):
+            chosen[part] += own.tolist()
     for part, indices in chosen.items():
         images = np.stack([_enlarge(levels[index]) for index in indices])
         write_class_images(images, [labels[index] for index in indices], target / part)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar, get_args
 
+from samtune.config.pixels import Pixels
+from samtune.data.channels.check import check_pixels
 from samtune.data.facts import ImageFacts, group_near, hash_images, image_facts
 from samtune.data.pairs import Pair, Scan
 from samtune.data.pictures import too_small
@@ -60,19 +62,22 @@ def pair_folders(folder: Path) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class MaskKind(Generic[MaskT]):
-    """How a task reads its masks.
+    """How a task reads its pairs.
 
     Attributes:
         scan: finds them, such as `samtune.data.pairs.scan_folder`.
         facts: returns those of mask files; where one can't be used, the error that says why.
         check: returns a line per problem of the masks of all parts together, from those that can be read.
         parts: returns the places of the parts that a data folder has, which `scan` takes.
+        pixels, tuned: what the model takes of the images, as for `check_pixels`.
     """
 
     scan: Scan
     facts: Callable[[Sequence[Path]], Sequence[MaskT | DataError]]
     check: Callable[[Mapping[str, Mapping[Path, MaskT]]], list[str]]
     parts: Callable[[Path], Mapping[str, Path]] = pair_folders
+    pixels: Pixels | None = None
+    tuned: bool = False
 
 
 def verify_parts(folder: Path, kind: MaskKind[MaskT]) -> VerifyReport:
@@ -94,7 +99,7 @@ def verify_pairs(pairs: Iterable[Pair], kind: MaskKind[MaskT]) -> VerifyReport:
     Errors stop a run; warnings are of what is accepted, by a stated rule, and that a user may want to know.
     """
     seen = _see(pairs, kind)
-    report = _check(seen)
+    report = _check(seen, kind)
     return VerifyReport((*report.errors, *kind.check({"all": _readable(seen, seen)})), report.warnings)
 
 
@@ -110,16 +115,20 @@ def _readable(seen: Seen[MaskT], pairs: Iterable[Pair]) -> dict[Path, MaskT]:
     return {pair.mask: facts for pair in pairs if not isinstance(facts := seen[pair][1], DataError)}
 
 
-def _check(seen: Seen[MaskT]) -> VerifyReport:
+def _check(seen: Seen[MaskT], kind: MaskKind[MaskT]) -> VerifyReport:
     errors: list[str] = []
     warnings: list[str] = []
+    images: dict[Path, ImageFacts] = {}
     for pair, (found_image, found_mask) in seen.items():
         image, mask = _usable(pair.image, found_image, errors), _usable(pair.mask, found_mask, errors)
         for path, facts in ((pair.image, image), (pair.mask, mask)):
             warnings += [f"{path}: {oddity}" for oddity in (facts.oddities if facts else ())]
+        if image is not None:
+            images[pair.image] = image
         if image is not None and mask is not None:
             _compare(pair, image, mask, errors, warnings)
-    return VerifyReport(tuple(errors), tuple(warnings))
+    pixels = check_pixels(images, kind.pixels, tuned=kind.tuned)
+    return VerifyReport((*errors, *pixels.errors), (*warnings, *pixels.warnings))
 
 
 def _usable(path: Path, facts: AnyFacts | DataError, errors: list[str]) -> AnyFacts | None:
@@ -203,7 +212,7 @@ def _survey(folder: Path, kind: MaskKind[MaskT], split: SplitMode, given: Given)
     problems += put_given(parts, given, folder, reader)
     where = [(part, pair) for part in PARTS for pair in parts.get(part, [])]
     seen = _see((pair for _, pair in where), kind)
-    report = _check(seen)
+    report = _check(seen, kind)
     together = kind.check({part: _readable(seen, pairs) for part, pairs in parts.items()})
     errors = (*problems, *report.errors, *together, *_shared_images(where, seen, notes))
     return parts, VerifyReport(errors, (*notes, *report.warnings))

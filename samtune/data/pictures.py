@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # it brings torch, which a process that only decodes has no u
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How such a file begins."""
 MAX_PIXELS = 40_000_000
 MIN_SIDE = 8  # pixels; nothing smaller shows anything
 ORIENTATION = 0x0112  # EXIF tag; 1 = upright
@@ -118,7 +120,12 @@ def grey_depth(picture: Image.Image) -> int | None:
     values = np.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise DataError(f"pixels of mode {picture.mode!r} outside 16 bits; save it with 8 or 16 bits per channel")
-    return next(depth for depth in DEPTHS if values.max() < 2**depth)
+    return depth_of(float(values.max()))
+
+
+def depth_of(largest: float) -> int:
+    """Returns the first of `DEPTHS` that holds a value of 16 bits."""
+    return next(depth for depth in DEPTHS if largest < 2**depth)
 
 
 def _open(path: str | Path) -> Image.Image:
@@ -139,6 +146,13 @@ def _reason(path: Path, error: BaseException) -> str:
         return f"header claims more than {MAX_PIXELS:,} pixels; scale the picture down"
     if path.stat().st_size == 0:
         return "empty file (zero bytes)"
+    if isinstance(error, UnidentifiedImageError) and _magic(path) in TIFFS:
+        return "a TIFF that is neither grey nor RGB, or a damaged one; other channels are for model.channels"
     if isinstance(error, UnidentifiedImageError):
         return f"not a {', '.join(FORMATS)} file, whatever its name says"
     return f"damaged file ({error}); export or copy it again"
+
+
+def _magic(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)

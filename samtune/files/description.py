@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_origin
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from samtune.base.tensors import read_metadata
+from samtune.config.pixels import FEWEST_CHANNELS, MOST_CHANNELS, Pixels
 from samtune.config.problems import describe
+from samtune.config.sections import LARGEST
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.backbone import Backbone
 from samtune.models.table import build_model, names_that_give
@@ -35,6 +38,7 @@ UNTUNED = {"format": MERGED_FORMAT, "task": "segmentation", "prompt": "box"}
 MAX_SIDE = 8192
 """Pixels of the side of an input frame that a file may ask for; what is larger fits no machine."""
 Mean = Annotated[float, Field(ge=-1e4, le=1e4)]
+Bound = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Std = Annotated[float, Field(ge=1e-4, le=1e4)]
 
 
@@ -44,7 +48,9 @@ class Description(BaseModel):
     Attributes:
         model, options: as `build_model` takes them.
         image_size: side in pixels of the input frame that it was tuned and measured at.
-        pixel_mean: subtracted from RGB values of 0 to 255.
+        channels: of its pictures; 3 is RGB.
+        range: values of a file that became 0 and 255 before anything else; None for 8 bits as they are.
+        pixel_mean: subtracted from values of 0 to 255, by channel.
         pixel_std: what the difference is divided by.
         classes: names of the outputs, in order; empty where the output is a mask.
         head_seed: what the head's initial values were drawn from; None where they came with the weights.
@@ -60,8 +66,10 @@ class Description(BaseModel):
     model: str
     options: dict[str, Any] = {}
     image_size: int = Field(gt=0, le=MAX_SIDE)
-    pixel_mean: tuple[Mean, Mean, Mean]
-    pixel_std: tuple[Std, Std, Std]
+    channels: int = Field(3, ge=FEWEST_CHANNELS, le=MOST_CHANNELS)
+    range: tuple[Bound, Bound] | None = None
+    pixel_mean: tuple[Mean, ...]
+    pixel_std: tuple[Std, ...]
     classes: tuple[str, ...] = ()
     head_seed: int | None = None
     base_hash: str
@@ -74,6 +82,25 @@ class Description(BaseModel):
             raise ValueError("a class twice")
         return classes
 
+    @field_validator("pixel_mean", "pixel_std")
+    @classmethod
+    def _one_per_channel(cls, values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if len(values) != (count := info.data.get("channels", len(values))):
+            raise PydanticCustomError("numbers_missing", "one number per channel ({count})", {"count": count})
+        return values
+
+    @field_validator("range")
+    @classmethod
+    def _rising(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
+        if values is not None and values[0] >= values[1]:
+            raise ValueError("falls: its first number must be below the second")
+        return values
+
+    @property
+    def pixels(self) -> Pixels:
+        """What the values of a picture's file become."""
+        return Pixels(self.channels, self.range)
+
     @classmethod
     def of(cls, model: Backbone, *, base_hash: str, additions: tuple[Addition, ...], **own: Any) -> Self:
         """Describes a merged model; `own` is what it does not know: the fields of the task, and `classes`."""
@@ -84,6 +111,7 @@ class Description(BaseModel):
             model=model.name,
             options=model.options,
             image_size=model.image_size,
+            channels=model.channels,
             pixel_mean=mean,
             pixel_std=std,
             head_seed=model.head_seed,
@@ -140,6 +168,8 @@ class Description(BaseModel):
         """
         if self.classes:
             options["classes"] = len(self.classes)
+        if self.channels != 3:
+            options["channels"] = self.channels
         try:
             if clash := self.options.keys() & {*options, "name", "checkpoint", "image_size"}:
                 raise ConfigError(f"options has {min(clash)!r}, which is no option of the builder.")

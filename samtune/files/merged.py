@@ -52,7 +52,7 @@ def load_merged(path: Path, kind: type[Kind], *, device: torch.device | str = "c
         _add(model, description, path)
     load_weights(model, path)
     for buffer, values in ((model.pixel_mean, description.pixel_mean), (model.pixel_std, description.pixel_std)):
-        buffer.copy_(torch.tensor(values).view(3, 1, 1))
+        buffer.copy_(torch.tensor(values).view(-1, 1, 1))
     return model.to(device).eval(), description
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from samtune.metrics.overlap import dice
-from samtune.types import Batch, ImageArray, MaskArray, Size
+from samtune.types import Batch, MaskArray, Size
 
 TRIVIAL = {
     "otsu_bright": "Otsu's threshold of brightness with what is bright as foreground",
@@ -23,6 +23,7 @@ TRIVIAL = {
 SIDE = 64  # of the mean mask
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
+GreyArray = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 Mean = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -42,7 +43,7 @@ class TrivialMasks:
         """Answers the targets of a batch with truths, on the CPU."""
         boxes, points = (batch.prompts.boxes_input, batch.prompts.points_input) if batch.prompts else (None, None)
         for index, (truth, (height, width)) in enumerate(zip(batch.truths, batch.sizes_input, strict=True)):
-            picture = cast(ImageArray, batch.images[index, :, :height, :width].permute(1, 2, 0).numpy())
+            picture = _grey(batch.images[index, :, :height, :width].permute(1, 2, 0).numpy())
             bright = _otsu(picture)
             if boxes is not None:
                 answers = _in_box(picture, boxes[index].tolist())
@@ -74,17 +75,25 @@ def most_frequent(labels: Sequence[int], train: Sequence[int]) -> list[float]:
     return [float(label == frequent) for label in labels]
 
 
-def _otsu(picture: ImageArray) -> MaskArray:
+def _grey(picture: np.ndarray) -> GreyArray:
+    """Returns the (h, w) grey values of an (h, w, C) picture: of RGB as people see them, else the mean of channels."""
+    if picture.dtype != np.uint8:
+        picture = np.rint(picture).astype(np.uint8)
+    if picture.shape[2] == 3:
+        return cast(GreyArray, cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY))
+    return cast(GreyArray, np.rint(picture.mean(axis=2)).astype(np.uint8))
+
+
+def _otsu(grey: GreyArray) -> MaskArray:
     """Returns what is brighter than the threshold that parts the grey values best (Otsu 1979)."""
-    grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
     return cast(MaskArray, cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[1] > 0)
 
 
-def _in_box(picture: ImageArray, box: Sequence[float]) -> dict[str, MaskArray]:
+def _in_box(picture: GreyArray, box: Sequence[float]) -> dict[str, MaskArray]:
     """Returns the answers inside an XYXY box, whose last row and column belong to it."""
     x0, y0, x1, y1 = (max(0, round(value)) for value in box)
     inside = np.s_[y0 : y1 + 1, x0 : x1 + 1]
-    bright = _otsu(picture[inside])
+    bright = _otsu(cast(GreyArray, picture[inside]))
     answers = {"whole_box": np.ones_like(bright), "otsu_bright": bright, "otsu_dark": ~bright}
     placed = {}
     for key, answer in answers.items():

@@ -26,7 +26,8 @@ class Backbone(nn.Module):
     Args:
         name: of the model in the table.
         image_size: side in pixels of the square input.
-        mean, std: per channel, of RGB values of 0 to 255; as attributes `pixel_mean` and `pixel_std`, (3, 1, 1).
+        mean, std: per channel, of values of 0 to 255; as attributes `pixel_mean` and `pixel_std`, (C, 1, 1), C = 3
+            for RGB.
         interpolation: how the weights saw images resized.
         options: of the library's own builder, as the user gave them.
 
@@ -55,9 +56,18 @@ class Backbone(nn.Module):
         self.net, self.name, self.image_size, self.interpolation = net, name, image_size, interpolation
         self.options, self._checkpointing = dict(options or {}), False
         self.head_seed: int | None = None
+        self.set_colours(mean, std)
+
+    def set_colours(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Sets mean and deviation of each channel, in values of 0 to 255."""
         self.colours = (tuple(mean), tuple(std))
-        self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the pictures that it takes; 3 is RGB."""
+        return len(self.colours[0])
 
     @property
     def device(self) -> torch.device:
@@ -153,6 +163,10 @@ class Backbone(nn.Module):
     def head_module(self) -> str | None:
         """Returns the name of the classification head, an `nn.Linear`; None where there is none."""
         return None
+
+    def new_entries(self) -> dict[str, Tensor]:
+        """Returns parameter name -> sorted flat indices of the entries that the pretrained weights do not have."""
+        return {}
 
     def idle(self) -> list[str]:
         """Returns the names of decoder parameters that the output does not depend on, so that they get no gradient."""

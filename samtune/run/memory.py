@@ -95,7 +95,7 @@ def _tensors(model: Backbone) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Weighs the tensors that operations make, as long as anything holds them.
 
     Attributes:
@@ -103,7 +103,7 @@ class _Alive(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = self._now = 0
         self._known = weakref.WeakSet[Any]()
 

@@ -58,7 +58,7 @@ def select(
     exclude: Sequence[str] = (),
     **options: object,
 ) -> Selection:
-    """Runs a selector and adds what trains beside it.
+    """Runs a selector and adds what trains beside it; entries that the pretrained weights lack always do.
 
     Args:
         scores: of a scoring pass; None for selectors that need none.
@@ -87,7 +87,7 @@ def select(
     if selector.biases if biases is None else biases:
         wanted.add("bias")
     whole = [name for name, role in model.roles().items() if role in wanted]
-    selection = selection.add_whole(whole)
+    selection = selection.add_whole(whole).add_entries(model.new_entries())
     gone = {name for name, label in model.parts().items() if label in exclude}
     selection = replace(
         selection,

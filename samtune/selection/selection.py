@@ -96,6 +96,14 @@ class Selection:
         whole = tuple(sorted({*self.whole, *names}))
         return replace(self, entries={n: i for n, i in self.entries.items() if n not in whole}, whole=whole)
 
+    def add_entries(self, more: Mapping[str, Tensor]) -> Selection:
+        """Returns a selection that also trains these flat indices, of tensors that do not train whole."""
+        entries = dict(self.entries)
+        for name, indices in more.items():
+            if name not in self.whole:
+                entries[name] = torch.unique(torch.cat([entries.get(name, indices[:0]), indices]))
+        return replace(self, entries=entries)
+
 
 _ADDITIONS = TypeAdapter(tuple[Addition, ...])
 _WHOLE, _SHAPES = TypeAdapter(tuple[str, ...]), TypeAdapter(dict[str, tuple[int, ...]])

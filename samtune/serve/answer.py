@@ -16,6 +16,9 @@ def answer(service: Service, decoder: Decoder, upload: Upload, *, max_pixels: in
         ApiError: 413, 415 or 422 for the image, 503 short of memory.
         FieldError: of the service.
     """
+    if not service.pixels.plain:
+        message = f"The model takes {service.pixels}, and requests grey or RGB of 8 bits. Use samtune predict."
+        raise ApiError(422, "unsupported_pixels", message, field="image")
     try:
         image, warnings = decoder.decode(upload.data, max_pixels=max_pixels)
         found = service.answer(image, upload.values, warnings)

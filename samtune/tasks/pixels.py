@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from samtune.config.pixels import Pixels
 from samtune.config.sections import Config
 from samtune.data.pair_splits import MaskKind, resolve_parts
 from samtune.data.pairs import Pair, find_pairs
@@ -32,6 +33,12 @@ class PixelTask(Task[ConfigT]):
     """Name of a loss in the config to its function of (logits, batch), whose options are those of the section."""
     packages = ("segment-anything", "monai")
     contrast_draws = True  # cells
+
+    @property
+    def pixels(self) -> Pixels:
+        """What the values of the pictures' files become, by `model.channels` and `data.range`."""
+        config: Any = self.config
+        return Pixels(config.model.channels, config.data.range)
 
     @abstractmethod
     def target_text(self) -> str:

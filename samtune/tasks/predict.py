@@ -6,19 +6,26 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from tifffile import TiffWriter
 
 from samtune import console
+from samtune.base.disk import replacing
 from samtune.base.paths import find_path
+from samtune.config.pixels import RGB, Pixels
+from samtune.data.channels.read import read_stack
 from samtune.data.formats.annotations import Annotated, Annotations
 from samtune.data.formats.table import FORMATS
 from samtune.data.pictures import SUFFIXES
 from samtune.data.verify import list_problems
 from samtune.errors import ConfigError, DataError, unknown_name
-from samtune.types import ImageArray
+from samtune.types import PixelArray
 
 AnswerT = TypeVar("AnswerT")
 _TARGETS = {"yolo": ("labels", ".txt"), "index": ("masks", ".png")}
 """Of a format to the folder and ending of a file for each image; others have `.json`, or one file for all."""
+
+STACK = "stack"
+"""The format of answers to slices: a TIFF with a page for each."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Prediction:
         overlay: also draw the answers over the images.
         box_xyxy: prompt in pixels of the image, of which there is one then; or None.
         points_xy: likewise, all on the object; empty for none.
-        format: of the answers; None for the task's first.
+        format: of the answers; None for the task's first, "stack" for the pages of files that are slices.
     """
 
     checkpoint: Path
@@ -42,10 +49,37 @@ class Prediction:
     points_xy: Sequence[tuple[float, ...]] = ()
     format: str | None = None
 
+    @property
+    def stack(self) -> bool:
+        """Whether the pages of each file are slices, each with an answer of its own."""
+        return self.format == STACK
 
-def refuse_format(request: Prediction) -> None:
-    """Raises a `ConfigError` for a task whose answers have one format."""
-    if request.format is not None:
+
+def check_stack(request: Prediction) -> None:
+    """Raises a `ConfigError` for a prompt or an overlay beside a stack of slices."""
+    other: dict[str, object] = {"--overlay": request.overlay, "--box": request.box_xyxy, "--point": request.points_xy}
+    if request.stack and (wrong := [name for name, value in other.items() if value]):
+        raise ConfigError(f"--format stack answers each page of a TIFF by a page; leave {' and '.join(wrong)} out.")
+
+
+def predict_stack(path: Path, target: Path, answer: Callable[[PixelArray], np.ndarray], pixels: Pixels) -> None:
+    """Answers the pages of a TIFF one by one, and writes the answers as the pages of another.
+
+    Args:
+        answer: returns an (H, W) uint8 mask or map of an image.
+
+    Raises:
+        DataError: no TIFF, a damaged one, or a page that the model does not take; nothing is written then.
+        DiskError: `target` can't be written.
+    """
+    with replacing(target) as partial, TiffWriter(partial) as writer:
+        for image in read_stack(path, pixels):
+            writer.write(answer(image), photometric="minisblack", compression="zlib", contiguous=False, metadata=None)
+
+
+def refuse_format(request: Prediction, *, stacks: bool = False) -> None:
+    """Raises a `ConfigError` for a task whose answers have one format, of pictures or also of `stacks`."""
+    if request.format is not None and not (stacks and request.stack):
         raise ConfigError(
             f"--format {request.format!r} is for masks and maps of classes; {request.checkpoint} answers in one."
         )
@@ -145,14 +179,18 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def checked_image(image: ImageArray) -> ImageArray:
-    """Returns the image if it is an (H, W, 3) uint8 array; raises a `DataError` that says what it is instead."""
+def checked_image(image: PixelArray, pixels: Pixels = RGB) -> PixelArray:
+    """Returns the image if it is as `read_pixels` returns one; else raises a `DataError` that says what it is."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
-    if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
+    kinds = ("uint8",) if pixels.range is None else ("uint8", "float32")
+    if shape is None or len(shape) != 3 or shape[2] != pixels.channels or 0 in shape or str(dtype) not in kinds:
+        reader = "pictures.read_image" if pixels.plain else "channels.read.read_pixels"
         raise DataError(
-            f"expected an image of shape (H, W, 3) and dtype uint8, got shape {shape} and dtype {dtype}. "
-            "samtune.data.pictures.read_image reads one from a file."
+            f"expected an image of shape (H, W, {pixels.channels}) and dtype {' or '.join(kinds)}, got shape {shape} "
+            f"and dtype {dtype}. samtune.data.{reader} reads one from a file."
         )
+    if dtype == np.float32 and not np.isfinite(image).all():
+        raise DataError("the image holds NaN or infinity; replace them")
     return image
 
 

@@ -10,21 +10,23 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor, nn
 
+from samtune.config.pixels import RGB, Pixels
 from samtune.data.frames import Collate, resize_longest
 from samtune.models.backbone import Backbone
 from samtune.tasks.pixels import low_logits, to_original
 from samtune.tasks.predict import checked_image
 from samtune.tasks.prompts import check_inside, checked_boxes, checked_points, clip_boxes
-from samtune.types import Batch, ImageArray, MaskArray, Prediction, Sample, Size
+from samtune.types import Batch, MaskArray, PixelArray, Prediction, Sample, Size
 
 
 def predict_prompted(
     model: Backbone,
-    image_hwc_uint8: ImageArray,
+    image_hwc: PixelArray,
     *,
     boxes_xyxy: ArrayLike | None = None,
     points_xy: ArrayLike | None = None,
     labels: ArrayLike | None = None,
+    pixels: Pixels = RGB,
 ) -> Prediction:
     """Predicts the mask of one image, at its size.
 
@@ -32,17 +34,18 @@ def predict_prompted(
     largest. Each box costs one pass through the network. Points are one prompt set, given with every box.
 
     Args:
-        image_hwc_uint8: (H, W, 3) uint8 RGB.
+        image_hwc: (H, W, 3) uint8 RGB; with other `pixels` as `samtune.data.channels.read.read_pixels` returns it.
         boxes_xyxy: (4,) or (N, 4) in pixels of the image; what sticks out of the image is cut off.
         points_xy: (P, 2) in pixels of the image.
         labels: (P,) 1 = on the object, 0 = off it; all 1 when left out.
+        pixels: what the model takes.
 
     Raises:
         DataError: not such an image.
         PromptError: a prompt of a wrong shape, or outside the image.
         NonFiniteError: the model returns NaN or infinity.
     """
-    image = checked_image(image_hwc_uint8)
+    image = checked_image(image_hwc, pixels)
     size = (image.shape[0], image.shape[1])
     given = checked_boxes(boxes_xyxy)
     boxes = [None] if given is None else list(clip_boxes(given, size))
@@ -52,14 +55,14 @@ def predict_prompted(
     side = model.image_size
     small = resize_longest(image, side)
     scale = np.array([small.shape[1] / size[1], small.shape[0] / size[0]])
-    pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (3, h, w)
+    values = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (C, h, w)
     mask, truth = torch.zeros(small.shape[:2], dtype=torch.bool), cast(MaskArray, np.zeros(size, dtype=np.bool_))
     points_input = None if points is None else torch.as_tensor(points * scale, dtype=torch.float32)
     on_object = None if signs is None else torch.from_numpy(signs)
     predictions = []
     for box in boxes:
         box_input = None if box is None else torch.as_tensor(box * np.tile(scale, 2), dtype=torch.float32)
-        sample = Sample("the image", pixels, mask, truth, box_input, points_input, on_object)
+        sample = Sample("the image", values, mask, truth, box_input, points_input, on_object)
         batch = Collate(side)([sample]).to(model.device)
         predictions += predict_batch(model, batch, sizes_original=[size])
     found = cast(MaskArray, np.logical_or.reduce([p.mask for p in predictions]))

@@ -7,10 +7,13 @@ from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from samtune.config import sections as shared
+from samtune.config.pixels import FEWEST_CHANNELS, MOST_CHANNELS, RGB
 from samtune.config.problems import Fault, impossible_pair, shown, told
-from samtune.config.sections import PathText
+from samtune.config.sections import LARGEST, PathText
 from samtune.data.formats.table import FormatName
 from samtune.models.table import names_that_give
+
+Bound = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class PixelModel(shared.Model):
@@ -19,6 +22,13 @@ class PixelModel(shared.Model):
     name: str = Field("sam_lite", description="architecture")
     image_size: int | None = Field(
         None, ge=64, le=4096, description="side of the square input in pixels; empty: the model's own"
+    )
+
+    channels: int = Field(
+        RGB.channels,
+        ge=FEWEST_CHANNELS,
+        le=MOST_CHANNELS,
+        description="channels of the pictures; 3: RGB, and grey, which becomes three equal ones",
     )
 
     @field_validator("name")
@@ -50,10 +60,15 @@ class PixelData(shared.Data):
         None, description="names of the categories of the annotations that count; empty: all"
     )
     split: Literal["auto", "folders", "files", "ratio"] = Field("auto", description="where the parts come from")
+    range: Annotated[tuple[Bound, Bound] | None, Field(strict=False)] = Field(
+        None, description="values that become black and white, [low, high]; needed beyond 8 bits; empty: 0 to 255"
+    )
 
     def faults(self) -> Iterator[Fault]:
-        """Yields the parts that are named where they are cut."""
+        """Yields the parts that are named where they are cut, and a range of nothing."""
         yield from super().faults()
+        if self.range is not None and self.range[0] >= self.range[1]:
+            yield impossible_pair("range", list(self.range), "two numbers [low, high] with low below high")
         for name in ("train", "val", "test") if self.split == "ratio" else ():
             if (value := getattr(self, name)) is not None:
                 yield impossible_pair(

@@ -10,6 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
 
+from samtune.config.pixels import RGB, Pixels
 from samtune.errors import SamtuneError
 from samtune.types import ImageArray
 
@@ -63,6 +64,9 @@ class Service(ABC):
     """What an answer holds, for people who write a client."""
     page: ClassVar[Traversable]
     """The template that fills `shell.html` of the server: what asks for an answer and shows it."""
+
+    pixels: Pixels = RGB
+    """What the model takes; requests are pictures of 8 bits, grey or RGB, so others are refused."""
 
     @classmethod
     @abstractmethod

@@ -40,5 +40,7 @@ def export_pth(merged: Path, out: Path) -> None:
             raise OSError(str(err)) from err
     for line in notes:
         logger.info("%s", line)
+    if description.range is not None:
+        logger.info("give it pictures whose values %g to %g became 0 to 255, cut off outside", *description.range)
     if description.classes:
         logger.info("its outputs are, in order: %s", ", ".join(description.classes))

@@ -86,6 +86,7 @@ class LiteSam(SamModel):
     """
 
     pointwise = ("conv_pw", "conv_pwl")
+    stem = "image_encoder.trunk.conv_stem"
 
     def __init__(self, name: str, spec: LiteSpec, image_size: int | None = None) -> None:
         size = checked_size(spec.image_size if image_size is None else image_size, STEP, name)
@@ -122,11 +123,16 @@ class LiteSam(SamModel):
 
 
 def build_lite(
-    name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None, classes: int | None = None
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    image_size: int | None = None,
+    classes: int | None = None,
+    channels: int = 3,
 ) -> LiteSam:
     """Builds a pretrained light SAM in eval mode; arguments and errors are those of `build_model` and `LiteSam`."""
     if name not in LITES:
         raise ConfigError(unknown_name("model", name, LITES))
     model = LiteSam(name, LITES[name], image_size).eval()
-    load_sam(model, checkpoint, classes=classes)
+    load_sam(model, checkpoint, classes=classes, channels=channels)
     return model

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
+from samtune.models.sam.channels import RGB, check_channels, extended_colours, extended_filters, kept
 from samtune.models.sam.classes import KEPT, PREFIX, ClassTokens
 from samtune.models.sam.specs import LITES, VITS
 from samtune.types import Batch, Prompts, Role
@@ -27,9 +28,13 @@ class SamModel(Backbone):
     """A Segment Anything: an image encoder before segment-anything's prompt encoder and mask decoder.
 
     A family implements `encode` and `block_modules`, and says what its parameters are where that differs.
+
+    Attributes:
+        stem: name of the convolution that sees the pixels.
     """
 
     net: Sam
+    stem: str
 
     @property
     def classes(self) -> ClassTokens | None:
@@ -41,6 +46,27 @@ class SamModel(Backbone):
         tokens = ClassTokens(count, self.net.mask_decoder.transformer_dim).to(self.device)
         tokens.start(self.net.mask_decoder)
         self.net.mask_decoder.classes = tokens
+
+    def add_channels(self, count: int) -> None:
+        """Makes the stem take `count` channels, see `extended_filters`."""
+        check_channels(count)
+        stem, device = self.net.get_submodule(self.stem), self.device
+        stem.weight = nn.Parameter(extended_filters(stem.weight.detach(), count))
+        stem.in_channels = count
+        mean, std = (extended_colours(values, count) for values in self.colours)
+        self.set_colours(mean, std)
+        for name, values in (("pixel_mean", mean), ("pixel_std", std)):  # of segment-anything's own `preprocess`
+            self.net.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        self.to(device)
+
+    def new_entries(self) -> dict[str, Tensor]:
+        """Returns the filters of the channels that RGB does not have; of two channels all."""
+        if self.channels == RGB:
+            return {}
+        name = f"{self.stem}.weight"
+        shape = self.net.get_parameter(name).shape
+        places = torch.arange(shape.numel(), device="cpu").view(shape)
+        return {name: places[:, kept(self.channels) :].flatten()}
 
     def forward(self, batch: Batch) -> Tensor:
         """Predicts (B, 1, S/4, S/4) logits, foreground where > 0: mask token 0, SAM's `multimask_output=False`.
@@ -56,7 +82,7 @@ class SamModel(Backbone):
         return self.encode(self.normalise(batch.images, batch.valid()))
 
     def normalise(self, images: Tensor, valid: Tensor) -> Tensor:
-        """Normalises (B, 3, S, S) uint8 RGB to float32, 0 where `valid`, (B, 1, S, S) bool, is False: the padding."""
+        """Normalises (B, 3, S, S) values of 0 to 255 to float32, 0 where `valid`, (B, 1, S, S) bool, is False."""
         return (images.float() - self.pixel_mean) / self.pixel_std * valid
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -164,6 +190,9 @@ class SamModel(Backbone):
             found = next(iter(LITES))
         if found is None:
             return "It does not look like a Segment Anything checkpoint."
+        stem = state.get(f"{self.stem}.weight")
+        if found == self.name and stem is not None and stem.dim() == 4 and stem.shape[1] not in (RGB, self.channels):
+            return f"It is of a {found} for {stem.shape[1]} channels: set model.channels to that."
         if found == self.name:
             return f"It looks like a damaged {found}, or one of another version."
         return f"It looks like {found}: set model.name to that."

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from samtune.errors import CheckpointError, ConfigError, unknown_name
 from samtune.models.sam.attention import FusedAttention
+from samtune.models.sam.channels import RGB
 from samtune.models.sam.model import CELL, SamModel, checked_size, network
 from samtune.models.sam.specs import VITS, SamSpec
 from samtune.models.sam.weights import OFFICIAL, load_sam
@@ -33,6 +34,8 @@ class VitSam(SamModel):
     Raises:
         ConfigError: a size that is no multiple of 16.
     """
+
+    stem = "image_encoder.patch_embed.proj"
 
     def __init__(self, name: str, spec: SamSpec, image_size: int | None = None) -> None:
         size = checked_size(spec.image_size if image_size is None else image_size, CELL, "SAM")
@@ -59,8 +62,13 @@ class VitSam(SamModel):
         """Returns at which size segment-anything runs, and whether its registry has the model.
 
         Raises:
-            CheckpointError: segment-anything has no tokens of classes.
+            CheckpointError: segment-anything has no tokens of classes, and takes RGB only.
         """
+        if self.channels != RGB:
+            raise CheckpointError(
+                f"segment-anything takes RGB, and this model {self.channels} channels, so no .pth of it loads there. "
+                "The merged .safetensors is what samtune evaluate and predict take."
+            )
         if self.classes is not None:
             raise CheckpointError(
                 "segment-anything has no class tokens, so no .pth of them loads there. The merged .safetensors is "
@@ -73,13 +81,18 @@ class VitSam(SamModel):
 
 
 def build_vit(
-    name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None, classes: int | None = None
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    image_size: int | None = None,
+    classes: int | None = None,
+    channels: int = 3,
 ) -> VitSam:
     """Builds a pretrained SAM in eval mode; arguments and errors are those of `build_model` and `VitSam`."""
     if name not in VITS:
         raise ConfigError(unknown_name("model", name, VITS))
     model = VitSam(name, VITS[name], image_size).eval()
-    load_sam(model, checkpoint, classes=classes)
+    load_sam(model, checkpoint, classes=classes, channels=channels)
     return model
 
 

@@ -1,13 +1,17 @@
 """Where a Segment Anything gets its weights: the package, the official file, or a file of the user's."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from samtune.base.disk import cache_folder
 from samtune.base.download import download
 from samtune.errors import CheckpointError
+from samtune.models.sam.channels import check_channels
 from samtune.models.sam.classes import PREFIX
 from samtune.models.sam.model import SamModel
 from samtune.models.weights import RANDOM, load_state, read_state
@@ -31,24 +35,37 @@ OFFICIAL = {
 """The models that segment-anything's own registry builds."""
 
 
-def load_sam(model: SamModel, checkpoint: str | Path | None, *, classes: int | None) -> None:
-    """Loads a checkpoint strictly, and adds the tokens of classes, which a file may already have.
+def load_sam(model: SamModel, checkpoint: str | Path | None, *, classes: int | None, channels: int = 3) -> None:
+    """Loads a checkpoint strictly, and adds channels and the tokens of classes, which a file may already have.
 
     Args:
         checkpoint: a file; None for the model's own weights; "random" to keep those that it was built with.
         classes: number of class tokens; None for a model that only segments.
+        channels: of the pictures.
 
     Raises:
+        ConfigError: a number of channels that no model takes.
         CheckpointError: as `load_weights` and `official_checkpoint`.
     """
+    check_channels(channels)
     if checkpoint != RANDOM:
         with _file(model.name, checkpoint) as path:
             state = read_state(path)
             if classes is not None and any(name.startswith(PREFIX) for name in state):
                 model.add_classes(classes)
+            if channels != model.channels and _channels(model, state) == channels:
+                model.add_channels(channels)
             load_state(model, state, path)
     if classes is not None and model.classes is None:
         model.add_classes(classes)
+    if channels != model.channels:
+        model.add_channels(channels)
+
+
+def _channels(model: SamModel, state: Mapping[str, Tensor]) -> int | None:
+    """Returns how many channels the stem of a checkpoint takes; None where it has no such stem."""
+    stem = state.get(f"{model.stem}.weight")
+    return None if stem is None or stem.dim() != 4 else int(stem.shape[1])
 
 
 def _file(name: str, checkpoint: str | Path | None) -> AbstractContextManager[Path]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from samtune.data.cache import file_hashes
-from samtune.data.facts import ImageFacts, image_facts, near_across
+from samtune.data.facts import ImageFacts, near_across, rgb_facts
 from samtune.data.pictures import too_small
 from samtune.data.splits import LABEL_LISTS, PARTS, near_note, repeated, same_image
 from samtune.data.verify import VerifyReport, list_problems
@@ -151,7 +151,7 @@ def _size(path: Path) -> int:
 def _see(parts: Iterable[Sequence[Named]]) -> Seen:
     """Returns what each picture shows; those that are new or changed are decoded."""
     paths = sorted({path for images in parts for path, _ in images})
-    return dict(zip(paths, image_facts(paths), strict=True))
+    return dict(zip(paths, rgb_facts(paths), strict=True))
 
 
 def _check(seen: Seen) -> VerifyReport:

@@ -7,18 +7,19 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from samtune.data.frames import Collate, reseed, resize, resize_longest, train_augmentation
+from samtune.config.pixels import RGB, Pixels
+from samtune.data.channels.read import read_pixels
+from samtune.data.frames import Collate, augmented, resize, resize_longest, train_augmentation
 from samtune.data.loaders import EpochDataset, LoaderOptions, Loaders, build_loaders
 from samtune.data.pairs import Pair
-from samtune.data.pictures import read_image
 from samtune.data.splits import Splits
 from samtune.errors import DataError
 from samtune.tasks.binary import mask_facts, read_mask
 from samtune.tasks.prompts import box_of, components, point_in
-from samtune.types import ImageArray, MaskArray, PromptMode, Sample, Size
+from samtune.types import MaskArray, PixelArray, PromptMode, Sample, Size
 
 
-class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
+class SegmentationDataset(EpochDataset[Sample, tuple[PixelArray, MaskArray]]):
     """Samples of a list of pairs; files are read on first use.
 
     Prompt "none": one item per image, its whole foreground is the target. "box" and "point": targets are connected
@@ -30,6 +31,7 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
         prompt: which prompt, and with it which target, the samples carry.
         augment: random flips, turns, colours, box jitter and point positions.
         cache: keep the scaled arrays in memory.
+        pixels: what the values of files become.
     """
 
     def __init__(
@@ -41,11 +43,14 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
         augment: bool = False,
         seed: int = 0,
         cache: bool = False,
+        pixels: Pixels = RGB,
     ) -> None:
         super().__init__(len(pairs), seed=seed, cache=cache)
-        self.pairs, self.image_size, self.augment = list(pairs), image_size, augment
+        self.pairs, self.image_size, self.augment, self.pixels = list(pairs), image_size, augment, pixels
         self.prompt: PromptMode = prompt
-        self._transform: Any = train_augmentation(image_size, turns=True) if augment else None
+        self._transform: Any = None
+        if augment:
+            self._transform = train_augmentation(image_size, turns=True, channels=pixels.channels)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -77,10 +82,10 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
         """Number of images without a component, which have no item in prompt modes "box" and "point"."""
         return len(self.pairs) - len({which for which, _ in self._items})
 
-    def decode(self, which: int) -> tuple[ImageArray, MaskArray]:
+    def decode(self, which: int) -> tuple[PixelArray, MaskArray]:
         """Returns the image in the input frame, without padding, and the mask at the original size."""
         pair = self.pairs[which]
-        image, mask = read_image(pair.image), read_mask(pair.mask)
+        image, mask = read_pixels(pair.image, self.pixels), read_mask(pair.mask)
         if image.shape[:2] != mask.shape:
             wanted, found = (f"{a.shape[1]} x {a.shape[0]}" for a in (image, mask))
             raise DataError(f"{pair.mask}: mask of {found} pixels, image of {wanted}; both must be equal")
@@ -101,21 +106,20 @@ class SegmentationDataset(EpochDataset[Sample, tuple[ImageArray, MaskArray]]):
                 items.append((which, None))
         return items
 
-    def _augmented(self, image: ImageArray, mask: MaskArray, rng: np.random.Generator) -> tuple[ImageArray, MaskArray]:
-        reseed(self._transform, int(rng.integers(2**31)))
-        changed = self._transform(image=image, mask=mask.astype(np.uint8))
-        moved = cast(MaskArray, changed["mask"] > 0)
+    def _augmented(self, image: PixelArray, mask: MaskArray, rng: np.random.Generator) -> tuple[PixelArray, MaskArray]:
+        changed, moving = augmented(self._transform, image, mask.astype(np.uint8), seed=int(rng.integers(2**31)))
+        moved = cast(MaskArray, moving > 0)
         if self.prompt != "none" and not moved.any():  # shifted out of the picture: nothing left to prompt for
             return image, mask
-        return changed["image"], moved
+        return changed, moved
 
     def _sample(
-        self, name: str, image: ImageArray, mask: MaskArray, truth: MaskArray, *, rng: np.random.Generator | None
+        self, name: str, image: PixelArray, mask: MaskArray, truth: MaskArray, *, rng: np.random.Generator | None
     ) -> Sample:
         box = torch.from_numpy(box_of(mask, rng=rng)) if self.prompt == "box" else None
         point = torch.from_numpy(point_in(mask, rng=rng))[None] if self.prompt == "point" else None
         label = None if point is None else torch.ones(1, dtype=torch.int64)
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, h, w)
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (C, h, w)
         return Sample(name, pixels, torch.from_numpy(np.ascontiguousarray(mask)), truth, box, point, label)
 
 
@@ -127,6 +131,7 @@ def build_data(
     prompt: PromptMode = "none",
     augment: bool = True,
     score_prompt: PromptMode = "none",
+    pixels: Pixels = RGB,
 ) -> Loaders:
     """Builds the loaders of `Batch`es, and logs the notes on the split.
 
@@ -134,11 +139,12 @@ def build_data(
         image_size: side S in pixels of the input frame.
         prompt: prompt mode of train, val and test.
         score_prompt: of `score`, in order of the split; the contrastive loss wants the whole foreground ("none").
+        pixels: what the values of files become.
 
     Raises:
         DataError: no training image has an object to prompt for.
     """
-    dataset_of = partial(SegmentationDataset, image_size=image_size, seed=options.seed)
+    dataset_of = partial(SegmentationDataset, image_size=image_size, seed=options.seed, pixels=pixels)
     score = dataset_of(sorted(options.scored(splits.train), key=lambda pair: pair.name), prompt=score_prompt)
     train = dataset_of(splits.train, prompt=prompt, augment=augment, cache=options.cache)
     if not len(score) or not len(train):

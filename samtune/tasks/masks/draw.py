@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import torch
 
+from samtune.data.channels.read import read_pixels, shown
 from samtune.data.frames import Collate
 from samtune.data.pairs import Pair
-from samtune.data.pictures import read_image
 from samtune.models.backbone import Backbone
 from samtune.report.page import Picture, Section
 from samtune.tasks.masks.dataset import SegmentationDataset
@@ -83,7 +83,8 @@ def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair],
         sample = dataset[numbers[name]]
         batch = Collate(model.image_size)([sample]).to(model.device)
         (prediction,) = predict_batch(model, batch, sizes_original=[sample.truth.shape])
-        image = read_image(images[name if name in images else name.rpartition("#")[0]])
+        file = images[name if name in images else name.rpartition("#")[0]]
+        image = shown(read_pixels(file, dataset.pixels))
         yield name, image, sample.truth, prediction.mask, _marks(sample)
 
 

@@ -7,6 +7,7 @@ masks of one image are identical.
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -106,10 +107,10 @@ def evaluate_file(request: Evaluation) -> Report:
     if request.name is not None:
         raise ConfigError(f"--name {request.name!r} is for classification; {request.checkpoint} segments.")
     model, info = load_merged(request.checkpoint, MaskDescription, device=pick_device(request.device))
-    kind = kind_of(request.data, Source(categories=info.categories))
+    kind = replace(kind_of(request.data, Source(categories=info.categories)), pixels=info.pixels, tuned=True)
     pairs, part = pairs_to_measure(request.data, request.split, kind)
     check_pairs(pairs, kind)
-    dataset = SegmentationDataset(pairs, image_size=info.image_size, prompt=info.prompt)
+    dataset = SegmentationDataset(pairs, image_size=info.image_size, prompt=info.prompt, pixels=info.pixels)
     loader = DataLoader(dataset, batch_size=1, collate_fn=Collate(info.image_size))
     measured = partial(evaluate, model, loader, metrics=(*DEFAULT_METRICS, *request.metrics), split=part)
     return measure_file(request, pairs, lambda step: measured(on_batch=step), part=part, batches=len(loader))

@@ -5,32 +5,36 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from samtune.base.disk import write_bytes
 from samtune.base.machine import pick_device
+from samtune.data.channels.read import read_pixels, shown
 from samtune.data.formats.annotations import Annotated, Annotation
 from samtune.data.formats.shapes import encode_rle
-from samtune.data.pictures import read_image
 from samtune.errors import DataError
 from samtune.files.description import model_named
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.masks.draw import Marks, save_overlays
 from samtune.tasks.masks.evaluate import MaskDescription
-from samtune.tasks.predict import Prediction as Request
 from samtune.tasks.predict import (
+    STACK,
     check_one_image,
+    check_stack,
     checked_format,
     find_images,
     predict_each,
+    predict_stack,
     save_annotations,
     targets_of,
     targets_of_format,
 )
+from samtune.tasks.predict import Prediction as Request
 from samtune.tasks.prompted import png_of, predict_prompted
 from samtune.tasks.prompts import PromptError, checked_boxes, checked_points
-from samtune.types import ImageArray, Prediction
+from samtune.types import PixelArray, Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +63,24 @@ class Predictor:
 
     def predict(
         self,
-        image_hwc_uint8: ImageArray,
+        image_hwc_uint8: PixelArray,
         *,
         boxes_xyxy: ArrayLike | None = None,
         points_xy: ArrayLike | None = None,
         labels: ArrayLike | None = None,
     ) -> Prediction:
-        """Predicts the mask of one image, at its size; arguments and errors as of `predict_prompted`."""
-        return predict_prompted(self.model, image_hwc_uint8, boxes_xyxy=boxes_xyxy, points_xy=points_xy, labels=labels)
+        """Predicts the mask of one image, at its size; arguments and errors as of `predict_prompted`.
+
+        A model with other channels than RGB, or a range, takes what `samtune.data.channels.read.read_pixels` returns.
+        """
+        return predict_prompted(
+            self.model,
+            image_hwc_uint8,
+            boxes_xyxy=boxes_xyxy,
+            points_xy=points_xy,
+            labels=labels,
+            pixels=self.info.pixels,
+        )
 
 
 def predict_files(request: Request) -> str:
@@ -79,8 +93,11 @@ def predict_files(request: Request) -> str:
         ConfigError: an unknown format, a mask would replace an image or annotations, a prompt for more than one image.
         DiskError: `out` can't be written.
     """
-    form = checked_format(request, ("png",))
+    form = checked_format(request, ("png", STACK))
+    check_stack(request)
     predictor = Predictor.from_file(request.checkpoint, device=request.device)
+    if request.stack:
+        return _predict_stacks(predictor, request)
     box, points = request.box_xyxy, request.points_xy or None
     checked_boxes(box)
     checked_points(points, None)
@@ -96,13 +113,13 @@ def predict_files(request: Request) -> str:
     written = request.out
 
     def answer(path: Path) -> Annotated | None:
-        image = read_image(path)
+        image = read_pixels(path, predictor.info.pixels)
         try:
             found = predictor.predict(image, boxes_xyxy=box, points_xy=points)
         except PromptError as err:
             raise DataError(f"{path}: {err}") from err
         if request.overlay:
-            save_overlays(request.out / "overlays", [(path.stem, image, None, found.mask, Marks(box, points))])
+            save_overlays(request.out / "overlays", [(path.stem, shown(image), None, found.mask, Marks(box, points))])
         if form != "png":
             return annotated(path, found, category)
         write_bytes(targets[path], png_of(found.mask))
@@ -123,6 +140,21 @@ def annotated(path: Path, found: Prediction, category: str) -> Annotated:
     rle, area, _ = encode_rle(found.mask)
     item = Annotation(category, rle, crowd=True, score=round(float(found.score), 6))
     return Annotated(path, path, width, height, [item] if area else [])
+
+
+def _predict_stacks(predictor: Predictor, request: Request) -> str:
+    """Writes the masks of the slices of each TIFF as `out/STEM.tif`, 0 and 255."""
+    if warning := other_prompt(predictor, box=False, points=False):
+        logger.warning("%s", warning)
+    targets = targets_of(find_images(request.paths), request.out, ".tif")
+
+    def answer(image: PixelArray) -> np.ndarray:
+        return predictor.predict(image).mask.astype(np.uint8) * 255
+
+    stacks = predict_each(
+        list(targets), lambda path: predict_stack(path, targets[path], answer, predictor.info.pixels), what="stack"
+    )
+    return f"{len(stacks)} stacks of masks in {request.out}"
 
 
 def other_prompt(predictor: Predictor, *, box: bool, points: bool) -> str | None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from samtune.config.pixels import RGB, Pixels
 from samtune.data.formats.drawing import GROUND, Drawing, scan_drawn
 from samtune.data.formats.table import ANY, FORMATS, Source, categories_of, left_out
 from samtune.data.pair_splits import MaskKind, SplitMode, resolve_parts, verify_parts
@@ -53,14 +54,22 @@ def verify_folder(folder: str | Path, *, name: str | None = None) -> VerifyRepor
 
 
 def resolve_split(
-    folder: str | Path, *, split: SplitMode = "auto", seed: int = 0, given: Given = NONE_GIVEN, source: Source = ANY
+    folder: str | Path,
+    *,
+    split: SplitMode = "auto",
+    seed: int = 0,
+    given: Given = NONE_GIVEN,
+    source: Source = ANY,
+    pixels: Pixels = RGB,
 ) -> Splits[Pair]:
     """Checks a data folder of binary masks and returns its parts; see `samtune.data.pair_splits.resolve_parts`.
 
     Args:
         source: in which format the folder is read, and with which categories; see `kind_of`.
+        pixels: what the model takes of the images.
     """
-    return resolve_parts(folder, kind_of(Path(folder), source), split=split, seed=seed, given=given)
+    kind = replace(kind_of(Path(folder), source), pixels=pixels)
+    return resolve_parts(folder, kind, split=split, seed=seed, given=given)
 
 
 def _all_empty(parts: Mapping[str, Mapping[Path, MaskFacts]]) -> list[str]:

@@ -62,11 +62,11 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
 
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:
         config, data = self.config, self.config.data
-        model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=config.model.image_size)
+        size, pixels = config.model.image_size, self.pixels
+        model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=size, channels=pixels.channels)
         given = Given(data.train, data.val, data.test)
-        source = Source(data.format, data.categories)
-        folder, seed = find_path(data.dir), config.run.seed
-        splits = resolve_split(folder, split=data.split, seed=seed, given=given, source=source)
+        source, folder, seed = Source(data.format, data.categories), find_path(data.dir), config.run.seed
+        splits = resolve_split(folder, split=data.split, seed=seed, given=given, source=source, pixels=pixels)
         loaders = build_data(
             splits if data.shots is None else splits.with_few(data.shots, config.run.seed),
             self.loader_options(),
@@ -75,13 +75,14 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
             augment=data.augment,
             # contrast is between the whole foreground and the background; the task's loss wants the task's prompt
             score_prompt=data.prompt if needs is not None and needs.loss == "task" else "none",
+            pixels=pixels,
         )
         return model, loaders
 
     def skeleton(self) -> Backbone:
         with torch.device("meta"):
             model = self.config.model
-            return build_model(model.name, checkpoint=RANDOM, image_size=model.image_size)
+            return build_model(model.name, checkpoint=RANDOM, image_size=model.image_size, channels=model.channels)
 
     def target_text(self) -> str:
         return f" prompt={self.config.data.prompt}"
@@ -124,7 +125,8 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> MaskDescription:
-        own = {"prompt": self.config.data.prompt, "categories": self.config.data.categories}
+        data = self.config.data
+        own = {"prompt": data.prompt, "categories": data.categories, "range": data.range}
         return MaskDescription.of(model, base_hash=base_hash, additions=additions, **own)
 
     def notes(self, counts: Counts, model: Backbone) -> list[str]:

@@ -7,25 +7,27 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from samtune.data.frames import Collate, reseed, resize, resize_longest, train_augmentation
+from samtune.config.pixels import RGB, Pixels
+from samtune.data.channels.read import read_pixels
+from samtune.data.frames import Collate, augmented, resize, resize_longest, train_augmentation
 from samtune.data.loaders import EpochDataset, LoaderOptions, Loaders, build_loaders
 from samtune.data.pairs import Pair
-from samtune.data.pictures import read_image
 from samtune.errors import DataError
 from samtune.tasks.semantic.maps import ClassTable
 from samtune.tasks.semantic.splits import MapSplits
-from samtune.types import IGNORE, ClassMap, ImageArray, Sample
+from samtune.types import IGNORE, ClassMap, PixelArray, Sample
 
 Augment = Literal["none", "upright", "turns"]
 
 
-class MapDataset(EpochDataset[Sample, tuple[ImageArray, ClassMap]]):
+class MapDataset(EpochDataset[Sample, tuple[PixelArray, ClassMap]]):
     """Samples of a list of pairs, one per image; files are read on first use.
 
     Args:
         image_size: longer side in pixels of the input frame.
         augment: random changes: mild ones and a flip, or also quarter turns and upside down.
         cache: keep the scaled arrays in memory.
+        pixels: what the values of files become.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class MapDataset(EpochDataset[Sample, tuple[ImageArray, ClassMap]]):
         augment: Augment = "none",
         seed: int = 0,
         cache: bool = False,
+        pixels: Pixels = RGB,
     ) -> None:
         super().__init__(len(pairs), seed=seed, cache=cache)
-        self.pairs, self.table, self.image_size = list(pairs), table, image_size
+        self.pairs, self.table, self.image_size, self.pixels = list(pairs), table, image_size, pixels
         self._transform: Any = None
         if augment != "none":
-            self._transform = train_augmentation(image_size, turns=augment == "turns", outside=IGNORE)
+            how: Any = {"turns": augment == "turns", "outside": IGNORE, "channels": pixels.channels}
+            self._transform = train_augmentation(image_size, **how)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -52,31 +56,32 @@ class MapDataset(EpochDataset[Sample, tuple[ImageArray, ClassMap]]):
         target = resize(truth, image.shape[:2])
         if self._transform is not None:
             rng = np.random.default_rng((self.seed, self.epoch, index))
-            reseed(self._transform, int(rng.integers(2**31)))
-            changed = self._transform(image=image, mask=target)
-            image, target = changed["image"], changed["mask"]
+            image, target = augmented(self._transform, image, target, seed=int(rng.integers(2**31)))
             truth = target  # an augmented picture has no original frame: its truth is what is trained on
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, h, w)
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (C, h, w)
         return Sample(self.pairs[index].name, pixels, torch.from_numpy(np.ascontiguousarray(target)), truth)
 
-    def decode(self, which: int) -> tuple[ImageArray, ClassMap]:
+    def decode(self, which: int) -> tuple[PixelArray, ClassMap]:
         """Returns the image in the input frame, without padding, and the map at the original size."""
         pair = self.pairs[which]
-        image, truth = read_image(pair.image), self.table.places(pair.mask)
+        image, truth = read_pixels(pair.image, self.pixels), self.table.places(pair.mask)
         if image.shape[:2] != truth.shape:
             wanted, found = (f"{a.shape[1]} x {a.shape[0]}" for a in (image, truth))
             raise DataError(f"{pair.mask}: mask of {found} pixels, image of {wanted}; both must be equal")
         return resize_longest(image, self.image_size), truth
 
 
-def build_map_data(splits: MapSplits, options: LoaderOptions, *, image_size: int, augment: Augment) -> Loaders:
+def build_map_data(
+    splits: MapSplits, options: LoaderOptions, *, image_size: int, augment: Augment, pixels: Pixels = RGB
+) -> Loaders:
     """Builds the loaders of `Batch`es, and logs the notes on the split.
 
     Args:
         image_size: side S in pixels of the input frame.
         augment: of training images.
+        pixels: what the values of files become.
     """
-    dataset_of = partial(MapDataset, table=splits.table, image_size=image_size, seed=options.seed)
+    dataset_of = partial(MapDataset, table=splits.table, image_size=image_size, seed=options.seed, pixels=pixels)
     score = dataset_of(sorted(options.scored(splits.train), key=lambda pair: pair.name))
     train = dataset_of(splits.train, augment=augment, cache=options.cache)
     val = dataset_of(splits.val, cache=options.cache)

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 from samtune.base.figures import ACCENT, INK, new_axes
+from samtune.data.channels.read import read_pixels, shown
 from samtune.data.frames import Collate
 from samtune.data.index_pictures import class_colours
-from samtune.data.pictures import read_image
 from samtune.models.backbone import Backbone
 from samtune.report.page import Chart, Picture, Section, Table, percent
 from samtune.tasks.confusion import draw_confusion, short_name
@@ -108,7 +108,8 @@ def _rows(
         sample = dataset[numbers[name]]
         batch = Collate(model.image_size)([sample]).to(model.device)
         (found,) = predict_maps(model, batch, sizes_original=[sample.truth.shape])
-        yield name, map_row(read_image(dataset.pairs[numbers[name]].image), sample.truth, found.places, classes)
+        image = shown(read_pixels(dataset.pairs[numbers[name]].image, dataset.pixels))
+        yield name, map_row(image, sample.truth, found.places, classes)
 
 
 def _worst(report: MapReport) -> list[int]:

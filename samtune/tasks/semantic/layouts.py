@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from samtune.data.channels.read import read_stored
 from samtune.data.formats.drawing import GROUND, Drawing, drawn_file
 from samtune.data.formats.index import labels_file, read_labels
 from samtune.data.formats.table import categories_of
 from samtune.data.pairs import Pair, by_stem, scan_folder
-from samtune.data.pictures import read_image
 from samtune.data.splits import PARTS
 from samtune.errors import DataError
 from samtune.tasks.binary import read_mask
@@ -105,7 +105,7 @@ def _drawn_masks(image: Path, masks: Mapping[str, Path], drawing: Drawing) -> Pa
 
 def _united(image: Path, masks: Mapping[str, Path], drawing: Drawing) -> np.ndarray:
     """Draws the masks of an image's classes, later classes over earlier ones: (H, W) uint8."""
-    size = read_image(image).shape[:2]
+    size = read_stored(image).values.shape[:2]
     values, overlap = np.full(size, drawing.ground, dtype=np.uint8), 0
     taken = np.zeros(size, dtype=bool)
     for name in (name for name in drawing.values if name in masks):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,32 +12,35 @@ from numpy.typing import ArrayLike
 
 from samtune.base.disk import write_bytes, write_text
 from samtune.base.machine import pick_device
+from samtune.data.channels.read import read_pixels, shown
 from samtune.data.formats.annotations import Annotated
 from samtune.data.frames import Collate, resize_longest
-from samtune.data.pictures import read_image
 from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.panels import save_panels
-from samtune.tasks.predict import Prediction as Request
 from samtune.tasks.predict import (
+    STACK,
     check_one_image,
+    check_stack,
     checked_format,
     checked_image,
     find_images,
     predict_each,
+    predict_stack,
     save_annotations,
     targets_of,
     targets_of_format,
 )
+from samtune.tasks.predict import Prediction as Request
 from samtune.tasks.prompted import png_of, predict_prompted
 from samtune.tasks.prompts import PromptError, checked_boxes, checked_points
 from samtune.tasks.semantic.draw import map_row
 from samtune.tasks.semantic.evaluate import MapDescription, MapPrediction, predict_maps
 from samtune.tasks.semantic.outputs import annotated, geojson, palette_png
-from samtune.types import ImageArray, Prediction, Sample
+from samtune.types import PixelArray, Prediction, Sample
 
-SUFFIXES = {"png": ".png", "geojson": ".geojson"}
+SUFFIXES = {"png": ".png", "geojson": ".geojson", STACK: ".tif"}
 """Format of answers to the ending of their files, beside the formats of annotations."""
 
 
@@ -56,16 +60,16 @@ class MapPredictor:
         """
         return cls(*load_merged(Path(path), MapDescription, device=pick_device(device)))
 
-    def predict(self, image_hwc_uint8: ImageArray) -> MapPrediction:
-        """Predicts the classes of one (H, W, 3) uint8 RGB image, at its size.
+    def predict(self, image_hwc_uint8: PixelArray) -> MapPrediction:
+        """Predicts the classes of one image, at its size: (H, W, 3) uint8 RGB, or as of `predict_prompted`.
 
         Raises:
             DataError: not such an image.
             NonFiniteError: the model returns NaN or infinity.
         """
-        image = checked_image(image_hwc_uint8)
+        image = checked_image(image_hwc_uint8, self.info.pixels)
         small = resize_longest(image, self.model.image_size)
-        pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (3, h, w)
+        pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (C, h, w)
         target = torch.zeros(small.shape[:2], dtype=torch.uint8)
         sample = Sample("the image", pixels, target, np.zeros(image.shape[:2], dtype=np.uint8))
         batch = Collate(self.model.image_size)([sample]).to(self.model.device)
@@ -73,10 +77,11 @@ class MapPredictor:
         return found
 
     def segment(
-        self, image_hwc_uint8: ImageArray, *, boxes_xyxy: ArrayLike | None = None, points_xy: ArrayLike | None = None
+        self, image_hwc_uint8: PixelArray, *, boxes_xyxy: ArrayLike | None = None, points_xy: ArrayLike | None = None
     ) -> Prediction:
         """Predicts the mask of a prompted object, by Segment Anything's own tokens; see `predict_prompted`."""
-        return predict_prompted(self.model, image_hwc_uint8, boxes_xyxy=boxes_xyxy, points_xy=points_xy)
+        how: Any = {"boxes_xyxy": boxes_xyxy, "points_xy": points_xy, "pixels": self.info.pixels}
+        return predict_prompted(self.model, image_hwc_uint8, **how)
 
 
 def predict_map_files(request: Request) -> str:
@@ -88,6 +93,7 @@ def predict_map_files(request: Request) -> str:
             answers of the others are written.
         DiskError: `out` can't be written.
     """
+    check_stack(request)
     form = checked_format(request, SUFFIXES)
     predictor = MapPredictor.from_file(request.checkpoint, device=request.device)
     images, written = find_images(request.paths), request.out
@@ -95,14 +101,16 @@ def predict_map_files(request: Request) -> str:
         targets = targets_of(images, request.out, SUFFIXES[form])
     else:
         targets = targets_of_format(images, request.out, form)
+    if request.stack:
+        return _predict_stacks(predictor, request, targets)
     if request.box_xyxy is not None or request.points_xy:
         return _segment_files(predictor, request, targets)
 
     def answer(path: Path) -> Annotated | None:
-        image = read_image(path)
+        image = read_pixels(path, predictor.info.pixels)
         found = predictor.predict(image)
         if request.overlay:
-            row = map_row(image, None, found.places, predictor.table.names)
+            row = map_row(shown(image), None, found.places, predictor.table.names)
             save_panels(request.out / "overlays", [(path.stem, row)])
         if form not in SUFFIXES:
             return annotated(path, found, predictor.table)
@@ -122,6 +130,19 @@ def predict_map_files(request: Request) -> str:
     return f"{len(found)} maps of classes in {written}"
 
 
+def _predict_stacks(predictor: MapPredictor, request: Request, targets: dict[Path, Path]) -> str:
+    """Writes the maps of the slices of each TIFF as the pages of another, in the values of the data."""
+    values = np.array(predictor.table.values, dtype=np.uint8)
+
+    def answer(image: PixelArray) -> np.ndarray:
+        return values[predictor.predict(image).places]
+
+    stacks = predict_each(
+        list(targets), lambda path: predict_stack(path, targets[path], answer, predictor.info.pixels), what="stack"
+    )
+    return f"{len(stacks)} stacks of maps in {request.out}"
+
+
 def _segment_files(predictor: MapPredictor, request: Request, targets: dict[Path, Path]) -> str:
     """Writes the mask of the prompted object of each image, 0 and 255."""
     if request.format not in (None, "png") or request.overlay:
@@ -133,7 +154,7 @@ def _segment_files(predictor: MapPredictor, request: Request, targets: dict[Path
 
     def write(path: Path) -> None:
         try:
-            found = predictor.segment(read_image(path), boxes_xyxy=box, points_xy=points)
+            found = predictor.segment(read_pixels(path, predictor.info.pixels), boxes_xyxy=box, points_xy=points)
         except PromptError as err:
             raise DataError(f"{path}: {err}") from err
         write_bytes(targets[path], png_of(found.mask))

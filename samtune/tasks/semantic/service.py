@@ -29,6 +29,7 @@ class MapService(Service):
 
     def __init__(self, predictor: MapPredictor) -> None:
         self.predictor = predictor
+        self.pixels = predictor.info.pixels
 
     @classmethod
     def from_file(cls, path: Path, *, device: str) -> Self:
@@ -37,7 +38,7 @@ class MapService(Service):
     def about(self) -> dict[str, Any]:
         info = self.predictor.info
         return {
-            **{key: getattr(info, key) for key in ("task", "model", "image_size")},
+            **{key: getattr(info, key) for key in ("task", "model", "image_size", "channels", "range")},
             "prompt": "none",
             "classes": [
                 {"name": name, "value": value, "colour": colour}

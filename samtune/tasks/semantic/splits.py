@@ -3,11 +3,12 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from samtune.config.pixels import RGB, Pixels
 from samtune.data.formats.drawing import GROUND, Drawing, scan_drawn
 from samtune.data.formats.table import ANY, FORMATS, Source, find_format, left_out, names_classes
 from samtune.data.pair_splits import MaskKind, SplitMode, resolve_parts, verify_parts
@@ -59,19 +60,27 @@ class MapSplits(Splits[Pair]):
 
 
 def kind_of(
-    folder: Path, names: Names | None, ignore: int, *, trains: bool = True, source: Source = ANY
+    folder: Path,
+    names: Names | None,
+    ignore: int,
+    *,
+    trains: bool = True,
+    source: Source = ANY,
+    pixels: Pixels | None = None,
 ) -> MaskKind[MapFacts]:
     """Returns how the maps of a data folder are read whose classes have these names, or are those found.
 
     Args:
         trains: every class must be there to learn; else maps are only measured against.
         source: in which format the folder is read, and which of its categories are classes.
+        pixels: what the model takes of the images; None where there is no model yet.
 
     Raises:
         ConfigError: annotations of several formats, or categories of maps without names.
         DataError: annotations that can't be read, or categories that they don't have.
     """
-    return _reading(folder, Wanted(names, {}, ignore, trains), source)[0]
+    kind, _ = _reading(folder, Wanted(names, {}, ignore, trains), source)
+    return replace(kind, pixels=pixels, tuned=not trains)
 
 
 def resolve_maps(
@@ -83,6 +92,7 @@ def resolve_maps(
     seed: int = 0,
     given: Given = NONE_GIVEN,
     source: Source = ANY,
+    pixels: Pixels = RGB,
 ) -> MapSplits:
     """Checks a data folder and returns its parts; arguments and errors as of `samtune.data.pair_splits.resolve_parts`.
 
@@ -93,6 +103,7 @@ def resolve_maps(
     """
     folder = Path(folder)
     kind, wanted = _reading(folder, Wanted(names, {}, ignore, True), source)
+    kind = replace(kind, pixels=pixels)
     parts = resolve_parts(folder, kind, split=split, seed=seed, given=given)
     facts = map_facts([pair.mask for part in PARTS for pair in getattr(parts, part)])
     table = ClassTable.of(wanted.found(found for found in facts if not isinstance(found, DataError)), ignore)

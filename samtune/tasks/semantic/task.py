@@ -62,16 +62,19 @@ class SemanticTask(PixelTask[SemanticConfig]):
             seed=config.run.seed,
             given=Given(data.train, data.val, data.test),
             source=Source(data.format, data.categories),
+            pixels=self.pixels,
         )
         count, size = len(splits.table.names), config.model.image_size
-        model = build_model(name, checkpoint=self.checkpoint(), image_size=size, classes=count)
-        options = self.loader_options()
-        return model, build_map_data(splits, options, image_size=model.image_size, augment=data.augment)
+        added = {"classes": count, "channels": self.pixels.channels}
+        model = build_model(name, checkpoint=self.checkpoint(), image_size=size, **added)
+        how: Any = {"image_size": model.image_size, "augment": data.augment, "pixels": self.pixels}
+        return model, build_map_data(splits, self.loader_options(), **how)
 
     def skeleton(self) -> Backbone:
         model = self.config.model
         with torch.device("meta"):  # two classes do for a check: how many there are, the data says
-            return build_model(model.name, checkpoint=RANDOM, image_size=model.image_size, classes=2)
+            added = {"classes": 2, "channels": model.channels}
+            return build_model(model.name, checkpoint=RANDOM, image_size=model.image_size, **added)
 
     def target_text(self) -> str:
         return ""
@@ -114,7 +117,7 @@ class SemanticTask(PixelTask[SemanticConfig]):
     ) -> MapDescription:
         table = _table(loaders)
         own = {"classes": table.names, "values": table.values, "ignore_index": table.ignore}
-        own |= {"categories": self.config.data.categories}
+        own |= {"categories": self.config.data.categories, "range": self.config.data.range}
         return MapDescription.of(model, base_hash=base_hash, additions=additions, **own)
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:

@@ -92,7 +92,7 @@ def test_every_key_says_what_it_is(config: type[Config]) -> None:
         ("train: {seed: 3}", "train.seed: unknown key. Did you mean 'run.seed'?"),
         ("trian: {lr: 1}", "trian: unknown key. Did you mean 'train'?"),
         ("lr: 1", "lr: unknown key. Did you mean 'train.lr'?"),
-        ("model: {zzz: 1}", "model.zzz: unknown key. Keys of model: name, checkpoint, image_size."),
+        ("model: {zzz: 1}", "model.zzz: unknown key. Keys of model: name, checkpoint, image_size, channels."),
         ("train: {epochs: true}", "train.epochs: true, expected an integer."),
         ("train: {epochs: 0}", "train.epochs: 0, expected a value >= 1. (passes over the training images)"),
         ("train: {epochs: 2.5}", "train.epochs: 2.5, expected an integer."),

@@ -17,6 +17,7 @@ from samtune.data.facts import (
     image_facts,
     near_across,
     near_pairs,
+    rgb_facts,
 )
 from samtune.errors import DataError
 
@@ -57,7 +58,7 @@ def test_facts_of_an_image(tmp_path: Path) -> None:
         upright, turned, odd, bad = image_facts([tmp_path / f"{name}.png" for name in "abcd"])
         assert (upright.width, upright.height, upright.orientation, upright.oddities) == (30, 20, 1, [])
         assert turned == upright._replace(orientation=6)  # the same picture
-        assert [line.split(",")[0] for line in odd.oddities] == ["16-bit image", "constant image"]
+        assert [line.split(",")[0] for line in odd.oddities] == ["constant image"] and odd.levels == [700] * 4
         assert isinstance(bad, DataError) and str(bad).startswith(f"{tmp_path / 'd.png'}: not a PNG")
     with pytest.raises(DataError, match=r"d\.png: not a PNG"):
         hash_images([tmp_path / "a.png", tmp_path / "d.png"])
@@ -70,7 +71,7 @@ def test_deep_images_say_how_they_are_read(tmp_path: Path, suffix: str) -> None:
     cv2.imwrite(str(grey), values)
     cv2.imwrite(str(colour), np.dstack([values] * 3))  # Pillow can't write such a file
     Image.fromarray(np.dstack([values] * 3).astype(np.uint8)).save(plain)
-    lines = [facts.oddities for facts in image_facts([grey, colour, plain]) if isinstance(facts, ImageFacts)]
+    lines = [facts.oddities for facts in rgb_facts([grey, colour, plain]) if isinstance(facts, ImageFacts)]
     scaled = "16-bit image, scaled to 8 bits as one of 12 bits (0 to 4095); save it with 8 bits for another scale"
     upper = "16-bit colour image, the upper 8 bits are read; save it with 8 bits if that is too dark"
     assert lines == [[scaled], [upper], []]

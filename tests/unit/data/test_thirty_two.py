@@ -228,10 +228,6 @@ MASK_WARNINGS = {
         ],
         "images/t1.png: EXIF orientation 6 on image and mask, applied to both",
     ),
-    "16-bit image": Case(
-        lambda p: picture(noise()[..., 0].astype(np.uint16) * 16, p / "images/t1.png"),
-        "t1.png: 16-bit image, scaled to 8 bits as one of 12 bits (0 to 4095)",
-    ),
     "all-black mask": Case(lambda p: picture(mask(p) * 0, p / "masks/t1.png"), "t1.png: mask is all background"),
     "all-white mask": Case(lambda p: picture(mask(p) | 255, p / "masks/t1.png"), "t1.png: mask is all foreground"),
     "constant image": Case(

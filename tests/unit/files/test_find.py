@@ -76,7 +76,7 @@ def test_it_predicts_by_a_box() -> None:
 
 
 def test_nothing_is_drawn_to_describe_a_large_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samtune.models.sam.vit.load_sam", lambda model, _, classes: kinds.append(model.device.type))
+    monkeypatch.setattr("samtune.models.sam.vit.load_sam", lambda model, _, **added: kinds.append(model.device.type))
     kinds: list[str] = []
     monkeypatch.setitem(VITS, "sam_vit_h", toy.SPEC)
     assert describe_file(Path("sam_vit_h")).image_size == toy.SIZE

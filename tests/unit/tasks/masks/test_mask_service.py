@@ -40,6 +40,8 @@ def test_about(service: MaskService) -> None:
         "task": "segmentation",
         "model": "sam_tiny",
         "image_size": 64,
+        "channels": 3,
+        "range": None,
         "prompt": "box",
         "threshold": 0.5,
         "base_hash": "ab" * 32,

@@ -157,11 +157,11 @@ def test_cache_decodes_once_and_changes_nothing(make_folder, monkeypatch: pytest
     cached = SegmentationDataset(pairs, image_size=64, augment=True, cache=True)
     cached.fill_cache()
 
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, pixels: object) -> None:
         raise AssertionError(f"{path} decoded again")
 
     expected = [plain[i] for i in range(4)]
-    monkeypatch.setattr(segmentation, "read_image", refuse)
+    monkeypatch.setattr(segmentation, "read_pixels", refuse)
     assert all(same(cached[i], expected[i]) for i in range(4))
     assert all(same(cached[i], expected[i]) for i in range(4))  # augmenting leaves the cache as it was
 
