@@ -33,7 +33,7 @@ MASKS = (
     *TRAIN, "model.name=toy_net", "model.image_size=64", "data.prompt=box", "data.augment=false", "data.cache=true",
     "data.split=files", "score.loss=task", "select={name: gps, budget: 40}", "tune.exclude=[stem]", "tune.biases=false",
     "tune.decoder=false", "train.checkpointing=true", "loss={dice_weight: 0.25, bce_weight: 4.0}",
-    "eval={split: val, metrics: [hd95], empty: nan, overlays: 0}",
+    "eval={split: val, metrics: [hd95], overlays: 0}",
 )  # fmt: skip
 CLASSES = (
     "task=classification", *TRAIN, "model.name=vit_mini", "model.checkpoint=random",
@@ -149,7 +149,6 @@ def test_how_to_read_arrives(masks_calls: Calls, classes_calls: Calls, name: str
         ("loss.dice_weight", 0.25),
         ("loss.bce_weight", 4.0),
         ("evaluate.split", "val"),
-        ("evaluate.empty", "nan"),
         ("fit.model.checkpointing", True),
     ],
 )

@@ -63,7 +63,14 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         config, data = self.config, self.config.data
         model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=config.model.image_size)
         given = Given(data.train, data.val, data.test)
-        splits = resolve_split(find_path(data.dir), split=data.split, seed=config.run.seed, given=given)
+        splits = resolve_split(
+            find_path(data.dir),
+            split=data.split,
+            seed=config.run.seed,
+            given=given,
+            empty=data.empty if data.prompt == "none" else "skip",
+        )
+        by_task = needs is not None and needs.loss == "task"
         loaders = build_data(
             splits if data.shots is None else splits.with_few(data.shots, config.run.seed),
             self.loader_options(),
@@ -71,7 +78,8 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
             prompt=data.prompt,
             augment=data.augment,
             # contrast is between the whole foreground and the background; the task's loss wants the task's prompt
-            score_prompt=data.prompt if needs is not None and needs.loss == "task" else "none",
+            score_prompt=data.prompt if by_task else "none",
+            score_empty=by_task,
         )
         return model, loaders
 
@@ -112,7 +120,6 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
             loaders.part(how.split),
             metrics=(*DEFAULT_METRICS, *options.metrics) if how.full else (),
             split=how.split,
-            empty=options.empty,
             autocast_dtype=how.autocast,
             on_batch=on_batch,
         )
