@@ -126,13 +126,13 @@ def overlay_row(
             raise ValueError(f"the {label} has {mask.shape} pixels and the image has {image.shape[:2]}.")
     scale = panel_scale(image)
     picture, found = scaled(image, scale), scaled(prediction, scale)
-    answer = captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION))
+    answer = captioned(outlined(picture, found, PREDICTION), ("prediction", PREDICTION))
     words = [("image", INK), *([("prompt", PROMPT)] if marks != NO_MARKS else [])]
     panels = [captioned(_marked(picture, marks, scale), *words), answer]
     if truth is not None:
         wanted = scaled(truth, scale)
         legend = (("right", TRUE_POSITIVE), ("extra", FALSE_POSITIVE), ("missed", FALSE_NEGATIVE))
-        panels.insert(1, captioned(_outlined(picture, wanted, TRUTH), ("truth", TRUTH)))
+        panels.insert(1, captioned(outlined(picture, wanted, TRUTH), ("truth", TRUTH)))
         panels.append(captioned(_error_map(picture, wanted, found), *legend))
     return side_by_side(panels)
 
@@ -148,7 +148,8 @@ def _marked(picture: ImageArray, marks: Marks, scale: float) -> ImageArray:
     return drawn
 
 
-def _outlined(picture: ImageArray, mask: MaskArray, colour: tuple[int, int, int]) -> ImageArray:
+def outlined(picture: ImageArray, mask: MaskArray, colour: tuple[int, int, int]) -> ImageArray:
+    """Draws the outlines of an (H, W) bool mask on a picture of its size."""
     drawn = picture.copy()
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     # A dark line below keeps the outline visible on a background of its own colour.
