@@ -1,7 +1,7 @@
 """Which settings follow from what was found, on this machine? Each with its reason.
 
-The times are of sam_lite on two cores of a Xeon (configs/kvasir_lite.yaml), taken to grow with the area of the input and
-to fall with the number of cores.
+The times are of sam_lite on two cores of a Xeon (configs/kvasir_lite.yaml), and taken to grow with the area of the
+input and to fall with the number of cores.
 """
 
 import math
@@ -127,11 +127,11 @@ def _data(found: Found) -> Iterator[Setting]:
         yield Setting("data.augment", "light", "crops and flips; none, if left and right differ in your classes")
         return
     if found.task == "semantic":
-        names = {number: share.name for number, share in enumerate(found.classes)}
-        if all(name == f"class {number}" for number, name in names.items()):
-            why = f"{len(names)} values were found; give them names here, and take out what is no class"
-            yield Setting("data.classes", names, why)
-        yield Setting("data.ignore_index", 255, "the value of pixels that count nowhere; another, if yours is another")
+        names = {share.value: share.name for share in found.classes}
+        if all(name == f"class {value}" for value, name in names.items()):
+            yield Setting("data.classes", names, f"{len(names)} values were found; give them their names")
+        why = "the value of pixels that count nowhere; if one of the classes means that, take it out and put it here"
+        yield Setting("data.ignore_index", 255, why)
         yield Setting("data.augment", "upright", "mild changes and a flip; turns, if your pictures have no up")
         return
     yield Setting("data.prompt", "none", "the whole foreground is wanted, with nobody to click")

@@ -27,10 +27,11 @@ class Sample(NamedTuple):
 
 
 class Share(NamedTuple):
-    """A class, and its share of the pixels or pictures, in [0, 1]."""
+    """A class, its share of the pixels or pictures, in [0, 1], and its value in the masks where they have values."""
 
     name: str
     share: float
+    value: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,11 @@ class Found:
         notes: what the check of the data says.
         classes: by name; empty where there is one foreground.
         empty: pictures without an object.
-        sides: of objects, as a part of the longer side of their picture, from a sample; empty where there are none.
+        sides: of objects, rising, as a part of the longer side of their picture, from a sample; of classes that of
+            the largest piece in each picture; empty where there are none.
         per_picture: median number of objects in a picture of the sample.
         samples: of train, spread evenly.
+        legend: draws the colours of the classes below the samples, for a width in pixels; None needs none.
     """
 
     task: str
@@ -81,6 +84,7 @@ class Found:
     sides: Sequence[float] = ()
     per_picture: int = 0
     samples: Sequence[Sample] = ()
+    legend: Callable[[int], ImageArray] | None = None
 
     @property
     def total(self) -> int:

@@ -21,6 +21,7 @@ from samtune.tasks.masks.draw import TRUTH, outlined
 from samtune.tasks.masks.splits import resolve_split, with_object
 from samtune.tasks.panels import INK, captioned
 from samtune.tasks.prompts import MIN_AREA
+from samtune.tasks.semantic.draw import legend
 from samtune.tasks.semantic.maps import ClassTable, map_facts
 from samtune.tasks.semantic.outputs import class_colours
 from samtune.tasks.semantic.splits import MapSplits, resolve_maps
@@ -71,10 +72,12 @@ def look_at_maps(folder: Path, why: str) -> Found:
     splits = resolve_maps(folder, names=None, ignore=IGNORE)
     pairs = [pair for part in PARTS for pair in getattr(splits, part)]
     chosen = [splits.train[i] for i in spread(splits.train, SAMPLES)]
+    names = splits.table.names
     objects = []
     for index in spread(splits.train, MEASURED):
         places = splits.table.places(splits.train[index].mask)
-        objects.append(_sides(places == place for place in range(len(splits.table.names))))
+        pieces = (_sides([places == place]) for place in range(len(names)))
+        objects.append([max(sides) for sides in pieces if sides])
     return Found(
         task="semantic",
         why=why,
@@ -84,6 +87,7 @@ def look_at_maps(folder: Path, why: str) -> Found:
         classes=_pixel_shares(splits),
         **_objects(objects),
         samples=[Sample(pair.name, pair.image, partial(_tint, pair, splits.table)) for pair in chosen],
+        legend=partial(legend, range(len(names)), names),
     )
 
 
@@ -124,8 +128,8 @@ def _pixel_shares(splits: MapSplits) -> list[Share]:
     for facts in map_facts([pair.mask for pair in splits.train]):
         if not isinstance(facts, DataError):
             pixels.update(dict(facts.pixels))
-    values = [pixels[value] for value in splits.table.values]
-    return [Share(name, value / sum(values)) for name, value in zip(splits.table.names, values, strict=True)]
+    table, total = splits.table, sum(pixels[value] for value in splits.table.values)
+    return [Share(name, pixels[v] / total, v) for v, name in zip(table.values, table.names, strict=True)]
 
 
 def _picture_shares(splits: ClassSplits) -> list[Share]:

@@ -1,6 +1,6 @@
 """One picture of samples with what their masks or classes say, to see at a glance whether that is right."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -15,8 +15,8 @@ ACROSS = 4
 NAME = 34  # letters of a name
 
 
-def sample_sheet(samples: Sequence[Sample]) -> ImageArray:
-    """Draws up to `ACROSS` samples in a row, each below its name: (H, W, 3) uint8 RGB."""
+def sample_sheet(samples: Sequence[Sample], legend: Callable[[int], ImageArray] | None = None) -> ImageArray:
+    """Draws up to `ACROSS` samples in a row, each below its name, above a legend: (H, W, 3) uint8 RGB."""
     cells = [_cell(sample) for sample in samples]
     height, width = (max(cell.shape[axis] for cell in cells) for axis in (0, 1))
     rows = -(-len(cells) // ACROSS)
@@ -25,7 +25,7 @@ def sample_sheet(samples: Sequence[Sample]) -> ImageArray:
     for number, cell in enumerate(cells):
         y, x = (number // ACROSS) * (height + 6), (number % ACROSS) * (width + 6)
         sheet[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
-    return sheet
+    return sheet if legend is None else np.vstack([sheet, legend(sheet.shape[1])])
 
 
 def _cell(sample: Sample) -> ImageArray:

@@ -56,8 +56,9 @@ def _objects(found: Found) -> dict[str, str]:
     if not found.sides:
         return {}
     low, middle, high = (found.sides[int(part * (len(found.sides) - 1))] for part in (0.1, 0.5, 0.9))
+    what = "largest pieces of the classes" if found.task == "semantic" else "pieces"
     side = f"side {middle:.1%} of the picture's longer side (80 %: {low:.1%} to {high:.1%})"
-    return {"objects": f"{found.per_picture} in a picture (median), {side}"}
+    return {"objects": f"{found.per_picture} {what} in a picture (median), {side}"}
 
 
 def _counted(counts: Mapping[str, int]) -> str:
