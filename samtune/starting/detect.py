@@ -1,9 +1,9 @@
 """What kind of data is in a folder? Where that is unclear, or something is missing: what was found, what would do."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from samtune.data.pictures import SUFFIXES, is_picture
-from samtune.data.verify import list_problems
 from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.starting.labels import label_kind
 from samtune.starting.readers import READERS
@@ -38,7 +38,7 @@ def find_task(folder: Path, asked: str | None) -> tuple[str, str]:
         return asked, "asked for by --task"
     fitting = [name for name in READERS if TASKS[name].load().recognises(folder)]
     if not fitting:
-        raise DataError(list_problems(f"{folder}: {_contents(folder)}. What would do", LAYOUTS))
+        raise DataError(_listed(f"{folder}: {_contents(folder)}. What is missing is one of these layouts", LAYOUTS))
     if "segmentation" not in fitting or ("semantic" in fitting and _names_classes(folder)):
         return fitting[-1], READERS[fitting[-1]].layout
     return _of_masks(folder)
@@ -55,12 +55,14 @@ def _of_masks(folder: Path) -> tuple[str, str]:
     binary = "one foreground: save (mask > 0) * 255 as PNG in masks/, then --task segmentation"
     if kind == "objects":
         readings = [line for line in readings if not line.startswith("--task semantic")]
-        raise DataError(
-            list_problems(f"{folder}: {words}, too many for classes: each is an object", [*readings, binary])
-        )
-    raise DataError(
-        list_problems(f"{folder}: {words}. That can be read in several ways; choose one", [*readings, binary])
-    )
+        title = f"{folder}: {words}, too many for classes, so each is an object. What can be done with them"
+    else:
+        title = f"{folder}: {words}. That can be read in several ways; choose one"
+    raise DataError(_listed(title, [*readings, binary]))
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"{title}:", *(f"  - {line}" for line in lines)])
 
 
 def _names_classes(folder: Path) -> bool:

@@ -60,8 +60,8 @@ def _sample(folder: Path) -> Iterator[Labels]:
         except DataError:
             continue  # the check of the data tells it, with all others
         levels = np.unique(values).tolist()
-        if len(levels) > 8 and 240 <= levels[-1] <= 255 and _mostly_two(values):
-            continue  # grey edges of a soft mask
+        if len(levels) > 8 and 240 <= levels[-1] <= 255 and (_mostly_two(values) or len(levels) <= levels[-1]):
+            continue  # grey edges of a soft mask: few pixels, or levels with gaps between them
         yield Labels([v for v in levels if v not in (0, 255)] or [v for v in levels if v], _alone(values, levels))
 
 
