@@ -130,6 +130,8 @@ def test_how_to_read_arrives(masks_calls: Calls, classes_calls: Calls, name: str
     [
         ("resolve_split.split", "files"),
         ("resolve_split.seed", 7),
+        ("resolve_split.empty", "skip"),  # who prompts for objects leaves out what shows none
+        ("build_data.score_empty", True),
         ("resolve_split.given.train", None),
         ("build_data.options.cache", True),
         ("build_data.image_size", 64),

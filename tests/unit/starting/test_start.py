@@ -114,7 +114,7 @@ def test_values_of_masks(make_folder) -> None:
     soft = np.clip(300 - ((y - 15) ** 2 + (x - 20) ** 2) * 2.0, 0, 255).astype(np.uint8)
     save_masks(folder, [soft] * 12)
     assert label_kind(folder)[0] == "two"  # its reader says what is wrong
-    with pytest.raises(DataError, match="not a binary mask: .* save"):
+    with pytest.raises(DataError, match=r"not a binary mask: .* save"):
         start(folder)
 
 
