@@ -78,6 +78,7 @@ def _contents(folder: Path) -> str:
         return "an empty folder"
     pictures = sum(is_picture(path) for path in paths)
     if pictures:
-        return f"found {pictures} pictures without masks or classes; what they show has to come from you"
+        some = f"found {pictures} picture{'s' * (pictures != 1)} without masks or classes"
+        return f"{some}; what they show has to come from you"
     names = ", ".join(ascii(path.name)[1:-1] for path in paths[:SHOWN]) + (", ..." if len(paths) > SHOWN else "")
     return f"found {names}; no picture ({' '.join(SUFFIXES)})"

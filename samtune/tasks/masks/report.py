@@ -117,7 +117,9 @@ class Report(AnyReport):
         if not (count := numbers["empty_images"]):
             return []
         share = numbers["empty_false"]
-        text = f"{count} images without an object, in no mean: {share:.1%} of them with a false mask"
+        text = (
+            f"{count:g} image{'s' * (count != 1)} without an object, in no mean: {share:.1%} of them with a false mask"
+        )
         if share:
             area = numbers["empty_false_area"]
             part = "" if math.isnan(area) else f", {area:.2%} of the picture"

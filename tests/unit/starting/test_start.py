@@ -142,7 +142,7 @@ def test_what_is_missing_is_said(tmp_path: Path, make_folder, capsys: pytest.Cap
         start(empty)
     picture = make_folder(["a"]) / "images" / "a.png"
     (empty / "a.png").write_bytes(picture.read_bytes())
-    with pytest.raises(DataError, match="found 1 pictures without masks or classes"):
+    with pytest.raises(DataError, match="found 1 picture without masks or classes"):
         start(empty)
     with pytest.raises(DataError, match="is a file; name the folder"):
         start(picture)

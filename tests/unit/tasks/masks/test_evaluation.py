@@ -198,7 +198,7 @@ def test_images_without_false_masks_have_no_area() -> None:
     rows = (measure("a", prediction_of(nothing), nothing), row("b", 0.4))
     report = Report(rows, "test", {})
     assert report.without_object == {"empty_images": 1, "empty_false": 0.0}
-    assert report.apart() == ["1 images without an object, in no mean: 0.0% of them with a false mask"]
+    assert report.apart() == ["1 image without an object, in no mean: 0.0% of them with a false mask"]
     assert Report(rows[1:], "test", {}).without_object == {"empty_images": 0}
     assert Report(rows[1:], "test", {}).apart() == []
 
