@@ -65,6 +65,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory_gib(device: torch.device) -> float:
+    """Returns the memory of a GPU, or of the machine, in GiB: what it has, not what is free just now."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / 2**30
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
 def forget_peak(device: torch.device) -> float:
     """Starts to measure the peak anew, where the system can, and returns the MiB in use now."""
     if device.type == "cuda":

@@ -18,6 +18,7 @@ from samtune.base import environment
 from samtune.base.launch import end_with_parent, is_rank
 from samtune.base.signals import end_by_signals
 from samtune.cli.files import data_app, files_app
+from samtune.cli.start import start_app
 from samtune.cli.train import train_app
 from samtune.cli.use import use_app
 from samtune.errors import SamtuneError
@@ -51,7 +52,8 @@ def _root(
     console.setup_logging(debug=debug)
 
 
-app.add_typer(train_app)  # without a name: its commands are on the top level
+app.add_typer(start_app)  # without a name: its commands are on the top level
+app.add_typer(train_app)
 app.add_typer(use_app)
 app.add_typer(files_app)
 app.add_typer(data_app, name="data", rich_help_panel="Files")

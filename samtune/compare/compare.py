@@ -8,7 +8,7 @@ from typing import Any
 
 from samtune.compare.against import Difference, definitions_against, differences, find_method, tests_grid
 from samtune.compare.read import Method, Row, base_values, check_same_images, load_methods
-from samtune.compare.tables import Grid, cost_grid, cost_numbers, counts_grid, definitions, to_text
+from samtune.compare.tables import Grid, apart_grids, cost_grid, cost_numbers, counts_grid, definitions, to_text
 from samtune.compare.tasks import TaskComparison, compare_tasks
 from samtune.errors import ConfigError, DataError
 from samtune.sweep.settings import ONE_TASK
@@ -89,7 +89,8 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Returns tables: results, tests if there are any, trainable parameters by line, and cost."""
-        return to_text([*self.results, counts_grid(self.methods), cost_grid(self.methods)], self.notes)
+        costs = (counts_grid(self.methods), cost_grid(self.methods))
+        return to_text([*self.results, *apart_grids(self.methods), *costs], self.notes)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the same numbers, unrounded and in [0, 1]; what is not known is null."""

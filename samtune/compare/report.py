@@ -8,7 +8,7 @@ from pathlib import Path
 from samtune.compare.charts import GAINS, SURE, draw_effects, draw_gain
 from samtune.compare.compare import Compared
 from samtune.compare.pictures import SameImage, same_images
-from samtune.compare.tables import Grid, cost_grid, counts_grid
+from samtune.compare.tables import Grid, apart_grids, cost_grid, counts_grid
 from samtune.report.page import Chart, Kind, Page, Picture, Section, Table, save_page
 
 _WIDTH = 1040  # pixels: as wide as a page
@@ -32,13 +32,14 @@ def save_report(path: Path, comparison: Compared, *, command: str) -> None:
     runs = [run for method in with_runs for run in method.runs]
     one = len({task for method in with_runs for task in method.rows}) == 1
     images = {"Images": f"{runs[0].report.n_images:,} {runs[0].report.split}"} if one else {}
+    tables = [_table(grid) for grid in (comparison.results[0], *apart_grids(comparison.methods))]
     page = Page(
         kind="comparison",
         title=comparison.title,
         facts={"Rows": str(len(comparison.methods)), "Runs": str(len(runs)), **images, **against},
         cards=(),
         sections=[
-            Section("Results", "" if comparison.against else _NO_ROW, tables=[_table(comparison.results[0])]),
+            Section("Results", "" if comparison.against else _NO_ROW, tables=tables),
             *_differences(comparison),
             *_pictures(same_images(comparison.methods), next(iter(runs[0].metrics))),
             *_gain(comparison),

@@ -67,6 +67,12 @@ def counts_grid(methods: Sequence[Method]) -> Grid:
     return ("trainable parameters", *LINES), rows
 
 
+def apart_grids(methods: Sequence[Method]) -> list[Grid]:
+    """Returns what each run says of images that the means leave out; no table where none leaves out any."""
+    rows = [[f"{m.title}, seed {run.seed}", line] for m in methods for run in m.runs for line in run.report.apart()]
+    return [(("left out of the means", "what was found"), rows)] if rows else []
+
+
 def cost_grid(methods: Sequence[Method]) -> Grid:
     """Returns time and memory of each method; what is known of no run has no column."""
     costs = [cost_numbers(method) for method in methods]

@@ -8,7 +8,7 @@ from typing import Any
 
 from samtune.compare.against import Difference, Parts, definitions_against, differences, tests_grid
 from samtune.compare.read import Column, Method
-from samtune.compare.tables import Grid, cost_grid, cost_numbers, counts_grid, definitions, to_text
+from samtune.compare.tables import Grid, apart_grids, cost_grid, cost_numbers, counts_grid, definitions, to_text
 from samtune.config.papers import PublishedRow, published
 from samtune.errors import ConfigError, DataError
 
@@ -106,7 +106,8 @@ class TaskComparison:
 
     def to_markdown(self) -> str:
         """Returns tables: results, tests if there are any, trainable parameters of the first task, and cost."""
-        return to_text([*self.results, counts_grid(self.methods), cost_grid(self.methods)], self.notes)
+        costs = (counts_grid(self.methods), cost_grid(self.methods))
+        return to_text([*self.results, *apart_grids(self.methods), *costs], self.notes)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the same numbers, unrounded; accuracies in percent; what is not known is null."""

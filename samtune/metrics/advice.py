@@ -91,6 +91,15 @@ def parted(losses: Points, values: Points, *, name: str) -> list[str]:
     ]
 
 
+def resolving_size(side: float) -> int:
+    """Returns the smallest side in pixels of an input frame whose mask has `CELLS` x `CELLS` cells for an object.
+
+    Args:
+        side: of the object, as a part of the longer side of its picture, > 0.
+    """
+    return STEP * math.ceil(STRIDE * CELLS / side / STEP)
+
+
 def too_small(sides: Sequence[float], *, image_size: int) -> list[str]:
     """Says when objects are smaller than what the cells of a mask resolve, and which input frame would do.
 
@@ -100,7 +109,7 @@ def too_small(sides: Sequence[float], *, image_size: int) -> list[str]:
     """
     if not sides or (cells := median(sides) * image_size / STRIDE) >= CELLS:
         return []
-    wanted = STEP * math.ceil(image_size * CELLS / cells / STEP)
+    wanted = resolving_size(median(sides))
     remedy = f"model.image_size={wanted} would do"
     if wanted > LARGEST:
         remedy = f"no model.image_size would do (up to {LARGEST}): cut the pictures into tiles"

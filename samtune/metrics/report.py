@@ -88,6 +88,10 @@ class AnyReport(ABC):
         name = next(iter(self.values))
         return uncertain(self.ci95[name], n_images=self.n_images, name=name)
 
+    def apart(self) -> list[str]:
+        """Returns sentences on rows that the headline numbers leave out, with what was measured on them."""
+        return []
+
     def to_json(self, before: AnyReport | None = None, trainable: Mapping[str, float] | None = None) -> dict[str, Any]:
         """Returns the content of `metrics.json` but for the advice; an undefined number is null.
 
@@ -126,8 +130,9 @@ class AnyReport(ABC):
                 (name, before.values[name], value, intervals[name], *changes[name])
                 for name, value in self.values.items()
             ]
+        apart = [*self.apart(), *(f"before: {line}" for line in (before.apart() if before else []))]
         notes = [f"{name}: {self.definition[name]}" for name in (next(iter(self.values)), "ci95")]
-        return Table(columns, rows, f"{self.split}, {self.n_images} images", [*notes, *self.doubts])
+        return Table(columns, rows, f"{self.split}, {self.n_images} images", [*apart, *notes, *self.doubts])
 
     def save(
         self,

@@ -30,13 +30,15 @@ POOLED_METRICS: dict[str, PooledMetric] = {f.__name__: f for f in _POOLED}
 
 _RELEASED = "{} as released with GPS: background pixels are ignored, so all-foreground is 1. For comparison only."
 DEFINITIONS: dict[str, str] = {
-    "mDice": "Mean over images of the foreground Dice at probability > 0.5, at the original size.",
-    "mIoU": "Mean over images of the foreground IoU at probability > 0.5, at the original size.",
+    "mDice": "Mean over images of the foreground Dice at probability > 0.5, at the original size; only images whose "
+    "truth has foreground count.",
+    "mIoU": "Mean over images of the foreground IoU at probability > 0.5, at the original size; only images whose "
+    "truth has foreground count.",
     "ci95": "95 % percentile bootstrap interval of the mean over images (1000 resamples, seed 0).",
-    "dice": "2 TP / (2 TP + FP + FN) of the foreground, per image; both masks empty is 1, one empty is 0.",
-    "iou": "TP / (TP + FP + FN) of the foreground, per image; both masks empty is 1, one empty is 0.",
-    "precision": "TP / (TP + FP) per image; both masks empty is 1, one empty is 0.",
-    "recall": "TP / (TP + FN) per image; both masks empty is 1, one empty is 0.",
+    "dice": "2 TP / (2 TP + FP + FN) of the foreground, per image; undefined where the truth has no foreground.",
+    "iou": "TP / (TP + FP + FN) of the foreground, per image; undefined where the truth has no foreground.",
+    "precision": "TP / (TP + FP) per image, 0 of an empty prediction; undefined where the truth has no foreground.",
+    "recall": "TP / (TP + FN) per image; undefined where the truth has no foreground.",
     "mae": "Share of wrong pixels of the mask, per image; lower is better.",
     "classmean_dice": "Mean of foreground and background Dice, per image.",
     "classmean_iou": "Mean of foreground and background IoU, per image.",
@@ -49,7 +51,10 @@ DEFINITIONS: dict[str, str] = {
     "pooled_iou": "IoU of all pixels of the set at once; large objects dominate.",
     "gps_released_dice": _RELEASED.format("Dice"),
     "gps_released_iou": _RELEASED.format("IoU"),
-    "both_empty": "Number of images without foreground in truth and prediction.",
+    "empty_images": "Number of images without foreground in the truth; all other numbers leave them out.",
+    "empty_false": "Share of these images for which a mask is predicted; lower is better.",
+    "empty_false_px": "Mean area in pixels of these false masks.",
+    "empty_false_area": "Mean area of these false masks as a share of the picture.",
     **{
         f"{size}_{name}": f"{label} images whose object covers {share} of the picture."
         for size, share in (("small", "under 5 %"), ("medium", "5 to 20 %"), ("large", "20 % or more"))

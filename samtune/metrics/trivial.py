@@ -1,5 +1,6 @@
 """How good are answers that need no model? Otsu's threshold, foreground everywhere, the mean mask: what to beat."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ class TrivialMasks:
     """Answers every target of a batch without a model.
 
     Attributes:
-        dice: key of `TRIVIAL` -> the Dice of each target so far, at its original size.
+        dice: key of `TRIVIAL` -> the Dice of each target so far, at its original size; NaN without an object.
     """
 
     def __init__(self, mean: Mean | None) -> None:
@@ -53,15 +54,18 @@ class TrivialMasks:
                 answers = {"otsu_bright": bright, "otsu_dark": ~bright, "all_foreground": np.ones_like(bright)}
                 answers |= {} if self._mean is None else {"mean_mask": self._mean}
             for key, answer in answers.items():
-                self.dice.setdefault(key, []).append(dice(_scaled(answer, truth.shape), truth))
+                value = dice(_scaled(answer, truth.shape), truth) if truth.any() else math.nan
+                self.dice.setdefault(key, []).append(value)
 
 
 def mean_mask(masks: Iterable[MaskArray]) -> Mean | None:
     """Returns the (64, 64) part of a picture that is foreground in enough masks, whatever their sizes; None of none.
 
+    Masks without an object don't count, as in what it is compared with.
     Of the shares of masks that can be asked for, the one whose answer has the best Dice on these masks is taken.
     """
-    areas = [cv2.resize(mask.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for mask in masks]
+    shown = (mask.astype(np.float32) for mask in masks if mask.any())
+    areas = [cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for mask in shown]
     if not areas:
         return None
     mean, truths = np.mean(areas, axis=0), np.array(areas) > 0.5

@@ -34,7 +34,7 @@ MASKS = (
     "data.split=files", "data.format=pairs", "score.loss=task", "select={name: gps, budget: 40}",
     "tune.exclude=[stem]", "tune.biases=false", "tune.decoder=false",
     "train.checkpointing=true", "loss={dice_weight: 0.25, bce_weight: 4.0}",
-    "eval={split: val, metrics: [hd95], empty: nan, overlays: 0}",
+    "eval={split: val, metrics: [hd95], overlays: 0}",
 )  # fmt: skip
 CLASSES = (
     "task=classification", *TRAIN, "model.name=vit_mini", "model.checkpoint=random",
@@ -131,6 +131,8 @@ def test_how_to_read_arrives(masks_calls: Calls, classes_calls: Calls, name: str
     [
         ("resolve_split.split", "files"),
         ("resolve_split.seed", 7),
+        ("resolve_split.empty", "skip"),  # who prompts for objects leaves out what shows none
+        ("build_data.score_empty", True),
         ("resolve_split.given.train", None),
         ("resolve_split.source.format", "pairs"),
         ("resolve_split.source.categories", None),
@@ -152,7 +154,6 @@ def test_how_to_read_arrives(masks_calls: Calls, classes_calls: Calls, name: str
         ("loss.dice_weight", 0.25),
         ("loss.bce_weight", 4.0),
         ("evaluate.split", "val"),
-        ("evaluate.empty", "nan"),
         ("fit.model.checkpointing", True),
     ],
 )

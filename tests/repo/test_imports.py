@@ -18,7 +18,7 @@ PACKAGE = ROOT / "samtune"
 # From the top to the bottom: a folder imports itself and what stands before it. The root's own modules come first.
 FOLDERS = [
     "base", "config", "metrics", "report", "models", "scoring", "selection", "tuning", "insight", "files", "data",
-    "tasks", "run", "serve", "sweep", "compare", "cli",
+    "tasks", "starting", "run", "serve", "sweep", "compare", "cli",
 ]  # fmt: skip
 ROOT_MODULES = {"errors", "types", "console"}
 # The doors that others come in by: they name what is behind them, and nothing inside imports them.

@@ -1,15 +1,18 @@
 """The settings of a segmentation job: what they have beside `samtune.config.sections`."""
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from samtune.config import sections as shared
 from samtune.config.problems import Fault, impossible_pair, told
-from samtune.config.sections import LARGEST, PathText
+from samtune.config.sections import LARGEST, PathText, SelectorFacts
 from samtune.errors import unknown_name
 from samtune.tasks.sections import PixelData, PixelModel, PixelScore
+
+logger = logging.getLogger(__name__)
 
 
 class Data(PixelData):
@@ -20,6 +23,16 @@ class Data(PixelData):
     augment: bool = Field(
         True, description="random flips, quarter turns, a mild affine change and colours on training images"
     )
+    empty: Literal["refuse", "train"] = Field(
+        "refuse", description="pictures whose mask shows no object: an error, or trained on and counted apart"
+    )
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields pictures without an object where the model is told of one."""
+        yield from super().faults()
+        if self.empty == "train" and self.prompt != "none":
+            expected = f"refuse with data.prompt: {self.prompt}, which leaves out pictures with nothing to prompt for"
+            yield impossible_pair("empty", "train", expected, "prompt")
 
 
 class Tune(shared.Tune):
@@ -69,7 +82,6 @@ class Eval(shared.Eval):
     metrics: Annotated[tuple[Annotated[str, AfterValidator(_a_metric)], ...], Field(strict=False)] = Field(
         (), description="metrics beside Dice, IoU, precision and recall"
     )
-    empty: Literal["one", "nan"] = Field("one", description="score of an empty prediction for an empty truth")
     overlays: int = Field(3, ge=0, description="pictures of each of best, median and worst cases")
 
 
@@ -93,3 +105,14 @@ class SegmentationConfig(shared.Config):
             yield impossible_pair("data.augment", True, expected, "train.embeddings")
         if self.select.file is not None and not self.tune.decoder:
             yield impossible_pair("select.file", self.select.file, "no tune.decoder: false beside it", "tune.decoder")
+
+    @classmethod
+    def complete(cls, values: dict[str, Any], selectors: Mapping[str, SelectorFacts]) -> None:
+        """Takes out `eval.empty` of earlier versions, which mixed pictures without an object into the means."""
+        super().complete(values, selectors)
+        section = values.get("eval")
+        if isinstance(section, dict) and section.get("empty") in ("one", "nan"):
+            values["eval"] = {key: value for key, value in section.items() if key != "empty"}
+            logger.warning(
+                "eval.empty has no meaning any more: images without an object are counted apart (data.empty)"
+            )

@@ -15,6 +15,7 @@ from samtune.data.pairs import Pair
 from samtune.data.splits import Splits
 from samtune.errors import DataError
 from samtune.tasks.binary import mask_facts, read_mask
+from samtune.tasks.masks.splits import with_object
 from samtune.tasks.prompts import box_of, components, point_in
 from samtune.types import MaskArray, PixelArray, PromptMode, Sample, Size
 
@@ -132,6 +133,7 @@ def build_data(
     augment: bool = True,
     score_prompt: PromptMode = "none",
     pixels: Pixels = RGB,
+    score_empty: bool = True,
 ) -> Loaders:
     """Builds the loaders of `Batch`es, and logs the notes on the split.
 
@@ -140,12 +142,15 @@ def build_data(
         prompt: prompt mode of train, val and test.
         score_prompt: of `score`, in order of the split; the contrastive loss wants the whole foreground ("none").
         pixels: what the values of files become.
+        score_empty: score on images without an object too. In a contrastive loss their cells would only be more
+            background, which pulls the mean over cells away from what parts object and background.
 
     Raises:
         DataError: no training image has an object to prompt for.
     """
     dataset_of = partial(SegmentationDataset, image_size=image_size, seed=options.seed, pixels=pixels)
-    score = dataset_of(sorted(options.scored(splits.train), key=lambda pair: pair.name), prompt=score_prompt)
+    scored = options.scored(splits.train if score_empty else with_object(splits.train))
+    score = dataset_of(sorted(scored, key=lambda pair: pair.name), prompt=score_prompt)
     train = dataset_of(splits.train, prompt=prompt, augment=augment, cache=options.cache)
     if not len(score) or not len(train):
         raise DataError(

@@ -50,7 +50,9 @@ FROM_TRUTH = " The {prompt} in the first panel was drawn from the true mask; the
 def gallery_sections(
     folder: Path, model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair], report: Report, *, each: int
 ) -> Sequence[Section]:
-    """Draws one PNG per chosen case of a report, and returns the section that shows them; none without a case.
+    """Draws one PNG per chosen case of a report, and returns the sections that show them; none without a case.
+
+    Images without an object have a section of their own, with the largest false masks.
 
     Args:
         model: what the report is of, in eval mode.
@@ -59,11 +61,22 @@ def gallery_sections(
     """
     dice = {row.name: row.dice for row in report.rows}
     cases = pick_cases(dice, each=each) if each else []
-    files = save_overlays(folder, _cases(model, dataset, pairs, [name for _, name in cases]))
+
+    def saved(names: list[str]) -> list[Path]:
+        return save_overlays(folder, _cases(model, dataset, pairs, names))
+
+    files = saved([name for _, name in cases])
     note = OVERLAYS_NOTE + ("" if dataset.prompt == "none" else FROM_TRUTH.format(prompt=dataset.prompt))
     captions = [f"{label}: {name}, Dice {dice[name]:.3f}" for label, name in cases]
     pictures = [Picture(caption, file) for caption, file in zip(captions, files, strict=True)]
-    return [Section("Pictures", note, pictures=pictures)] if pictures else []
+    shown = [Section("Pictures", note, pictures=pictures)] if pictures else []
+    if lines := report.apart():
+        false = {row.name: row.pred_px for row in report.rows if not row.truth_px and row.pred_px}
+        largest = sorted(false, key=lambda name: (-false[name], name))[:each]
+        wrong = zip(largest, saved(largest), strict=True)
+        pictures = [Picture(f"largest false mask: {name}, {false[name]:,} px", file) for name, file in wrong]
+        shown.append(Section("Without an object", lines=lines, pictures=pictures))
+    return shown
 
 
 def save_overlays(folder: Path, cases: Iterable[Case]) -> list[Path]:
@@ -114,13 +127,13 @@ def overlay_row(
             raise ValueError(f"the {label} has {mask.shape} pixels and the image has {image.shape[:2]}.")
     scale = panel_scale(image)
     picture, found = scaled(image, scale), scaled(prediction, scale)
-    answer = captioned(_outlined(picture, found, PREDICTION), ("prediction", PREDICTION))
+    answer = captioned(outlined(picture, found, PREDICTION), ("prediction", PREDICTION))
     words = [("image", INK), *([("prompt", PROMPT)] if marks != NO_MARKS else [])]
     panels = [captioned(_marked(picture, marks, scale), *words), answer]
     if truth is not None:
         wanted = scaled(truth, scale)
         legend = (("right", TRUE_POSITIVE), ("extra", FALSE_POSITIVE), ("missed", FALSE_NEGATIVE))
-        panels.insert(1, captioned(_outlined(picture, wanted, TRUTH), ("truth", TRUTH)))
+        panels.insert(1, captioned(outlined(picture, wanted, TRUTH), ("truth", TRUTH)))
         panels.append(captioned(_error_map(picture, wanted, found), *legend))
     return side_by_side(panels)
 
@@ -136,7 +149,8 @@ def _marked(picture: ImageArray, marks: Marks, scale: float) -> ImageArray:
     return drawn
 
 
-def _outlined(picture: ImageArray, mask: MaskArray, colour: tuple[int, int, int]) -> ImageArray:
+def outlined(picture: ImageArray, mask: MaskArray, colour: tuple[int, int, int]) -> ImageArray:
+    """Draws the outlines of an (H, W) bool mask on a picture of its size."""
     drawn = picture.copy()
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     # A dark line below keeps the outline visible on a background of its own colour.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -27,13 +27,12 @@ from samtune.metrics.table import DEFINITIONS, METRICS, POOLED_METRICS, PROBABIL
 from samtune.models.backbone import evaluation_mode
 from samtune.tasks.evaluate import Evaluation, measure_file
 from samtune.tasks.masks.dataset import SegmentationDataset
-from samtune.tasks.masks.report import DEFAULT_METRICS, ROW_METRICS, SIZES, Report, Row
+from samtune.tasks.masks.report import DEFAULT_METRICS, EMPTY_METRICS, ROW_METRICS, SIZES, Report, Row
 from samtune.tasks.masks.splits import kind_of
 from samtune.tasks.pixels import pairs_to_measure
 from samtune.tasks.prompted import predict_batch
 from samtune.types import Batch, MaskArray, Prediction, PromptMode
 
-Empty = Literal["one", "nan"]
 FROM_TRUTH = "The prompts come from the true masks: with those of a person the numbers would be lower."
 
 
@@ -58,7 +57,6 @@ def evaluate(
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
     split: str = "test",
-    empty: Empty = "one",
     autocast_dtype: torch.dtype | None = None,
     on_batch: Callable[[Batch, list[Prediction]], None] | None = None,
 ) -> Report:
@@ -70,7 +68,6 @@ def evaluate(
         model: maps a `Batch` to (B, 1, S/4, S/4) float logits.
         loader: batches that carry `truths`; any device.
         metrics: names beyond those of every row; `hd95` and `surface_dice` cost far more time than the rest.
-        empty: what an image without foreground in truth and prediction counts: 1, or NaN, which excludes it.
         on_batch: called with each batch and its predictions, for a progress bar or pictures.
 
     Raises:
@@ -94,12 +91,12 @@ def evaluate(
             sizes = [truth.shape for truth in batch.truths]
             predictions = predict_batch(model, batch.to(device), sizes_original=sizes, autocast_dtype=autocast_dtype)
             triples = zip(batch.names, predictions, batch.truths, strict=True)
-            rows += [measure(*triple, metrics=metrics, empty=empty) for triple in triples]
+            rows += [measure(*triple, metrics=metrics) for triple in triples]
             if on_batch is not None:
                 on_batch(batch, predictions)
     if not rows:
         raise DataError(f"the {split} loader has no batch: nothing to evaluate. Check data.dir and data.split.")
-    return Report(rows=tuple(rows), split=split, definition=_definition(metrics, empty, unit))
+    return Report(rows=tuple(rows), split=split, definition=_definition(metrics, unit))
 
 
 def evaluate_file(request: Evaluation) -> Report:
@@ -116,10 +113,11 @@ def evaluate_file(request: Evaluation) -> Report:
     return measure_file(request, pairs, lambda step: measured(on_batch=step), part=part, batches=len(loader))
 
 
-def measure(
-    name: str, found: Prediction, truth: MaskArray, *, metrics: Sequence[str] = DEFAULT_METRICS, empty: Empty = "one"
-) -> Row:
-    """Measures one prediction; arguments as in `evaluate`. Pooled metrics are left to the report."""
+def measure(name: str, found: Prediction, truth: MaskArray, *, metrics: Sequence[str] = DEFAULT_METRICS) -> Row:
+    """Measures one prediction; arguments as in `evaluate`. Pooled metrics are left to the report.
+
+    Without an object in the truth, Dice, IoU, precision and recall are NaN: there is nothing to overlap.
+    """
     extra = {"truth_share": float(truth.mean())}
     for metric in metrics:
         if metric in PROBABILITY_METRICS:
@@ -127,19 +125,15 @@ def measure(
         elif metric in METRICS and metric not in ROW_METRICS:
             extra[metric] = METRICS[metric](found.mask, truth)
     truth_px, pred_px = int(truth.sum()), int(found.mask.sum())
-    excluded = empty == "nan" and truth_px + pred_px == 0
-    values = {m: math.nan if excluded else METRICS[m](found.mask, truth) for m in ROW_METRICS}
+    values = {m: METRICS[m](found.mask, truth) if truth_px else math.nan for m in ROW_METRICS}
     return Row(name=name, truth_px=truth_px, pred_px=pred_px, extra=extra, **values)
 
 
-def _definition(metrics: Sequence[str], empty: str, unit: str) -> dict[str, str]:
+def _definition(metrics: Sequence[str], unit: str) -> dict[str, str]:
     """Returns a sentence per number; with a prompt the unit is the object, and the bootstrap still draws images."""
     sizes = [f"{size}_{metric}" for size in SIZES for metric in ("images", "dice", "iou")]
-    names = dict.fromkeys(["mDice", "mIoU", "ci95", *ROW_METRICS, *metrics, *sizes, "both_empty"])
+    names = dict.fromkeys(["mDice", "mIoU", "ci95", *ROW_METRICS, *metrics, *sizes, *EMPTY_METRICS])
     definition = {name: re.sub(r"\bimage", unit, DEFINITIONS[name]) for name in names}
-    if empty == "nan":
-        rule = "both masks empty is 1", "both masks empty is left out"
-        definition = {name: text.replace(*rule) for name, text in definition.items()}
     if unit == "object":
         drawn = "1000 resamples of the images, each with all its objects"
         definition["ci95"] = definition["ci95"].replace("1000 resamples", drawn)

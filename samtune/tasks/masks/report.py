@@ -14,6 +14,7 @@ import numpy as np
 from samtune.console import Table
 from samtune.data.pairs import Pair
 from samtune.errors import DataError
+from samtune.metrics.advice import uncertain
 from samtune.metrics.bootstrap import bootstrap_ci, paired_bootstrap
 from samtune.metrics.report import AnyReport, Gains, not_a_report, read_report
 from samtune.metrics.table import METRICS, POOLED_METRICS, PROBABILITY_METRICS
@@ -23,6 +24,8 @@ ROW_METRICS = ("dice", "iou", "precision", "recall")
 DEFAULT_METRICS = ("mae", "pooled_dice", "pooled_iou")
 SIZES = {"small": (0.0, 0.05), "medium": (0.05, 0.2), "large": (0.2, math.inf)}
 """Part of the picture that the object covers: from (included), to (excluded)."""
+EMPTY_METRICS = ("empty_images", "empty_false", "empty_false_px", "empty_false_area")
+"""What is measured on images without an object, and is in no mean."""
 
 _HEADLINES = {"mDice": "dice", "mIoU": "iou"}
 _COLUMNS = ("name", *ROW_METRICS, "truth_px", "pred_px")
@@ -40,12 +43,12 @@ class Report(AnyReport):
 
     @property
     def mDice(self) -> float:
-        """Mean Dice over the images."""
+        """Mean Dice over the images with an object."""
         return _mean(row.dice for row in self.rows)
 
     @property
     def mIoU(self) -> float:
-        """Mean IoU over the images."""
+        """Mean IoU over the images with an object."""
         return _mean(row.iou for row in self.rows)
 
     @property
@@ -63,6 +66,11 @@ class Report(AnyReport):
         return len(set(self.images))
 
     @property
+    def doubts(self) -> list[str]:
+        measured = {image for image, row in zip(self.images, self.rows, strict=True) if row.truth_px}
+        return uncertain(self.ci95["mDice"], n_images=len(measured), name="mDice")
+
+    @property
     def ci95(self) -> dict[str, tuple[float, float]]:
         """95 % bootstrap intervals; images are drawn, with all their objects."""
         return {name: bootstrap_ci(self._column(m), images=self.images) for name, m in _HEADLINES.items()}
@@ -71,22 +79,52 @@ class Report(AnyReport):
     def metrics(self) -> dict[str, float]:
         """Every number of the report: means over images, pooled metrics, three sizes of objects, counts.
 
-        `<name>_undefined` counts the images that a mean leaves out; it appears where there are any.
+        All are of images with an object, but for `EMPTY_METRICS`. `<name>_undefined` counts the images that a mean
+        leaves out; it appears where there are any.
         """
-        columns = {name: self._column(name) for name in ROW_METRICS}
-        columns |= {name: [row.extra[name] for row in self.rows] for name in self._extra_names()}
+        with_object = [row for row in self.rows if row.truth_px]
+        columns = {name: [getattr(row, name) for row in with_object] for name in ROW_METRICS}
+        columns |= {name: [row.extra[name] for row in with_object] for name in self._extra_names()}
         columns.pop("truth_share", None)
         result = {name: _mean(values) for name, values in columns.items()}
-        counts = [sum(self._column(px)) for px in ("overlap_px", "pred_px", "truth_px")]
+        counts = [sum(getattr(row, px) for row in with_object) for px in ("overlap_px", "pred_px", "truth_px")]
         result |= {name: pool(*counts) for name, pool in POOLED_METRICS.items() if name in self.definition}
         for size, (low, high) in SIZES.items():
-            rows = [row for row in self.rows if row.truth_px and low <= row.extra.get("truth_share", math.nan) < high]
+            rows = [row for row in with_object if low <= row.extra.get("truth_share", math.nan) < high]
             result[f"{size}_images"] = len(rows)
             result[f"{size}_dice"] = _mean(row.dice for row in rows)
             result[f"{size}_iou"] = _mean(row.iou for row in rows)
-        result["both_empty"] = sum(row.truth_px + row.pred_px == 0 for row in self.rows)
         undefined = {name: sum(map(math.isnan, values)) for name, values in columns.items()}
-        return result | {f"{name}_undefined": count for name, count in undefined.items() if count}
+        result |= {f"{name}_undefined": count for name, count in undefined.items() if count}
+        return result | self.without_object
+
+    @property
+    def without_object(self) -> dict[str, float]:
+        """The `EMPTY_METRICS`; the number of images alone where it is 0, no area where no mask is false."""
+        rows = [row for row in self.rows if not row.truth_px]
+        false = [row for row in rows if row.pred_px]
+        numbers: dict[str, float] = {"empty_images": len(rows)}
+        if rows:
+            numbers["empty_false"] = len(false) / len(rows)
+        if false:
+            numbers["empty_false_px"] = _mean(row.pred_px for row in false)
+            # all that is predicted there is wrong, so the share of wrong pixels is that of the false mask
+            numbers["empty_false_area"] = _mean(row.extra.get("mae", math.nan) for row in false)
+        return numbers
+
+    def apart(self) -> list[str]:
+        numbers = self.without_object
+        if not (count := numbers["empty_images"]):
+            return []
+        share = numbers["empty_false"]
+        text = (
+            f"{count:g} image{'s' * (count != 1)} without an object, in no mean: {share:.1%} of them with a false mask"
+        )
+        if share:
+            area = numbers["empty_false_area"]
+            part = "" if math.isnan(area) else f", {area:.2%} of the picture"
+            text += f", {numbers['empty_false_px']:,.0f} px on average{part}"
+        return [text]
 
     def gain(self, before: Report) -> Gains:
         return compare_reports(before, self)
@@ -122,7 +160,7 @@ class Report(AnyReport):
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured on one image; NaN where a metric is undefined.
+    """What was measured on one image; NaN where a metric is undefined, as the first four without an object.
 
     Attributes:
         name: of the image or component.
@@ -143,8 +181,7 @@ class Row:
     @property
     def overlap_px(self) -> int:
         """Pixels that are foreground in both masks: Dice * (truth + prediction) / 2."""
-        total = self.truth_px + self.pred_px
-        return round(self.dice * total / 2) if total else 0
+        return round(self.dice * (self.truth_px + self.pred_px) / 2) if self.truth_px else 0
 
 
 def compare_reports(a: Report, b: Report) -> dict[str, tuple[float, float, float]]:
@@ -183,9 +220,11 @@ def object_sides(pairs: Sequence[Pair], report: Report) -> list[float]:
 
 
 def _row(record: Mapping[str, str]) -> Row:
-    dice, iou, precision, recall = (float(record[name]) for name in ROW_METRICS)
+    truth_px, pred_px = int(record["truth_px"]), int(record["pred_px"])
+    # earlier versions wrote 1 or 0 for an image without an object
+    dice, iou, precision, recall = (float(record[name]) if truth_px else math.nan for name in ROW_METRICS)
     extra = {name: float(value) for name, value in record.items() if name not in _COLUMNS}
-    return Row(record["name"], dice, iou, precision, recall, int(record["truth_px"]), int(record["pred_px"]), extra)
+    return Row(record["name"], dice, iou, precision, recall, truth_px, pred_px, extra)
 
 
 def _mean(values: Iterable[float]) -> float:

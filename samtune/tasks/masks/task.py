@@ -65,8 +65,16 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         size, pixels = config.model.image_size, self.pixels
         model = build_model(config.model.name, checkpoint=self.checkpoint(), image_size=size, channels=pixels.channels)
         given = Given(data.train, data.val, data.test)
-        source, folder, seed = Source(data.format, data.categories), find_path(data.dir), config.run.seed
-        splits = resolve_split(folder, split=data.split, seed=seed, given=given, source=source, pixels=pixels)
+        splits = resolve_split(
+            find_path(data.dir),
+            split=data.split,
+            seed=config.run.seed,
+            given=given,
+            source=Source(data.format, data.categories),
+            pixels=pixels,
+            empty=data.empty if data.prompt == "none" else "skip",
+        )
+        by_task = needs is not None and needs.loss == "task"
         loaders = build_data(
             splits if data.shots is None else splits.with_few(data.shots, config.run.seed),
             self.loader_options(),
@@ -74,7 +82,8 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
             prompt=data.prompt,
             augment=data.augment,
             # contrast is between the whole foreground and the background; the task's loss wants the task's prompt
-            score_prompt=data.prompt if needs is not None and needs.loss == "task" else "none",
+            score_prompt=data.prompt if by_task else "none",
+            score_empty=by_task,
             pixels=pixels,
         )
         return model, loaders
@@ -116,7 +125,6 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
             loaders.part(how.split),
             metrics=(*DEFAULT_METRICS, *options.metrics) if how.full else (),
             split=how.split,
-            empty=options.empty,
             autocast_dtype=how.autocast,
             on_batch=on_batch,
         )

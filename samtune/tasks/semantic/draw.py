@@ -96,7 +96,7 @@ def map_row(image: ImageArray, truth: ClassMap | None, found: ClassMap, classes:
         panels.append(captioned(_errors(picture, answer, wanted, classes), ("errors, by the class answered", _WRONG)))
         shown |= set(np.unique(wanted).tolist())
     row = side_by_side(panels)
-    return np.vstack([row, _legend(sorted(shown - {IGNORE}), classes, row.shape[1])])
+    return np.vstack([row, legend(sorted(shown - {IGNORE}), classes, row.shape[1])])
 
 
 def _rows(
@@ -158,7 +158,7 @@ def _errors(picture: ImageArray, found: ClassMap, truth: ClassMap, classes: Sequ
     return grey  # type: ignore[return-value]
 
 
-def _legend(shown: Sequence[int], classes: Sequence[str], width: int) -> ImageArray:
+def legend(shown: Sequence[int], classes: Sequence[str], width: int) -> ImageArray:
     """Draws the names of classes beside their colours, in as many columns as fit."""
     colours, names = class_colours(len(classes)), [short_name(classes[place]) for place in shown]
     column = 2 * _SWATCH + 10 + max((_wide(name) for name in names), default=0)

@@ -164,23 +164,60 @@ def test_non_finite_logits_name_the_image(model: FakeModel, batch: Batch) -> Non
         evaluate(model, [batch])
 
 
-def test_both_empty_counts_one_or_is_left_out() -> None:
-    empty = np.zeros((4, 4), dtype=bool)
-    prediction = Prediction(mask=empty, probability=np.zeros((4, 4), dtype=np.float32), score=0.0)
-    one, nan = (measure("a", prediction, empty, empty=rule) for rule in ("one", "nan"))
-    assert one.dice == one.iou == one.precision == one.recall == 1.0
-    assert math.isnan(nan.dice) and math.isnan(nan.recall)
-    assert measure("a", prediction, ~empty, empty="nan").dice == 0.0
-    silent = measure("a", prediction, empty, metrics=(), empty="nan")
-    report = Report(rows=(silent, row("b", 0.4)), split="test", definition={})
-    assert report.mDice == 0.4
-    assert report.metrics["both_empty"] == report.metrics["dice_undefined"] == 1
-    assert report.to_json()["mDice"] == 0.4
+def prediction_of(mask: np.ndarray) -> Prediction:
+    return Prediction(mask=mask, probability=mask.astype(np.float32), score=float(mask.any()))
 
 
-def test_empty_option_changes_the_definition(model: FakeModel, batch: Batch) -> None:
-    assert "both masks empty is 1" in evaluate(model, [batch]).definition["dice"]
-    assert "left out" in evaluate(model, [batch], empty="nan").definition["dice"]
+def test_an_image_without_an_object_is_in_no_mean() -> None:
+    nothing = np.zeros((4, 5), dtype=bool)
+    some, more = nothing.copy(), nothing.copy()
+    some[0, :2], more[:2, :3] = True, True
+    rows = [
+        measure(str(i), prediction_of(mask), nothing, metrics=("mae",)) for i, mask in enumerate((nothing, some, more))
+    ]
+    assert all(math.isnan(getattr(row, name)) for row in rows for name in ("dice", "iou", "precision", "recall"))
+    rows.append(measure("right", prediction_of(some), more, metrics=("mae",)))  # 2 of 6 pixels: Dice 2 * 2 / (2 + 6)
+    report = Report(tuple(rows), "test", {"pooled_dice": "", "mDice": "", "ci95": ""})
+    assert (report.mDice, report.mIoU) == (0.5, pytest.approx(1 / 3))
+    assert report.ci95["mDice"] == (0.5, 0.5)
+    metrics = report.metrics
+    assert metrics["empty_images"] == 3 and metrics["empty_false"] == pytest.approx(2 / 3)
+    assert metrics["empty_false_px"] == 4 and metrics["empty_false_area"] == pytest.approx(4 / 20)
+    assert metrics["pooled_dice"] == 0.5 and metrics["mae"] == pytest.approx(4 / 20)  # of the image with an object
+    assert not [name for name in metrics if name.endswith("undefined")]
+    false = "66.7% of them with a false mask, 4 px on average, 20.00% of the picture"
+    line = f"3 images without an object, in no mean: {false}"
+    assert report.apart() == [line]
+    table = report.to_table(replace(report, rows=(*(replace(row, pred_px=0) for row in rows[:3]), *rows[3:])))
+    assert table.notes[0] == line and table.notes[1].endswith("0.0% of them with a false mask")
+    assert "1 image can't tell" in report.doubts[0]
+
+
+def test_images_without_false_masks_have_no_area() -> None:
+    nothing = np.zeros((4, 5), dtype=bool)
+    rows = (measure("a", prediction_of(nothing), nothing), row("b", 0.4))
+    report = Report(rows, "test", {})
+    assert report.without_object == {"empty_images": 1, "empty_false": 0.0}
+    assert report.apart() == ["1 image without an object, in no mean: 0.0% of them with a false mask"]
+    assert Report(rows[1:], "test", {}).without_object == {"empty_images": 0}
+    assert Report(rows[1:], "test", {}).apart() == []
+
+
+def test_a_report_of_images_without_an_object_survives_the_disk(tmp_path: Path) -> None:
+    nothing = np.zeros((4, 5), dtype=bool)
+    rows = (measure("a", prediction_of(~nothing), nothing, metrics=()), row("b", 0.4))
+    Report(rows, "test", {}).save(tmp_path)
+    loaded = Report.load(tmp_path)
+    assert loaded.mDice == 0.4 and loaded.without_object["empty_false"] == 1.0
+    table = (tmp_path / "per_image.csv").read_text().replace("nan,nan,nan,nan", "0.0,0.0,0.0,0.0")
+    (tmp_path / "per_image.csv").write_text(table)  # as earlier versions wrote it
+    assert Report.load(tmp_path).mDice == 0.4
+
+
+def test_definitions_say_what_the_means_are_of(model: FakeModel, batch: Batch) -> None:
+    definition = evaluate(model, [batch]).definition
+    assert "only images whose truth has foreground count" in definition["mDice"]
+    assert "all other numbers leave them out" in definition["empty_images"]
 
 
 def test_sizes_of_objects() -> None:
@@ -189,13 +226,13 @@ def test_sizes_of_objects() -> None:
         row("m1", 0.4, 0.05),
         row("m2", 0.6, 0.1),
         row("l", 0.8, 0.2),
-        row("none", 0.0, 0.0, truth_px=0),
+        row("none", math.nan, 0.0, truth_px=0),
     )
     metrics = Report(rows=rows, split="test", definition={}).metrics
     assert [metrics[f"{size}_images"] for size in ("small", "medium", "large")] == [1, 2, 1]
     assert metrics["medium_dice"] == pytest.approx(0.5)
     assert metrics["small_dice"] == 0.2 and metrics["large_dice"] == 0.8
-    assert metrics["both_empty"] == 0
+    assert metrics["empty_images"] == 1
 
 
 def test_overlap_is_recovered_exactly() -> None:

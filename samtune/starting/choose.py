@@ -1,0 +1,188 @@
+"""Which settings follow from what was found, on this machine? Each with its reason.
+
+The times are of sam_lite on two cores of a Xeon (configs/kvasir_lite.yaml), and taken to grow with the area of the
+input and to fall with the number of cores.
+"""
+
+import math
+from collections.abc import Iterator
+from statistics import median
+from typing import Any, NamedTuple
+
+from samtune.metrics.advice import CELLS, STEP, STRIDE, resolving_size
+from samtune.starting.found import Found
+
+OWN = 256  # pixels: the input frame of sam_lite
+LARGEST_ON_CPU, LARGEST_ON_GPU = 512, 1024
+CLASSES_AT = 224  # pixels: the largest input that a small classifier is given here
+MINUTES = 8.0
+"""What a first training should take on a CPU, without scoring and evaluation."""
+STEPS_ON_GPU = 1500
+SECONDS, GIB = 0.15, 0.25  # per image of a step at 256 px; those of the classifier are a third
+EPOCHS = (4, 60)
+FEW = 50  # training pictures
+FEW_PER_CLASS = 4
+CACHE_GIB = 2.0
+
+
+class Machine(NamedTuple):
+    """What a run would compute with: "cpu", "cuda" or "mps", its cores, and the GiB of the GPU or of the machine."""
+
+    device: str
+    cores: int
+    memory_gib: float
+
+
+class Setting(NamedTuple):
+    """A key of the config, its value, and why."""
+
+    key: str
+    value: Any
+    why: str
+
+
+def choose(found: Found, *, folder: str, name: str, machine: Machine) -> list[Setting]:
+    """Returns the settings of a config that fits, in the order of its sections.
+
+    Args:
+        folder: how the config names the data folder.
+        name: of the run.
+    """
+    size, of_size = _image_size(found, machine)
+    batch, accumulate, of_batch = _batch(found, size, machine)
+    epochs, of_epochs = _epochs(found, size, batch * accumulate, machine)
+    classes = found.task == "classification"
+    model = "tf_efficientnet_lite0" if classes else "sam_lite"
+    return [
+        Setting("task", found.task, found.why),
+        Setting("run.name", name, f"runs go to runs/{name}/TIME"),
+        Setting("model.name", model, "its weights are inside the package, and it is quick without a GPU"),
+        Setting("model.image_size", size, of_size),
+        Setting("data.dir", folder, _parts(found)),
+        *_data(found),
+        Setting("data.cache", _bytes(found, size) < CACHE_GIB * 2**30, _of_cache(found, size)),
+        *_method(found),
+        Setting("train.epochs", epochs, of_epochs),
+        Setting("train.batch", batch, of_batch),
+        *(
+            [Setting("train.accumulate", accumulate, "forward passes per step: the step stays that of 8")]
+            * (accumulate > 1)
+        ),
+        *_patience(epochs),
+    ]
+
+
+def _image_size(found: Found, machine: Machine) -> tuple[int, str]:
+    if found.task == "classification":
+        longest = found.pictures.longest
+        size = min(CLASSES_AT, max(STEP * 2, STEP * math.ceil(longest / STEP)))
+        return (
+            size,
+            f"half of the pictures are {longest} px or less on their longer side; {CLASSES_AT} is the most here",
+        )
+    if not found.sides:
+        return OWN, "what sam_lite was trained for"
+    side = median(found.sides)
+    cells = side * OWN / STRIDE
+    object_ = f"half of the objects are smaller than {side:.1%} of the picture's longer side"
+    if cells >= CELLS:
+        return OWN, f"{object_}: {cells:.1f} cells of a mask at {OWN} px, and {CELLS:g} are enough"
+    wanted, most = resolving_size(side), LARGEST_ON_GPU if machine.device == "cuda" else LARGEST_ON_CPU
+    twice = max(OWN, STEP * math.ceil(2 * found.pictures.longest / STEP))
+    size = min(wanted, most, twice)
+    reason = f"{object_}: {cells:.1f} cells of a mask at {OWN} px, {side * size / STRIDE:.1f} at {size} px"
+    if size < wanted:
+        limit = "twice the pictures' own size" if size == twice else f"the most that is quick on this {machine.device}"
+        reason += f"; {wanted} px would give {CELLS:g}, but {size} is {limit}"
+    return size, reason
+
+
+def _batch(found: Found, size: int, machine: Machine) -> tuple[int, int, str]:
+    """Returns images per forward pass, passes per step, and why."""
+    each = GIB * (size / OWN) ** 2 / (3 if found.task == "classification" else 1)
+    wanted = 32 if found.task == "classification" else 8
+    wanted = min(wanted, 2 ** max(0, int(math.log2(max(1, found.parts["train"])))))
+    batch = wanted
+    while batch > 1 and batch * each > machine.memory_gib / 2:
+        batch //= 2
+    about = f"about {batch * each:.1f} GiB of the {machine.memory_gib:.0f} of this {_place(machine)}"
+    return batch, wanted // batch, f"images per pass, {about}"
+
+
+def _epochs(found: Found, size: int, step: int, machine: Machine) -> tuple[int, str]:
+    images, (least, most) = found.parts["train"], EPOCHS
+    if machine.device != "cpu":
+        epochs = min(most, max(least, math.ceil(STEPS_ON_GPU * step / images)))
+        return epochs, f"{images} training pictures: about {math.ceil(epochs * images / step):,} steps of {step}"
+    each = SECONDS * (size / OWN) ** 2 * 2 / machine.cores / (3 if found.task == "classification" else 1)
+    epochs = min(most, max(least, round(60 * MINUTES / (each * images))))
+    minutes = epochs * images * each / 60
+    cores = f"{machine.cores} free core{'s' * (machine.cores != 1)}"
+    return epochs, f"{images} training pictures at {size} px: about {minutes:.0f} min on {cores}; more may help"
+
+
+def _data(found: Found) -> Iterator[Setting]:
+    if found.task == "classification":
+        yield Setting("data.resize", "crop", "keeps the shape of what is shown; squash, if it reaches the border")
+        yield Setting("data.augment", "light", "crops and flips; none, if left and right differ in your classes")
+        return
+    if found.task == "semantic":
+        names = {share.value: share.name for share in found.classes}
+        if all(name == f"class {value}" for value, name in names.items()):
+            yield Setting("data.classes", names, f"{len(names)} values were found; give them their names")
+        why = "the value of pixels that count nowhere; if one of the classes means that, take it out and put it here"
+        yield Setting("data.ignore_index", 255, why)
+        yield Setting("data.augment", "upright", "mild changes and a flip; turns, if your pictures have no up")
+        return
+    yield Setting("data.prompt", "none", "the whole foreground is wanted, with nobody to click")
+    yield Setting("data.augment", True, "flips, quarter turns, colours; false, if your pictures have an up and a left")
+    if found.empty:
+        why = (
+            f"{found.empty} of {found.total} masks show no object: trained on, counted apart; refuse, if that is wrong"
+        )
+        yield Setting("data.empty", "train", why)
+
+
+def _method(found: Found) -> Iterator[Setting]:
+    images = found.parts["train"]
+    if found.task == "classification":
+        per_class = images / max(1, len(found.classes))
+        many, words = per_class >= FEW_PER_CLASS, f"{per_class:.0f} training pictures per class"
+        small, rate = {"name": "gps", "per_neuron": 1}, 3e-3
+    else:
+        many, words = images >= FEW, f"{images} training pictures"
+        small, rate = {"name": "gps", "per_neuron": 5}, 1e-3
+    if many:
+        yield Setting("select", {"name": "full"}, f"{words}: the most accurate of these models; try {_text(small)} too")
+        yield Setting("train.lr", 1e-3, "what served full tuning of these models best; try 3.0e-4 and 3.0e-3")
+        return
+    yield Setting("select", small, f"{words} are few: little changes, and what the model knows stays")
+    yield Setting("train.lr", rate, "what served this method best; try a third and three times of it")
+
+
+def _text(method: dict[str, Any]) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in method.items()) + "}"
+
+
+def _patience(epochs: int) -> Iterator[Setting]:
+    if epochs >= 20:
+        yield Setting("train.patience", epochs // 2, "epochs without gain on val before it stops; the best is kept")
+
+
+def _parts(found: Found) -> str:
+    return ", ".join(f"{count} {part}" for part, count in found.parts.items())
+
+
+def _bytes(found: Found, size: int) -> int:
+    """Returns what the decoded pictures of train and val take in memory, at most."""
+    return (found.parts["train"] + found.parts["val"]) * size * size * 4
+
+
+def _of_cache(found: Found, size: int) -> str:
+    return (
+        f"decoded pictures take {_bytes(found, size) / 2**20:,.0f} MiB at most; they are kept below {CACHE_GIB:g} GiB"
+    )
+
+
+def _place(machine: Machine) -> str:
+    return "machine" if machine.device == "cpu" else "GPU"

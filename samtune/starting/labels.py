@@ -1,0 +1,75 @@
+"""Are the values of masks two levels, classes, or objects? Told from a sample of the files, or said to be unclear."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from samtune.data.pairs import scan_folder
+from samtune.data.pictures import open_picture
+from samtune.data.splits import PARTS
+from samtune.errors import DataError
+from samtune.starting.found import spread
+
+LOOKED_AT = 40  # masks
+MOST_CLASSES = 64  # values of one mask that are still taken for classes
+ALONE = 0.95  # share of values with one connected piece from which each may be an object
+
+
+class Labels(NamedTuple):
+    """The values of a mask but 0 and 255: which are there, and how many of them are one connected piece."""
+
+    values: list[int]
+    alone: int
+
+
+def label_kind(folder: Path) -> tuple[str, str]:
+    """Returns what the masks of a folder of pairs show, and the words for it.
+
+    "two": two values, or what only a reader of binary masks can judge. "classes": the same values mean the same in all
+    masks. "objects": too many values for classes. "unclear": 1 to n in each mask, each one piece, and n differs.
+    """
+    found = list(_sample(folder))
+    labelled = [labels for labels in found if len(labels.values) > 1]
+    if not labelled:
+        return "two", "masks of two values"
+    values = [value for labels in labelled for value in labels.values]
+    words = f"masks with up to {max(len(labels.values) for labels in labelled)} values beside 0, {min(values)} to "
+    words += f"{max(values)} in the {len(found)} looked at"
+    if max(values) > 255 or max(len(labels.values) for labels in labelled) > MOST_CLASSES:
+        return "objects", words
+    counted = all(labels.values == list(range(1, len(labels.values) + 1)) for labels in labelled)
+    differ = len({len(labels.values) for labels in labelled}) > 1
+    alone = sum(labels.alone for labels in labelled) / len(values)
+    if counted and differ and alone >= ALONE:
+        return "unclear", f"{words}: from 1 on without a gap, and {alone:.0%} of them in one connected piece"
+    return "classes", words
+
+
+def _sample(folder: Path) -> Iterator[Labels]:
+    """Yields the labels of masks whose values are exact; soft masks and colours are left to who reads them."""
+    pairs = [pair for place in (folder, *(folder / part for part in PARTS)) for pair in scan_folder(place)[0]]
+    for index in spread(pairs, LOOKED_AT):
+        try:
+            with open_picture(pairs[index].mask) as picture:
+                if picture.format in ("JPEG", "MPO") or picture.mode not in ("L", "P", "I", "I;16", "I;16B"):
+                    continue
+                values = np.asarray(picture)
+        except DataError:
+            continue  # the check of the data tells it, with all others
+        levels = np.unique(values).tolist()
+        if len(levels) > 8 and 240 <= levels[-1] <= 255 and (_mostly_two(values) or len(levels) <= levels[-1]):
+            continue  # grey edges of a soft mask: few pixels, or levels with gaps between them
+        yield Labels([v for v in levels if v not in (0, 255)] or [v for v in levels if v], _alone(values, levels))
+
+
+def _mostly_two(values: np.ndarray) -> bool:
+    """Tells whether 0 and the highest value are most of a mask: levels between are edges then, not labels."""
+    return bool(np.mean((values > 0) & (values < values.max())) <= 0.3)
+
+
+def _alone(values: np.ndarray, levels: Sequence[int]) -> int:
+    pieces = (cv2.connectedComponents((values == v).astype(np.uint8), connectivity=8)[0] - 1 for v in levels if v)
+    return sum(count == 1 for count in pieces)

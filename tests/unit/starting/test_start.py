@@ -1,0 +1,215 @@
+"""What `samtune init` finds in folders, what it writes, and where it stops."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from class_trees import write_class_folders
+from PIL import Image
+
+from samtune.cli.main import main
+from samtune.errors import ConfigError, DataError
+from samtune.run.settings import load_config
+from samtune.starting.choose import Machine, Setting, choose
+from samtune.starting.detect import find_task
+from samtune.starting.found import Found, Pictures, Share
+from samtune.starting.labels import label_kind
+from samtune.starting.start import run_name, start
+from samtune.starting.summary import summary
+from samtune.starting.write import to_yaml
+
+NAMES = [f"n{i:02d}" for i in range(12)]
+CPU = Machine("cpu", 2, 24.0)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def save_masks(folder: Path, masks: list[np.ndarray]) -> None:
+    for name, mask in zip(NAMES, masks, strict=True):
+        Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
+
+
+def pieces(count: int, *, kind: type = np.uint8, first: int = 1) -> np.ndarray:
+    """A (30, 40) mask of 5 x 5 squares with values from `first` on."""
+    mask = np.zeros((30, 40), dtype=kind)
+    for k in range(count):
+        mask[6 * (k // 6) : 6 * (k // 6) + 5, 6 * (k % 6) : 6 * (k % 6) + 5] = first + k
+    return mask
+
+
+def found_of(**changes: object) -> Found:
+    pictures = Pictures([(256, 256)] * 100, {"8-bit grey": 100}, {"png": 100}, 0, 0)
+    found = Found("segmentation", "masks of two values", {"train": 80, "val": 10, "test": 10}, (), pictures)
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def chosen(found: Found, machine: Machine = CPU) -> dict[str, Setting]:
+    return {setting.key: setting for setting in choose(found, folder="data/x", name="x", machine=machine)}
+
+
+def test_a_folder_gets_a_config_that_loads_and_a_sheet(make_folder) -> None:
+    folder = make_folder(NAMES)
+    save_masks(folder, [((pieces(2 if i else 0) > 0) * 255).astype(np.uint8) for i in range(12)])
+    started = start(folder)
+    assert (started.config, started.sheet) == (Path("data.yaml"), Path("data.png"))
+    found = started.found
+    assert (found.task, found.empty, found.per_picture) == ("segmentation", 1, 2)
+    assert found.sides == pytest.approx([5 / 40] * len(found.sides)) and len(found.sides) > 10
+    assert [share.share for share in found.classes] == pytest.approx([50 / 1200])
+    config = load_config(started.config)
+    assert config.data.dir == folder and config.data.empty == "train" and config.select.name == "gps"
+    text = started.config.read_text()
+    assert "1 of 12 masks show no object" in text and "samtune finetune --config data.yaml" in text
+    lines = text.splitlines()
+    keys = [n for n, line in enumerate(lines) if line and not line.lstrip().startswith("#") and not line.endswith(":")]
+    assert len(keys) > 10 and all(lines[n - 1].lstrip().startswith("#") for n in keys)  # each with its reason
+    with Image.open(started.sheet) as sheet:
+        colours = np.asarray(sheet)
+        assert sheet.width == 4 * 286 and (colours == (240, 228, 66)).all(axis=2).any()  # outlines
+    with pytest.raises(ConfigError, match=r"data\.yaml and data\.png exist already.*--overwrite"):
+        start(folder)
+    before = text, started.sheet.read_bytes()
+    again = start(folder, overwrite=True)
+    assert (again.config.read_text(), again.sheet.read_bytes()) == before
+
+
+def test_maps_of_classes(make_folder) -> None:
+    folder = make_folder(NAMES)
+    masks = [np.kron([[0, 3], [7, 7]], np.ones((15, 20))).astype(np.uint8) for _ in NAMES]
+    save_masks(folder, masks)
+    started = start(folder, out=Path("new/my.yaml"))
+    config = load_config(started.config)
+    assert (config.task, config.data.classes) == ("semantic", {0: "class 0", 3: "class 3", 7: "class 7"})
+    assert [share.share for share in started.found.classes] == [0.25, 0.25, 0.5]
+    assert started.found.per_picture == 3
+    assert Path("new/my.png").is_file()
+
+
+def test_folders_of_classes(tmp_path: Path) -> None:
+    started = start(write_class_folders(tmp_path / "my data", classes=2, train=5, val=2, test=2, size=40))
+    config = load_config("my_data.yaml")
+    assert (config.task, config.model.image_size, config.select.name) == ("classification", 64, "full")
+    assert [share.share for share in started.found.classes] == [0.5, 0.5]
+
+
+def test_values_of_masks(make_folder) -> None:
+    folder = make_folder(NAMES)
+    cases = {
+        "two": [((pieces(4) > 0) * 255).astype(np.uint8)] * 12,
+        "classes": [pieces(4)] * 12,  # the same values in each
+        "unclear": [pieces(3 + i) for i in range(12)],
+        "objects": [pieces(3 + i, kind=np.uint16, first=300) for i in range(12)],
+    }
+    for kind, masks in cases.items():
+        save_masks(folder, masks)
+        assert label_kind(folder)[0] == kind
+    y, x = np.mgrid[:30, :40]
+    soft = np.clip(300 - ((y - 15) ** 2 + (x - 20) ** 2) * 2.0, 0, 255).astype(np.uint8)
+    save_masks(folder, [soft] * 12)
+    assert label_kind(folder)[0] == "two"  # its reader says what is wrong
+    with pytest.raises(DataError, match=r"not a binary mask: .* save"):
+        start(folder)
+
+
+def test_unclear_masks_have_to_be_chosen(make_folder) -> None:
+    folder = make_folder(NAMES)
+    save_masks(folder, [pieces(3 + i // 3) for i in range(12)])
+    with pytest.raises(DataError) as caught:
+        start(folder)
+    assert "values beside 0, 1 to 6 in the 12 looked at" in str(caught.value)
+    assert "--task semantic: each value is a class" in str(caught.value) and "(mask > 0) * 255" in str(caught.value)
+    assert find_task(folder, "semantic") == ("semantic", "asked for by --task")
+    save_masks(folder, [pieces(3, kind=np.uint16, first=300)] * 12)
+    with pytest.raises(DataError, match="too many for classes, so each is an object") as caught:
+        start(folder)
+    assert "--task semantic" not in str(caught.value)
+
+
+def test_what_is_missing_is_said(tmp_path: Path, make_folder, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match=r"empty folder\. What is missing.*\n  - DIR/images/NAME"):
+        start(empty)
+    (empty / "notes.txt").write_text("")
+    with pytest.raises(DataError, match=r"found notes\.txt; no picture"):
+        start(empty)
+    picture = make_folder(["a"]) / "images" / "a.png"
+    (empty / "a.png").write_bytes(picture.read_bytes())
+    with pytest.raises(DataError, match="found 1 picture without masks or classes"):
+        start(empty)
+    with pytest.raises(DataError, match="is a file; name the folder"):
+        start(picture)
+    with pytest.raises(DataError, match="does not exist"):
+        start(tmp_path / "absent")
+    with pytest.raises(ConfigError, match=r"Did you mean 'semantic'\?"):
+        start(empty, task="semantics")
+    with pytest.raises(ConfigError, match=r"ends in \.yaml"):
+        start(empty, out=Path("x.txt"))
+    with pytest.raises(SystemExit) as ended:
+        main(["init", str(empty)])
+    assert ended.value.code == DataError.exit_code and "What is missing" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.yaml"))
+
+
+def test_the_command_prints_80_columns(make_folder, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["init", str(make_folder(NAMES)), "--out", "my.yaml"])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "next         samtune finetune --config my.yaml"
+    assert max(map(len, lines)) <= 80
+
+
+def test_small_objects_get_a_larger_frame() -> None:
+    """A mask has a cell per 4 x 4 px: an object of 5 % has 3.2 cells at 256 px and 4 at 320."""
+    sizes = [
+        (0.10, CPU, 256), (0.05, CPU, 320), (0.01, CPU, 512), (0.01, Machine("cuda", 8, 80.0), 512),
+    ]  # fmt: skip
+    for side, machine, size in sizes:
+        assert chosen(found_of(sides=[side] * 5), machine)["model.image_size"].value == size
+    large = replace(found_of().pictures, sizes=[(2000, 1500)] * 100)
+    gpu = chosen(found_of(sides=[0.01], pictures=large), Machine("cuda", 8, 80.0))["model.image_size"]
+    assert gpu.value == 1024 and "1600 px would give 4" in gpu.why
+    assert chosen(found_of())["model.image_size"].value == 256
+
+
+def test_batch_and_epochs_follow_from_machine_and_number() -> None:
+    many = chosen(found_of(parts={"train": 720, "val": 100, "test": 80}))
+    assert many["train.epochs"].value == 4  # 8 min of 0.15 s are 4.4 epochs
+    assert (many["train.batch"].value, "train.accumulate" in many) == (8, False)
+    assert chosen(found_of())["train.epochs"].value == 40 and chosen(found_of())["train.patience"].value == 20
+    small = chosen(found_of(), Machine("cuda", 2, 2.0))  # half of 2 GiB holds 4 of 0.25
+    assert (small["train.batch"].value, small["train.accumulate"].value) == (4, 2)
+    few = chosen(found_of(parts={"train": 5, "val": 1, "test": 1}))
+    assert (few["train.batch"].value, few["train.epochs"].value) == (4, 60)
+    assert few["select"].value == {"name": "gps", "per_neuron": 5}
+
+
+def test_text_of_a_config_and_of_a_summary() -> None:
+    settings = [
+        Setting("task", "x", "a"),
+        Setting("m.a", 1e-3, "b"),
+        Setting("s", {"n": 1}, "c"),
+        Setting("m.c", True, "d"),
+    ]
+    text = to_yaml(settings, ["head", ""])
+    assert text == "# head\n#\n# a\ntask: x\nm:\n  # b\n  a: 1.0e-3\n  # d\n  c: true\n# c\ns: {n: 1}\n"
+    shares = [Share(f"class {i}", 1 / 40) for i in range(40)]
+    pictures = Pictures([(40, 30), (80, 60)], {"8-bit grey": 1, "palette": 1}, {"png": 2}, 1, 1)
+    lines = summary(found_of(task="semantic", classes=shares, pictures=pictures, empty=3, notes=["word " * 40]))
+    assert max(map(len, lines)) <= 80
+    joined = " ".join(" ".join(lines).split())
+    for wanted in (
+        "from 40 x 30 to 80 x 60", "8-bit grey 1, palette 1", "1 with the pixels of another", "no object 3 pictures",
+        "40, of the pixels of train: class 0 2.5%",
+    ):  # fmt: skip
+        assert wanted in joined
+    assert math.isclose(sum(share.share for share in shares), 1)
+    assert run_name(Path("/x/_my data!")) == "my_data_" and run_name(Path("/")) == "data"
