@@ -48,7 +48,7 @@ def reseed(augmentation: Any, seed: int) -> None:
 class Collate:
     """Pads samples at the right and bottom to a square of `image_size` pixels (S), and stacks them.
 
-    Padding is background in masks, and `IGNORE` in maps of classes.
+    Padding is background in masks, no object in maps of objects, and `IGNORE` in maps of classes.
     """
 
     image_size: int
@@ -81,12 +81,14 @@ def resize_longest(image: ImageArray, size: int) -> ImageArray:
 def resize(array: Any, size: Size) -> Any:
     """Scales an array to `size`.
 
-    An image, (H, W, 3) uint8, is scaled with Pillow's bilinear filter (antialiased), an (H, W) mask or map by nearest.
+    An image, (H, W, 3) uint8, is scaled with Pillow's bilinear filter (antialiased); an (H, W) mask or map, of uint8 or
+    int32, by nearest.
     """
     if array.shape[:2] == size:
         return array
     width_height = (size[1], size[0])
     if array.ndim == 3:
         return np.array(Image.fromarray(array).resize(width_height, Image.Resampling.BILINEAR))
-    small = np.array(Image.fromarray(array.astype(np.uint8)).resize(width_height, Image.Resampling.NEAREST))
+    values = array.astype(np.uint8) if array.dtype == np.bool_ else array
+    small = np.array(Image.fromarray(values).resize(width_height, Image.Resampling.NEAREST))
     return small > 0 if array.dtype == np.bool_ else small

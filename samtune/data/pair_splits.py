@@ -58,11 +58,13 @@ class MaskKind(Generic[MaskT]):
         scan: finds them, such as `samtune.data.pairs.scan_folder`.
         facts: returns those of mask files; where one can't be used, the error that says why.
         check: returns a line per problem of the masks of all parts together, from those that can be read.
+        folder: what the folder beside images/ is called.
     """
 
     scan: Scan
     facts: Callable[[Sequence[Path]], Sequence[MaskT | DataError]]
     check: Callable[[Mapping[str, Mapping[Path, MaskT]]], list[str]]
+    folder: str = "masks"
 
 
 def verify_parts(folder: Path, kind: MaskKind[MaskT]) -> VerifyReport:
@@ -182,7 +184,7 @@ def _survey(folder: Path, kind: MaskKind[MaskT], split: SplitMode, given: Given)
         problems.extend(line for line in found if line not in problems)
         return pairs
 
-    parts = _found_parts(folder, scan, split, given.parts(), problems, notes)
+    parts = _found_parts(folder, scan, split, given.parts(), (problems, notes), kind.folder)
     reader = Reader(
         folder=scan,
         file=lambda path: _named(path, scan(folder), problems),
@@ -203,19 +205,20 @@ def _found_parts(
     scan: Callable[[Path], list[Pair]],
     split: SplitMode,
     given: Named,
-    problems: list[str],
-    notes: list[str],
+    told: tuple[list[str], list[str]],
+    masks: str,
 ) -> Parts:
-    """Returns the published parts, or all pairs as "train"."""
+    """Returns the published parts, or all pairs as "train"; what is wrong or worth a note is added to `told`."""
+    problems, notes = told
     folders = [part for part in PARTS if (folder / part).is_dir()]
-    if not any((folder / part / name).is_dir() for part in folders for name in ("images", "masks")):
-        folders = [] if (folder / "images").is_dir() or (folder / "masks").is_dir() else folders
+    if not any((folder / part / name).is_dir() for part in folders for name in ("images", masks)):
+        folders = [] if (folder / "images").is_dir() or (folder / masks).is_dir() else folders
     lists = [part for part in PARTS if (folder / "splits" / f"{part}.txt").is_file()]
     if split == "auto":
         split = "folders" if folders else "files" if lists else "ratio"
     if split == "folders":
         if not folders and "train" not in given:
-            problems.append(f"no train/, val/ or test/ with images/ and masks/ in {folder}")
+            problems.append(f"no train/, val/ or test/ with images/ and {masks}/ in {folder}")
         return {part: scan(folder / part) for part in folders if part not in given}
     if split == "files":
         if not lists:
@@ -238,7 +241,7 @@ def _named(path: Path, pairs: list[Pair], problems: list[str]) -> list[Pair]:
         problems.append(f"{path}: can't be read ({error}); save it as a text file in UTF-8, one name per line")
         return []
     absent = sorted({name for name in names if name not in by_name})
-    problems += [f"{path}: names {name}, which is not in images/ and masks/" for name in absent]
+    problems += [f"{path}: names {name}, which is not in images/ with a mask" for name in absent]
     if not names:
         problems.append(f"{path}: empty; one name per line, or delete it")
     return sorted({by_name[name] for name in names if name in by_name}, key=lambda pair: pair.name)

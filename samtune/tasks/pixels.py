@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, interpolate
 
 from samtune.config.sections import Config
 from samtune.data.pair_splits import MaskKind, resolve_parts
@@ -48,7 +48,12 @@ class PixelTask(Task[ConfigT]):
             text = " ".join(f"{key}={value}" for key, value in self.loss_options().items())
             return task_loss(self._logit_loss()), f"task {text}{self.target_text()}{batch}"
         text = f"pixel_contrastive cells={options.cells} temperature={options.temperature:g} seed={seed}{batch}"
-        return contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed), text
+        pixels = contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed)
+        return lambda model, batch: pixels(model, self.contrasted(batch)), text
+
+    def contrasted(self, batch: Batch) -> Batch:
+        """Returns a batch with the masks or maps of classes whose cells the contrastive loss tells apart."""
+        return batch
 
     def loss_options(self) -> dict[str, Any]:
         """Returns the name and the options of the task's loss, as the `loss` section has them."""
@@ -72,6 +77,26 @@ def contrastive_loss(*, cells: int, temperature: float, seed: int) -> ScoreLoss:
 def task_loss(loss: LogitLoss) -> ScoreLoss:
     """Returns the loss of the training, through the decoder: what GPS's release scores with, as SAM's is not random."""
     return lambda model, batch: loss(upsample_logits(model(batch), batch.images.shape[-1]), batch)
+
+
+def coverage(objects: Tensor, valid: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Returns (B, 1, side, side) shares of each small pixel that (B, 1, S, S) bool `objects`, and `valid`, cover."""
+    step = objects.shape[-1] // side
+    return avg_pool2d(objects.float(), step), avg_pool2d(valid.float(), step)
+
+
+def object_loss(low: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Returns (B,) Dice + binary cross-entropy of (B, 1, h, w) logits of prompted objects, in fp32, at their size.
+
+    Args:
+        target, valid: of `coverage`. Padding never counts, and an object that is empty costs nothing.
+    """
+    from monai.losses.dice import DiceLoss
+
+    per_pixel = binary_cross_entropy_with_logits(low.float(), target, reduction="none") * valid
+    each = per_pixel.sum(dim=(1, 2, 3)) / valid.sum(dim=(1, 2, 3))
+    dice: Tensor = DiceLoss(smooth_nr=1.0, smooth_dr=1.0, reduction="none")(low.float().sigmoid() * valid, target)
+    return (each + dice.flatten()) * target.flatten(1).any(1)
 
 
 def low_logits(model: nn.Module, batch: Batch, autocast_dtype: torch.dtype | None) -> Tensor:

@@ -30,6 +30,8 @@ class SamModel(Backbone):
     """
 
     net: Sam
+    keeps_prompts = True
+    """Whether, beside classes, what only answers to prompts stays as it is; a task that trains it says so."""
 
     @property
     def classes(self) -> ClassTokens | None:
@@ -131,11 +133,12 @@ class SamModel(Backbone):
 
         The shifts of the neck's LayerNorm2d count as `bias`: GPS's released code trains them with the biases (a
         named exception). `decoder` is the mask decoder and the no-mask embedding; the rest of the prompt encoder is
-        `fixed`. The tokens of classes are the `head`; beside them, what only answers to prompts need is `fixed` too.
+        `fixed`. The tokens of classes are the `head`; beside them, what only answers to prompts need is `fixed` too,
+        where it is kept.
         """
         if name.startswith(PREFIX):
             return "head"
-        if self.classes is not None and name.startswith(KEPT):
+        if self.classes is not None and self.keeps_prompts and name.startswith(KEPT):
             return "fixed"
         if name.startswith(("mask_decoder.", "prompt_encoder.no_mask_embed.")):
             return "decoder"

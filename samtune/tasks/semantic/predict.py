@@ -13,14 +13,13 @@ from samtune.base.disk import write_bytes, write_text
 from samtune.base.machine import pick_device
 from samtune.data.frames import Collate, resize_longest
 from samtune.data.pictures import read_image
-from samtune.errors import ConfigError, DataError, unknown_name
+from samtune.errors import ConfigError, unknown_name
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.panels import save_panels
 from samtune.tasks.predict import Prediction as Request
-from samtune.tasks.predict import check_one_image, checked_image, find_images, predict_each, targets_of
-from samtune.tasks.prompted import png_of, predict_prompted
-from samtune.tasks.prompts import PromptError, checked_boxes, checked_points
+from samtune.tasks.predict import checked_image, find_images, predict_each, targets_of
+from samtune.tasks.prompted import predict_prompted, segment_files
 from samtune.tasks.semantic.draw import map_row
 from samtune.tasks.semantic.evaluate import MapDescription, MapPrediction, predict_maps
 from samtune.tasks.semantic.outputs import coco_json, geojson, palette_png
@@ -85,7 +84,7 @@ def predict_map_files(request: Request) -> str:
     predictor = MapPredictor.from_file(request.checkpoint, device=request.device)
     targets = targets_of(find_images(request.paths), request.out, SUFFIXES[form])
     if request.box_xyxy is not None or request.points_xy:
-        return _segment_files(predictor, request, targets)
+        return segment_files(predictor.model, request, targets)
 
     def answer(path: Path) -> MapPrediction | None:
         image = read_image(path)
@@ -108,23 +107,3 @@ def predict_map_files(request: Request) -> str:
 
     found = predict_each(list(targets), answer, what="map", finish=finish)
     return f"{len(found)} maps of classes in {request.out / COCO_FILE if form == 'coco' else request.out}"
-
-
-def _segment_files(predictor: MapPredictor, request: Request, targets: dict[Path, Path]) -> str:
-    """Writes the mask of the prompted object of each image, 0 and 255."""
-    if request.format not in (None, "png") or request.overlay:
-        raise ConfigError("--format and --overlay are of maps of classes: leave them out beside --box and --point.")
-    check_one_image(targets)
-    box, points = request.box_xyxy, request.points_xy or None
-    checked_boxes(box)
-    checked_points(points, None)
-
-    def write(path: Path) -> None:
-        try:
-            found = predictor.segment(read_image(path), boxes_xyxy=box, points_xy=points)
-        except PromptError as err:
-            raise DataError(f"{path}: {err}") from err
-        write_bytes(targets[path], png_of(found.mask))
-
-    masks = predict_each(list(targets), write, what="mask")
-    return f"{len(masks)} masks in {request.out}"

@@ -8,9 +8,10 @@ import numpy as np
 
 from samtune.data.coco import encode_rle
 from samtune.tasks.prompt_form import MEDIA_TYPES, PAGE, PROMPT_FIELDS, TOLD, WARNINGS, answer_prompt
-from samtune.tasks.semantic.outputs import class_colours, palette_png, regions
+from samtune.tasks.semantic.outputs import palette_png, regions
 from samtune.tasks.semantic.predict import MapPredictor
 from samtune.tasks.service import Answer, Service
+from samtune.tasks.shapes import distinct_colours
 from samtune.types import ImageArray
 
 
@@ -40,7 +41,9 @@ class MapService(Service):
             "prompt": "none",
             "classes": [
                 {"name": name, "value": value, "colour": colour}
-                for name, value, colour in zip(info.classes, info.values, class_colours(len(info.classes)), strict=True)
+                for name, value, colour in zip(
+                    info.classes, info.values, distinct_colours(len(info.classes)), strict=True
+                )
             ],
             "base_hash": info.base_hash,
             "parameters": sum(p.numel() for p in self.predictor.model.parameters()),

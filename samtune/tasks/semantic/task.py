@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from samtune.base.paths import find_path
 from samtune.data.loaders import Loaders
+from samtune.data.maps import MapDataset, build_map_data
 from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
@@ -18,13 +19,12 @@ from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.evaluate import Evaluation
-from samtune.tasks.pixels import PixelTask
+from samtune.tasks.pixels import PixelTask, coverage, object_loss
 from samtune.tasks.predict import Prediction
 from samtune.tasks.semantic.config import SemanticConfig
-from samtune.tasks.semantic.dataset import MapDataset, build_map_data
 from samtune.tasks.semantic.draw import classes_section, gallery_sections
 from samtune.tasks.semantic.evaluate import MapDescription, evaluate_map_file, evaluate_maps
-from samtune.tasks.semantic.losses import LOSSES, BoxPractice, boxed_loss
+from samtune.tasks.semantic.losses import LOSSES, BoxPractice
 from samtune.tasks.semantic.maps import ClassTable
 from samtune.tasks.semantic.predict import predict_map_files
 from samtune.tasks.semantic.report import MapReport
@@ -61,10 +61,11 @@ class SemanticTask(PixelTask[SemanticConfig]):
             seed=config.run.seed,
             given=Given(data.train, data.val, data.test),
         )
-        count, size = len(splits.table.names), config.model.image_size
-        model = build_model(name, checkpoint=self.checkpoint(), image_size=size, classes=count)
+        count, side = len(splits.table.names), config.model.image_size
+        model = build_model(name, checkpoint=self.checkpoint(), image_size=side, classes=count)
         options = self.loader_options()
-        return model, build_map_data(splits, options, image_size=model.image_size, augment=data.augment)
+        read, size = splits.table.places, model.image_size
+        return model, build_map_data(splits, options, read, outside=IGNORE, image_size=size, augment=data.augment)
 
     def skeleton(self) -> Backbone:
         model = self.config.model
@@ -89,7 +90,8 @@ class SemanticTask(PixelTask[SemanticConfig]):
             if isinstance(output, Tensor):
                 return classes(output, batch)
             low, boxed, objects = output
-            return classes(low, batch) + weight * boxed_loss(boxed, objects, batch)
+            each = object_loss(boxed, *coverage(objects, batch.valid(), boxed.shape[-1]))
+            return classes(low, batch) + weight * each.mean()
 
         return loss
 

@@ -9,7 +9,8 @@ from matplotlib.path import Path as Outline
 from samtune.tasks.semantic.draw import map_row
 from samtune.tasks.semantic.evaluate import MapPrediction
 from samtune.tasks.semantic.maps import ClassTable
-from samtune.tasks.semantic.outputs import class_colours, coco_json, geojson, polygons
+from samtune.tasks.semantic.outputs import coco_json, geojson
+from samtune.tasks.shapes import distinct_colours, polygons
 from samtune.types import IGNORE, MaskArray
 
 RING = np.zeros((12, 16), dtype=bool)
@@ -59,7 +60,7 @@ def test_features_and_annotations_name_their_class() -> None:
 
 
 def test_colours_differ() -> None:
-    colours = np.array(class_colours(20), dtype=int)
+    colours = np.array(distinct_colours(20), dtype=int)
     assert len(set(map(tuple, colours.tolist()))) == 20
     near = np.abs(colours[1:] - colours[:-1]).sum(axis=1)
     assert near.min() > 90
@@ -71,7 +72,7 @@ def test_rows_of_panels() -> None:
     truth[:, 40:], truth[:5] = 1, IGNORE
     two, four = map_row(image, None, truth, ("sky", "road")), map_row(image, truth, truth, ("sky", "road"))
     assert four.shape[1] > 1.9 * two.shape[1] and four.shape[0] == two.shape[0]
-    for colour in class_colours(2):
+    for colour in distinct_colours(2):
         assert bool((two == colour).all(axis=-1).any())  # its swatch
     long = map_row(image, truth, truth, ("a very long name of a class without an end", "road"))
     assert long.shape[1] == four.shape[1]

@@ -1,7 +1,8 @@
-"""From pairs of image and map of classes to augmented `Sample`s, and the loaders of a run."""
+"""From pairs of image and map, of classes or of objects, to augmented `Sample`s, and the loaders of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,18 +12,21 @@ from samtune.data.frames import Collate, reseed, resize, resize_longest, train_a
 from samtune.data.loaders import EpochDataset, LoaderOptions, Loaders, build_loaders
 from samtune.data.pairs import Pair
 from samtune.data.pictures import read_image
+from samtune.data.splits import Splits
 from samtune.errors import DataError
-from samtune.tasks.semantic.maps import ClassTable
-from samtune.tasks.semantic.splits import MapSplits
-from samtune.types import IGNORE, ClassMap, ImageArray, Sample
+from samtune.types import ImageArray, Sample, TargetArray
 
 Augment = Literal["none", "upright", "turns"]
+Read = Callable[[Path], TargetArray]
+"""Decodes the (H, W) map of a file, of uint8 or int32."""
 
 
-class MapDataset(EpochDataset[Sample, tuple[ImageArray, ClassMap]]):
+class MapDataset(EpochDataset[Sample, tuple[ImageArray, TargetArray]]):
     """Samples of a list of pairs, one per image; files are read on first use.
 
     Args:
+        read: decodes a map.
+        outside: what a map has where an augmented picture moved away.
         image_size: longer side in pixels of the input frame.
         augment: random changes: mild ones and a flip, or also quarter turns and upside down.
         cache: keep the scaled arrays in memory.
@@ -31,18 +35,19 @@ class MapDataset(EpochDataset[Sample, tuple[ImageArray, ClassMap]]):
     def __init__(
         self,
         pairs: Sequence[Pair],
-        table: ClassTable,
+        read: Read,
         *,
+        outside: int,
         image_size: int,
         augment: Augment = "none",
         seed: int = 0,
         cache: bool = False,
     ) -> None:
         super().__init__(len(pairs), seed=seed, cache=cache)
-        self.pairs, self.table, self.image_size = list(pairs), table, image_size
+        self.pairs, self.read, self.image_size = list(pairs), read, image_size
         self._transform: Any = None
         if augment != "none":
-            self._transform = train_augmentation(image_size, turns=augment == "turns", outside=IGNORE)
+            self._transform = train_augmentation(image_size, turns=augment == "turns", outside=outside)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -53,30 +58,34 @@ class MapDataset(EpochDataset[Sample, tuple[ImageArray, ClassMap]]):
         if self._transform is not None:
             rng = np.random.default_rng((self.seed, self.epoch, index))
             reseed(self._transform, int(rng.integers(2**31)))
-            changed = self._transform(image=image, mask=target)
-            image, target = changed["image"], changed["mask"]
+            movable = target if target.dtype == np.uint8 else target.astype(np.uint16)  # OpenCV moves none of 32 bits
+            changed = self._transform(image=image, mask=movable)
+            image, target = changed["image"], changed["mask"].astype(target.dtype)
             truth = target  # an augmented picture has no original frame: its truth is what is trained on
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, h, w)
         return Sample(self.pairs[index].name, pixels, torch.from_numpy(np.ascontiguousarray(target)), truth)
 
-    def decode(self, which: int) -> tuple[ImageArray, ClassMap]:
+    def decode(self, which: int) -> tuple[ImageArray, TargetArray]:
         """Returns the image in the input frame, without padding, and the map at the original size."""
         pair = self.pairs[which]
-        image, truth = read_image(pair.image), self.table.places(pair.mask)
+        image, truth = read_image(pair.image), self.read(pair.mask)
         if image.shape[:2] != truth.shape:
             wanted, found = (f"{a.shape[1]} x {a.shape[0]}" for a in (image, truth))
             raise DataError(f"{pair.mask}: mask of {found} pixels, image of {wanted}; both must be equal")
         return resize_longest(image, self.image_size), truth
 
 
-def build_map_data(splits: MapSplits, options: LoaderOptions, *, image_size: int, augment: Augment) -> Loaders:
+def build_map_data(
+    splits: Splits[Pair], options: LoaderOptions, read: Read, *, outside: int, image_size: int, augment: Augment
+) -> Loaders:
     """Builds the loaders of `Batch`es, and logs the notes on the split.
 
     Args:
+        read, outside: see `MapDataset`.
         image_size: side S in pixels of the input frame.
         augment: of training images.
     """
-    dataset_of = partial(MapDataset, table=splits.table, image_size=image_size, seed=options.seed)
+    dataset_of = partial(MapDataset, read=read, outside=outside, image_size=image_size, seed=options.seed)
     score = dataset_of(sorted(options.scored(splits.train), key=lambda pair: pair.name))
     train = dataset_of(splits.train, augment=augment, cache=options.cache)
     val = dataset_of(splits.val, cache=options.cache)
