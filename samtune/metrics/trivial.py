@@ -16,6 +16,8 @@ TRIVIAL = {
     "mean_mask": "the mean mask of train, the same for every image",
     "whole_box": "the whole box",
     "otsu_click": "Otsu's threshold of brightness with what is connected to the click as foreground",
+    "watershed_bright": "Otsu's threshold of brightness and a watershed of the distance to its edge, objects bright",
+    "watershed_dark": "Otsu's threshold of brightness and a watershed of the distance to its edge, objects dark",
     "most_frequent": "the most frequent class of train, the same for every image",
 }
 """Key -> a few words."""
@@ -43,7 +45,7 @@ class TrivialMasks:
         boxes, points = (batch.prompts.boxes_input, batch.prompts.points_input) if batch.prompts else (None, None)
         for index, (truth, (height, width)) in enumerate(zip(batch.truths, batch.sizes_input, strict=True)):
             picture = cast(ImageArray, batch.images[index, :, :height, :width].permute(1, 2, 0).numpy())
-            bright = _otsu(picture)
+            bright = otsu(picture)
             if boxes is not None:
                 answers = _in_box(picture, boxes[index].tolist())
             elif points is not None:
@@ -74,7 +76,7 @@ def most_frequent(labels: Sequence[int], train: Sequence[int]) -> list[float]:
     return [float(label == frequent) for label in labels]
 
 
-def _otsu(picture: ImageArray) -> MaskArray:
+def otsu(picture: ImageArray) -> MaskArray:
     """Returns what is brighter than the threshold that parts the grey values best (Otsu 1979)."""
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
     return cast(MaskArray, cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[1] > 0)
@@ -84,7 +86,7 @@ def _in_box(picture: ImageArray, box: Sequence[float]) -> dict[str, MaskArray]:
     """Returns the answers inside an XYXY box, whose last row and column belong to it."""
     x0, y0, x1, y1 = (max(0, round(value)) for value in box)
     inside = np.s_[y0 : y1 + 1, x0 : x1 + 1]
-    bright = _otsu(picture[inside])
+    bright = otsu(picture[inside])
     answers = {"whole_box": np.ones_like(bright), "otsu_bright": bright, "otsu_dark": ~bright}
     placed = {}
     for key, answer in answers.items():

@@ -27,6 +27,7 @@ class Prediction:
         box_xyxy: prompt in pixels of the image, of which there is one then; or None.
         points_xy: likewise, all on the object; empty for none.
         format: of the answers; None for the task's first.
+        grid: clicks along a side by which segment-anything's own generator finds objects; None for the task's way.
     """
 
     checkpoint: Path
@@ -37,6 +38,7 @@ class Prediction:
     box_xyxy: tuple[float, ...] | None = None
     points_xy: Sequence[tuple[float, ...]] = ()
     format: str | None = None
+    grid: int | None = None
 
 
 def refuse_format(request: Prediction) -> None:

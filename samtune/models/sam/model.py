@@ -65,9 +65,13 @@ class SamModel(Backbone):
         """Maps normalised (B, 3, S, S) pixels, S any multiple that the family allows, to (B, C, S/16, S/16)."""
         raise NotImplementedError
 
-    def decode(self, embeddings: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Decodes (B, C, h, w) embeddings, with one prompt set per item or no prompt, to (B, 1, 4h, 4w) logits."""
-        hidden, upscaled = self._attend(embeddings, prompts, None)
+    def decode(self, embeddings: Tensor, prompts: Prompts | None = None, masks: Tensor | None = None) -> Tensor:
+        """Decodes (B, C, h, w) embeddings, with one prompt set per item or no prompt, to (B, 1, 4h, 4w) logits.
+
+        Args:
+            masks: (B, 1, 4h, 4w) logits of an earlier answer, as a further prompt.
+        """
+        hidden, upscaled = self._attend(embeddings, prompts, masks)
         weights = self.net.mask_decoder.output_hypernetworks_mlps[0](hidden[:, 1])  # token 0 is the IoU token; (B, C/8)
         return torch.einsum("bc,bchw->bhw", weights, upscaled)[:, None]
 

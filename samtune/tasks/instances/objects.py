@@ -53,13 +53,12 @@ def object_facts(paths: Sequence[Path]) -> list[ObjectFacts | DataError]:
 
 
 def paint(masks: Iterable[MaskArray], size: Size) -> ObjectMap:
-    """Draws (H, W) masks as one map, each with its place from 1; a pixel of several is the smallest's.
+    """Draws (H, W) masks as one map, each with its place from 1 and over those before it: give the largest first.
 
-    Of masks of one size the later one is on top. What is wholly under others is not in the map.
+    So a pixel of several is the smallest's. What is wholly under others is not in the map; see `renumbered`.
     """
     labels = np.zeros(size, dtype=np.int32)
-    numbered = list(enumerate(masks, start=1))
-    for number, mask in sorted(numbered, key=lambda pair: -int(np.count_nonzero(pair[1]))):
+    for number, mask in enumerate(masks, start=1):
         labels[mask] = number
     return labels
 
