@@ -23,7 +23,9 @@ Device = Annotated[str, Option(metavar="auto|cpu|cuda|mps", help="Where to compu
 @use_app.command(rich_help_panel="Use a checkpoint")
 def evaluate(
     checkpoint: Checkpoint,
-    data: Annotated[Path, Option(metavar="DIR", help="Folder with images/ and masks/, or with class folders.")],
+    data: Annotated[
+        Path, Option(metavar="DIR", help="Folder with images/ and masks/ or instances/, or with class folders.")
+    ],
     out: Annotated[Path | None, Option(metavar="DIR", help="Write metrics.json and per_image.csv here.")] = None,
     split: Annotated[
         str,
@@ -40,7 +42,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Measure a checkpoint: mDice and mIoU, or accuracy, with 95 % intervals."""
+    """Measure a checkpoint: mDice and mIoU, accuracy, or average precision, with 95 % intervals."""
     _check_choice("split", split, ("auto", "all", "train", "val", "test"))
     _check_device(device)
     from samtune.files.find import find_model
@@ -68,11 +70,16 @@ def predict(
         Option(metavar="X,Y", help="Prompt for a single image: a point on the object; repeat for more."),
     ] = None,
     format: Annotated[
-        str | None, Option(metavar="png|coco|geojson", help="Of maps of classes: png has a palette.")
+        str | None,
+        Option(metavar="png|coco|geojson", help="Of maps of classes, with a palette, or of objects, by number."),
+    ] = None,
+    grid: Annotated[
+        int | None,
+        Option(metavar="N", min=1, max=64, help="Objects: found by N x N clicks, as by Segment Anything's generator."),
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Write the mask of each image, at its own size, its class, or the class of each pixel."""
+    """Write the mask of each image, at its own size, its class, the class of each pixel, or its objects."""
     _check_device(device)
     box_xyxy = _numbers("--box", box, 4) if box is not None else None
     points_xy = [_numbers("--point", text, 2) for text in point or ()]
@@ -81,7 +88,7 @@ def predict(
     from samtune.tasks.table import task_of_file
 
     file = find_model(checkpoint)
-    request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy, format)
+    request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy, format, grid)
     console.print_line(task_of_file(file).predict_files(request))
 
 

@@ -45,7 +45,17 @@ def refuse_format(request: Prediction) -> None:
     """Raises a `ConfigError` for a task whose answers have one format."""
     if request.format is not None:
         raise ConfigError(
-            f"--format {request.format!r} is for maps of classes (task: semantic); {request.checkpoint} answers in one."
+            f"--format {request.format!r} is for maps of classes or objects (task: semantic, instances); "
+            f"{request.checkpoint} answers in one."
+        )
+    refuse_grid(request)
+
+
+def refuse_grid(request: Prediction) -> None:
+    """Raises a `ConfigError` for a task whose answers are not objects."""
+    if request.grid is not None:
+        raise ConfigError(
+            f"--grid {request.grid} finds objects (task: instances), and {request.checkpoint} finds none."
         )
 
 

@@ -84,6 +84,8 @@ def predict_instance_files(request: Request) -> str:
     predictor = InstancePredictor.from_file(request.checkpoint, device=request.device)
     targets = targets_of(find_images(request.paths), request.out, SUFFIXES[form])
     if request.box_xyxy is not None or request.points_xy:
+        if request.grid is not None:
+            raise ConfigError(f"--grid {request.grid} asks for all objects, --box and --point for one. Leave one out.")
         return segment_files(predictor.model, request, targets)
     counts, kept = dict[str, int](), dict[str, Instances]()
 

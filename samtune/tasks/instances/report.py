@@ -63,7 +63,7 @@ class InstanceRow:
     @property
     def ap50(self) -> float:
         """The image's own AP50; NaN where it has no object."""
-        return float(resampled_precision([self.matches])[0])
+        return own_ap50(self.matches)
 
     @property
     def pq(self) -> float:
@@ -84,7 +84,13 @@ class InstanceReport(AnyReport):
     rows: tuple[InstanceRow, ...]
     split: str
     definition: dict[str, str]
-    trivial: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    answers: Mapping[str, Sequence[Matches]] = field(default_factory=dict)
+    """Key of an answer that needs no model -> what it finds in the images of the rows; empty where not measured."""
+
+    @property
+    def trivial(self) -> dict[str, list[float]]:  # type: ignore[override]
+        """Of these answers, the images' own AP50."""
+        return {key: [own_ap50(one) for one in found] for key, found in self.answers.items()}
 
     @property
     def n_images(self) -> int:
@@ -142,7 +148,8 @@ class InstanceReport(AnyReport):
         content = super().to_json(before, trainable)
         old = before.prompted if isinstance(before, InstanceReport) else {}
         by_prompt = {kind: {BOXED: value, "before": old.get(kind)} for kind, value in self.prompted.items()}
-        return content | {"prompts": by_prompt or None}
+        trivial = {key: numbers(found)["AP50"] for key, found in self.answers.items()}  # of the set, as AP50 is
+        return content | {"prompts": by_prompt or None, "trivial": trivial or None}
 
     def to_table(self, before: AnyReport | None = None) -> Table:
         """Returns the headline numbers, and below them those without an interval: clicks, and the counts."""
@@ -188,6 +195,11 @@ class InstanceReport(AnyReport):
             "AJI": lambda rows: aggregated_jaccard([row.matches for row in rows]),
             BOXED: _dice("box"),
         }
+
+
+def own_ap50(one: Matches) -> float:
+    """Returns the AP50 of one image alone; NaN where it has no object."""
+    return float(resampled_precision([one])[0])
 
 
 def _named(objects: Mapping[str, float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from samtune.data.pictures import read_image
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError, DataError
-from samtune.metrics.instances import match
+from samtune.metrics.instances import Matches, match
 from samtune.models.backbone import Backbone
 from samtune.models.sam.model import SamModel
 from samtune.models.table import build_model
@@ -30,7 +30,7 @@ from samtune.tasks.instances.losses import LOSSES
 from samtune.tasks.instances.objects import read_objects, renumbered
 from samtune.tasks.instances.practice import PromptPractice, practice_loss
 from samtune.tasks.instances.predict import predict_instance_files
-from samtune.tasks.instances.report import InstanceReport, InstanceRow
+from samtune.tasks.instances.report import InstanceReport
 from samtune.tasks.instances.separate import MAPS
 from samtune.tasks.instances.service import InstanceService
 from samtune.tasks.instances.splits import recognises, resolve_objects, verify_folder
@@ -114,12 +114,12 @@ class InstanceTask(PixelTask[InstanceConfig]):
         )
         if how.keep is None:
             return report
-        trivial: dict[str, list[float]] = {}
+        answers: dict[str, list[Matches]] = {}
         for pair in getattr(loaders.splits, how.split):
             truth = renumbered(read_objects(pair.mask))[0]
             for key, found in trivial_instances(read_image(pair.image)).items():
-                trivial.setdefault(key, []).append(InstanceRow(pair.name, match(found, truth)).ap50)
-        return replace(report, trivial=trivial)
+                answers.setdefault(key, []).append(match(found, truth))
+        return replace(report, answers=answers)
 
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]

@@ -18,7 +18,7 @@ from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.panels import save_panels
 from samtune.tasks.predict import Prediction as Request
-from samtune.tasks.predict import checked_image, find_images, predict_each, targets_of
+from samtune.tasks.predict import checked_image, find_images, predict_each, refuse_grid, targets_of
 from samtune.tasks.prompted import predict_prompted, segment_files
 from samtune.tasks.semantic.draw import map_row
 from samtune.tasks.semantic.evaluate import MapDescription, MapPrediction, predict_maps
@@ -81,6 +81,7 @@ def predict_map_files(request: Request) -> str:
     form = request.format or "png"
     if form not in SUFFIXES:
         raise ConfigError(f"--format: {unknown_name('format', form, SUFFIXES)}")
+    refuse_grid(request)
     predictor = MapPredictor.from_file(request.checkpoint, device=request.device)
     targets = targets_of(find_images(request.paths), request.out, SUFFIXES[form])
     if request.box_xyxy is not None or request.points_xy:
