@@ -12,10 +12,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from samtune.base.disk import cache_folder, write_text
+import numpy as np
+from PIL import Image
+
+from samtune.base.disk import cache_folder, write_bytes, write_text
 from samtune.base.download import file_sha256
 from samtune.errors import DataError, DiskError
 
@@ -49,6 +53,29 @@ def recall(question: str, paths: Sequence[Path], look: Callable[[Path], Any]) ->
 def file_hashes(paths: Sequence[Path]) -> list[str]:
     """Returns the SHA-256 of each file in hex, remembered until it changes."""
     return [str(answer) for answer in recall("contents-2", paths, file_sha256)]
+
+
+def drawn_file(kind: str, image: Path, sources: Sequence[Path], how: str) -> Path:
+    """Returns where a map that was drawn for an image is kept: another place when a file changes, or how it is drawn.
+
+    Args:
+        kind: of map, the name of a folder.
+        sources: the files that it depends on.
+    """
+    stamps = []
+    for path in sources:
+        facts = path.stat()
+        stamps.append(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}")
+    marks = hashlib.sha256("|".join([how, *stamps]).encode("utf-8", "surrogateescape")).hexdigest()
+    return cache_folder() / kind / marks[:32] / f"{image.stem}.png"
+
+
+def save_drawn(target: Path, values: np.ndarray) -> Path:
+    """Writes an (H, W) map of uint8 or uint16 as a PNG, and returns its file."""
+    file = BytesIO()
+    Image.fromarray(values).save(file, format="PNG")
+    write_bytes(target, file.getvalue())
+    return target
 
 
 def _recall_folder(

@@ -15,7 +15,7 @@ def maps_dice_bce(logits: Tensor, batch: Batch, *, dice_weight: float = 1.0, bce
     """
     from monai.losses.dice import DiceLoss
 
-    valid, target, logits = batch.valid(), targets_of(batch.masks), logits.float()
+    valid, target, logits = batch.valid(), targets_of(batch), logits.float()
     dice: Tensor = DiceLoss(smooth_nr=1.0, smooth_dr=1.0, batch=True)(logits.sigmoid() * valid, target)
     per_pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * valid
     bce = (per_pixel.sum(dim=(1, 2, 3)) / (logits.shape[1] * valid.sum(dim=(1, 2, 3)))).mean()

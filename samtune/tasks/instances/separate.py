@@ -18,7 +18,7 @@ import torch
 from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
 
-from samtune.types import Instances, MaskArray, ObjectMap
+from samtune.types import Batch, Instances, MaskArray, ObjectMap
 
 MAPS = ("foreground", "boundary", "centre")
 LEVEL = 0.5
@@ -28,10 +28,16 @@ HEIGHT = 0.1
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def targets_of(masks: Tensor) -> Tensor:
-    """Returns (B, 3, S, S) float32, what the three maps of (B, 1, S, S) int32 maps of objects should show."""
-    drawn = np.stack([_target(labels) for labels in masks[:, 0].cpu().numpy()])
-    return torch.from_numpy(drawn).to(masks.device)
+def targets_of(batch: Batch) -> Tensor:
+    """Returns (B, 3, S, S) float32, what the three maps of a batch of maps of objects should show; 0 in the padding.
+
+    Where an object leaves the picture it has no boundary.
+    """
+    masks = batch.masks[:, 0].cpu().numpy()
+    drawn = np.zeros((len(masks), len(MAPS), *masks.shape[1:]), dtype=np.float32)
+    for target, labels, (height, width) in zip(drawn, masks, batch.sizes_input, strict=True):
+        target[:, :height, :width] = _target(labels[:height, :width])
+    return torch.from_numpy(drawn).to(batch.masks.device)
 
 
 def separate(maps: Floats) -> Instances:
@@ -54,8 +60,10 @@ def parted(relief: Floats, inside: MaskArray, height: float) -> tuple[ObjectMap,
     from skimage.morphology import h_maxima
     from skimage.segmentation import watershed
 
-    relief = np.where(inside, relief, relief.min() - 2 * height).astype(np.float64)
-    peaks, count = ndimage.label((h_maxima(relief, height) > 0) & inside, structure=np.ones((3, 3)))
+    ground = relief.min() - 2 * height
+    relief = np.where(inside, relief, ground).astype(np.float64)
+    high = h_maxima(np.pad(relief, 1, constant_values=ground), height)[1:-1, 1:-1] > 0  # beside the frame too
+    peaks, count = ndimage.label(high & inside, structure=np.ones((3, 3)))
     labels: Any = watershed(-relief, peaks, mask=inside).astype(np.int32)
     return labels, count
 

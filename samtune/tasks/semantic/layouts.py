@@ -1,16 +1,13 @@
 """How do folders of binary masks per class, and COCO's annotations, become maps? Drawn once, and kept in the cache."""
 
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from samtune.base.disk import cache_folder, write_bytes
+from samtune.data.cache import drawn_file, save_drawn
 from samtune.data.coco import CocoImage, draw_objects, find_annotations, read_coco
 from samtune.data.pairs import Pair, by_stem, scan_folder
 from samtune.data.pictures import read_image
@@ -118,7 +115,7 @@ def _scan_folders(folder: Path, drawing: Drawing) -> tuple[list[Pair], list[str]
 
 
 def _drawn_masks(image: Path, masks: Mapping[str, Path], drawing: Drawing) -> Path:
-    target = _target(image, [image, *masks.values()], f"{sorted(masks)} {drawing}")
+    target = drawn_file("class-maps", image, [image, *masks.values()], f"{sorted(masks)} {drawing}")
     if target.is_file():
         return target
     size = read_image(image).shape[:2]
@@ -136,7 +133,7 @@ def _drawn_masks(image: Path, masks: Mapping[str, Path], drawing: Drawing) -> Pa
         values[mask] = drawing.values[name]
     if overlap:
         logger.warning("%s: %d pixels are in masks of two classes; the later class counts", image, overlap)
-    return _write(target, values)
+    return save_drawn(target, values)
 
 
 def _scan_coco(folder: Path, drawing: Drawing) -> tuple[list[Pair], list[str]]:
@@ -153,8 +150,8 @@ def _scan_coco(folder: Path, drawing: Drawing) -> tuple[list[Pair], list[str]]:
         return drawing.value(name)
 
     def drawn(image: CocoImage) -> Path:
-        target = _target(image.picture, [image.picture, coco.file], str(drawing))
-        return target if target.is_file() else _write(target, draw_objects(image, value_of, drawing.ground))
+        target = drawn_file("class-maps", image.picture, [image.picture, coco.file], str(drawing))
+        return target if target.is_file() else save_drawn(target, draw_objects(image, value_of, drawing.ground))
 
     pairs, problems = [], dict[str, None]()
     for stem, image in sorted(coco.images.items()):
@@ -163,22 +160,3 @@ def _scan_coco(folder: Path, drawing: Drawing) -> tuple[list[Pair], list[str]]:
         except DataError as error:
             problems[f"{coco.file}: {error}"] = None
     return pairs, list(problems)
-
-
-def _target(image: Path, sources: list[Path], how: str) -> Path:
-    """Returns where the map of an image is kept: another place when a file changes, or the values."""
-    marks = hashlib.sha256("|".join([how, *_stamps(sources)]).encode("utf-8", "surrogateescape")).hexdigest()
-    return cache_folder() / "class-maps" / marks[:32] / f"{image.stem}.png"
-
-
-def _stamps(paths: list[Path]) -> Iterator[str]:
-    for path in paths:
-        facts = path.stat()
-        yield f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
-
-
-def _write(target: Path, values: np.ndarray) -> Path:
-    file = BytesIO()
-    Image.fromarray(values).save(file, format="PNG")
-    write_bytes(target, file.getvalue())
-    return target
