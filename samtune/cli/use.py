@@ -1,5 +1,6 @@
 """The commands that use a checkpoint: measure, predict, serve."""
 
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -63,32 +64,34 @@ def predict(
     out: Annotated[Path, Option(metavar="DIR", help="Where STEM.png masks (0, 255) or predictions.csv go.")],
     overlay: Annotated[bool, Option("--overlay", help="Also draw each mask over its image.")] = False,
     box: Annotated[
-        str | None, Option(metavar="X1,Y1,X2,Y2", help="Prompt for a single image: a box in its pixels.")
+        list[str] | None,
+        Option(metavar="X1,Y1,X2,Y2", help="Prompt for a single image: a box in its pixels; repeat for more."),
     ] = None,
     point: Annotated[
         list[str] | None,
-        Option(metavar="X,Y", help="Prompt for a single image: a point on the object; repeat for more."),
+        Option(
+            metavar="X,Y",
+            help="Prompt for a single image: a point on the object; repeat for more. 16x16, of instances: clicks on a "
+            "grid over each image, as Segment Anything's own generator finds objects.",
+        ),
     ] = None,
     format: Annotated[
         str | None,
         Option(metavar="png|coco|geojson", help="Of maps of classes, with a palette, or of objects, by number."),
     ] = None,
-    grid: Annotated[
-        int | None,
-        Option(metavar="N", min=1, max=64, help="Objects: found by N x N clicks, as by Segment Anything's generator."),
-    ] = None,
     device: Device = "auto",
 ) -> None:
     """Write the mask of each image, at its own size, its class, the class of each pixel, or its objects."""
     _check_device(device)
-    box_xyxy = _numbers("--box", box, 4) if box is not None else None
-    points_xy = [_numbers("--point", text, 2) for text in point or ()]
+    boxes_xyxy = [_numbers("--box", text, 4) for text in box or ()]
+    grid = _grid(point or ())
+    points_xy = [] if grid else [_numbers("--point", text, 2) for text in point or ()]
     from samtune.files.find import find_model
     from samtune.tasks.predict import Prediction
     from samtune.tasks.table import task_of_file
 
     file = find_model(checkpoint)
-    request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy, format, grid)
+    request = Prediction(file, paths, out, device, overlay, boxes_xyxy, points_xy, format, grid)
     console.print_line(task_of_file(file).predict_files(request))
 
 
@@ -118,6 +121,17 @@ def _check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
 
 def _check_device(device: str) -> None:
     _check_choice("device", device, ("auto", "cpu", "cuda", "mps"))
+
+
+def _grid(points: Sequence[str]) -> int | None:
+    """Returns N of a single NxN in place of a point, else None."""
+    found = re.fullmatch(r"(\d+)x(\d+)", points[0]) if len(points) == 1 else None
+    if found is None:
+        return None
+    rows, columns = map(int, found.groups())
+    if rows != columns or not 1 <= rows <= 64:
+        raise ConfigError(f"--point {points[0]}: a grid has as many rows as columns, 1 to 64, such as 16x16.")
+    return rows
 
 
 def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:

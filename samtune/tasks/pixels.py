@@ -6,11 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, interpolate
 
 from samtune.config.sections import Config
+from samtune.data.frames import Collate, resize_longest
 from samtune.data.pair_splits import MaskKind, resolve_parts
 from samtune.data.pairs import Pair, find_pairs
 from samtune.errors import ConfigError
@@ -19,8 +21,9 @@ from samtune.scoring.contrastive import pixel_contrastive
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Needs
 from samtune.tasks.evaluate import check_finite
+from samtune.tasks.predict import checked_image
 from samtune.tasks.task import Task
-from samtune.types import Batch, LogitLoss, OutputLoss, Size
+from samtune.types import Batch, ImageArray, LogitLoss, OutputLoss, Sample, Size
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -97,6 +100,19 @@ def object_loss(low: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     each = per_pixel.sum(dim=(1, 2, 3)) / valid.sum(dim=(1, 2, 3))
     dice: Tensor = DiceLoss(smooth_nr=1.0, smooth_dr=1.0, reduction="none")(low.float().sigmoid() * valid, target)
     return (each + dice.flatten()) * target.flatten(1).any(1)
+
+
+def batch_of_one(image_hwc_uint8: ImageArray, side: int, kind: torch.dtype) -> Batch:
+    """Returns an (H, W, 3) uint8 RGB image in the input frame, S = `side`, with an empty map of a kind for its target.
+
+    Raises:
+        DataError: not such an image.
+    """
+    image = checked_image(image_hwc_uint8)
+    small = resize_longest(image, side)
+    pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (3, h, w)
+    target, truth = torch.zeros(small.shape[:2], dtype=kind), np.zeros(image.shape[:2], dtype=np.uint8)
+    return Collate(side)([Sample("the image", pixels, target, truth)])
 
 
 def low_logits(model: nn.Module, batch: Batch, autocast_dtype: torch.dtype | None) -> Tensor:

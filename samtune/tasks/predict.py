@@ -24,8 +24,8 @@ class Prediction:
     Attributes:
         paths: image files, or folders of images (not searched deeper).
         overlay: also draw the answers over the images.
-        box_xyxy: prompt in pixels of the image, of which there is one then; or None.
-        points_xy: likewise, all on the object; empty for none.
+        boxes_xyxy: prompts in pixels of the image, of which there is one then; empty for none.
+        points_xy: likewise, all on the object.
         format: of the answers; None for the task's first.
         grid: clicks along a side by which segment-anything's own generator finds objects; None for the task's way.
     """
@@ -35,7 +35,7 @@ class Prediction:
     out: Path
     device: str = "auto"
     overlay: bool = False
-    box_xyxy: tuple[float, ...] | None = None
+    boxes_xyxy: Sequence[tuple[float, ...]] = ()
     points_xy: Sequence[tuple[float, ...]] = ()
     format: str | None = None
     grid: int | None = None
@@ -55,7 +55,7 @@ def refuse_grid(request: Prediction) -> None:
     """Raises a `ConfigError` for a task whose answers are not objects."""
     if request.grid is not None:
         raise ConfigError(
-            f"--grid {request.grid} finds objects (task: instances), and {request.checkpoint} finds none."
+            f"--point {request.grid}x{request.grid}: a grid finds objects (task: instances); {request.checkpoint} has none."
         )
 
 

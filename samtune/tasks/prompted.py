@@ -85,13 +85,13 @@ def segment_files(model: Backbone, request: Request, targets: Mapping[Path, Path
     if request.format not in (None, "png") or request.overlay:
         raise ConfigError("--format and --overlay are of maps: leave them out beside --box and --point.")
     check_one_image(targets)
-    box, points = request.box_xyxy, request.points_xy or None
-    checked_boxes(box)
+    boxes, points = request.boxes_xyxy or None, request.points_xy or None
+    checked_boxes(boxes)
     checked_points(points, None)
 
     def write(path: Path) -> None:
         try:
-            found = predict_prompted(model, read_image(path), boxes_xyxy=box, points_xy=points)
+            found = predict_prompted(model, read_image(path), boxes_xyxy=boxes, points_xy=points)
         except PromptError as err:
             raise DataError(f"{path}: {err}") from err
         write_bytes(targets[path], png_of(found.mask))

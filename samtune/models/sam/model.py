@@ -126,6 +126,7 @@ class SamModel(Backbone):
         """Returns sparse (B, T, C), dense (B, C, h, w) and the positions (1, C, h, w) of the cells, all float32."""
         given = prompts or Prompts()
         points = None if given.points_input is None else (given.points_input, given.labels)
+        masks = None if masks is None else masks.float()
         # Random Fourier features multiply coordinates by 2 pi f: in bf16 that costs whole pixels of place at 1024 px.
         with torch.autocast(self.device.type, enabled=False):
             sparse, dense = self.net.prompt_encoder(points=points, boxes=given.boxes_input, masks=masks)

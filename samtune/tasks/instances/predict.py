@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from samtune.base.disk import write_bytes, write_text
 from samtune.base.machine import pick_device
-from samtune.data.frames import Collate, resize_longest
 from samtune.data.pictures import read_image
-from samtune.errors import ConfigError, unknown_name
+from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.files.merged import load_merged
 from samtune.models.sam.model import SamModel
 from samtune.tasks.instances.draw import overlay
 from samtune.tasks.instances.evaluate import InstanceDescription, predict_instances
-from samtune.tasks.instances.grid import grid_instances
 from samtune.tasks.instances.outputs import coco_json, counts_csv, geojson, index_png
+from samtune.tasks.instances.prompting import boxed_instances, grid_instances
 from samtune.tasks.panels import save_panels
+from samtune.tasks.pixels import batch_of_one
 from samtune.tasks.predict import Prediction as Request
-from samtune.tasks.predict import checked_image, find_images, predict_each, targets_of
+from samtune.tasks.predict import check_one_image, checked_image, find_images, predict_each, targets_of
 from samtune.tasks.prompted import segment_files
-from samtune.types import ImageArray, Instances, Sample
+from samtune.tasks.prompts import Floats, PromptError, checked_boxes
+from samtune.types import ImageArray, Instances
 
 SUFFIXES = {"png": ".png", "coco": ".json", "geojson": ".geojson"}
 """Format of answers to the ending of their files; COCO's are one file."""
@@ -55,14 +57,13 @@ class InstancePredictor:
             DataError: not such an image.
             NonFiniteError: the model returns NaN or infinity.
         """
-        image = checked_image(image_hwc_uint8)
-        small = resize_longest(image, self.model.image_size)
-        pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (3, h, w)
-        target = torch.zeros(small.shape[:2], dtype=torch.int32)
-        sample = Sample("the image", pixels, target, np.zeros(image.shape[:2], dtype=np.int32))
-        batch = Collate(self.model.image_size)([sample]).to(self.model.device)
-        (found,) = predict_instances(self.model, batch, sizes_original=[(image.shape[0], image.shape[1])])
+        batch = batch_of_one(image_hwc_uint8, self.model.image_size, torch.int32).to(self.model.device)
+        (found,) = predict_instances(self.model, batch, sizes_original=[batch.truths[0].shape])
         return found
+
+    def predict_in_boxes(self, image_hwc_uint8: ImageArray, boxes_xyxy: ArrayLike) -> Instances:
+        """Segments an object in each of (N, 4) boxes in pixels of one image; see `boxed_instances`."""
+        return boxed_instances(self.model, image_hwc_uint8, boxes_xyxy)
 
     def predict_by_grid(self, image_hwc_uint8: ImageArray, points: int) -> Instances:
         """Finds the objects of one image by segment-anything's own generator; see `grid_instances`."""
@@ -70,10 +71,11 @@ class InstancePredictor:
 
 
 def predict_instance_files(request: Request) -> str:
-    """Writes the objects of each image, at its size, or with a prompt the mask of one; says what was written.
+    """Writes the objects of each image, at its size, or with points the mask of one; says what was written.
 
     Raises:
-        ConfigError: an unknown format, a format or overlay of a prompted mask, or an answer would replace an image.
+        ConfigError: an unknown format, a format or overlay of the mask of points, a prompt for several images, or an
+            answer would replace an image.
         DataError: nothing to predict, two images of one stem, or images that can't be read; all are listed, after the
             answers of the others are written.
         DiskError: `out` can't be written.
@@ -83,15 +85,21 @@ def predict_instance_files(request: Request) -> str:
         raise ConfigError(f"--format: {unknown_name('format', form, SUFFIXES)}")
     predictor = InstancePredictor.from_file(request.checkpoint, device=request.device)
     targets = targets_of(find_images(request.paths), request.out, SUFFIXES[form])
-    if request.box_xyxy is not None or request.points_xy:
-        if request.grid is not None:
-            raise ConfigError(f"--grid {request.grid} asks for all objects, --box and --point for one. Leave one out.")
+    if request.grid is not None and (request.boxes_xyxy or request.points_xy):
+        raise ConfigError(f"--point {request.grid}x{request.grid} asks for all objects, --box for some. Leave one out.")
+    if request.points_xy:
         return segment_files(predictor.model, request, targets)
+    if request.boxes_xyxy:
+        check_one_image(targets)
+    ask = partial(_ask, predictor, checked_boxes(request.boxes_xyxy or None), request.grid)
     counts, kept = dict[str, int](), dict[str, Instances]()
 
     def answer(path: Path) -> None:
         image = read_image(path)
-        found = predictor.predict_by_grid(image, request.grid) if request.grid else predictor.predict(image)
+        try:
+            found = ask(image)
+        except PromptError as err:
+            raise DataError(f"{path}: {err}") from err
         counts[path.name] = len(found)
         if request.overlay:
             save_panels(request.out / "overlays", [(path.stem, overlay(image, found.labels))])
@@ -110,3 +118,10 @@ def predict_instance_files(request: Request) -> str:
     predict_each(list(targets), answer, what="map of objects", finish=finish)
     where = request.out / COCO_FILE if form == "coco" else request.out
     return f"{sum(counts.values()):,} objects in {len(counts)} images, in {where}; counts in {COUNTS_FILE}"
+
+
+def _ask(predictor: InstancePredictor, boxes: Floats | None, grid: int | None, image: ImageArray) -> Instances:
+    """Finds the objects of an image in the way that was asked for."""
+    if boxes is not None:
+        return predictor.predict_in_boxes(image, boxes)
+    return predictor.predict(image) if grid is None else predictor.predict_by_grid(image, grid)

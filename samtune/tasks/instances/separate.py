@@ -1,4 +1,4 @@
-"""How do three maps tell the objects of a picture apart? What the maps show of an object, and the way back to objects.
+"""How do three maps tell the objects of a picture apart? What maps show, what they cost, the way back.
 
 The direct way for crowded small objects, as in micro-sam (Archit et al. 2025) and other decoders of cells: one pass for
 a picture, however many objects it has.
@@ -17,14 +17,17 @@ import numpy as np
 import torch
 from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from samtune.types import Batch, Instances, MaskArray, ObjectMap
+from samtune.metrics.trivial import otsu
+from samtune.types import Batch, ImageArray, Instances, MaskArray, ObjectMap
 
 MAPS = ("foreground", "boundary", "centre")
 LEVEL = 0.5
 """Of foreground, above which a pixel belongs to an object."""
 HEIGHT = 0.1
 """By how much a peak of centre - boundary stands out that is an object of its own."""
+DEPTH = 1.0  # pixels, as HEIGHT, of the distance to the edge of what Otsu's threshold finds
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -38,6 +41,21 @@ def targets_of(batch: Batch) -> Tensor:
     for target, labels, (height, width) in zip(drawn, masks, batch.sizes_input, strict=True):
         target[:, :height, :width] = _target(labels[:height, :width])
     return torch.from_numpy(drawn).to(batch.masks.device)
+
+
+def maps_dice_bce(logits: Tensor, batch: Batch, *, dice_weight: float = 1.0, bce_weight: float = 1.0) -> Tensor:
+    """Returns Dice + binary cross-entropy of (B, 3, S, S) logits in the input frame, in fp32; padding never counts.
+
+    Both take the targets of `targets_of`, also the shares of the centre map. The Dice part is MONAI's, of each map over
+    all items; the cross-entropy is a mean over the valid pixels of each item.
+    """
+    from monai.losses.dice import DiceLoss
+
+    valid, target, logits = batch.valid(), targets_of(batch), logits.float()
+    dice: Tensor = DiceLoss(smooth_nr=1.0, smooth_dr=1.0, batch=True)(logits.sigmoid() * valid, target)
+    per_pixel = binary_cross_entropy_with_logits(logits, target, reduction="none") * valid
+    bce = (per_pixel.sum(dim=(1, 2, 3)) / (logits.shape[1] * valid.sum(dim=(1, 2, 3)))).mean()
+    return dice_weight * dice + bce_weight * bce
 
 
 def separate(maps: Floats) -> Instances:
@@ -66,6 +84,19 @@ def parted(relief: Floats, inside: MaskArray, height: float) -> tuple[ObjectMap,
     peaks, count = ndimage.label(high & inside, structure=np.ones((3, 3)))
     labels: Any = watershed(-relief, peaks, mask=inside).astype(np.int32)
     return labels, count
+
+
+def trivial_instances(image: ImageArray) -> dict[str, Instances]:
+    """Returns what needs no model: Otsu's threshold, parted by the distance to its edge.
+
+    Answers are by key of `samtune.metrics.trivial.TRIVIAL`, for (H, W, 3) uint8 RGB; every score is 1.
+    """
+    bright, found = otsu(image), {}
+    for key, mask in (("watershed_bright", bright), ("watershed_dark", ~bright)):
+        depth: Any = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+        labels, count = parted(depth, mask, DEPTH)
+        found[key] = Instances(labels, np.ones(count, dtype=np.float32))
+    return found
 
 
 def crops(labels: ObjectMap) -> Iterator[tuple[int, tuple[slice, slice], MaskArray]]:

@@ -25,16 +25,13 @@ from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.instances.config import InstanceConfig
 from samtune.tasks.instances.draw import gallery_sections, prompts_section
 from samtune.tasks.instances.evaluate import InstanceDescription, evaluate_instance_file, evaluate_instances
-from samtune.tasks.instances.layouts import scan_objects
-from samtune.tasks.instances.losses import LOSSES
 from samtune.tasks.instances.objects import read_objects, renumbered
 from samtune.tasks.instances.practice import PromptPractice, practice_loss
 from samtune.tasks.instances.predict import predict_instance_files
 from samtune.tasks.instances.report import InstanceReport
-from samtune.tasks.instances.separate import MAPS
+from samtune.tasks.instances.separate import MAPS, maps_dice_bce, trivial_instances
 from samtune.tasks.instances.service import InstanceService
-from samtune.tasks.instances.splits import recognises, resolve_objects, verify_folder
-from samtune.tasks.instances.trivial import trivial_instances
+from samtune.tasks.instances.splits import recognises, resolve_objects, scan_objects, verify_folder
 from samtune.tasks.pixels import PixelTask
 from samtune.tasks.predict import Prediction
 from samtune.tasks.task import Measuring, Pages, Words
@@ -53,7 +50,7 @@ class InstanceTask(PixelTask[InstanceConfig]):
         explained="means of the images' own numbers, from 0 to 1",
         axis="AP50",
     )
-    losses = LOSSES
+    losses = {"dice_bce": maps_dice_bce}  # noqa: RUF012
     measures_before = True
     description = InstanceDescription
     service = InstanceService

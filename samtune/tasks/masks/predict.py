@@ -71,24 +71,24 @@ def predict_files(request: Request) -> str:
     """
     refuse_format(request)
     predictor = Predictor.from_file(request.checkpoint, device=request.device)
-    box, points = request.box_xyxy, request.points_xy or None
-    checked_boxes(box)
+    boxes, points = request.boxes_xyxy or None, request.points_xy or None
+    checked_boxes(boxes)
     checked_points(points, None)
     targets = targets_of(find_images(request.paths), request.out)
-    if box is not None or points:
+    if boxes or points:
         check_one_image(targets)
-    if warning := other_prompt(predictor, box=box is not None, points=points is not None):
+    if warning := other_prompt(predictor, box=boxes is not None, points=points is not None):
         logger.warning("%s", warning)
 
     def write(path: Path) -> None:
         image = read_image(path)
         try:
-            mask = predictor.predict(image, boxes_xyxy=box, points_xy=points).mask
+            mask = predictor.predict(image, boxes_xyxy=boxes, points_xy=points).mask
         except PromptError as err:
             raise DataError(f"{path}: {err}") from err
         write_bytes(targets[path], png_of(mask))
         if request.overlay:
-            save_overlays(request.out / "overlays", [(path.stem, image, None, mask, Marks(box, points))])
+            save_overlays(request.out / "overlays", [(path.stem, image, None, mask, Marks(boxes or (), points or ()))])
 
     masks = predict_each(list(targets), write, what="mask")
     return f"{len(masks)} masks in {request.out}"

@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from samtune.base.disk import write_bytes, write_text
 from samtune.base.machine import pick_device
-from samtune.data.frames import Collate, resize_longest
 from samtune.data.pictures import read_image
 from samtune.errors import ConfigError, unknown_name
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.panels import save_panels
+from samtune.tasks.pixels import batch_of_one
 from samtune.tasks.predict import Prediction as Request
-from samtune.tasks.predict import checked_image, find_images, predict_each, refuse_grid, targets_of
+from samtune.tasks.predict import find_images, predict_each, refuse_grid, targets_of
 from samtune.tasks.prompted import predict_prompted, segment_files
 from samtune.tasks.semantic.draw import map_row
 from samtune.tasks.semantic.evaluate import MapDescription, MapPrediction, predict_maps
 from samtune.tasks.semantic.outputs import coco_json, geojson, palette_png
-from samtune.types import ImageArray, Prediction, Sample
+from samtune.types import ImageArray, Prediction
 
 SUFFIXES = {"png": ".png", "coco": ".json", "geojson": ".geojson"}
 """Format of answers to the ending of their files; COCO's are one file."""
@@ -53,13 +52,8 @@ class MapPredictor:
             DataError: not such an image.
             NonFiniteError: the model returns NaN or infinity.
         """
-        image = checked_image(image_hwc_uint8)
-        small = resize_longest(image, self.model.image_size)
-        pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (3, h, w)
-        target = torch.zeros(small.shape[:2], dtype=torch.uint8)
-        sample = Sample("the image", pixels, target, np.zeros(image.shape[:2], dtype=np.uint8))
-        batch = Collate(self.model.image_size)([sample]).to(self.model.device)
-        (found,) = predict_maps(self.model, batch, sizes_original=[(image.shape[0], image.shape[1])])
+        batch = batch_of_one(image_hwc_uint8, self.model.image_size, torch.uint8).to(self.model.device)
+        (found,) = predict_maps(self.model, batch, sizes_original=[batch.truths[0].shape])
         return found
 
     def segment(
@@ -84,7 +78,7 @@ def predict_map_files(request: Request) -> str:
     refuse_grid(request)
     predictor = MapPredictor.from_file(request.checkpoint, device=request.device)
     targets = targets_of(find_images(request.paths), request.out, SUFFIXES[form])
-    if request.box_xyxy is not None or request.points_xy:
+    if request.boxes_xyxy or request.points_xy:
         return segment_files(predictor.model, request, targets)
 
     def answer(path: Path) -> MapPrediction | None:

@@ -21,8 +21,8 @@ from samtune.data.pictures import read_image
 from samtune.models.table import MODELS, build_model
 from samtune.selection import load_selection
 from samtune.serve.app import create_app
-from samtune.tasks.instances.grid import Stock, grid_instances
 from samtune.tasks.instances.predict import InstancePredictor
+from samtune.tasks.instances.prompting import Stock, grid_instances
 from samtune.tasks.instances.service import InstanceService
 from samtune.tasks.instances.task import InstanceTask
 from samtune.tasks.table import task_of_data, task_of_file
@@ -113,7 +113,8 @@ def test_one_object_by_its_box(capsys: pytest.CaptureFixture[str]) -> None:
     with Image.open(f"boxed/{image.stem}.png") as picture:
         assert picture.size == (48, 40) and set(np.unique(np.array(picture)).tolist()) <= {0, 255}
     for wrong, text in (
-        (("--box", "4,6,18,20", "--grid", "4"), "Leave one out"),
+        (("--box", "4,6,18,20", "--point", "4x4"), "Leave one out"),
+        (("--point", "4x5"), "as many rows as columns"),
         (("--box", "90,90,99,99"), "outside the image"),
         (("--format", "cocoa"), "coco"),
     ):
@@ -123,7 +124,7 @@ def test_one_object_by_its_box(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_grid_of_clicks() -> None:
     image = next(Path("data/test/images").iterdir())
-    assert run("predict", "--checkpoint", "run", image, "--out", "grid", "--grid", "4", "--format", "coco") == 0
+    assert run("predict", "--checkpoint", "run", image, "--out", "grid", "--point", "4x4", "--format", "coco") == 0
     model = InstancePredictor.from_file("run/merged.safetensors").model
     found = grid_instances(model, read_image(image), points=4)
     assert len(json.loads(Path("grid/predictions.json").read_text())["annotations"]) == len(found)

@@ -13,9 +13,8 @@ from PIL import Image
 
 from samtune.data.maps import MapDataset
 from samtune.errors import ConfigError, DataError
-from samtune.tasks.instances.layouts import scan_objects
 from samtune.tasks.instances.objects import object_facts, paint, read_objects, renumbered
-from samtune.tasks.instances.splits import recognises, resolve_objects, verify_folder
+from samtune.tasks.instances.splits import recognises, resolve_objects, scan_objects, verify_folder
 
 
 @pytest.fixture(autouse=True)

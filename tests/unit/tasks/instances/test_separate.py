@@ -9,9 +9,7 @@ from object_maps import discs
 from torch import Tensor
 
 from samtune.metrics.instances import match, numbers
-from samtune.tasks.instances.losses import maps_dice_bce
-from samtune.tasks.instances.separate import MAPS, crops, separate, targets_of
-from samtune.tasks.instances.trivial import trivial_instances
+from samtune.tasks.instances.separate import MAPS, crops, maps_dice_bce, separate, targets_of, trivial_instances
 from samtune.types import Batch
 
 
