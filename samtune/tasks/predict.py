@@ -55,7 +55,7 @@ def refuse_grid(request: Prediction) -> None:
     """Raises a `ConfigError` for a task whose answers are not objects."""
     if request.grid is not None:
         raise ConfigError(
-            f"--point {request.grid}x{request.grid}: a grid finds objects (task: instances); {request.checkpoint} has none."
+            f"--point {request.grid}x{request.grid} finds objects (task: instances); {request.checkpoint} has none."
         )
 
 
