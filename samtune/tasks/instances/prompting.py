@@ -27,8 +27,8 @@ from samtune.types import Batch, ImageArray, Instances, MaskArray
 
 POINTS = 16  # of the grid, along a side
 EXPECTED, STABILITY = 0.7, 0.85
-"""Least IoU that the decoder expects of a mask, and how little it may change with the threshold: less than the 0.88 and
-0.95 of the generator, which were chosen for ViT-H and leave a small model without an answer."""
+"""Least IoU that the decoder expects of a mask, and least stability when the threshold changes: less than the 0.88 and
+0.95 of the generator, which were chosen for ViT-H."""
 KINDS = {"box": "its box", "point": "a click in its middle", "points3": "that click and two in the largest errors"}
 MOST = 32  # objects of an image, spread over its numbers
 _AT_ONCE = 16  # objects in one pass of the decoder
@@ -59,7 +59,8 @@ def boxed_instances(model: SamModel, image_hwc_uint8: ImageArray, boxes_xyxy: Ar
     boxes = clip_boxes(given, size) * np.tile([size_input[1] / size[1], size_input[0] / size[0]], 2)
     prompts, embedding = torch.as_tensor(boxes, dtype=torch.float32, device=model.device), model.features(batch)
     masks, scores = list[MaskArray](), list[float]()
-    for part in prompts.split(_AT_ONCE):
+    for start in range(0, len(prompts), _AT_ONCE):
+        part = prompts[start : start + _AT_ONCE]
         low, expected = model.decode_all(embedding.expand(len(part), -1, -1, -1), asked(part, None))
         check_finite(low, ["the image"] * len(part))
         logits = (to_original(one, model.image_size, size_input, size) for one in low[:, 0].float())
