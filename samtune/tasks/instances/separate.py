@@ -25,7 +25,7 @@ from samtune.types import Batch, ImageArray, Instances, MaskArray, ObjectMap
 MAPS = ("foreground", "boundary", "centre")
 LEVEL = 0.5
 """Of foreground, above which a pixel belongs to an object."""
-HEIGHT = 0.1
+HEIGHT = 0.15
 """By how much a peak of centre - boundary stands out that is an object of its own."""
 DEPTH = 1.0  # pixels, as HEIGHT, of the distance to the edge of what Otsu's threshold finds
 Floats = np.ndarray[Any, np.dtype[np.float32]]
