@@ -8,7 +8,8 @@ Frames of a picture:
 - **low-res**: S/4 x S/4, what the mask decoder returns.
 
 Coordinates are XY in pixels of the stated frame, boxes XYXY. Sizes are (height, width). Masks are bool:
-True = foreground. Maps of classes are uint8: the place of a pixel's class in the list, or `IGNORE`.
+True = foreground. Maps of classes are uint8: the place of a pixel's class in the list, or `IGNORE`. Maps of objects are
+int32: the number of a pixel's object from 1, or 0 for none.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ Resize = Literal["squash", "crop"]
 Interpolation = Literal["bicubic", "bilinear"]
 MaskArray = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 ClassMap = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
+ObjectMap = np.ndarray[tuple[int, int], np.dtype[np.int32]]
 TargetArray = np.ndarray[tuple[int, int], np.dtype[Any]]
-"""A mask, or a map of classes."""
+"""A mask, a map of classes, or a map of objects."""
 IGNORE = 255
 """Of a map of classes: a pixel that counts in no loss and no metric."""
 ImageArray = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
@@ -65,7 +67,7 @@ class Sample:
     Attributes:
         name: stem of the image file; component targets add `#1`, `#2`, ...
         image: (C, h, w) uint8, or float32 of the same 0 to 255; scaled to the input frame, not yet padded.
-        mask: (h, w) bool, the target in the same frame; or uint8, a map of classes.
+        mask: (h, w) bool, the target in the same frame; or uint8, a map of classes; or int32, a map of objects.
         truth: (H, W) array of the same kind, the target at the original size.
         box_input, points_input, labels: (4,) float32, (P, 2) float32 and (P,) int64, each or None; see `Prompts`.
     """
@@ -87,7 +89,7 @@ class Batch:
         images: (B, C, S, S) uint8, or float32 of the same 0 to 255, zero-padded at the right and bottom; models
             normalise. C = 3 is RGB.
         masks: (B, 1, S, S) bool, target in the input frame, False in the padding; or uint8, maps of classes, `IGNORE`
-            in the padding.
+            in the padding; or int32, maps of objects, 0 in the padding.
         sizes_input: the unpadded (h, w) of each item in the input frame.
         truths: (H, W) arrays of the same kind at the original size.
         prompts: None for prompt mode "none".
@@ -181,6 +183,22 @@ class Prediction:
     mask: MaskArray
     probability: np.ndarray
     score: float
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The objects found in one image, at its original size.
+
+    Attributes:
+        labels: (H, W) int32, of each pixel the number of its object from 1 to n, or 0: no pixel has two.
+        scores: (n,) float32 in [0, 1], the confidence in each, by number; not calibrated.
+    """
+
+    labels: ObjectMap
+    scores: np.ndarray[tuple[int], np.dtype[np.float32]]
+
+    def __len__(self) -> int:
+        return len(self.scores)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The commands that use a checkpoint: measure, predict, serve."""
 
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,9 @@ Device = Annotated[str, Option(metavar="auto|cpu|cuda|mps", help="Where to compu
 @use_app.command(rich_help_panel="Use a checkpoint")
 def evaluate(
     checkpoint: Checkpoint,
-    data: Annotated[Path, Option(metavar="DIR", help="Folder with images/ and masks/, or with class folders.")],
+    data: Annotated[
+        Path, Option(metavar="DIR", help="Folder with images/ and masks/ or instances/, or with class folders.")
+    ],
     out: Annotated[Path | None, Option(metavar="DIR", help="Write metrics.json and per_image.csv here.")] = None,
     split: Annotated[
         str,
@@ -40,7 +43,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Measure a checkpoint: mDice and mIoU, or accuracy, with 95 % intervals."""
+    """Measure a checkpoint: mDice and mIoU, accuracy, or average precision, with 95 % intervals."""
     _check_choice("split", split, ("auto", "all", "train", "val", "test"))
     _check_device(device)
     from samtune.files.find import find_model
@@ -63,32 +66,39 @@ def predict(
     ],
     overlay: Annotated[bool, Option("--overlay", help="Also draw each mask over its image.")] = False,
     box: Annotated[
-        str | None, Option(metavar="X1,Y1,X2,Y2", help="Prompt for a single image: a box in its pixels.")
+        list[str] | None,
+        Option(metavar="X1,Y1,X2,Y2", help="Prompt for a single image: a box in its pixels; repeat for more."),
     ] = None,
     point: Annotated[
         list[str] | None,
-        Option(metavar="X,Y", help="Prompt for a single image: a point on the object; repeat for more."),
+        Option(
+            metavar="X,Y",
+            help="Prompt for a single image: a point on the object; repeat for more. 16x16, of instances: clicks on a "
+            "grid over each image, as Segment Anything's own generator finds objects.",
+        ),
     ] = None,
     format: Annotated[
         str | None,
         Option(
             metavar="png|coco|yolo|labelme|label-studio|cvat|index|geojson|stack",
-            help="Of masks and maps of classes, whose png has a palette; geojson is of maps alone. stack: the pages of "
-            "a TIFF are slices; DIR/STEM.tif has their masks or maps.",
+            help="Of masks, maps of classes, whose png has a palette, and objects, whose png has their numbers; index "
+            "is of masks and classes, geojson of classes and objects. stack: the pages of a TIFF are slices; "
+            "DIR/STEM.tif has their answers.",
         ),
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Write the mask of each image, at its own size, its class, or the class of each pixel."""
+    """Write the mask of each image, at its own size, its class, the class of each pixel, or its objects."""
     _check_device(device)
-    box_xyxy = _numbers("--box", box, 4) if box is not None else None
-    points_xy = [_numbers("--point", text, 2) for text in point or ()]
+    boxes_xyxy = [_numbers("--box", text, 4) for text in box or ()]
+    grid = _grid(point or ())
+    points_xy = [] if grid else [_numbers("--point", text, 2) for text in point or ()]
     from samtune.files.find import find_model
     from samtune.tasks.predict import Prediction
     from samtune.tasks.table import task_of_file
 
     file = find_model(checkpoint)
-    request = Prediction(file, paths, out, device, overlay, box_xyxy, points_xy, format)
+    request = Prediction(file, paths, out, device, overlay, boxes_xyxy, points_xy, format, grid)
     console.print_line(task_of_file(file).predict_files(request))
 
 
@@ -118,6 +128,17 @@ def _check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
 
 def _check_device(device: str) -> None:
     _check_choice("device", device, ("auto", "cpu", "cuda", "mps"))
+
+
+def _grid(points: Sequence[str]) -> int | None:
+    """Returns N of a single NxN in place of a point, else None."""
+    found = re.fullmatch(r"(\d+)x(\d+)", points[0]) if len(points) == 1 else None
+    if found is None:
+        return None
+    rows, columns = map(int, found.groups())
+    if rows != columns or not 1 <= rows <= 64:
+        raise ConfigError(f"--point {points[0]}: a grid has as many rows as columns, 1 to 64, such as 16x16.")
+    return rows
 
 
 def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:

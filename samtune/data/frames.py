@@ -44,13 +44,14 @@ def train_augmentation(image_size: int, *, turns: bool, outside: int = 0, channe
 def augmented(
     augmentation: Any, image: PixelArray, mask: np.ndarray[Any, Any], *, seed: int
 ) -> tuple[PixelArray, np.ndarray[Any, Any]]:
-    """Changes an (h, w, C) image and its (h, w) uint8 mask; what happens depends on `seed` only."""
+    """Changes an (h, w, C) image and its (h, w) mask, of uint8, or of int32 up to 65535, by `seed` only."""
     reseed(augmentation, seed)
+    movable = mask if mask.dtype == np.uint8 else mask.astype(np.uint16)  # OpenCV moves none of 32 bits
     if image.dtype == np.uint8:
-        changed = augmentation(image=image, mask=mask)
-        return changed["image"], changed["mask"]
-    changed = augmentation(image=image / np.float32(255), mask=mask)  # albumentations takes floats of 0 to 1
-    return changed["image"] * np.float32(255), changed["mask"]
+        changed = augmentation(image=image, mask=movable)
+        return changed["image"], changed["mask"].astype(mask.dtype, copy=False)
+    changed = augmentation(image=image / np.float32(255), mask=movable)  # albumentations takes floats of 0 to 1
+    return changed["image"] * np.float32(255), changed["mask"].astype(mask.dtype, copy=False)
 
 
 def reseed(augmentation: Any, seed: int) -> None:
@@ -66,7 +67,7 @@ def reseed(augmentation: Any, seed: int) -> None:
 class Collate:
     """Pads samples at the right and bottom to a square of `image_size` pixels (S), and stacks them.
 
-    Padding is background in masks, and `IGNORE` in maps of classes.
+    Padding is background in masks, no object in maps of objects, and `IGNORE` in maps of classes.
     """
 
     image_size: int
@@ -100,8 +101,8 @@ def resize_longest(image: PixelArray, size: int) -> PixelArray:
 def resize(array: Any, size: Size) -> Any:
     """Scales an array to `size`.
 
-    An image, (H, W, C) uint8 or float32, is scaled with Pillow's bilinear filter (antialiased), an (H, W) mask or map
-    by nearest.
+    An image, (H, W, C) uint8 or float32, is scaled with Pillow's bilinear filter (antialiased); an (H, W) mask or map,
+    of uint8 or int32, by nearest.
     """
     if array.shape[:2] == size:
         return array
@@ -111,5 +112,6 @@ def resize(array: Any, size: Size) -> Any:
         return np.stack([np.array(plane.resize(width_height, Image.Resampling.BILINEAR)) for plane in planes], axis=2)
     if array.ndim == 3:
         return np.array(Image.fromarray(array).resize(width_height, Image.Resampling.BILINEAR))
-    small = np.array(Image.fromarray(array.astype(np.uint8)).resize(width_height, Image.Resampling.NEAREST))
+    values = array.astype(np.uint8) if array.dtype == np.bool_ else array
+    small = np.array(Image.fromarray(values).resize(width_height, Image.Resampling.NEAREST))
     return small > 0 if array.dtype == np.bool_ else small

@@ -37,7 +37,7 @@ def _write_faces(target: Path) -> None:
     """Writes scikit-image's faces and other things, of 25 x 25 pixels: 10 train, 10 val and 80 test of each."""
     from skimage.data import lfw_subset
 
-    levels: np.ndarray = lfw_subset()  # type: ignore[no-untyped-call]
+    levels: np.ndarray = lfw_subset()
     _write(levels, ["face"] * 100 + ["other"] * 100, (10, 10), target)
 
 

@@ -52,12 +52,16 @@ MaskT = TypeVar("MaskT", bound=FileFacts)
 Seen = Mapping[Pair, tuple[ImageFacts | DataError, MaskT | DataError]]
 
 
-def pair_folders(folder: Path) -> dict[str, Path]:
-    """Returns the folders of parts that a data folder of images and masks has; none where it has both itself."""
+def pair_folders(folder: Path, masks_in: str = "masks") -> dict[str, Path]:
+    """Returns the folders of parts that a data folder of images and masks has; none where it has both itself.
+
+    Args:
+        masks_in: name of the folder beside images/ that holds the masks.
+    """
     folders = {part: folder / part for part in PARTS if (folder / part).is_dir()}
-    if any((place / name).is_dir() for place in folders.values() for name in ("images", "masks")):
+    if any((place / name).is_dir() for place in folders.values() for name in ("images", masks_in)):
         return folders
-    return {} if (folder / "images").is_dir() or (folder / "masks").is_dir() else folders
+    return {} if (folder / "images").is_dir() or (folder / masks_in).is_dir() else folders
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,7 @@ def _found_parts(
         split = "folders" if places else "files" if lists else "ratio"
     if split == "folders":
         if not places and "train" not in given:
-            problems.append(f"no train/, val/ or test/ with images/ and masks/ in {folder}")
+            problems.append(f"no train/, val/ or test/ of images and their masks in {folder}")
         return {part: scan(place) for part, place in places.items() if part not in given}
     if split == "files":
         if not lists:
@@ -256,7 +260,7 @@ def _named(path: Path, pairs: list[Pair], problems: list[str]) -> list[Pair]:
         problems.append(f"{path}: can't be read ({error}); save it as a text file in UTF-8, one name per line")
         return []
     absent = sorted({name for name in names if name not in by_name})
-    problems += [f"{path}: names {name}, which is not in images/ and masks/" for name in absent]
+    problems += [f"{path}: names {name}, which is not in images/ with a mask" for name in absent]
     if not names:
         problems.append(f"{path}: empty; one name per line, or delete it")
     return sorted({by_name[name] for name in names if name in by_name}, key=lambda pair: pair.name)

@@ -40,23 +40,27 @@ def find_pairs(folder: str | Path, scan: Scan | None = None) -> list[Pair]:
     return pairs
 
 
-def scan_folder(folder: str | Path) -> tuple[list[Pair], list[str]]:
-    """Returns the complete pairs of a data folder, sorted by name, and a line per problem; no file is opened."""
+def scan_folder(folder: str | Path, masks_in: str = "masks") -> tuple[list[Pair], list[str]]:
+    """Returns the complete pairs of a data folder, sorted by name, and a line per problem; no file is opened.
+
+    Args:
+        masks_in: name of the folder beside images/ that holds the masks.
+    """
     folder = Path(folder)
-    if missing := [sub for sub in ("images", "masks") if not (folder / sub).is_dir()]:
+    if missing := [sub for sub in ("images", masks_in) if not (folder / sub).is_dir()]:
         return [], [_missing(folder, missing)]
     images, problems = by_stem(folder / "images")
-    masks, mask_problems = by_stem(folder / "masks")
+    masks, mask_problems = by_stem(folder / masks_in)
     unusable = problems | mask_problems
-    masks = _by_image(folder, images, masks)
-    lines = [*unusable.values(), *_unpaired(images, masks)]
+    masks = _by_image(folder / masks_in, images, masks)
+    lines = [*unusable.values(), *_unpaired(images, masks, masks_in)]
     if not images and not masks and not lines:
-        lines = [f"{folder}: images/ and masks/ hold no image file (allowed: {' '.join(SUFFIXES)})"]
+        lines = [f"{folder}: images/ and {masks_in}/ hold no image file (allowed: {' '.join(SUFFIXES)})"]
     both = (Pair(stem, images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys()))
     return [pair for pair in both if pair.image not in unusable and pair.mask not in unusable], lines
 
 
-def _by_image(folder: Path, images: Mapping[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
+def _by_image(place: Path, images: Mapping[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
     """Returns masks by the stems of their images, where all are named as these with one text before or after it.
 
     The rule is taken where no mask has the stem of an image, two or more fit, and they are half of both at least; it is
@@ -72,7 +76,7 @@ def _by_image(folder: Path, images: Mapping[str, Path], masks: dict[str, Path]) 
     most = counts.get(best, 0)
     if most < 2 or 2 * most < max(len(images), len(masks)) or list(counts.values()).count(most) > 1:
         return masks
-    _say(folder / "masks", "{}".join(best), most)
+    _say(place, "{}".join(best), most)
     return fitting[best]
 
 
@@ -123,7 +127,7 @@ def _name_problem(path: Path, found: Mapping[str, Path]) -> str | None:
     return None if path.is_file() else f"{path}: a folder or special file, not a picture; move it away"
 
 
-def _unpaired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
+def _unpaired(images: Mapping[str, Path], masks: Mapping[str, Path], masks_in: str) -> list[str]:
     """Returns a line for each image without mask and mask without image; one for all that differ by a fixed text."""
     unmasked, orphans = sorted(images.keys() - masks.keys()), sorted(masks.keys() - images.keys())
     lines = []
@@ -132,7 +136,7 @@ def _unpaired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str
         named = f"{len(renamed)} masks are not named as their images, such as {mask.name} for {image.name}"
         lines.append(f"{mask.parent}: {named}; give each the stem of its image ({image.stem}{mask.suffix})")
     for path in (images[stem] for stem in unmasked if stem not in renamed):
-        lines.append(f"{path}: no mask named {path.stem}.* in masks/; add it, or take the image out")
+        lines.append(f"{path}: no mask named {path.stem}.* in {masks_in}/; add it, or take the image out")
     for stem in (stem for stem in orphans if stem not in renamed.values()):
         lines.append(f"{masks[stem]}: orphan mask, no image named {stem}.* in images/; add it, or take the mask out")
     return lines

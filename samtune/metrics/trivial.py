@@ -17,6 +17,8 @@ TRIVIAL = {
     "mean_mask": "the mean mask of train, the same for every image",
     "whole_box": "the whole box",
     "otsu_click": "Otsu's threshold of brightness with what is connected to the click as foreground",
+    "watershed_bright": "Otsu's threshold of brightness and a watershed of the distance to its edge, objects bright",
+    "watershed_dark": "Otsu's threshold of brightness and a watershed of the distance to its edge, objects dark",
     "most_frequent": "the most frequent class of train, the same for every image",
 }
 """Key -> a few words."""
@@ -44,8 +46,8 @@ class TrivialMasks:
         """Answers the targets of a batch with truths, on the CPU."""
         boxes, points = (batch.prompts.boxes_input, batch.prompts.points_input) if batch.prompts else (None, None)
         for index, (truth, (height, width)) in enumerate(zip(batch.truths, batch.sizes_input, strict=True)):
-            picture = _grey(batch.images[index, :, :height, :width].permute(1, 2, 0).numpy())
-            bright = _otsu(picture)
+            picture = grey(batch.images[index, :, :height, :width].permute(1, 2, 0).numpy())
+            bright = otsu(picture)
             if boxes is not None:
                 answers = _in_box(picture, boxes[index].tolist())
             elif points is not None:
@@ -79,7 +81,7 @@ def most_frequent(labels: Sequence[int], train: Sequence[int]) -> list[float]:
     return [float(label == frequent) for label in labels]
 
 
-def _grey(picture: np.ndarray) -> GreyArray:
+def grey(picture: np.ndarray) -> GreyArray:
     """Returns the (h, w) grey values of an (h, w, C) picture: of RGB as people see them, else the mean of channels."""
     if picture.dtype != np.uint8:
         picture = np.rint(picture).astype(np.uint8)
@@ -88,16 +90,16 @@ def _grey(picture: np.ndarray) -> GreyArray:
     return cast(GreyArray, np.rint(picture.mean(axis=2)).astype(np.uint8))
 
 
-def _otsu(grey: GreyArray) -> MaskArray:
+def otsu(values: GreyArray) -> MaskArray:
     """Returns what is brighter than the threshold that parts the grey values best (Otsu 1979)."""
-    return cast(MaskArray, cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[1] > 0)
+    return cast(MaskArray, cv2.threshold(values, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[1] > 0)
 
 
 def _in_box(picture: GreyArray, box: Sequence[float]) -> dict[str, MaskArray]:
     """Returns the answers inside an XYXY box, whose last row and column belong to it."""
     x0, y0, x1, y1 = (max(0, round(value)) for value in box)
     inside = np.s_[y0 : y1 + 1, x0 : x1 + 1]
-    bright = _otsu(cast(GreyArray, picture[inside]))
+    bright = otsu(cast(GreyArray, picture[inside]))
     answers = {"whole_box": np.ones_like(bright), "otsu_bright": bright, "otsu_dark": ~bright}
     placed = {}
     for key, answer in answers.items():

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from samtune.data.index_pictures import class_colours
+from samtune.data.formats.index_pictures import distinct_colours
 from samtune.data.pairs import Pair
 from samtune.data.splits import PARTS
 from samtune.errors import DataError
@@ -144,7 +144,7 @@ def _outline(pair: Pair, picture: ImageArray) -> ImageArray:
 def _tint(pair: Pair, table: ClassTable, picture: ImageArray) -> ImageArray:
     places: ClassMap = table.places(pair.mask)
     colours = np.zeros((IGNORE + 1, 3), dtype=np.uint8)
-    colours[: len(table.names)] = class_colours(len(table.names))
+    colours[: len(table.names)] = distinct_colours(len(table.names))
     return cv2.addWeighted(picture, 0.45, colours[_scaled(places, picture)], 0.55, 0)  # type: ignore[return-value]
 
 

@@ -6,12 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, interpolate
 
-from samtune.config.pixels import Pixels
+from samtune.config.pixels import RGB, Pixels
 from samtune.config.sections import Config
+from samtune.data.frames import Collate, resize_longest
 from samtune.data.pair_splits import MaskKind, resolve_parts
 from samtune.data.pairs import Pair, find_pairs
 from samtune.errors import ConfigError
@@ -20,8 +22,9 @@ from samtune.scoring.contrastive import pixel_contrastive
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Needs
 from samtune.tasks.evaluate import check_finite
+from samtune.tasks.predict import checked_image
 from samtune.tasks.task import Task
-from samtune.types import Batch, LogitLoss, OutputLoss, Size
+from samtune.types import Batch, LogitLoss, OutputLoss, PixelArray, Sample, Size
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -55,7 +58,12 @@ class PixelTask(Task[ConfigT]):
             text = " ".join(f"{key}={value}" for key, value in self.loss_options().items())
             return task_loss(self._logit_loss()), f"task {text}{self.target_text()}{batch}"
         text = f"pixel_contrastive cells={options.cells} temperature={options.temperature:g} seed={seed}{batch}"
-        return contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed), text
+        pixels = contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed)
+        return lambda model, batch: pixels(model, self.contrasted(batch)), text
+
+    def contrasted(self, batch: Batch) -> Batch:
+        """Returns a batch with the masks or maps of classes whose cells the contrastive loss tells apart."""
+        return batch
 
     def loss_options(self) -> dict[str, Any]:
         """Returns the name and the options of the task's loss, as the `loss` section has them."""
@@ -79,6 +87,42 @@ def contrastive_loss(*, cells: int, temperature: float, seed: int) -> ScoreLoss:
 def task_loss(loss: LogitLoss) -> ScoreLoss:
     """Returns the loss of the training, through the decoder: what GPS's release scores with, as SAM's is not random."""
     return lambda model, batch: loss(upsample_logits(model(batch), batch.images.shape[-1]), batch)
+
+
+def coverage(objects: Tensor, valid: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Returns (B, 1, side, side) shares of each small pixel that (B, 1, S, S) bool `objects`, and `valid`, cover."""
+    step = objects.shape[-1] // side
+    return avg_pool2d(objects.float(), step), avg_pool2d(valid.float(), step)
+
+
+def object_loss(low: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Returns (B,) Dice + binary cross-entropy of (B, 1, h, w) logits of prompted objects, in fp32, at their size.
+
+    Args:
+        target, valid: of `coverage`. Padding never counts, and an object that is empty costs nothing.
+    """
+    from monai.losses.dice import DiceLoss
+
+    per_pixel = binary_cross_entropy_with_logits(low.float(), target, reduction="none") * valid
+    each = per_pixel.sum(dim=(1, 2, 3)) / valid.sum(dim=(1, 2, 3))
+    dice: Tensor = DiceLoss(smooth_nr=1.0, smooth_dr=1.0, reduction="none")(low.float().sigmoid() * valid, target)
+    return (each + dice.flatten()) * target.flatten(1).any(1)
+
+
+def batch_of_one(image_hwc: PixelArray, side: int, kind: torch.dtype, pixels: Pixels = RGB) -> Batch:
+    """Returns an image in the input frame, S = `side`, with an empty map of a kind for its target.
+
+    Args:
+        image_hwc: (H, W, 3) uint8 RGB; with other `pixels` as `samtune.data.channels.read.read_pixels` returns it.
+
+    Raises:
+        DataError: not such an image.
+    """
+    image = checked_image(image_hwc, pixels)
+    small = resize_longest(image, side)
+    values = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (C, h, w)
+    target, truth = torch.zeros(small.shape[:2], dtype=kind), np.zeros(image.shape[:2], dtype=np.uint8)
+    return Collate(side)([Sample("the image", values, target, truth)])
 
 
 def low_logits(model: nn.Module, batch: Batch, autocast_dtype: torch.dtype | None) -> Tensor:

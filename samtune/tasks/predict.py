@@ -35,9 +35,10 @@ class Prediction:
     Attributes:
         paths: image files, or folders of images (not searched deeper).
         overlay: also draw the answers over the images.
-        box_xyxy: prompt in pixels of the image, of which there is one then; or None.
-        points_xy: likewise, all on the object; empty for none.
+        boxes_xyxy: prompts in pixels of the image, of which there is one then; empty for none.
+        points_xy: likewise, all on the object.
         format: of the answers; None for the task's first, "stack" for the pages of files that are slices.
+        grid: clicks along a side by which segment-anything's own generator finds objects; None for the task's way.
     """
 
     checkpoint: Path
@@ -45,9 +46,10 @@ class Prediction:
     out: Path
     device: str = "auto"
     overlay: bool = False
-    box_xyxy: tuple[float, ...] | None = None
+    boxes_xyxy: Sequence[tuple[float, ...]] = ()
     points_xy: Sequence[tuple[float, ...]] = ()
     format: str | None = None
+    grid: int | None = None
 
     @property
     def stack(self) -> bool:
@@ -57,7 +59,8 @@ class Prediction:
 
 def check_stack(request: Prediction) -> None:
     """Raises a `ConfigError` for a prompt or an overlay beside a stack of slices."""
-    other: dict[str, object] = {"--overlay": request.overlay, "--box": request.box_xyxy, "--point": request.points_xy}
+    points = request.points_xy or request.grid
+    other: dict[str, object] = {"--overlay": request.overlay, "--box": request.boxes_xyxy, "--point": points}
     if request.stack and (wrong := [name for name, value in other.items() if value]):
         raise ConfigError(f"--format stack answers each page of a TIFF by a page; leave {' and '.join(wrong)} out.")
 
@@ -66,7 +69,7 @@ def predict_stack(path: Path, target: Path, answer: Callable[[PixelArray], np.nd
     """Answers the pages of a TIFF one by one, and writes the answers as the pages of another.
 
     Args:
-        answer: returns an (H, W) uint8 mask or map of an image.
+        answer: returns an (H, W) mask or map of an image, uint8 or uint16.
 
     Raises:
         DataError: no TIFF, a damaged one, or a page that the model does not take; nothing is written then.
@@ -77,21 +80,32 @@ def predict_stack(path: Path, target: Path, answer: Callable[[PixelArray], np.nd
             writer.write(answer(image), photometric="minisblack", compression="zlib", contiguous=False, metadata=None)
 
 
-def refuse_format(request: Prediction, *, stacks: bool = False) -> None:
-    """Raises a `ConfigError` for a task whose answers have one format, of pictures or also of `stacks`."""
-    if request.format is not None and not (stacks and request.stack):
+def refuse_format(request: Prediction) -> None:
+    """Raises a `ConfigError` for a task whose answers have one format."""
+    if request.format is not None:
+        what = "masks, maps of classes and objects"
+        raise ConfigError(f"--format {request.format!r} is for {what}; {request.checkpoint} answers in one.")
+    refuse_grid(request)
+
+
+def refuse_grid(request: Prediction) -> None:
+    """Raises a `ConfigError` for a task whose answers are not objects."""
+    if request.grid is not None:
         raise ConfigError(
-            f"--format {request.format!r} is for masks and maps of classes; {request.checkpoint} answers in one."
+            f"--point {request.grid}x{request.grid} finds objects (task: instances); {request.checkpoint} has none."
         )
 
 
-def checked_format(request: Prediction, own: Iterable[str]) -> str:
+def checked_format(request: Prediction, own: Iterable[str], formats: Iterable[str] = FORMATS) -> str:
     """Returns the format of the answers, the first of the task's `own` if none was given.
 
+    Args:
+        formats: of annotations that hold the task's answers.
+
     Raises:
-        ConfigError: one that is neither of these nor of annotations.
+        ConfigError: one that is neither of these nor the task's own.
     """
-    known = [*own, *FORMATS]
+    known = [*own, *formats]
     form = request.format or known[0]
     if form not in known:
         raise ConfigError(f"--format: {unknown_name('format', form, known)}")

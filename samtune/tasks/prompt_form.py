@@ -1,6 +1,6 @@
 """How is a prompt asked for over HTTP, and its mask answered: PNG, or JSON with COCO's compressed RLE?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -12,7 +12,7 @@ from samtune.tasks.prompts import PromptError, checked_boxes, clip_boxes
 from samtune.tasks.service import Answer, FieldError, FormField, parse_json
 from samtune.types import ImageArray, Prediction
 
-FORMATS = ["png", "json"]
+FORMATS = ("png", "json")
 MAX_POINTS = 64
 WARNINGS = "X-Samtune-Warnings"
 """Of an answer that is no JSON: what was done to the picture, and what may be wrong with the prompt."""
@@ -49,10 +49,16 @@ def _points(text: str) -> list[list[float]] | None:
     return [_row(pair, field="points", count=2, start=f"point {index}: ") for index, pair in enumerate(value)]
 
 
-def _format(text: str) -> str:
-    if text and text not in FORMATS:
-        raise FieldError("unknown_format", f"Known: {', '.join(FORMATS)}.", field="format")
-    return text or FORMATS[0]
+def format_field(formats: Sequence[str]) -> FormField:
+    """Returns the field of the form of an answer, one of `formats`, of which the first is the default."""
+
+    def parse(text: str) -> str:
+        if text and text not in formats:
+            raise FieldError("unknown_format", f"Known: {', '.join(formats)}.", field="format")
+        return text or formats[0]
+
+    schema = {"type": "string", "description": "Of the answer.", "example": "json"}
+    return FormField("format", parse, schema | {"enum": list(formats), "default": formats[0]})
 
 
 def _described(text: str, example: str) -> dict[str, Any]:
@@ -63,7 +69,7 @@ PROMPT_FIELDS = (
     FormField("box", _box, _described("JSON [x0, y0, x1, y1] in pixels of the image.", "[10, 20, 200, 180]")),
     FormField("points", _points, _described("JSON [[x, y], ...] in pixels of the image.", "[[90, 80], [15, 30]]")),
     FormField("labels", _labels, _described("JSON [1, 0, ...]: 1 on the object, 0 off it.", "[1, 0]")),
-    FormField("format", _format, _described("Of the answer.", "json") | {"enum": FORMATS, "default": FORMATS[0]}),
+    format_field(FORMATS),
 )
 TOLD = (
     "format=png (if it is not given): the mask at the size of the picture, 0 and 255; the headers X-Samtune-Score "

@@ -1,7 +1,8 @@
 """Which object does a prompt mean? One mask from a Segment Anything, whatever else it was tuned for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -10,12 +11,16 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor, nn
 
+from samtune.base.disk import write_bytes
 from samtune.config.pixels import RGB, Pixels
+from samtune.data.channels.read import read_pixels
 from samtune.data.frames import Collate, resize_longest
+from samtune.errors import ConfigError, DataError
 from samtune.models.backbone import Backbone
 from samtune.tasks.pixels import low_logits, to_original
-from samtune.tasks.predict import checked_image
-from samtune.tasks.prompts import check_inside, checked_boxes, checked_points, clip_boxes
+from samtune.tasks.predict import Prediction as Request
+from samtune.tasks.predict import check_one_image, checked_image, predict_each
+from samtune.tasks.prompts import PromptError, check_inside, checked_boxes, checked_points, clip_boxes
 from samtune.types import Batch, MaskArray, PixelArray, Prediction, Sample, Size
 
 
@@ -68,6 +73,36 @@ def predict_prompted(
     found = cast(MaskArray, np.logical_or.reduce([p.mask for p in predictions]))
     probability = np.maximum.reduce([p.probability for p in predictions])
     return Prediction(found, probability, float(probability[found].mean()) if found.any() else 0.0)
+
+
+def segment_files(model: Backbone, request: Request, targets: Mapping[Path, Path], pixels: Pixels) -> str:
+    """Writes the mask of the prompted object of an image, 0 and 255, where the model answers otherwise without prompt.
+
+    Args:
+        targets: of each image the file of its answer.
+        pixels: what the model takes.
+
+    Raises:
+        ConfigError: a format or overlay of the other answers, or a prompt for more than one image.
+        DataError: an image that can't be read, or that the prompt does not fit.
+    """
+    if request.format not in (None, "png") or request.overlay:
+        raise ConfigError("--format and --overlay are of maps and objects: leave them out beside --box and --point.")
+    check_one_image(targets)
+    boxes, points = request.boxes_xyxy or None, request.points_xy or None
+    checked_boxes(boxes)
+    checked_points(points, None)
+
+    def write(path: Path) -> None:
+        try:
+            image = read_pixels(path, pixels)
+            found = predict_prompted(model, image, boxes_xyxy=boxes, points_xy=points, pixels=pixels)
+        except PromptError as err:
+            raise DataError(f"{path}: {err}") from err
+        write_bytes(targets[path], png_of(found.mask))
+
+    masks = predict_each(list(targets), write, what="mask")
+    return f"{len(masks)} masks in {request.out}"
 
 
 def predict_batch(

@@ -39,6 +39,9 @@ TASKS: dict[str, TaskEntry] = {
         "samtune.tasks.classes.config:ClassificationConfig", "samtune.tasks.classes.task:ClassificationTask"
     ),
     "semantic": TaskEntry("samtune.tasks.semantic.config:SemanticConfig", "samtune.tasks.semantic.task:SemanticTask"),
+    "instances": TaskEntry(
+        "samtune.tasks.instances.config:InstanceConfig", "samtune.tasks.instances.task:InstanceTask"
+    ),
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 from class_maps import write_maps
 from class_trees import write_class_folders, write_fgvc, write_vtab
 from helpers import write_data
+from object_maps import write_objects
 
 from samtune.config.sections import Config
 from samtune.run.settings import load_config
@@ -18,6 +19,7 @@ CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != 
 SMALL = {
     "segmentation": ("model.checkpoint=random", "model.name=sam_tiny", "model.image_size=64"),
     "semantic": ("model.checkpoint=random", "model.name=sam_tiny", "model.image_size=64"),
+    "instances": ("model.checkpoint=random", "model.name=sam_tiny", "model.image_size=64"),
     "classification": (
         "model={name: vit_tiny_patch16_224, checkpoint: random, image_size: 32, "
         "options: {patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}}",
@@ -29,8 +31,8 @@ SMALL = {
 
 def write_data_for(config: Config, folder: Path) -> Path:
     """Writes tiny data in the layout that a config reads."""
-    if config.task == "semantic":
-        return write_maps(folder)
+    if config.task in ("semantic", "instances"):
+        return (write_maps if config.task == "semantic" else write_objects)(folder)
     if not isinstance(config, ClassificationConfig):
         return write_data(folder)
     benchmark, _, name = (config.data.name or "").partition("/")

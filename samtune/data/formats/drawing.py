@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from samtune.base.disk import cache_folder, write_bytes
-from samtune.data.formats.annotations import Annotated
+from samtune.data.formats.annotations import Annotated, Annotations
 from samtune.data.formats.table import read_place
 from samtune.data.pairs import Pair
 from samtune.errors import DataError
@@ -23,6 +24,16 @@ logger = logging.getLogger(__name__)
 
 GROUND = "background"
 """The class of pixels that no mask or object covers."""
+
+
+class Draws(Protocol):
+    """How the objects of a picture become one map; its text tells it from all others."""
+
+    def draw(self, image: Annotated) -> np.ndarray:
+        """Returns (H, W) uint8 or uint16; a `DataError` has a line for each object that can't be drawn."""
+
+    def notes(self, found: Annotations) -> Iterable[str]:
+        """Returns a line for each rule by which a place is read."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +66,19 @@ class Drawing:
                 drawn[image.mask(item)] = value
         return drawn
 
+    def notes(self, found: Annotations) -> Iterable[str]:
+        """Returns nothing beyond what the reader notes."""
+        return found.notes
 
-def scan_drawn(name: str, drawing: Drawing, place: Path) -> tuple[list[Pair], list[str]]:
+
+def scan_drawn(name: str, drawing: Draws, place: Path) -> tuple[list[Pair], list[str]]:
     """Returns the pictures of a place of annotations with what is drawn of them, and a line per problem."""
     try:
         found = read_place(name, place)
     except DataError as error:
         return [], [str(error)]
     pairs, problems = [], dict.fromkeys(found.problems)
-    for note in found.notes:
+    for note in drawing.notes(found):
         _say(note)
     how = f"{drawing} {found.categories}"
     for stem, image in sorted(found.images.items()):
@@ -71,8 +86,8 @@ def scan_drawn(name: str, drawing: Drawing, place: Path) -> tuple[list[Pair], li
         try:
             mask = drawn_file(image.picture, sources, how, partial(drawing.draw, image))
         except DataError as error:
-            text = str(error)
-            problems[text if str(image.source) in text else f"{image.source}: {image.picture.name}: {text}"] = None
+            for text in str(error).splitlines():
+                problems[text if str(image.source) in text else f"{image.source}: {image.picture.name}: {text}"] = None
             continue
         pairs.append(Pair(stem, image.picture, mask))
     if not pairs and not problems:
@@ -91,10 +106,10 @@ def drawn_file(image: Path, sources: Iterable[Path], how: str, draw: Callable[[]
 
     Args:
         sources: the files that it is drawn from.
-        draw: returns its (H, W) uint8 values, asked for where it is not there yet.
+        draw: returns its (H, W) uint8 or uint16 values, asked for where it is not there yet.
     """
     marks = hashlib.sha256("|".join([how, *_stamps(sources)]).encode("utf-8", "surrogateescape")).hexdigest()
-    target = cache_folder() / "class-maps" / marks[:32] / f"{image.stem}.png"
+    target = cache_folder() / "drawn-maps" / marks[:32] / f"{image.stem}.png"
     if not target.is_file():
         file = BytesIO()
         Image.fromarray(draw()).save(file, format="PNG")

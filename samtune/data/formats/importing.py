@@ -12,8 +12,8 @@ from PIL import Image
 from samtune.base.disk import write_bytes, write_text
 from samtune.data.formats.annotations import Annotations, shown_problems
 from samtune.data.formats.drawing import GROUND, Drawing
+from samtune.data.formats.index_pictures import index_png
 from samtune.data.formats.table import FORMATS, categories_of, left_out, read_place
-from samtune.data.index_pictures import index_png
 from samtune.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ import numpy as np
 
 from samtune.base.disk import write_bytes, write_text
 from samtune.data.formats.annotations import Annotations, Reading
+from samtune.data.formats.index_pictures import Values, index_png, read_values
 from samtune.data.formats.shapes import Region, encode_rle
-from samtune.data.index_pictures import Values, index_png, read_values
 from samtune.data.pairs import scan_folder
 from samtune.errors import DataError
 

@@ -123,9 +123,10 @@ def outlines(mask: MaskArray) -> list[list[Points]]:
     """
     from contourpy import FillType, LineType, contour_generator
 
-    field = np.pad(mask, 1).astype(np.float64)
-    steps = [np.arange(-1, side + 1) + 0.5 for side in mask.shape]  # of the centres
-    lines = contour_generator(steps[1], steps[0], field, fill_type=FillType.OuterOffset, line_type=LineType.Separate)
+    crop, left, top = crop_of(mask)  # a small object in a large picture
+    field = np.pad(crop, 1).astype(np.float64)
+    xs, ys = (np.arange(-1, side + 1) + 0.5 + start for side, start in zip(crop.shape[::-1], (left, top), strict=True))
+    lines = contour_generator(xs, ys, field, fill_type=FillType.OuterOffset, line_type=LineType.Separate)
     pieces = zip(*lines.filled(0.5, 2.0), strict=True)
     return [[points[start:stop] for start, stop in pairwise(offsets)] for points, offsets in pieces]
 

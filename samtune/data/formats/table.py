@@ -65,12 +65,14 @@ class Format(NamedTuple):
         write: writes it into a folder, without the pictures, and returns what was written.
         files: returns the files of annotations of a place, none where it has another format.
         own_parts: returns the places of parts that are not folders of their own.
+        separate: it tells the objects of a category apart.
     """
 
     read: Callable[[Path], Annotations]
     write: Callable[[Annotations, Path], Path]
     files: Callable[[Path], list[Path]]
     own_parts: Callable[[Path], dict[str, Path]] = _no_parts
+    separate: bool = True
 
     def parts(self, folder: Path) -> dict[str, Path]:
         """Returns the place of each part that a data folder has; none where it is one part."""
@@ -88,8 +90,10 @@ FORMATS = {
     "labelme": Format(read_labelme, write_labelme, labelme_files),
     "label-studio": Format(read_label_studio, write_label_studio, label_studio_files),
     "cvat": Format(read_cvat, write_cvat, cvat_files),
-    "index": Format(read_index, write_index, index_files),
+    "index": Format(read_index, write_index, index_files, separate=False),
 }
+SEPARATE = tuple(name for name, form in FORMATS.items() if form.separate)
+"""Formats that tell the objects of a category apart."""
 
 
 def part_folders(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -39,6 +39,11 @@ class ClassTokens(nn.Module):
                 weight.copy_(layer.weight)
                 bias.copy_(layer.bias)
 
+    @property
+    def fresh(self) -> bool:
+        """Whether they are as `start` left them, and tell nothing apart yet."""
+        return bool((self.tokens == self.tokens[:1]).all())
+
     def forward(self, hidden: Tensor) -> Tensor:
         """Maps the (B, n, C) tokens that the decoder's transformer returns to (B, n, C/8), the weights of each mask."""
         last = len(self.weights) - 1

@@ -35,6 +35,8 @@ class SamModel(Backbone):
 
     net: Sam
     stem: str
+    keeps_prompts = True
+    """Whether, beside classes, what only answers to prompts stays as it is; a task that trains it says so."""
 
     @property
     def classes(self) -> ClassTokens | None:
@@ -89,9 +91,13 @@ class SamModel(Backbone):
         """Maps normalised (B, 3, S, S) pixels, S any multiple that the family allows, to (B, C, S/16, S/16)."""
         raise NotImplementedError
 
-    def decode(self, embeddings: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Decodes (B, C, h, w) embeddings, with one prompt set per item or no prompt, to (B, 1, 4h, 4w) logits."""
-        hidden, upscaled = self._attend(embeddings, prompts, None)
+    def decode(self, embeddings: Tensor, prompts: Prompts | None = None, masks: Tensor | None = None) -> Tensor:
+        """Decodes (B, C, h, w) embeddings, with one prompt set per item or no prompt, to (B, 1, 4h, 4w) logits.
+
+        Args:
+            masks: (B, 1, 4h, 4w) logits of an earlier answer, as a further prompt.
+        """
+        hidden, upscaled = self._attend(embeddings, prompts, masks)
         weights = self.net.mask_decoder.output_hypernetworks_mlps[0](hidden[:, 1])  # token 0 is the IoU token; (B, C/8)
         return torch.einsum("bc,bchw->bhw", weights, upscaled)[:, None]
 
@@ -146,6 +152,7 @@ class SamModel(Backbone):
         """Returns sparse (B, T, C), dense (B, C, h, w) and the positions (1, C, h, w) of the cells, all float32."""
         given = prompts or Prompts()
         points = None if given.points_input is None else (given.points_input, given.labels)
+        masks = None if masks is None else masks.float()
         # Random Fourier features multiply coordinates by 2 pi f: in bf16 that costs whole pixels of place at 1024 px.
         with torch.autocast(self.device.type, enabled=False):
             sparse, dense = self.net.prompt_encoder(points=points, boxes=given.boxes_input, masks=masks)
@@ -157,11 +164,12 @@ class SamModel(Backbone):
 
         The shifts of the neck's LayerNorm2d count as `bias`: GPS's released code trains them with the biases (a
         named exception). `decoder` is the mask decoder and the no-mask embedding; the rest of the prompt encoder is
-        `fixed`. The tokens of classes are the `head`; beside them, what only answers to prompts need is `fixed` too.
+        `fixed`. The tokens of classes are the `head`; beside them, what only answers to prompts need is `fixed` too,
+        where it is kept.
         """
         if name.startswith(PREFIX):
             return "head"
-        if self.classes is not None and name.startswith(KEPT):
+        if self.classes is not None and self.keeps_prompts and name.startswith(KEPT):
             return "fixed"
         if name.startswith(("mask_decoder.", "prompt_encoder.no_mask_embed.")):
             return "decoder"

@@ -11,9 +11,9 @@ import numpy as np
 
 from samtune.base.figures import INK, new_figure, save_figure
 from samtune.data.pictures import read_image
+from samtune.report.confusion import draw_confusion, short_name
 from samtune.report.page import Picture, Section, Table, percent
 from samtune.tasks.classes.report import ClassReport, ClassRow
-from samtune.tasks.confusion import draw_confusion, short_name
 
 if TYPE_CHECKING:
     pass

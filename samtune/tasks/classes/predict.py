@@ -88,7 +88,7 @@ def predict_class_files(request: Prediction) -> str:
         DiskError: `out` can't be written.
     """
     refuse_format(request)
-    if request.overlay or request.box_xyxy is not None or request.points_xy:
+    if request.overlay or request.boxes_xyxy or request.points_xy:
         raise ConfigError(f"--overlay, --box and --point are for masks; {request.checkpoint} is a classifier.")
     predictor = ClassPredictor.from_file(request.checkpoint, device=request.device)
     table = request.out / "predictions.csv"

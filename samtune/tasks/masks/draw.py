@@ -29,10 +29,10 @@ PROMPT = (204, 121, 167)  # purple
 
 
 class Marks(NamedTuple):
-    """What a model was told of an object, in pixels of the picture: an XYXY box, XY points on it; None for neither."""
+    """What a model was told of an object, in pixels of the picture: XYXY boxes, XY points on it."""
 
-    box: Sequence[float] | None = None
-    points: Sequence[Sequence[float]] | None = None
+    boxes: Sequence[Sequence[float]] = ()
+    points: Sequence[Sequence[float]] = ()
 
 
 NO_MARKS = Marks()
@@ -105,8 +105,8 @@ def _marks(sample: Sample) -> Marks:
     """Returns the prompt of a sample in the frame of its file."""
     (height, width), (high, wide) = sample.mask.shape, sample.truth.shape
     scale = torch.tensor([wide / width, high / height])
-    box = None if sample.box_input is None else (sample.box_input * scale.repeat(2)).tolist()
-    return Marks(box, None if sample.points_input is None else (sample.points_input * scale).tolist())
+    boxes = [] if sample.box_input is None else [(sample.box_input * scale.repeat(2)).tolist()]
+    return Marks(boxes, [] if sample.points_input is None else (sample.points_input * scale).tolist())
 
 
 def overlay_row(
@@ -128,7 +128,7 @@ def overlay_row(
     scale = panel_scale(image)
     picture, found = scaled(image, scale), scaled(prediction, scale)
     answer = captioned(outlined(picture, found, PREDICTION), ("prediction", PREDICTION))
-    words = [("image", INK), *([("prompt", PROMPT)] if marks != NO_MARKS else [])]
+    words = [("image", INK), *([("prompt", PROMPT)] if marks.boxes or marks.points else [])]
     panels = [captioned(_marked(picture, marks, scale), *words), answer]
     if truth is not None:
         wanted = scaled(truth, scale)
@@ -141,10 +141,10 @@ def overlay_row(
 def _marked(picture: ImageArray, marks: Marks, scale: float) -> ImageArray:
     drawn = picture.copy()
     for colour, more in ((PAPER, 2), (PROMPT, 0)):  # a dark line below, as of the outlines
-        if marks.box is not None:
-            x0, y0, x1, y1 = (round(value * scale) for value in marks.box)
+        for box in marks.boxes:
+            x0, y0, x1, y1 = (round(value * scale) for value in box)
             cv2.rectangle(drawn, (x0, y0), (x1, y1), colour, 2 + more, cv2.LINE_AA)
-        for x, y in marks.points or ():
+        for x, y in marks.points:
             cv2.circle(drawn, (round(x * scale), round(y * scale)), 4 + more, colour, cv2.FILLED, cv2.LINE_AA)
     return drawn
 

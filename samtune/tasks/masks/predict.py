@@ -27,6 +27,7 @@ from samtune.tasks.predict import (
     find_images,
     predict_each,
     predict_stack,
+    refuse_grid,
     save_annotations,
     targets_of,
     targets_of_format,
@@ -95,17 +96,18 @@ def predict_files(request: Request) -> str:
     """
     form = checked_format(request, ("png", STACK))
     check_stack(request)
+    refuse_grid(request)
     predictor = Predictor.from_file(request.checkpoint, device=request.device)
     if request.stack:
         return _predict_stacks(predictor, request)
-    box, points = request.box_xyxy, request.points_xy or None
-    checked_boxes(box)
+    boxes, points = request.boxes_xyxy or None, request.points_xy or None
+    checked_boxes(boxes)
     checked_points(points, None)
     images = find_images(request.paths)
     targets = targets_of(images, request.out) if form == "png" else targets_of_format(images, request.out, form)
-    if box is not None or points:
+    if boxes or points:
         check_one_image(targets)
-    if warning := other_prompt(predictor, box=box is not None, points=points is not None):
+    if warning := other_prompt(predictor, box=boxes is not None, points=points is not None):
         logger.warning("%s", warning)
 
     chosen = predictor.info.categories or ()
@@ -115,11 +117,12 @@ def predict_files(request: Request) -> str:
     def answer(path: Path) -> Annotated | None:
         image = read_pixels(path, predictor.info.pixels)
         try:
-            found = predictor.predict(image, boxes_xyxy=box, points_xy=points)
+            found = predictor.predict(image, boxes_xyxy=boxes, points_xy=points)
         except PromptError as err:
             raise DataError(f"{path}: {err}") from err
         if request.overlay:
-            save_overlays(request.out / "overlays", [(path.stem, shown(image), None, found.mask, Marks(box, points))])
+            marks = Marks(boxes or (), points or ())
+            save_overlays(request.out / "overlays", [(path.stem, shown(image), None, found.mask, marks)])
         if form != "png":
             return annotated(path, found, category)
         write_bytes(targets[path], png_of(found.mask))

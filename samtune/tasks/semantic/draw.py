@@ -12,14 +12,14 @@ import numpy as np
 
 from samtune.base.figures import ACCENT, INK, new_axes
 from samtune.data.channels.read import read_pixels, shown
+from samtune.data.formats.index_pictures import distinct_colours
 from samtune.data.frames import Collate
-from samtune.data.index_pictures import class_colours
+from samtune.data.maps import MapDataset
 from samtune.models.backbone import Backbone
+from samtune.report.confusion import draw_confusion, short_name
 from samtune.report.page import Chart, Picture, Section, Table, percent
-from samtune.tasks.confusion import draw_confusion, short_name
 from samtune.tasks.panels import INK as LIGHT
 from samtune.tasks.panels import PAPER, captioned, panel_scale, pick_cases, save_panels, scaled, side_by_side
-from samtune.tasks.semantic.dataset import MapDataset
 from samtune.tasks.semantic.evaluate import predict_maps
 from samtune.tasks.semantic.report import MapReport
 from samtune.types import IGNORE, ClassMap, ImageArray
@@ -139,7 +139,7 @@ def _small(places: ClassMap, picture: ImageArray) -> ClassMap:
 def _palette(classes: Sequence[str]) -> np.ndarray:
     """Returns a colour for each place, (256, 3); black for what does not count."""
     table = np.zeros((IGNORE + 1, 3), dtype=np.uint8)
-    table[: len(classes)] = class_colours(len(classes))
+    table[: len(classes)] = distinct_colours(len(classes))
     return table
 
 
@@ -160,7 +160,7 @@ def _errors(picture: ImageArray, found: ClassMap, truth: ClassMap, classes: Sequ
 
 def legend(shown: Sequence[int], classes: Sequence[str], width: int) -> ImageArray:
     """Draws the names of classes beside their colours, in as many columns as fit."""
-    colours, names = class_colours(len(classes)), [short_name(classes[place]) for place in shown]
+    colours, names = distinct_colours(len(classes)), [short_name(classes[place]) for place in shown]
     column = 2 * _SWATCH + 10 + max((_wide(name) for name in names), default=0)
     across = max(1, width // column)
     area = np.full((_LINE * math.ceil(len(shown) / across) + 6, width, 3), PAPER, dtype=np.uint8)

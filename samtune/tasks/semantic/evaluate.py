@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from samtune.base.machine import pick_device
 from samtune.data.formats.table import Source
 from samtune.data.frames import Collate
+from samtune.data.maps import MapDataset
 from samtune.data.pair_splits import check_pairs
 from samtune.errors import ConfigError, DataError
 from samtune.files.description import Description
@@ -25,11 +26,10 @@ from samtune.files.merged import load_merged
 from samtune.models.backbone import evaluation_mode
 from samtune.tasks.evaluate import Evaluation, measure_file
 from samtune.tasks.pixels import low_logits, pairs_to_measure, to_original
-from samtune.tasks.semantic.dataset import MapDataset
 from samtune.tasks.semantic.maps import ClassTable
 from samtune.tasks.semantic.report import MAP_DEFINITIONS, MapReport, MapRow
 from samtune.tasks.semantic.splits import kind_of
-from samtune.types import Batch, ClassMap, Size
+from samtune.types import IGNORE, Batch, ClassMap, Size
 
 Floats = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
@@ -154,7 +154,8 @@ def evaluate_map_file(request: Evaluation) -> MapReport:
     kind = kind_of(request.data, names, table.ignore, trains=False, source=source, pixels=info.pixels)
     pairs, part = pairs_to_measure(request.data, request.split, kind)
     check_pairs(pairs, kind)
-    dataset = MapDataset(pairs, table, image_size=info.image_size, pixels=info.pixels)
+    how: Any = {"outside": IGNORE, "image_size": info.image_size, "pixels": info.pixels}
+    dataset = MapDataset(pairs, table.places, **how)
     loader = DataLoader(dataset, batch_size=1, collate_fn=Collate(info.image_size))
     measured = partial(evaluate_maps, model, loader, classes=info.classes, split=part)
     return measure_file(request, pairs, lambda step: measured(advance=step), part=part, batches=len(loader))

@@ -36,23 +36,6 @@ def dice_ce(logits: Tensor, batch: Batch, *, dice_weight: float = 1.0, ce_weight
     return dice_weight * dice + ce_weight * ce
 
 
-def boxed_loss(low: Tensor, objects: Tensor, batch: Batch) -> Tensor:
-    """Returns Dice + binary cross-entropy of (B, 1, h, w) logits of boxed objects, in fp32, at the size of the logits.
-
-    The target is the share of each small pixel that (B, 1, S, S) `objects` cover; padding never counts, nor does an
-    item whose object is empty.
-    """
-    from monai.losses.dice import DiceLoss
-
-    step = objects.shape[-1] // low.shape[-1]
-    target, valid = F.avg_pool2d(objects.float(), step), F.avg_pool2d(batch.valid().float(), step)
-    per_pixel = F.binary_cross_entropy_with_logits(low.float(), target, reduction="none") * valid
-    each = per_pixel.sum(dim=(1, 2, 3)) / valid.sum(dim=(1, 2, 3))
-    dice: Tensor = DiceLoss(smooth_nr=1.0, smooth_dr=1.0, reduction="none")(low.float().sigmoid() * valid, target)
-    there = objects.flatten(1).any(1)
-    return ((each + dice.flatten()) * there).mean()
-
-
 LOSSES = {"dice_ce": dice_ce}
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from samtune.data.cache import recall
-from samtune.data.index_pictures import VALUES, read_values, values_of
+from samtune.data.formats.index_pictures import VALUES, read_values, values_of
 from samtune.data.pictures import ORIENTATION, open_picture
 from samtune.errors import DataError
 from samtune.types import IGNORE, ClassMap

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 
 from samtune.data.formats.annotations import Annotated, Annotation
-from samtune.data.formats.shapes import encode_rle, outlines
-from samtune.data.index_pictures import index_png
+from samtune.data.formats.index_pictures import index_png
+from samtune.data.formats.shapes import encode_rle
 from samtune.tasks.semantic.evaluate import MapPrediction
 from samtune.tasks.semantic.maps import ClassTable
+from samtune.tasks.shapes import feature_collection
 from samtune.types import IGNORE, ClassMap, MaskArray
 
 
 def palette_png(places: ClassMap, table: ClassTable) -> bytes:
-    """Returns a PNG of the values that the data has for the classes, shown in `class_colours`."""
+    """Returns a PNG of the values that the data has for the classes, shown in `distinct_colours`."""
     return index_png(table.to_values(places), table.values)
 
 
@@ -30,18 +31,9 @@ def annotated(image: Path, prediction: MapPrediction, table: ClassTable) -> Anno
 
 
 def geojson(prediction: MapPrediction, table: ClassTable) -> dict[str, Any]:
-    """Returns a feature of each class in one image, its polygons in pixels: x to the right, y down, from the corner.
-
-    An outline runs halfway between the centres of pixels that are in and out, so that the pixels whose centres it holds
-    are those of the class.
-    """
-    features = []
-    for place, mask, score in regions(prediction):
-        properties = {"class": table.names[place], "value": table.values[place], "score": score}
-        coordinates = [[ring.round(2).tolist() for ring in rings] for rings in outlines(mask)]
-        geometry = {"type": "MultiPolygon", "coordinates": coordinates}
-        features.append({"type": "Feature", "properties": properties, "geometry": geometry})
-    return {"type": "FeatureCollection", "features": features}
+    """Returns a feature of each class in one image; see `feature_collection`."""
+    said = ((m, {"class": table.names[p], "value": table.values[p], "score": s}) for p, m, s in regions(prediction))
+    return feature_collection(said)
 
 
 def regions(prediction: MapPrediction) -> Iterator[tuple[int, MaskArray, float]]:

@@ -14,31 +14,28 @@ from samtune.base.disk import write_bytes, write_text
 from samtune.base.machine import pick_device
 from samtune.data.channels.read import read_pixels, shown
 from samtune.data.formats.annotations import Annotated
-from samtune.data.frames import Collate, resize_longest
-from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
 from samtune.models.backbone import Backbone
 from samtune.tasks.panels import save_panels
+from samtune.tasks.pixels import batch_of_one
 from samtune.tasks.predict import (
     STACK,
-    check_one_image,
     check_stack,
     checked_format,
-    checked_image,
     find_images,
     predict_each,
     predict_stack,
+    refuse_grid,
     save_annotations,
     targets_of,
     targets_of_format,
 )
 from samtune.tasks.predict import Prediction as Request
-from samtune.tasks.prompted import png_of, predict_prompted
-from samtune.tasks.prompts import PromptError, checked_boxes, checked_points
+from samtune.tasks.prompted import predict_prompted, segment_files
 from samtune.tasks.semantic.draw import map_row
 from samtune.tasks.semantic.evaluate import MapDescription, MapPrediction, predict_maps
 from samtune.tasks.semantic.outputs import annotated, geojson, palette_png
-from samtune.types import PixelArray, Prediction, Sample
+from samtune.types import PixelArray, Prediction
 
 SUFFIXES = {"png": ".png", "geojson": ".geojson", STACK: ".tif"}
 """Format of answers to the ending of their files, beside the formats of annotations."""
@@ -67,13 +64,8 @@ class MapPredictor:
             DataError: not such an image.
             NonFiniteError: the model returns NaN or infinity.
         """
-        image = checked_image(image_hwc_uint8, self.info.pixels)
-        small = resize_longest(image, self.model.image_size)
-        pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (C, h, w)
-        target = torch.zeros(small.shape[:2], dtype=torch.uint8)
-        sample = Sample("the image", pixels, target, np.zeros(image.shape[:2], dtype=np.uint8))
-        batch = Collate(self.model.image_size)([sample]).to(self.model.device)
-        (found,) = predict_maps(self.model, batch, sizes_original=[(image.shape[0], image.shape[1])])
+        batch = batch_of_one(image_hwc_uint8, self.model.image_size, torch.uint8, self.info.pixels)
+        (found,) = predict_maps(self.model, batch.to(self.model.device), sizes_original=[batch.truths[0].shape])
         return found
 
     def segment(
@@ -94,6 +86,7 @@ def predict_map_files(request: Request) -> str:
         DiskError: `out` can't be written.
     """
     check_stack(request)
+    refuse_grid(request)
     form = checked_format(request, SUFFIXES)
     predictor = MapPredictor.from_file(request.checkpoint, device=request.device)
     images, written = find_images(request.paths), request.out
@@ -103,8 +96,8 @@ def predict_map_files(request: Request) -> str:
         targets = targets_of_format(images, request.out, form)
     if request.stack:
         return _predict_stacks(predictor, request, targets)
-    if request.box_xyxy is not None or request.points_xy:
-        return _segment_files(predictor, request, targets)
+    if request.boxes_xyxy or request.points_xy:
+        return segment_files(predictor.model, request, targets, predictor.info.pixels)
 
     def answer(path: Path) -> Annotated | None:
         image = read_pixels(path, predictor.info.pixels)
@@ -141,23 +134,3 @@ def _predict_stacks(predictor: MapPredictor, request: Request, targets: dict[Pat
         list(targets), lambda path: predict_stack(path, targets[path], answer, predictor.info.pixels), what="stack"
     )
     return f"{len(stacks)} stacks of maps in {request.out}"
-
-
-def _segment_files(predictor: MapPredictor, request: Request, targets: dict[Path, Path]) -> str:
-    """Writes the mask of the prompted object of each image, 0 and 255."""
-    if request.format not in (None, "png") or request.overlay:
-        raise ConfigError("--format and --overlay are of maps of classes: leave them out beside --box and --point.")
-    check_one_image(targets)
-    box, points = request.box_xyxy, request.points_xy or None
-    checked_boxes(box)
-    checked_points(points, None)
-
-    def write(path: Path) -> None:
-        try:
-            found = predictor.segment(read_pixels(path, predictor.info.pixels), boxes_xyxy=box, points_xy=points)
-        except PromptError as err:
-            raise DataError(f"{path}: {err}") from err
-        write_bytes(targets[path], png_of(found.mask))
-
-    masks = predict_each(list(targets), write, what="mask")
-    return f"{len(masks)} masks in {request.out}"

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from samtune.data.formats.index_pictures import distinct_colours
 from samtune.data.formats.shapes import encode_rle
-from samtune.data.index_pictures import class_colours
 from samtune.tasks.prompt_form import MEDIA_TYPES, PAGE, PROMPT_FIELDS, TOLD, WARNINGS, answer_prompt
 from samtune.tasks.semantic.outputs import palette_png, regions
 from samtune.tasks.semantic.predict import MapPredictor
@@ -42,7 +42,9 @@ class MapService(Service):
             "prompt": "none",
             "classes": [
                 {"name": name, "value": value, "colour": colour}
-                for name, value, colour in zip(info.classes, info.values, class_colours(len(info.classes)), strict=True)
+                for name, value, colour in zip(
+                    info.classes, info.values, distinct_colours(len(info.classes)), strict=True
+                )
             ],
             "base_hash": info.base_hash,
             "parameters": sum(p.numel() for p in self.predictor.model.parameters()),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from samtune.base.paths import find_path
 from samtune.data.formats.table import Source
 from samtune.data.loaders import Loaders
+from samtune.data.maps import MapDataset, build_map_data
 from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
@@ -19,13 +20,12 @@ from samtune.models.table import build_model
 from samtune.models.weights import RANDOM
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.evaluate import Evaluation
-from samtune.tasks.pixels import PixelTask
+from samtune.tasks.pixels import PixelTask, coverage, object_loss
 from samtune.tasks.predict import Prediction
 from samtune.tasks.semantic.config import SemanticConfig
-from samtune.tasks.semantic.dataset import MapDataset, build_map_data
 from samtune.tasks.semantic.draw import classes_section, gallery_sections
 from samtune.tasks.semantic.evaluate import MapDescription, evaluate_map_file, evaluate_maps
-from samtune.tasks.semantic.losses import LOSSES, BoxPractice, boxed_loss
+from samtune.tasks.semantic.losses import LOSSES, BoxPractice
 from samtune.tasks.semantic.maps import ClassTable
 from samtune.tasks.semantic.predict import predict_map_files
 from samtune.tasks.semantic.report import MapReport
@@ -68,7 +68,7 @@ class SemanticTask(PixelTask[SemanticConfig]):
         added = {"classes": count, "channels": self.pixels.channels}
         model = build_model(name, checkpoint=self.checkpoint(), image_size=size, **added)
         how: Any = {"image_size": model.image_size, "augment": data.augment, "pixels": self.pixels}
-        return model, build_map_data(splits, self.loader_options(), **how)
+        return model, build_map_data(splits, self.loader_options(), splits.table.places, outside=IGNORE, **how)
 
     def skeleton(self) -> Backbone:
         model = self.config.model
@@ -94,7 +94,8 @@ class SemanticTask(PixelTask[SemanticConfig]):
             if isinstance(output, Tensor):
                 return classes(output, batch)
             low, boxed, objects = output
-            return classes(low, batch) + weight * boxed_loss(boxed, objects, batch)
+            each = object_loss(boxed, *coverage(objects, batch.valid(), boxed.shape[-1]))
+            return classes(low, batch) + weight * each.mean()
 
         return loss
 

@@ -156,11 +156,11 @@ def test_predict(run: Run, stub: Stub, tmp_path: Path) -> None:
     command = ("predict", "--checkpoint", "m", tmp_path / "a", tmp_path / "b", "--out", "o")
     code, out, _ = run(*command, "--box", "1,2,3.5,4", "--point", "5,6", "--point", "7,8", "--overlay")
     assert (code, out) == (0, "2 masks in o\n")
-    assert seen["box_xyxy"] == (1, 2, 3.5, 4)
+    assert seen["boxes_xyxy"] == [(1, 2, 3.5, 4)]
     assert seen["points_xy"] == [(5, 6), (7, 8)]
     assert seen["paths"] == [tmp_path / "a", tmp_path / "b"]
     run(*command)
-    assert (seen["box_xyxy"], seen["points_xy"], seen["overlay"]) == (None, [], False)
+    assert (seen["boxes_xyxy"], seen["points_xy"], seen["overlay"]) == ([], [], False)
     for wrong in (("--box", "1,2,3"), ("--point", "x,y"), ("--device", "gpu")):
         code, _, err = run(*command, *wrong)
         assert code == 2

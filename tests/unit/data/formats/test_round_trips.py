@@ -12,10 +12,10 @@ from annotated import CATEGORIES, FAR, HEIGHT, RING, WIDTH, annotations, masks_o
 from PIL import Image
 
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations
+from samtune.data.formats.index_pictures import read_values
 from samtune.data.formats.shapes import encode_rle
 from samtune.data.formats.table import FORMATS, Source, find_format
 from samtune.data.importing import import_data
-from samtune.data.index_pictures import read_values
 from samtune.errors import ConfigError, DataError
 from samtune.tasks.binary import read_mask
 from samtune.tasks.masks.splits import resolve_split

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from samtune.errors import DiskError
+from samtune.report.confusion import matrix_figure
 from samtune.tasks.classes.draw import (
     confident_mistakes,
     mistakes_section,
@@ -16,7 +17,6 @@ from samtune.tasks.classes.draw import (
     wrong_classes_section,
 )
 from samtune.tasks.classes.report import ClassReport, ClassRow
-from samtune.tasks.confusion import matrix_figure
 
 
 def make_report(pairs: list[tuple[int, int]], classes: int) -> ClassReport:
@@ -53,8 +53,8 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch, report: ClassReport, **options: int) -> tuple[np.ndarray, list, list, str]:
     """Returns what `save_confusion` draws."""
     calls: list[tuple[np.ndarray, list, list, str]] = []
-    monkeypatch.setattr("samtune.tasks.confusion.matrix_figure", lambda *arguments, what: calls.append(arguments))
-    monkeypatch.setattr("samtune.tasks.confusion.save_figure", lambda path, figure: None)
+    monkeypatch.setattr("samtune.report.confusion.matrix_figure", lambda *arguments, what: calls.append(arguments))
+    monkeypatch.setattr("samtune.report.confusion.save_figure", lambda path, figure: None)
     save_confusion(Path("unused"), report, **options)
     return calls[0]
 

@@ -77,7 +77,7 @@ def test_errors_are_where_they_belong() -> None:
     assert len(set(centre[10])) == 1  # grey outside
 
 
-@pytest.mark.parametrize("marks", [Marks(box=[20, 30, 79, 89]), Marks(points=[[50, 60]])])
+@pytest.mark.parametrize("marks", [Marks(boxes=[[20, 30, 79, 89]]), Marks(points=[[50, 60]])])
 def test_the_prompt_is_drawn_where_it_was_given(marks: Marks) -> None:
     shown, plain = overlay_row(IMAGE, LEFT, LEFT, marks)[26:, :320], overlay_row(IMAGE, LEFT, LEFT)[26:, :320]
     assert has_colour(shown, PROMPT) and not has_colour(plain, PROMPT)
@@ -85,7 +85,7 @@ def test_the_prompt_is_drawn_where_it_was_given(marks: Marks) -> None:
     centre = (rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2
     assert np.allclose(centre, (120, 100), atol=2)  # at twice the size
     wide = columns.max() - columns.min()
-    assert wide == pytest.approx(118, abs=8) if marks.box else wide < 20
+    assert wide == pytest.approx(118, abs=8) if marks.boxes else wide < 20
 
 
 def test_without_truth_there_are_two_panels() -> None:

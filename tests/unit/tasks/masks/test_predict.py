@@ -306,9 +306,9 @@ def test_bad_images_are_listed_after_the_good_ones(merged: Path, tmp_path: Path)
 def test_a_prompt_that_does_not_fit_names_the_image(merged: Path, tmp_path: Path) -> None:
     write(tmp_path / "in" / "small.png", height=20, width=20)
     with pytest.raises(DataError, match=r"small\.png: box 0 is outside"):
-        predict(merged, [tmp_path / "in"], tmp_path / "out", box_xyxy=(30, 10, 70, 40))
+        predict(merged, [tmp_path / "in"], tmp_path / "out", boxes_xyxy=[(30, 10, 70, 40)])
     with pytest.raises(PromptError, match="inverted"):
-        predict(merged, [tmp_path / "in"], tmp_path / "out", box_xyxy=(70, 10, 30, 40))
+        predict(merged, [tmp_path / "in"], tmp_path / "out", boxes_xyxy=[(70, 10, 30, 40)])
 
 
 def test_overlays(merged: Path, tmp_path: Path) -> None:
@@ -329,9 +329,9 @@ def test_a_folder_that_can_not_be_written(merged: Path, tmp_path: Path) -> None:
     ("tuned", "given", "warned"),
     [
         ("none", {}, False),
-        ("none", {"box_xyxy": (1, 1, 9, 9)}, True),
+        ("none", {"boxes_xyxy": [(1, 1, 9, 9)]}, True),
         ("box", {}, True),
-        ("box", {"box_xyxy": (1, 1, 9, 9)}, False),
+        ("box", {"boxes_xyxy": [(1, 1, 9, 9)]}, False),
         ("point", {"points_xy": [(1, 1)]}, False),
     ],
 )

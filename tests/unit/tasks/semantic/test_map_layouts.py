@@ -10,7 +10,7 @@ import pytest
 from class_maps import IGNORED, NAMES, write_maps
 from PIL import Image
 
-from samtune.data.index_pictures import read_values
+from samtune.data.formats.index_pictures import read_values
 from samtune.data.pairs import Pair
 from samtune.errors import DataError
 from samtune.tasks.semantic.splits import MapSplits, recognises, resolve_maps, verify_folder

@@ -11,10 +11,15 @@ from torch import Tensor
 from toy import toy_batch, toy_model
 
 from samtune.scoring.contrastive import pixel_contrastive
-from samtune.tasks.semantic.losses import BoxPractice, boxed_loss, dice_ce, draw_objects
+from samtune.tasks.pixels import coverage, object_loss
+from samtune.tasks.semantic.losses import BoxPractice, dice_ce, draw_objects
 from samtune.types import IGNORE, Batch
 
 SIZE = 32
+
+
+def boxed_loss(low: Tensor, objects: Tensor, batch: Batch) -> Tensor:
+    return object_loss(low, *coverage(objects, batch.valid(), low.shape[-1])).mean()
 
 
 def batch_of(masks: Tensor) -> Batch:

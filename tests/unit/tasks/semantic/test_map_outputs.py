@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
+from samtune.data.formats.index_pictures import distinct_colours
 from samtune.data.formats.shapes import outlines
-from samtune.data.index_pictures import class_colours
 from samtune.tasks.semantic.draw import map_row
 from samtune.tasks.semantic.evaluate import MapPrediction
 from samtune.tasks.semantic.maps import ClassTable
@@ -63,7 +63,7 @@ def test_features_and_annotations_name_their_class() -> None:
 
 
 def test_colours_differ() -> None:
-    colours = np.array(class_colours(20), dtype=int)
+    colours = np.array(distinct_colours(20), dtype=int)
     assert len(set(map(tuple, colours.tolist()))) == 20
     near = np.abs(colours[1:] - colours[:-1]).sum(axis=1)
     assert near.min() > 90
@@ -75,7 +75,7 @@ def test_rows_of_panels() -> None:
     truth[:, 40:], truth[:5] = 1, IGNORE
     two, four = map_row(image, None, truth, ("sky", "road")), map_row(image, truth, truth, ("sky", "road"))
     assert four.shape[1] > 1.9 * two.shape[1] and four.shape[0] == two.shape[0]
-    for colour in class_colours(2):
+    for colour in distinct_colours(2):
         assert bool((two == colour).all(axis=-1).any())  # its swatch
     long = map_row(image, truth, truth, ("a very long name of a class without an end", "road"))
     assert long.shape[1] == four.shape[1]

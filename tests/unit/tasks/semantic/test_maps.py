@@ -11,8 +11,8 @@ from class_maps import IGNORED, NAMES, write_map, write_maps
 from PIL import Image
 
 from samtune.data.loaders import LoaderOptions
+from samtune.data.maps import MapDataset, build_map_data
 from samtune.errors import DataError
-from samtune.tasks.semantic.dataset import MapDataset, build_map_data
 from samtune.tasks.semantic.maps import ClassTable
 from samtune.tasks.semantic.splits import MapSplits, recognises, resolve_maps, verify_folder
 from samtune.tasks.table import task_of_data
@@ -114,7 +114,7 @@ def test_data_verify_knows_such_a_folder(tmp_path: Path) -> None:
 def test_augmented_maps_keep_their_values(tmp_path: Path) -> None:
     """No class is invented between two others, and where the picture moved away nothing counts."""
     splits = resolve(write_maps(tmp_path))
-    dataset = MapDataset(splits.train, splits.table, image_size=64, augment="turns")
+    dataset = MapDataset(splits.train, splits.table.places, outside=IGNORE, image_size=64, augment="turns")
     seen = set()
     for epoch in range(4):
         dataset.set_epoch(epoch)
@@ -129,7 +129,9 @@ def test_augmented_maps_keep_their_values(tmp_path: Path) -> None:
 
 def test_batches_pad_with_what_does_not_count(tmp_path: Path) -> None:
     splits = resolve(write_maps(tmp_path))
-    loaders = build_map_data(splits, LoaderOptions(2, 2), image_size=64, augment="upright")
+    loaders = build_map_data(
+        splits, LoaderOptions(2, 2), splits.table.places, outside=IGNORE, image_size=64, augment="upright"
+    )
     batch = next(iter(loaders.part("val")))
     assert batch.masks.shape == (2, 1, 64, 64) and batch.sizes_input == ((53, 64), (53, 64))
     assert bool((batch.masks[:, :, 53:] == IGNORE).all())

@@ -15,7 +15,7 @@ from PIL import Image
 from toy import ENTRY
 
 from samtune.cli import main as cli
-from samtune.data.index_pictures import read_values
+from samtune.data.formats.index_pictures import read_values
 from samtune.data.pictures import read_image
 from samtune.files.description import Description
 from samtune.models.sam.classes import KEPT, PREFIX

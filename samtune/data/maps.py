@@ -1,7 +1,8 @@
-"""From pairs of image and map of classes to augmented `Sample`s, and the loaders of a run."""
+"""From pairs of image and map, of classes or of objects, to augmented `Sample`s, and the loaders of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,18 +13,21 @@ from samtune.data.channels.read import read_pixels
 from samtune.data.frames import Collate, augmented, resize, resize_longest, train_augmentation
 from samtune.data.loaders import EpochDataset, LoaderOptions, Loaders, build_loaders
 from samtune.data.pairs import Pair
+from samtune.data.splits import Splits
 from samtune.errors import DataError
-from samtune.tasks.semantic.maps import ClassTable
-from samtune.tasks.semantic.splits import MapSplits
-from samtune.types import IGNORE, ClassMap, PixelArray, Sample
+from samtune.types import PixelArray, Sample, TargetArray
 
 Augment = Literal["none", "upright", "turns"]
+Read = Callable[[Path], TargetArray]
+"""Decodes the (H, W) map of a file, of uint8 or int32."""
 
 
-class MapDataset(EpochDataset[Sample, tuple[PixelArray, ClassMap]]):
+class MapDataset(EpochDataset[Sample, tuple[PixelArray, TargetArray]]):
     """Samples of a list of pairs, one per image; files are read on first use.
 
     Args:
+        read: decodes a map.
+        outside: what a map has where an augmented picture moved away.
         image_size: longer side in pixels of the input frame.
         augment: random changes: mild ones and a flip, or also quarter turns and upside down.
         cache: keep the scaled arrays in memory.
@@ -33,8 +37,9 @@ class MapDataset(EpochDataset[Sample, tuple[PixelArray, ClassMap]]):
     def __init__(
         self,
         pairs: Sequence[Pair],
-        table: ClassTable,
+        read: Read,
         *,
+        outside: int,
         image_size: int,
         augment: Augment = "none",
         seed: int = 0,
@@ -42,10 +47,10 @@ class MapDataset(EpochDataset[Sample, tuple[PixelArray, ClassMap]]):
         pixels: Pixels = RGB,
     ) -> None:
         super().__init__(len(pairs), seed=seed, cache=cache)
-        self.pairs, self.table, self.image_size, self.pixels = list(pairs), table, image_size, pixels
+        self.pairs, self.read, self.image_size, self.pixels = list(pairs), read, image_size, pixels
         self._transform: Any = None
         if augment != "none":
-            how: Any = {"turns": augment == "turns", "outside": IGNORE, "channels": pixels.channels}
+            how: Any = {"turns": augment == "turns", "outside": outside, "channels": pixels.channels}
             self._transform = train_augmentation(image_size, **how)
 
     def __len__(self) -> int:
@@ -61,10 +66,10 @@ class MapDataset(EpochDataset[Sample, tuple[PixelArray, ClassMap]]):
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (C, h, w)
         return Sample(self.pairs[index].name, pixels, torch.from_numpy(np.ascontiguousarray(target)), truth)
 
-    def decode(self, which: int) -> tuple[PixelArray, ClassMap]:
+    def decode(self, which: int) -> tuple[PixelArray, TargetArray]:
         """Returns the image in the input frame, without padding, and the map at the original size."""
         pair = self.pairs[which]
-        image, truth = read_pixels(pair.image, self.pixels), self.table.places(pair.mask)
+        image, truth = read_pixels(pair.image, self.pixels), self.read(pair.mask)
         if image.shape[:2] != truth.shape:
             wanted, found = (f"{a.shape[1]} x {a.shape[0]}" for a in (image, truth))
             raise DataError(f"{pair.mask}: mask of {found} pixels, image of {wanted}; both must be equal")
@@ -72,16 +77,26 @@ class MapDataset(EpochDataset[Sample, tuple[PixelArray, ClassMap]]):
 
 
 def build_map_data(
-    splits: MapSplits, options: LoaderOptions, *, image_size: int, augment: Augment, pixels: Pixels = RGB
+    splits: Splits[Pair],
+    options: LoaderOptions,
+    read: Read,
+    *,
+    outside: int,
+    image_size: int,
+    augment: Augment,
+    pixels: Pixels = RGB,
 ) -> Loaders:
     """Builds the loaders of `Batch`es, and logs the notes on the split.
 
     Args:
+        read, outside: see `MapDataset`.
         image_size: side S in pixels of the input frame.
         augment: of training images.
         pixels: what the values of files become.
     """
-    dataset_of = partial(MapDataset, table=splits.table, image_size=image_size, seed=options.seed, pixels=pixels)
+    dataset_of = partial(
+        MapDataset, read=read, outside=outside, image_size=image_size, seed=options.seed, pixels=pixels
+    )
     score = dataset_of(sorted(options.scored(splits.train), key=lambda pair: pair.name))
     train = dataset_of(splits.train, augment=augment, cache=options.cache)
     val = dataset_of(splits.val, cache=options.cache)

@@ -37,8 +37,8 @@ def values_of(picture: Image.Image) -> Values:
     return np.array(ImageOps.exif_transpose(picture)).astype(np.uint8)
 
 
-def class_colours(count: int) -> list[Colour]:
-    """Returns a colour for each class; those of two neighbours in the list are far apart."""
+def distinct_colours(count: int) -> list[Colour]:
+    """Returns so many colours; those of two neighbours in the list are far apart."""
     found = []
     for place in range(count):
         strong, light = (0.75, 0.55, 0.9)[place % 3], (0.95, 0.8, 0.6)[place // 3 % 3]
@@ -48,9 +48,9 @@ def class_colours(count: int) -> list[Colour]:
 
 
 def index_png(values: Values, classes: Sequence[int]) -> bytes:
-    """Returns a PNG of (H, W) uint8 values, in which those of the classes are shown in `class_colours`."""
+    """Returns a PNG of (H, W) uint8 values, in which those of the classes are shown in `distinct_colours`."""
     palette = np.zeros((VALUES, 3), dtype=np.uint8)
-    palette[list(classes)] = class_colours(len(classes))
+    palette[list(classes)] = distinct_colours(len(classes))
     picture = Image.fromarray(values)
     picture.putpalette(palette.ravel().tolist())
     file = BytesIO()

@@ -1,0 +1,1 @@
+"""Instances: pictures with the objects in them, each told from the others."""

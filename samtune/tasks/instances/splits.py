@@ -1,0 +1,141 @@
+"""Which image belongs to which map of objects, is every pair usable, and what belongs to train, val and test?
+
+The objects of annotations may overlap, and a map has one object for each pixel: the smaller one is on top, whatever the
+order in the file. The maps are drawn once, and kept in the cache.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from samtune.config.pixels import RGB, Pixels
+from samtune.data.formats.annotations import Annotated, Annotation, Annotations
+from samtune.data.formats.drawing import GROUND, scan_drawn
+from samtune.data.formats.table import ANY, FORMATS, SEPARATE, Source, categories_of, left_out
+from samtune.data.pair_splits import MaskKind, SplitMode, pair_folders, resolve_parts, verify_parts
+from samtune.data.pairs import Pair, scan_folder
+from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Splits
+from samtune.data.verify import VerifyReport
+from samtune.errors import ConfigError, DataError
+from samtune.tasks.instances.objects import ObjectFacts, object_facts, paint
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "instances"
+"""What the folder of maps beside images/ is called."""
+
+
+@dataclass(frozen=True)
+class ObjectDrawing:
+    """Which objects of annotations are in the maps that are drawn: those of other categories, which stand for one each.
+
+    Attributes:
+        left_out: categories that are not drawn.
+    """
+
+    left_out: frozenset[str]
+
+    def draw(self, image: Annotated) -> np.ndarray:
+        """Draws the objects of a picture, smaller ones over larger ones: (H, W) uint16, numbered from the largest."""
+        objects = [item for item in self._chosen(image) if not item.crowd]
+        masks = [image.mask(item) for item in objects]
+        areas = np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
+        order = np.argsort(-areas, kind="stable").tolist()
+        labels = paint((masks[place] for place in order), (image.height, image.width))
+        seen = set(np.unique(labels).tolist())
+        lines = []
+        for number, place in enumerate(order, start=1):
+            if number not in seen:
+                why = "lies wholly under smaller ones" if areas[place] else "covers no pixel"
+                named = f"{image.source}: {image.picture.name}, {objects[place].label}"
+                lines.append(f"{named} {why}; take it out, or mend it")
+        if lines:
+            raise DataError("\n".join(lines))
+        if shared := int(areas.sum()) - int(np.count_nonzero(labels)):
+            logger.warning("%s: objects overlap in %d pixels; the smaller one has them", image.picture, shared)
+        return labels.astype(np.uint16)
+
+    def notes(self, found: Annotations) -> Iterable[str]:
+        """Returns what the reader notes, and how many annotations of a crowd are left out."""
+        yield from found.notes
+        crowds = [(one, item) for one in found.images.values() for item in self._chosen(one) if item.crowd]
+        if crowds:
+            one, item = crowds[0]
+            such = f"{one.picture.name}, {item.label}"
+            yield f"{one.source}: {len(crowds)} annotation(s) of a crowd, such as {such}, are no objects; left out"
+
+    def _chosen(self, image: Annotated) -> list[Annotation]:
+        return [item for item in image.objects if item.category not in self.left_out]
+
+
+def recognises(folder: Path) -> bool:
+    """Tells by names alone whether a folder, or a part of it, has instances/."""
+    places = [folder, *(folder / part for part in PARTS)]
+    return any((place / FOLDER).is_dir() for place in places) and not any((folder / n).is_file() for n in LABEL_LISTS)
+
+
+def kind_of(folder: Path, source: Source = ANY) -> MaskKind[ObjectFacts]:
+    """Returns how the maps of a data folder are read: as they are, or drawn of the objects of its annotations.
+
+    All categories count alike, or those that are chosen; an object named "background" never is one.
+
+    Raises:
+        ConfigError: a format without separate objects, annotations of several formats, or categories of maps.
+        DataError: annotations that can't be read, or categories that they don't have.
+    """
+    has_maps = source.format == "auto" and recognises(folder)
+    form = "pairs" if has_maps else source.resolved(folder)
+    if form == "pairs" or not folder.is_dir():  # whose reading says so
+        source.without_categories(folder)
+        return OBJECTS
+    if form not in SEPARATE:
+        raise ConfigError(
+            f"data.format: {form} does not tell objects of a category apart. Known: {', '.join(SEPARATE)}."
+        )
+    drawing = ObjectDrawing(left_out(source.categories, categories_of(form, folder), folder) | {GROUND})
+    return replace(OBJECTS, scan=partial(scan_drawn, form, drawing), parts=FORMATS[form].parts)
+
+
+def verify_folder(folder: Path, *, name: str | None) -> VerifyReport:
+    """Checks all that a run would; any name is a `ConfigError`."""
+    if name is not None:
+        raise ConfigError(f"{name!r} names a data set, and none of images and instances has a name; leave it out")
+    return verify_parts(folder, kind_of(folder))
+
+
+def resolve_objects(
+    folder: str | Path,
+    *,
+    split: SplitMode = "auto",
+    seed: int = 0,
+    given: Given = NONE_GIVEN,
+    source: Source = ANY,
+    pixels: Pixels = RGB,
+) -> Splits[Pair]:
+    """Checks a data folder and returns its parts; see `samtune.data.pair_splits.resolve_parts`.
+
+    Args:
+        source: in which format the folder is read, and with which categories; see `kind_of`.
+        pixels: what the model takes of the images.
+    """
+    kind = replace(kind_of(Path(folder), source), pixels=pixels)
+    return resolve_parts(folder, kind, split=split, seed=seed, given=given)
+
+
+def _none(parts: Mapping[str, Mapping[Path, ObjectFacts]]) -> list[str]:
+    """Returns a line where no map of train, or of all if there is no train, has an object."""
+    train = parts.get("train")
+    maps = train or {path: facts for part in parts.values() for path, facts in part.items()}
+    if not maps or any(facts.objects for facts in maps.values()):
+        return []
+    of = " of train" if train and len(parts) > 1 else ""
+    return [f"all {len(maps)} maps{of} are without an object, such as {next(iter(maps))}: nothing to learn"]
+
+
+OBJECTS = MaskKind(
+    partial(scan_folder, masks_in=FOLDER), object_facts, _none, parts=partial(pair_folders, masks_in=FOLDER)
+)

@@ -1,0 +1,189 @@
+"""A job on instances from its config to every command that takes its file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from object_maps import write_objects
+from PIL import Image
+from segment_anything import SamPredictor
+from toy import ENTRY
+
+from samtune.cli import main as cli
+from samtune.data.pictures import read_image
+from samtune.models.table import MODELS, build_model
+from samtune.selection import load_selection
+from samtune.serve.app import create_app
+from samtune.tasks.instances.predict import InstancePredictor
+from samtune.tasks.instances.prompting import Stock, grid_instances
+from samtune.tasks.instances.service import InstanceService
+from samtune.tasks.instances.task import InstanceTask
+from samtune.tasks.pixels import batch_of_one
+from samtune.tasks.table import task_of_data, task_of_file
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run of eight steps, with its data and the weights that it started from."""
+    place = tmp_path_factory.mktemp("instances")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "toy", ENTRY)
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        patch.chdir(place)
+        data = write_objects(place / "data")
+        base = build_model("toy")
+        torch.save(base.net.state_dict(), place / "base.pth")
+        overrides = ("model.name=toy", "model.checkpoint=base.pth", "train.epochs=4", "train.batch=2")
+        rest = ("track.mlflow=false", "eval.overlays=1", "train.lr=0.003", f"data.dir={data}")
+        assert run("finetune", "--config", "instances.yaml", *overrides, *rest, "--run-dir", place / "run") == 0
+        yield place
+
+
+@pytest.fixture(autouse=True)
+def here(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "toy", ENTRY)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(made / "cache"))
+    monkeypatch.chdir(made)
+
+
+def test_the_run_folder() -> None:
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert metrics["task"] == "instances" and metrics["n_images"] == 2
+    assert {"AP50", "AP", "PQ", "AJI", "mDice"} <= set(metrics)
+    assert {"AP", "AP50", "PQ", "AJI", "count_error"} <= set(metrics["metrics"]) & set(metrics["definition"])
+    assert set(metrics["prompts"]) == {"box", "point", "points3"}
+    assert all(0 <= one["mDice"] <= 1 and 0 <= one["before"] <= 1 for one in metrics["prompts"].values())
+    assert set(metrics["trivial"]) == {"watershed_bright", "watershed_dark"}
+    assert metrics["trainable"]["head"] > 0 and metrics["trainable"]["decoder"] > 0
+    assert task_of_file(Path("run/merged.safetensors")) is InstanceTask
+    assert task_of_data(Path("data"), None) is InstanceTask
+    assert len(list(Path("run/overlays").glob("*.png"))) == 2
+    page = Path("run/report.html").read_text()
+    assert "Average precision" in page and "a click in its middle" in page
+    events = [json.loads(line) for line in Path("run/history.jsonl").read_text().splitlines()]
+    losses = [event["loss"] for event in events if event["split"] == "train"]
+    assert losses[-1] < losses[0]
+    base, tuned = torch.load("base.pth"), InstancePredictor.from_file("run/merged.safetensors").model.net.state_dict()
+    moved = [name for name in base if not torch.equal(base[name], tuned[name])]
+    assert any("iou_prediction_head" in name for name in moved)  # it trains along
+
+
+def test_evaluate_gives_the_numbers_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", "--checkpoint", "run", "--data", "data", "--out", "measured") == 0
+    measured, own = (json.loads(Path(p, "metrics.json").read_text()) for p in ("measured", "run"))
+    assert measured["metrics"] == pytest.approx(own["metrics"], abs=1e-6)
+    assert "mDice_points3" in capsys.readouterr().out
+    assert run("compare", "run", "measured") == 0
+    assert "AP50" in capsys.readouterr().out
+
+
+def test_predictions_in_every_format() -> None:
+    images = Path("data/test/images")
+    for form in ("png", "coco", "geojson"):
+        assert run("predict", "--checkpoint", "run", images, "--out", "found", "--format", form, "--overlay") == 0
+    name = sorted(images.iterdir())[0].stem
+    expected = InstancePredictor.from_file("run/merged.safetensors").predict(read_image(images / f"{name}.png"))
+    with Image.open(f"found/{name}.png") as picture:
+        np.testing.assert_array_equal(np.array(picture), expected.labels)
+    with Image.open(f"found/overlays/{name}.png") as picture:
+        assert max(picture.size) == 512
+    with Path("found/counts.csv").open(newline="") as file:
+        counts = {row["image"]: int(row["objects"]) for row in csv.DictReader(file)}
+    assert counts[f"{name}.png"] == len(expected) and len(counts) == 2
+    assert len(json.loads(Path("found/predictions.json").read_text())["annotations"]) == sum(counts.values())
+    assert len(json.loads(Path(f"found/{name}.geojson").read_text())["features"]) == len(expected)
+
+
+def test_one_object_by_its_box(capsys: pytest.CaptureFixture[str]) -> None:
+    image = next(Path("data/test/images").iterdir())
+    ask = ("predict", "--checkpoint", "run", image, "--out", "boxed")
+    assert run(*ask, "--box", "4,6,18,20") == 0
+    with Image.open(f"boxed/{image.stem}.png") as picture:
+        assert picture.size == (48, 40) and set(np.unique(np.array(picture)).tolist()) <= {0, 255}
+    for wrong, text in (
+        (("--box", "4,6,18,20", "--point", "4x4"), "Leave one out"),
+        (("--point", "4x5"), "as many rows as columns"),
+        (("--box", "90,90,99,99"), "outside the image"),
+        (("--format", "cocoa"), "coco"),
+    ):
+        assert run(*ask, *wrong) != 0
+        assert text in capsys.readouterr().err
+
+
+def test_a_grid_of_clicks() -> None:
+    image = next(Path("data/test/images").iterdir())
+    assert run("predict", "--checkpoint", "run", image, "--out", "grid", "--point", "4x4", "--format", "coco") == 0
+    model = InstancePredictor.from_file("run/merged.safetensors").model
+    found = grid_instances(model, read_image(image), points=4)
+    assert len(json.loads(Path("grid/predictions.json").read_text())["annotations"]) == len(found)
+    assert len(found) == found.labels.max()
+
+
+def test_segment_anythings_predictor_sees_our_model() -> None:
+    """Its own embedding and mask of a box are those of our path, at a size that is not the stock one."""
+    model = build_model("toy", image_size=96)
+    image = read_image(next(Path("data/test/images").iterdir()))
+    stock: Any = Stock(model, model.features(batch_of_one(image, 96, torch.int32)))  # type: ignore[arg-type]
+    predictor = SamPredictor(stock)
+    predictor.set_image(image)
+    from samtune.tasks.prompted import predict_prompted
+
+    box = np.array([4.0, 6, 18, 20])
+    masks, _, _ = predictor.predict(box=box, multimask_output=False)
+    ours = predict_prompted(model, image, boxes_xyxy=box)
+    assert (masks[0] == ours.mask).mean() > 0.99
+
+
+def test_the_server_answers_with_objects_and_with_masks() -> None:
+    image = next(Path("data/test/images").iterdir())
+    service = InstanceService.from_file(Path("run/merged.safetensors"), device="cpu")
+    with TestClient(create_app(InstanceService, service), base_url="http://127.0.0.1") as web:
+        assert web.get("/v1/model").json()["task"] == "instances"
+
+        def ask(**fields: str) -> Any:
+            return web.post("/v1/predict", files={"image": (image.name, image.read_bytes())}, data=fields)
+
+        plain, told, drawn = ask(), ask(format="json").json(), ask(format="colours")
+        assert plain.headers["X-Samtune-Kind"] == "objects"
+        assert int(plain.headers["X-Samtune-Count"]) == len(told["objects"])
+        assert told["size"] == [40, 48] and drawn.headers["content-type"] == "image/png"
+        assert ask(box="[4, 6, 18, 20]", format="json").json()["size"] == [40, 48]
+        assert ask(format="gif").status_code == 422
+        assert "finds all objects" in web.get("/").text
+
+
+def test_the_audit_and_the_way_back() -> None:
+    assert run("audit", "base.pth", "run", "run/selection.safetensors") == 0
+    assert run("undo", "run", "--delta", "run/delta.safetensors", "--out", "undone.safetensors") == 0
+    assert run("data", "verify", "data") == 0
+
+
+@pytest.mark.parametrize("select", ["{name: gps, per_neuron: 1}", "{name: grft}", "{name: spt}"])
+def test_selectors_that_score(select: str) -> None:
+    small = ("model.name=toy", "model.checkpoint=base.pth", "data.dir=data", "track.mlflow=false")
+    chosen = ("--run-dir", "chosen", "--overwrite")
+    assert run("select", "--config", "instances.yaml", *small, f"select={select}", *chosen) == 0
+    whole = set(load_selection(Path("chosen/selection.safetensors")).whole)
+    assert {"mask_decoder.classes.tokens", "mask_decoder.iou_token.weight"} <= whole
+
+
+def test_scoring_by_the_task_and_without_practice(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("model.name=toy", "model.checkpoint=base.pth", "data.dir=data", "track.mlflow=false")
+    gps = ("select={name: gps}", "score.loss=task", "--run-dir", "chosen", "--overwrite")
+    assert run("select", "--config", "instances.yaml", *small, *gps) == 0
+    assert run("finetune", "--config", "instances.yaml", *small, "loss.prompt_weight=0", "--dry-run") == 0
+    assert run("finetune", "--config", "instances.yaml", *small, "loss.dice_weight=0", "loss.bce_weight=0") != 0
+    assert "loss.bce_weight" in capsys.readouterr().err
