@@ -71,6 +71,10 @@ class PixelTask(Task[ConfigT]):
         options: dict[str, Any] = section.loss.model_dump()
         return options
 
+    @classmethod
+    def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:
+        return (f"eval.overlays={0 if in_grid else 3}",)
+
     def _logit_loss(self) -> LogitLoss:
         options = self.loss_options()
         return partial(self.losses[options.pop("name")], **options)

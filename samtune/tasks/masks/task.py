@@ -181,7 +181,3 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
     @classmethod
     def items(cls, folder: Path) -> list[Pair]:
         return find_pairs(folder, kind_of(folder).scan)
-
-    @classmethod
-    def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:
-        return (f"eval.overlays={0 if in_grid else 3}",)

@@ -157,10 +157,6 @@ class SemanticTask(PixelTask[SemanticConfig]):
     def items(cls, folder: Path) -> list[Pair]:
         return find_pairs(folder, kind_of(folder, None, IGNORE).scan)
 
-    @classmethod
-    def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:
-        return (f"eval.overlays={0 if in_grid else 3}",)
-
 
 def _table(loaders: Loaders) -> ClassTable:
     assert isinstance(loaders.splits, MapSplits)
