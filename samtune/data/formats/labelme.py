@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file for each picture; shapes of one `group_id` and label are one object, and are united."""
+"""LabelMe: a JSON file for each picture; an object of several polygons is written as shapes of one `group_id`."""
 
 from __future__ import annotations
 
