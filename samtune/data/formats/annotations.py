@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samtune.data.formats.shapes import Region, draw
 from samtune.data.pictures import MAX_PIXELS, is_picture
@@ -161,6 +161,16 @@ class Reading:
 def numbered(names: Iterable[str]) -> dict[int, str]:
     """Returns names by numbers from 1, in alphabetical order: for formats whose categories have none."""
     return dict(enumerate(sorted(set(names)), start=1))
+
+
+def names_by_number(content: Any) -> list[tuple[int, str]]:
+    """Returns numbers and names of a list of names, or of {number: name}; a `ValueError` for what is neither."""
+    if not isinstance(content, list | dict):
+        raise ValueError(f"{str(content)[:40]!r} is neither a list of names nor numbers with names")
+    pairs = list(content.items() if isinstance(content, dict) else enumerate(content))
+    if wrong := [name for _, name in pairs if not isinstance(name, str | int)]:
+        raise ValueError(f"{str(wrong[0])[:40]!r} is no name")
+    return [(int(number), str(name)) for number, name in pairs]
 
 
 def shown_problems(place: Path, problems: Sequence[str]) -> str:

@@ -8,12 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+from annotated import annotations, write_format
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from samtune.data.formats.annotations import Annotations
+from samtune.data.formats.drawing import Drawing
+from samtune.data.formats.index import read_labels
 from samtune.data.formats.shapes import polygon, run_lengths
 from samtune.data.formats.table import FORMATS
+from samtune.data.importing import import_data
+from samtune.errors import DataError
 
 HEIGHT, WIDTH = 20, 30
 SIZE = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0}
@@ -160,3 +166,66 @@ def test_pictures_behind_a_link_in_the_folder(tmp_path: Path) -> None:
     assert coco(tmp_path / "data", "far.png").problems == ()
     for name in ("../elsewhere/far.png", str(tmp_path / "elsewhere" / "far.png"), "x" * 5000):
         assert "which is not in" in coco(tmp_path / "data", name).problems[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wanted"),
+    [
+        ("labels.txt", "sky\n\nroad\ncar\n", "line 2 is empty, and the lines number the names"),
+        ("labels.txt", "\nsky\n", "line 1 is empty"),
+        ("labels.json", '"sky"', "'sky' is neither a list of names nor numbers with names"),
+        ("labels.json", '[{"id": 0, "name": "sky"}]', r"\"{'id': 0, 'name': 'sky'}\" is no name"),
+        ("labels.json", "[null]", "'None' is no name"),
+    ],
+)
+def test_lists_of_names_that_are_none(name: str, content: str, wanted: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name}: no list of classes \({wanted}"):
+        read_labels(tmp_path / name)
+
+
+def test_empty_lines_between_numbered_names(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("3 sky\n\n7 road\n\n")
+    assert read_labels(tmp_path / "labels.txt") == {3: "sky", 7: "road"}
+
+
+@pytest.mark.parametrize("names", ["cat", "[[cat], dog]"])
+def test_yaml_whose_names_are_none(names: str, tmp_path: Path) -> None:
+    write_format("yolo", tmp_path)
+    (tmp_path / "data.yaml").write_text(f"names: {names}\n")
+    with pytest.raises(DataError, match=r"data.yaml: no list of names \(ValueError: .* is (no name|neither)"):
+        FORMATS["yolo"].read(tmp_path)
+
+
+def test_an_import_looks_at_the_pictures_too(tmp_path: Path) -> None:
+    """Else it makes a folder that no run takes."""
+    folder = tmp_path / "data"
+    write_format("coco", folder)
+    Image.new("RGB", (9, 9)).save(folder / "images" / "a.png")
+    (folder / "images" / "b.png").write_bytes((folder / "images" / "b.png").read_bytes()[:90])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "images" / "c.png", exif=turned)
+    with pytest.raises(DataError) as caught:
+        import_data("coco", folder, tmp_path / "out")
+    text = str(caught.value)
+    assert "a.png: annotated as 30 x 20 pixels, but it has 9 x 9; annotate the picture as it is" in text
+    assert "images/b.png: damaged file" in text
+    assert "c.png: annotated as 30 x 20 pixels, but it has 20 x 30, turned by its EXIF orientation; save it" in text
+    assert text.count("\n") == 3 and not (tmp_path / "out").exists()
+
+
+def test_annotations_of_pictures_of_five_channels(tmp_path: Path) -> None:
+    made = annotations(tmp_path)
+    FORMATS["yolo"].write(made, tmp_path)
+    for path in list((tmp_path / "images").iterdir()):
+        path.unlink()
+        values = np.zeros((HEIGHT, WIDTH, 5), np.uint16)
+        tifffile.imwrite(path.with_suffix(".tif"), values, photometric="minisblack", planarconfig="contig")
+    found = FORMATS["yolo"].read(tmp_path)
+    assert found.problems == () and {(image.width, image.height) for image in found.images.values()} == {(30, 20)}
+
+
+def test_a_drawing_is_named_alike_in_every_process() -> None:
+    """Its text names the file of what is drawn: that of a set has another order in each process."""
+    assert str(Drawing({"cat": 1}, 0, frozenset("hgfedcba"))) == f"{{'cat': 1}} 0 {list('abcdefgh')}"
