@@ -12,7 +12,7 @@ from PIL import ImageOps
 
 from samtune.config.pixels import MOST_CHANNELS, RGB, Pixels
 from samtune.data.channels.tiff import Compressed, is_tiff, layout_of, read_pages, read_slices
-from samtune.data.pictures import ORIENTATION, open_picture, read_image, to_rgb
+from samtune.data.pictures import ORIENTATION, open_picture, picture_size, read_image, to_rgb
 from samtune.errors import DataError
 
 if TYPE_CHECKING:  # it brings torch
@@ -69,9 +69,19 @@ def read_stack(path: Path, pixels: Pixels) -> Iterator[PixelArray]:
         raise DataError(f"{path}: no TIFF, so no stack of pages; leave --format stack out for single pictures")
     try:
         for number, values in enumerate(read_slices(path), start=1):
-            yield fitted(_checked(values, layout.alpha), pixels, f"{path}, page {number}")
+            try:
+                stored = _checked(values, layout.alpha)
+            except DataError as error:
+                raise DataError(f"page {number}: {error}") from error
+            yield fitted(stored, pixels, f"{path}, page {number}")
     except DataError as error:
         raise error if str(error).startswith(str(path)) else DataError(f"{path}: {error}") from error
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Returns width and height of a picture by its header, EXIF orientation applied; a `DataError` if it has none."""
+    layout = layout_of(path) if is_tiff(path) else None
+    return picture_size(path) if layout is None or layout.simple else layout.size
 
 
 def count_pages(path: Path) -> int:

@@ -38,6 +38,7 @@ class Layout(NamedTuple):
         alpha: whether the last of them is transparency.
         dtype: of the values.
         simple: whether Pillow reads a page as it is: 8 bits, grey, RGB, a palette or CMYK.
+        size: width and height of the first page, in pixels, as stored.
     """
 
     pages: int
@@ -45,6 +46,7 @@ class Layout(NamedTuple):
     alpha: bool
     dtype: np.dtype[Any]
     simple: bool
+    size: tuple[int, int]
 
 
 def is_tiff(path: Path) -> bool:
@@ -67,7 +69,8 @@ def layout_of(path: Path) -> Layout | None:
             colours = samples - len(kinds)
             known = colours in (1, 3) or (colours == 4 and page.photometric == PHOTOMETRIC.SEPARATED)
             simple = dtype.kind in "bu" and dtype.itemsize == 1 and len(kinds) <= alpha and known
-            return Layout(len(file.pages), samples, alpha, dtype, simple)
+            size = int(page.imagewidth), int(page.imagelength)
+            return Layout(len(file.pages), samples, alpha, dtype, simple, size)
     except (TiffFileError, *_DAMAGED):
         return None
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samtune.data.formats.shapes import Region, draw
 from samtune.data.pictures import MAX_PIXELS, is_picture
 from samtune.data.verify import list_problems
-from samtune.errors import DataError
 
 if TYPE_CHECKING:
     from samtune.types import MaskArray
@@ -50,12 +50,8 @@ class Annotated(NamedTuple):
     objects: list[Annotation]
 
     def mask(self, annotation: Annotation) -> MaskArray:
-        """Draws one of its objects: (H, W) bool; a `DataError` for damaged run lengths, with file and object."""
-        try:
-            return draw(annotation.region, self.height, self.width)
-        except (ValueError, TypeError) as error:
-            found = f"{self.source}: {self.picture.name}, {annotation.label}: a region that can't be drawn ({error})"
-            raise DataError(f"{found}; export it again") from error
+        """Draws one of its objects: (H, W) bool."""
+        return draw(annotation.region, self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -97,8 +93,9 @@ class Reading:
     def picture(self, source: Path, *names: str) -> Path | None:
         """Returns the first picture that is there of these names; None after noting that none is."""
         for name in names:
-            for path in (place / name for place in self._places):
-                if path.is_file() and path.resolve().is_relative_to(self.root.resolve()):
+            for path in (Path(os.path.normpath(place / name)) for place in self._places):
+                # by names alone: what a link in the folder leads to was put there on purpose
+                if Path(os.path.abspath(path)).is_relative_to(os.path.abspath(self.root)) and _is_file(path):
                     return path
         wanted = f"names {names[0]}, which is not in {self.root}"
         self.problems.append(f"{source}: {wanted}; put the picture there, or take its annotations out")
@@ -166,6 +163,16 @@ def numbered(names: Iterable[str]) -> dict[int, str]:
     return dict(enumerate(sorted(set(names)), start=1))
 
 
+def names_by_number(content: Any) -> list[tuple[int, str]]:
+    """Returns numbers and names of a list of names, or of {number: name}; a `ValueError` for what is neither."""
+    if not isinstance(content, list | dict):
+        raise ValueError(f"{str(content)[:40]!r} is neither a list of names nor numbers with names")
+    pairs = list(content.items() if isinstance(content, dict) else enumerate(content))
+    if wrong := [name for _, name in pairs if not isinstance(name, str | int)]:
+        raise ValueError(f"{str(wrong[0])[:40]!r} is no name")
+    return [(int(number), str(name)) for number, name in pairs]
+
+
 def shown_problems(place: Path, problems: Sequence[str]) -> str:
     """Words one message for all that is wrong with a place; with no problem it names no picture."""
     lines = list(dict.fromkeys(problems)) or [f"{place}: names no picture"]
@@ -175,6 +182,13 @@ def shown_problems(place: Path, problems: Sequence[str]) -> str:
 def pictures_in(folder: Path) -> list[Path]:
     """Returns the pictures directly in a folder, by name; none where there is no folder."""
     return sorted(path for path in folder.iterdir() if is_picture(path)) if folder.is_dir() else []
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for one
+        return False
 
 
 def _shown(path: Path, root: Path) -> str:

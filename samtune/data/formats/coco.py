@@ -70,8 +70,12 @@ def find_annotations(folder: Path) -> list[Path]:
 
 
 def coco_files(place: Path) -> list[Path]:
-    """Returns the files of annotations at a place, and no other list in JSON."""
+    """Returns the files of annotations at a place, and no other list in JSON.
+
+    Beside `instances_*.json` others are not: as COCO is published, they have captions, or some of the objects again.
+    """
     files = [place] if place.is_file() else find_annotations(place)
+    files = [file for file in files if file.name.startswith("instances_")] or files
     return [file for file in files if _looks(file)] if len(files) <= MOST_FILES else []
 
 

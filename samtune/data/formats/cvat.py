@@ -13,7 +13,7 @@ import numpy as np
 
 from samtune.base.disk import write_bytes
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered
-from samtune.data.formats.shapes import Region, crop_of, ellipse, place_crop, polygon, rectangle
+from samtune.data.formats.shapes import Region, crop_of, ellipse, place_crop, polygon, rectangle, turned
 from samtune.errors import DataError
 
 _SHAPES = ("polygon", "box", "ellipse", "mask")
@@ -42,7 +42,9 @@ def read_cvat(place: Path) -> Annotations:
     for name, width, height, entry in entries:
         picture = reading.picture(file, name, Path(name).name)
         if picture is not None:
-            found_names = _objects(reading, reading.image(picture, file, width, height), entry, names)
+            found_names = _objects(
+                reading, reading.image(picture, file, width, height), entry, names if listed else None
+            )
             names |= {} if listed else dict.fromkeys(found_names)
     if len(names) < len(listed):
         reading.complain(file, "labels", "two of one name, or one without; mend them")
@@ -72,15 +74,16 @@ def cvat_files(place: Path) -> list[Path]:
     return [file for file in files if b"<annotations" in file.read_bytes()]
 
 
-def _objects(reading: Reading, image: Annotated, entry: Element, names: dict[str, None]) -> list[str]:
-    """Adds the objects of a picture; returns the names of their categories."""
+def _objects(reading: Reading, image: Annotated, entry: Element, names: dict[str, None] | None) -> list[str]:
+    """Adds the objects of a picture; returns the names of their categories, of `names` unless these are None."""
     found = []
     shapes = [(number, shape) for number, shape in enumerate(entry, start=1) if shape.tag in (*_SHAPES, *_EMPTY)]
     for number, shape in sorted(shapes, key=lambda pair: _order(pair[1])):
         name = shape.get("label") or ""
         label = f"{shape.tag} {number} ({name})"
-        if not name or (names and name not in names):
-            reason = f"label {name!r} is not among its labels ({', '.join(names)}); mend the file"
+        if not name or (names is not None and name not in names):
+            known = "empty; label it" if names is None else f"not among its labels ({', '.join(names)}); mend the file"
+            reason = f"label {name!r} is {known}"
             reading.complain(image.source, f"{image.picture.name}, {label}", reason)
             continue
         found.append(name)
@@ -96,7 +99,7 @@ def _region(shape: Element, image: Annotated) -> Region:
         return (polygon(_points(_text(shape, "points"))),)
     if shape.tag == "box":
         left, top, right, bottom = (float(_text(shape, key)) for key in ("xtl", "ytl", "xbr", "ybr"))
-        return (rectangle(left, top, right, bottom),)
+        return (turned(rectangle(left, top, right, bottom), float(shape.get("rotation", 0))),)
     if shape.tag == "ellipse":
         x, y, across, down = (float(_text(shape, key)) for key in ("cx", "cy", "rx", "ry"))
         return (ellipse(x, y, across, down, float(shape.get("rotation", 0))),)
@@ -143,7 +146,7 @@ def _write(entry: Element, image: Annotated, item: Annotation, order: int) -> No
 
 def _order(shape: Element) -> int:
     text = shape.get("z_order", "0")
-    return int(text) if text.lstrip("-").isdecimal() else 0
+    return int(text) if text.removeprefix("-").isdecimal() else 0
 
 
 def _text(element: Element, key: str) -> str:

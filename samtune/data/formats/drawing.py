@@ -22,6 +22,8 @@ from samtune.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+_RULES = 2
+"""Counts the rules by which annotations are read and drawn: what was drawn by others is drawn again."""
 GROUND = "background"
 """The class of pixels that no mask or object covers."""
 
@@ -49,6 +51,10 @@ class Drawing:
     values: Mapping[str, int]
     ground: int
     left_out: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        """Says all of it in one order, which a set does not have from one process to the next."""
+        return f"{dict(self.values)} {self.ground} {sorted(self.left_out)}"
 
     def value(self, name: str) -> int | None:
         """Returns the value of a class, None for one that is left out; a `DataError` for one that is not known."""
@@ -108,7 +114,8 @@ def drawn_file(image: Path, sources: Iterable[Path], how: str, draw: Callable[[]
         sources: the files that it is drawn from.
         draw: returns its (H, W) uint8 or uint16 values, asked for where it is not there yet.
     """
-    marks = hashlib.sha256("|".join([how, *_stamps(sources)]).encode("utf-8", "surrogateescape")).hexdigest()
+    key = "|".join([f"{_RULES} {how}", *_stamps(sources)])
+    marks = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
     target = cache_folder() / "drawn-maps" / marks[:32] / f"{image.stem}.png"
     if not target.is_file():
         file = BytesIO()

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from samtune.base.disk import write_bytes, write_text
+from samtune.data.facts import image_facts
 from samtune.data.formats.annotations import Annotations, shown_problems
 from samtune.data.formats.drawing import GROUND, Drawing
 from samtune.data.formats.index_pictures import index_png
@@ -40,15 +41,13 @@ def import_annotations(
     places = (FORMATS[name].parts(source) if source.is_dir() else {}) or {"": source}
     found = {part: read_place(name, place) for part, place in places.items()}
     drawing = _drawing(categories_of(name, source), source, classes=classes, categories=categories)
-    problems = [line for said in found.values() for line in said.problems]
+    problems = [line for said in found.values() for line in (*said.problems, *_misfits(said))]
+    if problems or not any(said.images for said in found.values()):
+        raise DataError(shown_problems(source, problems))
     partial = {part: target / f"{part or 'all'}.part" for part in found}  # get their names when complete
     for part, said in found.items():
         shutil.rmtree(partial[part], ignore_errors=True)
-        problems += _write_part(said, drawing, partial[part], classes=classes)
-    if problems or not any(said.images for said in found.values()):
-        for folder in partial.values():
-            shutil.rmtree(folder)
-        raise DataError(shown_problems(source, problems))
+        _write_part(said, drawing, partial[part], classes=classes)
     for part, folder in partial.items():
         _put(folder, target, part)
     if classes:
@@ -68,23 +67,29 @@ def _drawing(names: list[str], source: Path, *, classes: bool, categories: tuple
     return Drawing({name: number if classes else 255 for number, name in enumerate(kept, start=1)}, 0, skipped)
 
 
-def _write_part(annotations: Annotations, drawing: Drawing, folder: Path, *, classes: bool) -> list[str]:
-    """Writes `images/` and `masks/` of a part; returns a line for each picture whose objects can't be drawn."""
-    problems = []
+def _misfits(annotations: Annotations) -> list[str]:
+    """Returns a line for each picture that can't be read, or whose annotations are of another size."""
+    images, lines = list(annotations.images.values()), []
+    for image, facts in zip(images, image_facts([image.picture for image in images]), strict=True):
+        if isinstance(facts, DataError):
+            lines.append(str(facts))
+        elif (facts.width, facts.height) != (image.width, image.height):
+            sizes = f"annotated as {image.width} x {image.height} pixels, but it has {facts.width} x {facts.height}"
+            turned = ", turned by its EXIF orientation; save it upright" * (facts.orientation > 4)
+            lines.append(f"{image.source}: {image.picture.name}: {sizes}{turned}; annotate the picture as it is")
+    return lines
+
+
+def _write_part(annotations: Annotations, drawing: Drawing, folder: Path, *, classes: bool) -> None:
+    """Writes `images/` and `masks/` of a part."""
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
     for stem, image in annotations.images.items():
-        try:
-            values = drawing.draw(image)
-        except DataError as error:
-            problems.append(str(error))
-            continue
         shutil.copyfile(image.picture, folder / "images" / f"{stem}{image.picture.suffix}")
-        file = BytesIO()
+        values, file = drawing.draw(image), BytesIO()
         Image.fromarray(values).save(file, format="PNG")
         coloured = index_png(values, [0, *drawing.values.values()]) if classes else file.getvalue()
         write_bytes(folder / "masks" / f"{stem}.png", coloured)
-    return problems
 
 
 def _put(partial: Path, target: Path, part: str) -> None:

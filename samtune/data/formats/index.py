@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from samtune.base.disk import write_bytes, write_text
-from samtune.data.formats.annotations import Annotations, Reading
+from samtune.data.formats.annotations import Annotations, Reading, names_by_number
 from samtune.data.formats.index_pictures import Values, index_png, read_values
 from samtune.data.formats.shapes import Region, encode_rle
 from samtune.data.pairs import scan_folder
@@ -93,7 +93,7 @@ def read_labels(file: Path) -> dict[int, str]:
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-        pairs = _json(text) if file.suffix == ".json" else _lines(text)
+        pairs = names_by_number(json.loads(text)) if file.suffix == ".json" else _lines(text)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: no list of classes ({error}); write one name a line, or NUMBER NAME") from error
     numbers = [number for number, _ in pairs]
@@ -106,15 +106,11 @@ def _region(values: Values, value: int) -> Region:
     return encode_rle(values == value)[0]
 
 
-def _json(text: str) -> list[tuple[int, str]]:
-    content = json.loads(text)
-    items = content.items() if isinstance(content, dict) else enumerate(content)
-    return [(int(number), str(name)) for number, name in items]
-
-
 def _lines(text: str) -> list[tuple[int, str]]:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    found = [_LINE.fullmatch(line) for line in lines]
-    if lines and all(found):
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    found = [_LINE.fullmatch(line) for line in lines if line]
+    if found and all(found):
         return [(int(match[1]), match[2]) for match in found if match]
+    if "" in lines:
+        raise ValueError(f"line {lines.index('') + 1} is empty, and the lines number the names")
     return list(enumerate(lines))

@@ -6,7 +6,6 @@ Of several annotations of a task the first that was not cancelled is read; a tas
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -15,16 +14,17 @@ from typing import Any
 from urllib.parse import unquote
 
 from samtune.base.disk import write_text
+from samtune.data.channels.read import size_of
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered
 from samtune.data.formats.brush import pack_brush, unpack_brush
 from samtune.data.formats.coco import MOST_FILES, find_annotations
-from samtune.data.formats.shapes import Region, ellipse, encode_rle, polygon
-from samtune.data.pictures import SUFFIXES, picture_size
+from samtune.data.formats.shapes import Region, ellipse, encode_rle, polygon, rectangle, turned
+from samtune.data.pictures import SUFFIXES
 from samtune.errors import DataError
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 _SHAPES = ("polygon", "brush", "rectangle", "ellipse")
-_NO_REGIONS = ("keypoint", "vector", "video")
+_OTHERS = ("bitmask", "magicwand", "keypoint", "vector", "videorectangle", "videovector")  # refused, not left out
 
 
 def read_label_studio(place: Path) -> Annotations:
@@ -104,42 +104,47 @@ def _read_task(reading: Reading, file: Path, named: tuple[str, Mapping[str, Any]
     if picture is None:
         return []
     regions = [result for result in results if isinstance(result, dict) and _kind(result)]
-    sizes = {(result.get("original_width"), result.get("original_height")) for result in regions}
     try:
-        size = next(iter(sizes)) if len(sizes) == 1 else picture_size(picture)
+        sizes = {(result.get("original_width"), result.get("original_height")) for result in regions}
+        size = next(iter(sizes)) if len(sizes) == 1 else size_of(picture)
         image = reading.image(picture, file, int(size[0]), int(size[1]))  # type: ignore[arg-type]
     except (DataError, TypeError, ValueError, OverflowError) as error:
         reading.complain(file, title, f"the size of its picture is not known ({error}); export it again")
         return []
     found = []
+    labelled = {str(result.get("id")) for result in regions if _labels(result)}
     for result in regions:
-        kind = _kind(result)
-        given = result.get("value")
-        value: dict[str, Any] = given if isinstance(given, dict) else {}
-        names = value.get(str(result.get("type"))) or value.get("labels") or [None]
-        label, category = f"{title}, result {result.get('id', '(without id)')}", names[0]
-        if not isinstance(category, str):
+        kind, names, label = _kind(result), _labels(result), f"{title}, result {result.get('id', '(without id)')}"
+        if not names and str(result.get("id")) not in labelled:  # else its labels are a result of their own
             reading.complain(file, f"{picture.name}, {label}", "no label; label it")
-            continue
-        found.append(category)
-        reading.boxes += kind == "rectangle"
         score = result.get("score")
         number = float(score) if isinstance(score, int | float) else None
-        reading.add(image, label, category, partial(_region, kind, result, value, image), score=number)
+        for name in names:
+            found.append(name)
+            reading.boxes += kind == "rectangle"
+            reading.add(image, label, name, partial(_region, kind, result, image), score=number)
     return found
+
+
+def _labels(result: Mapping[str, Any]) -> list[str]:
+    """Returns the labels of a region."""
+    value = result.get("value")
+    names = (value.get(str(result.get("type"))) or value.get("labels")) if isinstance(value, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _kind(result: Mapping[str, Any]) -> str:
     """Returns the kind of a region, "" for what is of the whole picture, such as a choice."""
     kind, value = str(result.get("type", "")).removesuffix("labels"), result.get("value")
     if kind == "" and isinstance(value, dict):  # of labels apart from their shapes
-        keys = {"points": "polygon", "rle": "brush", "radiusX": "ellipse", "width": "rectangle"}
+        keys = {"points": "polygon", "rle": "brush", "radiusX": "ellipse", "imageDataURL": "bitmask"}
+        keys |= {"width": "rectangle"}
         kind = next((shape for key, shape in keys.items() if key in value), "")
-    return kind if kind in (*_SHAPES, *_NO_REGIONS) else ""
+    return kind if kind in (*_SHAPES, *_OTHERS) else ""
 
 
-def _region(kind: str, result: Mapping[str, Any], value: Mapping[str, Any], image: Annotated) -> Region:
-    height, width = image.height, image.width
+def _region(kind: str, result: Mapping[str, Any], image: Annotated) -> Region:
+    height, width, value = image.height, image.width, result["value"]
     if result.get("image_rotation"):
         raise ValueError("drawn on a picture that Label Studio turned; turn the picture's file, and draw it again")
     size = result.get("original_width", width), result.get("original_height", height)
@@ -152,18 +157,13 @@ def _region(kind: str, result: Mapping[str, Any], value: Mapping[str, Any], imag
         return encode_rle(unpack_brush(value["rle"], height, width))[0]
     if kind == "ellipse":
         x, y, right, below = (float(value[key]) for key in ("x", "y", "radiusX", "radiusY"))
-        return (ellipse(x * across, y * down, right * across, below * down, float(value.get("rotation", 0))),)
+        return (ellipse(x * across, y * down, right * across, below * down, float(value.get("rotation") or 0)),)
     if kind == "rectangle":
         x, y, right, below = (float(value[key]) for key in ("x", "y", "width", "height"))
-        return (_turned(x * across, y * down, right * across, below * down, float(value.get("rotation", 0))),)
-    raise ValueError(f"a {kind}, which covers no pixels; {', '.join(_SHAPES)} do")
-
-
-def _turned(x: float, y: float, across: float, down: float, degrees: float) -> Any:
-    """Returns the polygon of a box that is turned clockwise around its first corner."""
-    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    corners = [(0.0, 0.0), (across, 0.0), (across, down), (0.0, down)]
-    return polygon([[x + right * cosine - below * sine, y + right * sine + below * cosine] for right, below in corners])
+        left, top = x * across, y * down
+        level = rectangle(left, top, left + right * across, top + below * down)
+        return (turned(level, float(value.get("rotation") or 0), (left, top)),)
+    raise ValueError(f"a {kind}, which is not read; {', '.join(_SHAPES)} are")
 
 
 def _written(image: Annotated, item: Annotation) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file for each picture; shapes of one `group_id` and label are one object, and are united."""
+"""LabelMe: a JSON file for each picture; an object of several polygons is written as shapes of one `group_id`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from samtune.base.disk import write_json
+from samtune.data.channels.read import size_of
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered
 from samtune.data.formats.shapes import Region, crop_of, ellipse, place_crop, polygon, rectangle
-from samtune.data.pictures import picture_size
 from samtune.errors import DataError
 
 _KINDS = "polygon, rectangle, circle and mask"
@@ -40,7 +40,7 @@ def read_labelme(place: Path) -> Annotations:
         if picture is None:
             continue
         try:
-            width, height = size if type(size[0]) is int and type(size[1]) is int else picture_size(picture)
+            width, height = size if type(size[0]) is int and type(size[1]) is int else size_of(picture)
         except DataError as error:
             reading.problems.append(str(error))
             continue

@@ -22,7 +22,7 @@ Rle = dict[str, Any]
 """COCO's run lengths: {"size": [H, W], "counts": packed text, or numbers by columns that begin with background}."""
 Region = tuple[Points, ...] | Rle
 _DIGITS = 4  # of coordinates in pixels: shares and percents come back within, so that they are drawn alike
-_FARTHEST = 100_000  # pixels; a line is walked pixel by pixel
+_FARTHEST, _LONGEST = 100_000, 5_000_000  # pixels; an outline is walked in fifths of pixels, all in memory
 _CORNERS = 72  # of the polygon that stands for an ellipse
 
 
@@ -31,6 +31,8 @@ def polygon(numbers: Any) -> Points:
     values = np.asarray(numbers, dtype=np.float64)
     if values.ndim == 1 and len(values) % 2:
         raise ValueError(f"a polygon of {len(values)} numbers; x and y in turn are needed")
+    if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] != 2):
+        raise ValueError(f"a polygon of numbers in the shape {list(values.shape)}; x and y in turn are needed")
     points = values.reshape(-1, 2)
     if len(points) < 3:
         raise ValueError(f"a polygon of {len(points)} point(s), which has no area; 3 or more are needed")
@@ -38,6 +40,8 @@ def polygon(numbers: Any) -> Points:
         raise ValueError("a polygon with a coordinate that is no number")
     if np.abs(points).max() > _FARTHEST:
         raise ValueError(f"a polygon with a coordinate of {np.abs(points).max():g} pixels; {_FARTHEST:,} is the most")
+    if (length := np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum()) > _LONGEST:
+        raise ValueError(f"a polygon whose outline is {length:,.0f} pixels long; {_LONGEST:,} are the most")
     return points
 
 
@@ -46,29 +50,40 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
     return polygon([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
+def turned(points: Points, degrees: float, around: Sequence[float] | None = None) -> Points:
+    """Returns a polygon that is turned clockwise around a point, or around the mean of its corners."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    centre = points.mean(axis=0) if around is None else np.asarray(around, dtype=np.float64)
+    return polygon((points - centre) @ [[cosine, sine], [-sine, cosine]] + centre)
+
+
 def ellipse(x: float, y: float, across: float, down: float, degrees: float = 0.0) -> Points:
     """Returns the polygon of an ellipse around (x, y) by its half axes, turned clockwise."""
     angles = np.linspace(0, 2 * math.pi, _CORNERS, endpoint=False)
-    turn = math.radians(degrees)
-    right, below = across * np.cos(angles), down * np.sin(angles)
-    xs = x + right * math.cos(turn) - below * math.sin(turn)
-    return polygon(np.stack([xs, y + right * math.sin(turn) + below * math.cos(turn)], axis=1))
+    level = polygon(np.stack([x + across * np.cos(angles), y + down * np.sin(angles)], axis=1))
+    return turned(level, degrees, (x, y))
 
 
 def run_lengths(shape: Any, height: int, width: int) -> Rle:
-    """Returns run lengths as they are; a `ValueError` where they are of another size, or don't fill the picture."""
+    """Returns run lengths as they are; a `ValueError` where they are of another size, or don't fill the picture.
+
+    pycocotools fills what they leave with whatever is in memory.
+    """
     size, counts = list(shape["size"]), shape["counts"]
     if size != [height, width]:
         raise ValueError(f"run lengths of size {size}, but the picture has {[height, width]} (height, width)")
-    if isinstance(counts, list) and (min(counts, default=0) < 0 or sum(counts) != height * width):
-        raise ValueError(f"run lengths of {sum(counts)} pixels, but the picture has {height * width}")
     if not isinstance(counts, list | str):
         raise ValueError("run lengths whose counts are neither numbers nor text")
-    return {"size": size, "counts": counts}
+    numbers = _unpacked(counts) if isinstance(counts, str) else counts
+    if not all(type(number) is int for number in numbers):
+        raise ValueError("run lengths that are no whole numbers")
+    if min(numbers, default=0) < 0 or sum(numbers) != height * width:
+        raise ValueError(f"run lengths of {sum(numbers)} pixels, but the picture has {height * width}")
+    return {"size": [height, width], "counts": counts}
 
 
 def draw(region: Region, height: int, width: int) -> MaskArray:
-    """Draws a region as an (H, W) bool mask; a `ValueError` for packed run lengths that are damaged."""
+    """Draws a region as an (H, W) bool mask."""
     from pycocotools import mask as coco
 
     if isinstance(region, dict):
@@ -90,6 +105,26 @@ def encode_rle(mask: MaskArray) -> tuple[Rle, int, list[float]]:
     rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     counts = rle["counts"].decode("ascii")
     return {"size": list(mask.shape), "counts": counts}, int(coco.area(rle)), coco.toBbox(rle).tolist()
+
+
+def _unpacked(text: str) -> list[int]:
+    """Returns the numbers of packed run lengths: from the fourth on, what each adds to the last but one.
+
+    A letter holds five bits, the lowest first, and whether more follow; the highest bit of the last one is the sign.
+    """
+    numbers, value, shift = list[int](), 0, 0
+    for bits in (ord(letter) - 48 for letter in text):
+        if not 0 <= bits < 64:
+            raise ValueError("packed run lengths with a letter that is none of theirs")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << 1 << (shift - 5)
+            numbers.append(value + (numbers[-2] if len(numbers) > 2 else 0))
+            value, shift = 0, 0
+    if shift:
+        raise ValueError("packed run lengths that end too early")
+    return numbers
 
 
 def place_crop(crop: np.ndarray, left: int, top: int, height: int, width: int) -> Rle:

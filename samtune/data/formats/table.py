@@ -47,6 +47,11 @@ class Source(NamedTuple):
             logger.info("%s is read as %s, which it has (data.format)", folder, found)
         return found
 
+    def found_in(self, folder: Path) -> Source:
+        """Returns how a model that was tuned with this reads a folder to measure; "auto" where it has not this."""
+        own = FORMATS.get(self.format)
+        return self if own is not None and folder.is_dir() and _has(own, folder) else self._replace(format="auto")
+
     def without_categories(self, folder: Path) -> None:
         """Raises a `ConfigError` for categories chosen of masks whose values have no names."""
         if self.categories is not None:

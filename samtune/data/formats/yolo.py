@@ -15,9 +15,9 @@ import yaml
 
 from samtune.base.disk import write_text
 from samtune.config.yaml_text import parse_yaml
-from samtune.data.formats.annotations import Annotated, Annotations, Reading, pictures_in
+from samtune.data.channels.read import size_of
+from samtune.data.formats.annotations import Annotated, Annotations, Reading, names_by_number, pictures_in
 from samtune.data.formats.shapes import Region, bridged, outlines, polygon, rectangle
-from samtune.data.pictures import picture_size
 from samtune.errors import DataError
 
 _LISTS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -42,7 +42,7 @@ def read_yolo(place: Path) -> Annotations:
     for picture in pictures_in(images):
         source = labels / f"{picture.stem}.txt"
         try:
-            image = reading.image(picture, source, *picture_size(picture))
+            image = reading.image(picture, source, *size_of(picture))
         except DataError as error:
             reading.problems.append(str(error))
             continue
@@ -106,9 +106,7 @@ def _names_file(place: Path) -> Path | None:
 def _names(file: Path) -> dict[int, str]:
     try:
         content = parse_yaml(file.read_text(encoding="utf-8")).value
-        names = content["names"]
-        pairs = names.items() if isinstance(names, dict) else enumerate(names)
-        return {int(number): str(name) for number, name in pairs}
+        return dict(names_by_number(content["names"]))
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"{file}: no list of names ({reason}); it gives the classes: names: [cat, dog]") from error

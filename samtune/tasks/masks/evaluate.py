@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from samtune.base.machine import pick_device
-from samtune.data.formats.table import Source
+from samtune.data.formats.table import FormatName, Source
 from samtune.data.frames import Collate
 from samtune.data.pair_splits import check_pairs
 from samtune.errors import ConfigError, DataError, unknown_name
@@ -41,6 +41,7 @@ class MaskDescription(Description):
 
     Attributes:
         prompt: prompt mode that it was tuned with.
+        data_format: as `data.format` was.
         categories: those of the data whose objects were the foreground; None for all.
         threshold: pixels of a higher probability are foreground; always 0.5 in this format.
     """
@@ -48,6 +49,7 @@ class MaskDescription(Description):
     task: ClassVar[str] = "segmentation"
     prompt: PromptMode
     threshold: float = Field(0.5, ge=0.5, le=0.5)
+    data_format: FormatName = "auto"
     categories: tuple[str, ...] | None = None
 
 
@@ -104,7 +106,8 @@ def evaluate_file(request: Evaluation) -> Report:
     if request.name is not None:
         raise ConfigError(f"--name {request.name!r} is for classification; {request.checkpoint} segments.")
     model, info = load_merged(request.checkpoint, MaskDescription, device=pick_device(request.device))
-    kind = replace(kind_of(request.data, Source(categories=info.categories)), pixels=info.pixels, tuned=True)
+    source = Source(info.data_format, info.categories).found_in(request.data)
+    kind = replace(kind_of(request.data, source), pixels=info.pixels, tuned=True)
     pairs, part = pairs_to_measure(request.data, request.split, kind)
     check_pairs(pairs, kind)
     dataset = SegmentationDataset(pairs, image_size=info.image_size, prompt=info.prompt, pixels=info.pixels)

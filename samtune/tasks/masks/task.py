@@ -134,7 +134,7 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> MaskDescription:
         data = self.config.data
-        own = {"prompt": data.prompt, "categories": data.categories, "range": data.range}
+        own = {"prompt": data.prompt, "data_format": data.format, "categories": data.categories, "range": data.range}
         return MaskDescription.of(model, base_hash=base_hash, additions=additions, **own)
 
     def notes(self, counts: Counts, model: Backbone) -> list[str]:

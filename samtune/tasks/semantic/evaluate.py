@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from samtune.base.machine import pick_device
-from samtune.data.formats.table import Source
+from samtune.data.formats.table import FormatName, Source
 from samtune.data.frames import Collate
 from samtune.data.maps import MapDataset
 from samtune.data.pair_splits import check_pairs
@@ -40,6 +40,7 @@ class MapDescription(Description):
     Attributes:
         values: what stands for each class in the files of maps.
         ignore_index: what stands for pixels that do not count.
+        data_format: as `data.format` was.
         categories: those of the data that were classes, the rest background; None for all.
     """
 
@@ -47,6 +48,7 @@ class MapDescription(Description):
     classes: tuple[str, ...] = Field(min_length=2, max_length=254)
     values: tuple[int, ...]
     ignore_index: int = Field(ge=0, le=255)
+    data_format: FormatName = "auto"
     categories: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
@@ -150,7 +152,7 @@ def evaluate_map_file(request: Evaluation) -> MapReport:
     model, info = load_merged(request.checkpoint, MapDescription, device=pick_device(request.device))
     table = info.table()
     names = dict(zip(table.values, table.names, strict=True))
-    source = Source(categories=info.categories)
+    source = Source(info.data_format, info.categories).found_in(request.data)
     kind = kind_of(request.data, names, table.ignore, trains=False, source=source, pixels=info.pixels)
     pairs, part = pairs_to_measure(request.data, request.split, kind)
     check_pairs(pairs, kind)

@@ -118,7 +118,8 @@ class SemanticTask(PixelTask[SemanticConfig]):
     ) -> MapDescription:
         table = _table(loaders)
         own = {"classes": table.names, "values": table.values, "ignore_index": table.ignore}
-        own |= {"categories": self.config.data.categories, "range": self.config.data.range}
+        data = self.config.data
+        own |= {"data_format": data.format, "categories": data.categories, "range": data.range}
         return MapDescription.of(model, base_hash=base_hash, additions=additions, **own)
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:

@@ -62,3 +62,5 @@ def test_files_of_older_runs_still_measure_16_bits() -> None:
     report = check_pixels(facts(DEEP), RGB, tuned=True)
     assert report.errors == () and report.warnings == ("a.tif: scaled somehow",)
     assert len(check_pixels(facts(FLOAT), RGB, tuned=True).errors) == 1
+    for pixels, found in ((Pixels(5), DEEP._replace(channels=5)), (Pixels(4), DEEP._replace(channels=4, alpha=True))):
+        assert len(check_pixels(facts(found), pixels, tuned=True).errors) == 1  # it would stop at the first picture

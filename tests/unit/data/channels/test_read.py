@@ -132,6 +132,14 @@ def test_slices_come_one_by_one(tmp_path: Path) -> None:
         next(read_stack(path, Pixels(5)))
 
 
+def test_a_slice_that_cannot_be_used_is_told_by_its_page(tmp_path: Path) -> None:
+    values = np.zeros((3, 20, 30), np.float32)
+    values[1, 0, 0] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack")
+    with pytest.raises(DataError, match=r"a\.tif: page 2: NaN or infinity in 1 of 600 values"):
+        list(read_stack(tmp_path / "a.tif", Pixels(3, (0, 1))))
+
+
 def test_people_see_the_first_three_channels() -> None:
     assert np.array_equal(shown(BYTES), BYTES[..., :3])
     assert shown(np.full((2, 2, 2), [10.0, 20.8], np.float32)).tolist() == [[[15] * 3] * 2] * 2

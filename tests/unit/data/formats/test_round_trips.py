@@ -164,7 +164,8 @@ def test_the_parts_of_coco_and_yolo_as_they_are_published(tmp_path: Path) -> Non
         shutil.copytree(tmp_path / "made" / part / "images", tmp_path / "coco" / f"{part}2017")
         (tmp_path / "coco" / "annotations").mkdir(exist_ok=True)
         written = FORMATS["coco"].write(made, tmp_path / "made" / part)
-        shutil.copy(written, tmp_path / "coco" / "annotations" / f"instances_{part}2017.json")
+        for kind in ("instances", "person_keypoints"):  # of which the second has some of the objects again
+            shutil.copy(written, tmp_path / "coco" / "annotations" / f"{kind}_{part}2017.json")
         FORMATS["yolo"].write(made, tmp_path / "made" / part)
         for kind in ("images", "labels"):
             shutil.copytree(tmp_path / "made" / part / kind, tmp_path / "yolo" / kind / part)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from annotated import write_format
 from descriptions import load_masks, mask_description, read_masks
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -23,9 +24,12 @@ from samtune.errors import CheckpointError, ConfigError, DataError, DiskError
 from samtune.files.merged import save_merged
 from samtune.models.sam.model import SamModel
 from samtune.models.table import build_model
+from samtune.run.settings import load_config
+from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.masks.dataset import SegmentationDataset
-from samtune.tasks.masks.evaluate import MaskDescription, evaluate
+from samtune.tasks.masks.evaluate import MaskDescription, evaluate, evaluate_file
 from samtune.tasks.masks.predict import Predictor, pick_device, predict_files
+from samtune.tasks.masks.task import SegmentationTask
 from samtune.tasks.predict import Prediction, find_images
 from samtune.tasks.prompts import PromptError
 from samtune.types import Batch, ImageArray
@@ -381,3 +385,27 @@ def test_a_mask_has_the_name_of_the_one_category(model: SamModel, tmp_path: Path
     assert MaskDescription.read(file).categories == ("car",)
     predict_files(Prediction(file, [write(tmp_path / "a.png")], tmp_path / "out", device="cpu", format="coco"))
     assert json.loads((tmp_path / "out" / "predictions.json").read_text())["categories"] == [{"id": 1, "name": "car"}]
+
+
+def test_a_model_is_measured_on_what_it_was_tuned_with(model: SamModel, tmp_path: Path) -> None:
+    """A folder may have annotations beside masks: `data.format` chose, and the file remembers it."""
+    made = write_format("coco", tmp_path / "both")
+    (tmp_path / "both" / "masks").mkdir()
+    (tmp_path / "pairs" / "masks").mkdir(parents=True)
+    for stem, image in made.images.items():
+        whole = np.full((image.height, image.width), 255, dtype=np.uint8)
+        for folder in ("both", "pairs"):
+            Image.fromarray(whole).save(tmp_path / folder / "masks" / f"{stem}.png")
+    shutil.copytree(tmp_path / "both" / "images", tmp_path / "pairs" / "images")
+    config = load_config("polyp.yaml", ("data.format=coco", f"data.dir={tmp_path / 'both'}"))
+    task: Any = SegmentationTask(config)
+    info = task.describe(model, None, base_hash="ab" * 32, additions=())
+    save_merged(tmp_path / "merged.safetensors", model, info)
+    sizes = {}
+    for folder in ("both", "pairs"):
+        report = evaluate_file(Evaluation(tmp_path / "merged.safetensors", tmp_path / folder, device="cpu"))
+        sizes[folder] = {row.name: row.truth_px for row in report.rows}
+    drawn = {
+        s: int(np.any([np.zeros((20, 30), bool), *map(i.mask, i.objects)], 0).sum()) for s, i in made.images.items()
+    }
+    assert sizes == {"both": drawn, "pairs": dict.fromkeys(drawn, 600)}
