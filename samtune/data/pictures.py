@@ -46,8 +46,11 @@ def read_image(path: str | Path) -> ImageArray:
         return to_rgb(picture)
 
 
-def picture_size(path: str | Path) -> tuple[int, int]:
-    """Returns width and height of a picture by its header, EXIF orientation applied; a `DataError` if it has none."""
+def header_size(path: str | Path) -> tuple[int, int]:
+    """Returns width and height by a header that Pillow reads, EXIF orientation applied; a `DataError` if it has none.
+
+    `samtune.data.channels.tiff.picture_size` knows those of all pictures.
+    """
     try:
         with _open(path) as picture:
             turned = picture.getexif().get(ORIENTATION, 1) > 4

@@ -108,8 +108,9 @@ def misfit(count: int, wanted: int, *, alpha: bool, pages: int) -> str | None:
     no RGB: more likely they are slices.
     """
     if pages > 1 and wanted == RGB.channels:
+        channels = f"set model.channels: {pages}" if pages != RGB.channels else "save them as one page of RGB"
         return (
-            f"{pages} pages; if they are channels, set model.channels: {pages}; of slices, save one picture per file, "
+            f"{pages} pages; if they are channels, {channels}; of slices, save one picture per file, "
             "or predict them with samtune predict --format stack"
         )
     colours = count - alpha

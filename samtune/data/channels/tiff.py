@@ -16,7 +16,7 @@ import numpy as np
 from tifffile import PHOTOMETRIC, TiffFile, TiffFileError, TiffPage
 
 from samtune.config.pixels import MOST_CHANNELS
-from samtune.data.pictures import MAX_PIXELS, ORIENTATION, TIFFS
+from samtune.data.pictures import MAX_PIXELS, ORIENTATION, TIFFS, header_size
 from samtune.errors import DataError
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it tells of damage, which is an error here
@@ -33,6 +33,7 @@ class Layout(NamedTuple):
     """What the header says.
 
     Attributes:
+        width: of a page in pixels, as `height`.
         pages: number of pages.
         samples: values per pixel of a page.
         alpha: whether the last of them is transparency.
@@ -40,6 +41,8 @@ class Layout(NamedTuple):
         simple: whether Pillow reads a page as it is: 8 bits, grey, RGB, a palette or CMYK.
     """
 
+    width: int
+    height: int
     pages: int
     samples: int
     alpha: bool
@@ -67,9 +70,17 @@ def layout_of(path: Path) -> Layout | None:
             colours = samples - len(kinds)
             known = colours in (1, 3) or (colours == 4 and page.photometric == PHOTOMETRIC.SEPARATED)
             simple = dtype.kind in "bu" and dtype.itemsize == 1 and len(kinds) <= alpha and known
-            return Layout(len(file.pages), samples, alpha, dtype, simple)
+            return Layout(page.imagewidth, page.imagelength, len(file.pages), samples, alpha, dtype, simple)
     except (TiffFileError, *_DAMAGED):
         return None
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Returns width and height of a picture by its header, EXIF orientation applied; a `DataError` if it has none."""
+    layout = layout_of(Path(path)) if is_tiff(Path(path)) else None
+    if layout is None or (layout.pages == 1 and layout.simple):
+        return header_size(path)
+    return layout.width, layout.height
 
 
 def read_pages(path: Path) -> np.ndarray[Any, Any]:

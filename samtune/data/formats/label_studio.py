@@ -15,11 +15,12 @@ from typing import Any
 from urllib.parse import unquote
 
 from samtune.base.disk import write_text
+from samtune.data.channels.tiff import picture_size
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered
 from samtune.data.formats.brush import pack_brush, unpack_brush
 from samtune.data.formats.coco import MOST_FILES, find_annotations
 from samtune.data.formats.shapes import Region, ellipse, encode_rle, polygon
-from samtune.data.pictures import SUFFIXES, picture_size
+from samtune.data.pictures import SUFFIXES
 from samtune.errors import DataError
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from samtune.base.disk import write_json
+from samtune.data.channels.tiff import picture_size
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered
 from samtune.data.formats.shapes import Region, crop_of, ellipse, place_crop, polygon, rectangle
-from samtune.data.pictures import picture_size
 from samtune.errors import DataError
 
 _KINDS = "polygon, rectangle, circle and mask"

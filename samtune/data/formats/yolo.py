@@ -15,9 +15,9 @@ import yaml
 
 from samtune.base.disk import write_text
 from samtune.config.yaml_text import parse_yaml
+from samtune.data.channels.tiff import picture_size
 from samtune.data.formats.annotations import Annotated, Annotations, Reading, pictures_in
 from samtune.data.formats.shapes import Region, bridged, outlines, polygon, rectangle
-from samtune.data.pictures import picture_size
 from samtune.errors import DataError
 
 _LISTS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")

@@ -90,7 +90,7 @@ def test_transparency_is_dropped_or_a_channel(tmp_path: Path) -> None:
         (BYTES, "contig", Pixels(4), "5 channels, but the model takes 4"),
         (BYTES[..., 0], "whole", Pixels(5), "1 channel, but the model takes 5"),
         (BYTES, "contig", RGB, "5 channels, but the model takes 3"),
-        (BYTES[..., :3], "pages", RGB, "3 pages; if they are channels, set model.channels: 3"),
+        (BYTES[..., :3], "pages", RGB, "3 pages; if they are channels, save them as one page of RGB"),
         (DEEP, "contig", Pixels(5), r"more than 8 bits \(uint16, \d+ to \d+\).*tune with data.range"),
         (np.where(DEEP < 100, np.nan, DEEP), "contig", Pixels(5, (0, 9)), r"NaN or infinity in \d+ of 3,000 values"),
         (DEEP[..., 0] * 1j, "whole", Pixels(5, (0, 9)), "values of complex128"),
