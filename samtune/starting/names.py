@@ -21,7 +21,7 @@ class Named(NamedTuple):
     Attributes:
         format: a name of `FORMATS`, which is what `data.format` wants.
         objects: of each category its number of objects (of index pictures: of pictures), the background left out; those
-            without any are not in it, unless all are.
+            without any are not in it.
     """
 
     format: str
@@ -57,4 +57,4 @@ def find_names(folder: Path) -> Named | None:
         for image in read_place(form, place).images.values()
         for item in image.objects
     )
-    return Named(form, {name: found[name] for name in known if found[name]} or dict.fromkeys(known, 0))
+    return Named(form, {name: found[name] for name in known if found[name]})

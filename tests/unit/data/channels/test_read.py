@@ -12,6 +12,7 @@ from PIL import Image
 
 from samtune.config.pixels import RGB, Pixels
 from samtune.data.channels.read import read_pixels, read_stack, read_stored, shown
+from samtune.data.channels.tiff import picture_size
 from samtune.data.frames import augmented, resize, train_augmentation
 from samtune.data.pictures import read_image
 from samtune.errors import DataError
@@ -158,3 +159,23 @@ def test_every_channel_is_augmented(channels: int) -> None:
         if channels != 3:  # each channel by itself
             assert any(len(set(f[16, 16].tolist())) > 1 for f in found)
         assert np.array_equal(augmented(change, image, mask, seed=3)[0], found[3])
+
+
+@pytest.mark.parametrize("how", ["contig", "separate", "pages", "float", "plain", "turned"])
+def test_the_size_of_any_picture_is_in_its_header(tmp_path: Path, how: str) -> None:
+    path, values = tmp_path / "a.tif", np.zeros((12, 20, 5), dtype=np.uint8)
+    if how in ("contig", "separate"):
+        ordered = values if how == "contig" else np.moveaxis(values, 2, 0)
+        tifffile.imwrite(path, ordered, photometric="minisblack", planarconfig=how)
+    elif how == "pages":
+        tifffile.imwrite(path, np.moveaxis(values, 2, 0), photometric="minisblack")
+    elif how == "float":
+        tifffile.imwrite(path, values[..., 0].astype(np.float32))
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6 if how == "turned" else 1
+        Image.fromarray(values[..., 0].T if how == "turned" else values[..., 0]).save(path, exif=exif)
+    assert picture_size(path) == (20, 12)
+    path.write_bytes(b"II*\0 and nothing else")
+    with pytest.raises(DataError, match=r"a\.tif: "):
+        picture_size(path)
