@@ -7,6 +7,7 @@ no JPEG without a further package; where Pillow has the same pixels, it is asked
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from samtune.errors import DataError
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it tells of damage, which is an error here
 
 ALPHA = (1, 2)  # kinds of extra samples
-_DAMAGED = (OSError, ValueError, RuntimeError, LookupError, TypeError, ArithmeticError, EOFError)
+_DAMAGED = (OSError, ValueError, RuntimeError, LookupError, TypeError, ArithmeticError, EOFError, struct.error)
 
 
 class Compressed(DataError):

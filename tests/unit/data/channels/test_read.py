@@ -176,6 +176,15 @@ def test_the_size_of_any_picture_is_in_its_header(tmp_path: Path, how: str) -> N
         exif[0x0112] = 6 if how == "turned" else 1
         Image.fromarray(values[..., 0].T if how == "turned" else values[..., 0]).save(path, exif=exif)
     assert picture_size(path) == (20, 12)
-    path.write_bytes(b"II*\0 and nothing else")
+    assert read_stored(path).values.shape[:2] == (12, 20)
+    path.write_bytes(b"II*\0")
     with pytest.raises(DataError, match=r"a\.tif: "):
         picture_size(path)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_on_its_side_is_turned(tmp_path: Path, compression: str | None) -> None:
+    """Orientation 6 asks for a quarter turn clockwise: the first row becomes the last column."""
+    values = np.random.default_rng(0).integers(0, 256, (20, 12), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", values, compression=compression, extratags=[(0x0112, 3, 1, 6, True)])
+    assert (read_image(tmp_path / "a.tif")[..., 0] == np.rot90(values, -1)).all()
