@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from samtune.errors import DataError
 
@@ -46,11 +47,14 @@ def read_image(path: str | Path) -> ImageArray:
         return to_rgb(picture)
 
 
-def picture_size(path: str | Path) -> tuple[int, int]:
-    """Returns width and height of a picture by its header, EXIF orientation applied; a `DataError` if it has none."""
+def header_size(path: str | Path) -> tuple[int, int]:
+    """Returns width and height by a header that Pillow reads, EXIF orientation applied; a `DataError` if it has none.
+
+    `samtune.data.channels.tiff.picture_size` knows those of all pictures.
+    """
     try:
         with _open(path) as picture:
-            turned = picture.getexif().get(ORIENTATION, 1) > 4
+            turned = picture.format != "TIFF" and _on_its_side(picture)  # of a TIFF, Pillow has done it
             return (picture.height, picture.width) if turned else picture.size
     except _UNREADABLE as error:
         raise DataError(f"{path}: {_reason(Path(path), error)}") from error
@@ -78,6 +82,8 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
                 raise DataError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}; scale the picture down")
             if picture.format != "MPO" and getattr(picture, "is_animated", False):
                 raise DataError("more than one frame; save one picture per file")
+            if isinstance(picture, TiffImageFile) and _on_its_side(picture):
+                picture.filename = ""  # Pillow 13 maps such a file, without compression, with its sides exchanged
             picture.load()
             yield picture
     except DataError as error:
@@ -126,6 +132,10 @@ def grey_depth(picture: Image.Image) -> int | None:
 def depth_of(largest: float) -> int:
     """Returns the first of `DEPTHS` that holds a value of 16 bits."""
     return next(depth for depth in DEPTHS if largest < 2**depth)
+
+
+def _on_its_side(picture: Image.Image) -> bool:
+    return bool(picture.getexif().get(ORIENTATION, 1) > 4)
 
 
 def _open(path: str | Path) -> Image.Image:

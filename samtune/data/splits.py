@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Splits(Generic[ItemT]):
         text = "\n".join(f"{part}/{item.name}" for part in PARTS for item in getattr(self, part))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def with_few(self, shots: int, seed: int) -> Splits[ItemT]:
+    def with_few(self, shots: int, seed: int) -> Self:
         """Returns the same parts with so many images of train, drawn by the seed.
 
         Raises:

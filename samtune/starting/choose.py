@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any, NamedTuple
 
+from samtune.config.pixels import RGB
 from samtune.metrics.advice import CELLS, STEP, STRIDE, resolving_size
 from samtune.starting.found import Found
 
@@ -34,11 +35,12 @@ class Machine(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A key of the config, its value, and why."""
+    """A key of the config, its value, and why; one that is `off` is shown as a comment, to be chosen by hand."""
 
     key: str
     value: Any
     why: str
+    off: bool = False
 
 
 def choose(found: Found, *, folder: str, name: str, machine: Machine) -> list[Setting]:
@@ -56,8 +58,10 @@ def choose(found: Found, *, folder: str, name: str, machine: Machine) -> list[Se
     return [
         Setting("task", found.task, found.why),
         Setting("run.name", name, f"runs go to runs/{name}/TIME"),
+        *([Setting("run.seed", found.seed, "the first whose parts can all be used")] * (found.seed > 0)),
         Setting("model.name", model, "its weights are inside the package, and it is quick without a GPU"),
         Setting("model.image_size", size, of_size),
+        *_channels(found),
         Setting("data.dir", folder, _parts(found)),
         *_data(found),
         Setting("data.cache", _bytes(found, size) < CACHE_GIB * 2**30, _of_cache(found, size)),
@@ -121,7 +125,29 @@ def _epochs(found: Found, size: int, step: int, machine: Machine) -> tuple[int, 
     return epochs, f"{images} training pictures at {size} px: about {minutes:.0f} min on {cores}; more may help"
 
 
+def _channels(found: Found) -> Iterator[Setting]:
+    if (count := found.pixels.channels) != RGB.channels:
+        start = "the first three start as red, green and blue" if count > RGB.channels else "both start as grey"
+        yield Setting("model.channels", count, f"the pictures have {count} channels; {start}")
+
+
+def _read(found: Found) -> Iterator[Setting]:
+    """Yields how files become pictures and masks."""
+    if found.named is not None:
+        form, names = found.named.format, list(found.named.objects)
+        yield Setting("data.format", form, f"{found.named.text()}; see docs/formats.md")
+        if len(names) > 1:
+            what = "all are one foreground" if found.task == "segmentation" else "each is a class"
+            why = f"{what}; to take some only, choose among these and take the # off"
+            yield Setting("data.categories", names, why, off=True)
+    if found.pixels.range is not None:
+        low, high = (int(value) if value.is_integer() else value for value in found.pixels.range)
+        why = "more than 8 bits: what becomes black and white; at most half a percent of a picture's values are beyond"
+        yield Setting("data.range", [low, high], f"{why} each end")
+
+
 def _data(found: Found) -> Iterator[Setting]:
+    yield from _read(found)
     if found.task == "classification":
         yield Setting("data.resize", "crop", "keeps the shape of what is shown; squash, if it reaches the border")
         yield Setting("data.augment", "light", "crops and flips; none, if left and right differ in your classes")
@@ -131,7 +157,8 @@ def _data(found: Found) -> Iterator[Setting]:
         if all(name == f"class {value}" for value, name in names.items()):
             yield Setting("data.classes", names, f"{len(names)} values were found; give them their names")
         why = "the value of pixels that count nowhere; if one of the classes means that, take it out and put it here"
-        yield Setting("data.ignore_index", 255, why)
+        if found.named is None or found.named.format == "index":
+            yield Setting("data.ignore_index", 255, why)
         yield Setting("data.augment", "upright", "mild changes and a flip; turns, if your pictures have no up")
         return
     yield Setting("data.prompt", "none", "the whole foreground is wanted, with nobody to click")
@@ -174,8 +201,9 @@ def _parts(found: Found) -> str:
 
 
 def _bytes(found: Found, size: int) -> int:
-    """Returns what the decoded pictures of train and val take in memory, at most."""
-    return (found.parts["train"] + found.parts["val"]) * size * size * 4
+    """Returns what the decoded pictures of train and val take in memory, at most: with a range as floats."""
+    each = found.pixels.channels * (1 if found.pixels.range is None else 4) + 1  # and the mask
+    return (found.parts["train"] + found.parts["val"]) * size * size * each
 
 
 def _of_cache(found: Found, size: int) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from samtune.data.formats.table import find_format
 from samtune.data.pictures import SUFFIXES, is_picture
 from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.starting.labels import label_kind
+from samtune.starting.names import find_names
 from samtune.starting.readers import READERS
 from samtune.tasks.semantic.layouts import has_class_folders
 from samtune.tasks.table import TASKS
@@ -28,8 +28,8 @@ def find_task(folder: Path, asked: str | None) -> tuple[str, str]:
         asked: what the user says it is; None looks.
 
     Raises:
-        ConfigError: an unknown name.
-        DataError: no folder, none of the layouts, or masks that can be read in two ways.
+        ConfigError: an unknown name, or annotations of several formats.
+        DataError: no folder, none of the layouts, bad annotations, or masks that can be read in two ways.
     """
     if asked is not None and asked not in READERS:
         raise ConfigError(f"--task: {unknown_name('task', asked, READERS)}")
@@ -38,10 +38,12 @@ def find_task(folder: Path, asked: str | None) -> tuple[str, str]:
         raise DataError(f"{folder} {kind}; name the folder of your data")
     if asked is not None:
         return asked, "asked for by --task"
+    if (named := find_names(folder)) is not None:
+        return "semantic" if len(named.objects) > 1 else "segmentation", named.text()
     fitting = [name for name in READERS if TASKS[name].load().recognises(folder)]
     if not fitting:
         raise DataError(_listed(f"{folder}: {_contents(folder)}. What is missing is one of these layouts", LAYOUTS))
-    if "segmentation" not in fitting or ("semantic" in fitting and _names_classes(folder)):
+    if "segmentation" not in fitting or ("semantic" in fitting and has_class_folders(folder)):
         return fitting[-1], READERS[fitting[-1]].layout
     return _of_masks(folder)
 
@@ -65,10 +67,6 @@ def _of_masks(folder: Path) -> tuple[str, str]:
 
 def _listed(title: str, lines: Sequence[str]) -> str:
     return "\n".join([f"{title}:", *(f"  - {line}" for line in lines)])
-
-
-def _names_classes(folder: Path) -> bool:
-    return has_class_folders(folder) or find_format(folder) != "pairs"
 
 
 def _contents(folder: Path) -> str:

@@ -6,16 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
-from samtune.data.facts import group_near, hash_images
+from samtune.config.pixels import RGB, Pixels
+from samtune.data.facts import ImageFacts, group_near, hash_images
 from samtune.data.splits import PARTS, Splits
+from samtune.starting.names import Named
 from samtune.types import ImageArray
-
-_CHANNELS = {
-    "1": "1-bit", "L": "8-bit grey", "LA": "8-bit grey with alpha", "P": "palette", "RGB": "8-bit colour",
-    "RGBA": "8-bit colour with alpha", "CMYK": "8-bit CMYK",
-}  # fmt: skip
 
 
 class Sample(NamedTuple):
@@ -71,6 +66,9 @@ class Found:
             the largest piece in each picture; empty where there are none.
         per_picture: median number of objects in a picture of the sample.
         samples: of train, spread evenly.
+        named: what the annotations say; None of masks and folders.
+        pixels: what a model has to take of the pictures.
+        seed: that cuts the parts that the folder lacks.
         legend: draws the colours of the classes below the samples, for a width in pixels; None needs none.
     """
 
@@ -84,6 +82,9 @@ class Found:
     sides: Sequence[float] = ()
     per_picture: int = 0
     samples: Sequence[Sample] = ()
+    named: Named | None = None
+    pixels: Pixels = RGB
+    seed: int = 0
     legend: Callable[[int], ImageArray] | None = None
 
     @property
@@ -98,7 +99,7 @@ def look_at_pictures(files: Sequence[Path]) -> Pictures:
     groups = group_near(facts)
     return Pictures(
         sizes=[(fact.width, fact.height) for fact in facts],
-        channels=dict(Counter(map(_channels, files)).most_common()),
+        channels=dict(Counter(map(_channels, facts)).most_common()),
         formats=dict(Counter(path.suffix.lower()[1:] for path in files).most_common()),
         same=len(facts) - len({fact.content for fact in facts}),
         near=len(facts) - len(groups),
@@ -110,13 +111,12 @@ def counts(splits: Splits[Any]) -> dict[str, int]:
     return {part: len(getattr(splits, part)) for part in PARTS}
 
 
-def spread(items: Sequence[Any], most: int) -> list[int]:
-    """Returns the indices of at most so many items, evenly over all."""
-    step = max(1.0, len(items) / most)
-    return [int(index * step) for index in range(min(most, len(items)))]
-
-
-def _channels(path: Path) -> str:
-    with Image.open(path) as picture:
-        mode = picture.mode
-    return "16-bit grey" if mode.startswith("I") else _CHANNELS.get(mode, mode)
+def _channels(facts: ImageFacts) -> str:
+    """Words depth and channels, as of a file."""
+    depth, colours = "8-bit", facts.channels - facts.alpha
+    if facts.levels is not None:
+        whole = all(float(level).is_integer() for level in facts.levels[:2])
+        depth = "16-bit" if facts.scaled else "32-bit" if whole else "floating-point"
+    named = {1: "grey", 3: "colour"} if facts.pages == 1 else {}
+    text = f"{depth} {named[colours]}" if colours in named else f"{depth}, {facts.channels} channels"
+    return f"{text} with alpha" if facts.alpha and colours in named else text

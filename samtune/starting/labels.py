@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,7 +11,6 @@ from samtune.data.pairs import scan_folder
 from samtune.data.pictures import open_picture
 from samtune.data.splits import PARTS
 from samtune.errors import DataError
-from samtune.starting.found import spread
 
 LOOKED_AT = 40  # masks
 MOST_CLASSES = 64  # values of one mask that are still taken for classes
@@ -46,6 +45,17 @@ def label_kind(folder: Path) -> tuple[str, str]:
     if counted and differ and alone >= ALONE:
         return "unclear", f"{words}: from 1 on without a gap, and {alone:.0%} of them in one connected piece"
     return "classes", words
+
+
+def spread(items: Sequence[Any], most: int) -> list[int]:
+    """Returns the indices of at most so many items, evenly over all."""
+    step = max(1.0, len(items) / most)
+    return [int(index * step) for index in range(min(most, len(items)))]
+
+
+def mask_values(folder: Path) -> set[int]:
+    """Returns the values of the masks of a sample, 0 left out, and 255 where a mask has others."""
+    return {value for labels in _sample(folder) for value in labels.values}
 
 
 def _sample(folder: Path) -> Iterator[Labels]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -12,19 +12,26 @@ import cv2
 import numpy as np
 
 from samtune.data.formats.index_pictures import distinct_colours
+from samtune.data.formats.table import ANY
 from samtune.data.pairs import Pair
 from samtune.data.splits import PARTS
 from samtune.errors import DataError
-from samtune.starting.found import Found, Sample, Share, counts, look_at_pictures, spread
+from samtune.starting.cut import first_seed
+from samtune.starting.found import Found, Sample, Share, counts, look_at_pictures
+from samtune.starting.labels import spread
+from samtune.starting.names import find_names
+from samtune.starting.pixels import measure_pixels
 from samtune.tasks.binary import read_mask
 from samtune.tasks.classes.splits import ClassSplits, resolve_classes
 from samtune.tasks.masks.draw import TRUTH, outlined
+from samtune.tasks.masks.splits import kind_of as kind_of_masks
 from samtune.tasks.masks.splits import resolve_split, with_object
 from samtune.tasks.panels import INK, captioned
 from samtune.tasks.prompts import MIN_AREA
 from samtune.tasks.semantic.draw import legend
 from samtune.tasks.semantic.maps import ClassTable, map_facts
 from samtune.tasks.semantic.splits import MapSplits, resolve_maps
+from samtune.tasks.semantic.splits import kind_of as kind_of_maps
 from samtune.types import IGNORE, ClassMap, ImageArray, MaskArray
 
 SAMPLES = 12  # of the sheet
@@ -48,7 +55,12 @@ class Reader:
 
 def look_at_masks(folder: Path, why: str) -> Found:
     """Looks at pairs of images and binary masks."""
-    splits = resolve_split(folder, empty="train")
+    named = find_names(folder)
+    source = named.source if named else ANY
+    kind = kind_of_masks(folder, source)
+    pixels = measure_pixels(folder, kind)
+    resolve = partial(resolve_split, folder, source=source, pixels=pixels, empty="train")
+    splits, seed = first_seed(folder, replace(kind, pixels=pixels), lambda seed: resolve(seed=seed))
     pairs = [pair for part in PARTS for pair in getattr(splits, part)]
     with_one = with_object(splits.train)
     objects = [_sides([read_mask(with_one[i].mask)]) for i in spread(with_one, MEASURED)]
@@ -64,12 +76,20 @@ def look_at_masks(folder: Path, why: str) -> Found:
         empty=len(pairs) - len(with_object(pairs)),
         **_objects(objects),
         samples=[Sample(pair.name, pair.image, partial(_outline, pair)) for pair in chosen],
+        named=named,
+        pixels=pixels,
+        seed=seed,
     )
 
 
 def look_at_maps(folder: Path, why: str) -> Found:
     """Looks at pairs of images and maps of classes."""
-    splits = resolve_maps(folder, names=None, ignore=IGNORE)
+    named = find_names(folder)
+    source = named.source if named else ANY
+    kind = kind_of_maps(folder, None, IGNORE, source=source)
+    pixels = measure_pixels(folder, kind)
+    resolve = partial(resolve_maps, folder, names=None, ignore=IGNORE, source=source, pixels=pixels)
+    splits, seed = first_seed(folder, replace(kind, pixels=pixels), lambda seed: resolve(seed=seed))
     pairs = [pair for part in PARTS for pair in getattr(splits, part)]
     chosen = [splits.train[i] for i in spread(splits.train, SAMPLES)]
     names = splits.table.names
@@ -87,6 +107,9 @@ def look_at_maps(folder: Path, why: str) -> Found:
         classes=_pixel_shares(splits),
         **_objects(objects),
         samples=[Sample(pair.name, pair.image, partial(_tint, pair, splits.table)) for pair in chosen],
+        named=named,
+        pixels=pixels,
+        seed=seed,
         legend=partial(legend, range(len(names)), names),
     )
 

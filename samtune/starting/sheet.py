@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from samtune.data.pictures import read_image
+from samtune.config.pixels import RGB, Pixels
+from samtune.data.channels.read import read_pixels, shown
 from samtune.starting.found import Sample
 from samtune.tasks.panels import INK, PAPER, captioned
 from samtune.types import ImageArray
@@ -15,9 +16,15 @@ ACROSS = 4
 NAME = 34  # letters of a name
 
 
-def sample_sheet(samples: Sequence[Sample], legend: Callable[[int], ImageArray] | None = None) -> ImageArray:
-    """Draws up to `ACROSS` samples in a row, each below its name, above a legend: (H, W, 3) uint8 RGB."""
-    cells = [_cell(sample) for sample in samples]
+def sample_sheet(
+    samples: Sequence[Sample], legend: Callable[[int], ImageArray] | None = None, pixels: Pixels = RGB
+) -> ImageArray:
+    """Draws up to `ACROSS` samples in a row, each below its name, above a legend: (H, W, 3) uint8 RGB.
+
+    Args:
+        pixels: how the pictures are read; of several channels the first three are shown.
+    """
+    cells = [_cell(sample, pixels) for sample in samples]
     height, width = (max(cell.shape[axis] for cell in cells) for axis in (0, 1))
     rows = -(-len(cells) // ACROSS)
     across = min(ACROSS, len(cells))
@@ -28,8 +35,8 @@ def sample_sheet(samples: Sequence[Sample], legend: Callable[[int], ImageArray] 
     return sheet if legend is None else np.vstack([sheet, legend(sheet.shape[1])])
 
 
-def _cell(sample: Sample) -> ImageArray:
-    image = read_image(sample.image)
+def _cell(sample: Sample, pixels: Pixels) -> ImageArray:
+    image = shown(read_pixels(sample.image, pixels))
     scale = min(CELL[0] / image.shape[0], CELL[1] / image.shape[1])
     width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

@@ -58,7 +58,8 @@ def start(folder: Path, *, out: Path | None = None, task: str | None = None, ove
     with disk_errors(config):
         config.parent.mkdir(parents=True, exist_ok=True)
         write_text(config, text)
-        write_bytes(sheet, cv2.imencode(".png", sample_sheet(found.samples, found.legend)[..., ::-1])[1].tobytes())
+        drawn = sample_sheet(found.samples, found.legend, found.pixels)
+        write_bytes(sheet, cv2.imencode(".png", drawn[..., ::-1])[1].tobytes())
     return Started(found, config, sheet)
 
 

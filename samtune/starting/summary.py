@@ -15,6 +15,7 @@ def summary(found: Found) -> list[str]:
     facts = {
         "data": f"{found.task}: {found.why}",
         "pictures": f"{found.total:,}: " + ", ".join(f"{count:,} {part}" for part, count in found.parts.items()),
+        "annotated": _named(found),
         **_pictures(found.pictures),
         "classes" if len(found.classes) > 1 else "covered": _shares(found),
         **_objects(found),
@@ -59,6 +60,15 @@ def _objects(found: Found) -> dict[str, str]:
     what = "largest pieces of the classes" if found.task == "semantic" else "pieces"
     side = f"side {middle:.1%} of the picture's longer side (80 %: {low:.1%} to {high:.1%})"
     return {"objects": f"{found.per_picture} {what} in a picture (median), {side}"}
+
+
+def _named(found: Found) -> str:
+    """Tells how many objects each category has."""
+    if found.named is None:
+        return ""
+    of = "pictures" if found.named.format == "index" else "objects"
+    counts = [f"{name} {count:,}" for name, count in found.named.objects.items()]
+    return f"{of} of each category: " + ", ".join(counts if len(counts) <= MANY else [*counts[:MANY], "..."])
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -26,7 +26,7 @@ def to_yaml(settings: Sequence[Setting], head: Sequence[str]) -> str:
         section = first
         indent = "  " if first else ""
         lines += [f"{indent}# {line}" for line in _wrapped(setting.why, WIDTH - 2 - len(indent))]
-        lines.append(f"{indent}{key}: {_value(setting.value)}")
+        lines.append(f"{indent}{'# ' * setting.off}{key}: {_value(setting.value)}")
     return "\n".join([*lines, ""])
 
 

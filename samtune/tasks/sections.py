@@ -60,6 +60,7 @@ class PixelData(shared.Data):
         None, description="names of the categories of the annotations that count; empty: all"
     )
     split: Literal["auto", "folders", "files", "ratio"] = Field("auto", description="where the parts come from")
+    shots: int | None = Field(None, ge=1, description="training images, drawn by run.seed; empty: all")
     range: Annotated[tuple[Bound, Bound] | None, Field(strict=False)] = Field(
         None, description="values that become black and white, [low, high]; needed beyond 8 bits; empty: 0 to 255"
     )

@@ -30,6 +30,9 @@ def check_pixels(images: Mapping[Path, ImageFacts], wanted: Pixels | None, *, tu
     if wanted is None and channels != RGB.channels:
         warnings.append(f"pictures have {channels} channels; set model.channels: {channels}")
     deep = {path: facts for path, facts in images.items() if facts.levels is not None and path not in wrong}
+    if (wanted is None or wanted.range is not None) and 0 < len(deep) < len(images) - len(wrong):
+        counts = f"{len(images) - len(wrong) - len(deep)} picture(s) have 8 bits and {len(deep)} have more"
+        warnings.append(f"{counts}: one data.range is for all; save all in one depth, if their values differ by it")
     if wanted is not None and wanted.range is not None:
         return VerifyReport((*errors,), (*warnings, *_outside(deep, wanted.range)))
     if deep and wanted is None:
@@ -39,6 +42,23 @@ def check_pixels(images: Mapping[Path, ImageFacts], wanted: Pixels | None, *, tu
     elif deep:
         warnings += [f"{path}: {facts.scaled}" for path, facts in deep.items()]
     return VerifyReport((*errors,), (*warnings,))
+
+
+def fitting_pixels(images: Mapping[Path, ImageFacts]) -> Pixels:
+    """Returns the channels that most pictures have, and the range that those of more than 8 bits need.
+
+    It leaves half a percent of the values of a picture off at each end, of the pictures with the most extreme ones.
+    """
+    every = [facts.levels for facts in images.values() if facts.levels is not None]
+    if not every:
+        return Pixels(_common(images))
+    low, high = min(levels[2] for levels in every), max(levels[3] for levels in every)
+    if all(float(level).is_integer() for levels in every for level in levels[:2]):  # whole numbers
+        low, high = math.floor(low), math.ceil(high)
+    else:
+        shorter = float(f"{low:.6g}"), float(f"{high:.6g}")
+        low, high = shorter if shorter[0] < shorter[1] else (low, high)
+    return Pixels(_common(images), (float(low), float(high if high > low else low + 1)))
 
 
 def _common(images: Mapping[Path, ImageFacts]) -> int:
@@ -53,15 +73,11 @@ def _common(images: Mapping[Path, ImageFacts]) -> int:
 def _unranged(deep: Mapping[Path, ImageFacts]) -> str:
     """Says what the values of pictures of more than 8 bits are, with a line for the config."""
     found = [f"{path} {_text(facts.levels)}" for path, facts in list(deep.items())[:SHOWN] if facts.levels]
-    every = [facts.levels for facts in deep.values() if facts.levels]
-    low, high = min(levels[2] for levels in every), max(levels[3] for levels in every)
-    if all(float(level).is_integer() for levels in every for level in levels[:2]):  # whole numbers
-        low, high = math.floor(low), math.ceil(high)
-    high = high if high > low else low + 1
+    low, high = fitting_pixels(deep).range or (0, 255)
     more = f", and {len(deep) - SHOWN} more" if len(deep) > SHOWN else ""
     return (
         f"{len(deep)} picture(s) have more than 8 bits, and no data.range says which values are black and white: "
-        f"{'; '.join(found)}{more}; add to the config: data.range: [{low:.6g}, {high:.6g}]"
+        f"{'; '.join(found)}{more}; add to the config: data.range: [{low:.10g}, {high:.10g}]"
     )
 
 

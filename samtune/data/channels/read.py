@@ -12,7 +12,7 @@ from PIL import ImageOps
 
 from samtune.config.pixels import MOST_CHANNELS, RGB, Pixels
 from samtune.data.channels.tiff import Compressed, is_tiff, layout_of, read_pages, read_slices
-from samtune.data.pictures import ORIENTATION, open_picture, picture_size, read_image, to_rgb
+from samtune.data.pictures import ORIENTATION, open_picture, read_image, to_rgb
 from samtune.errors import DataError
 
 if TYPE_CHECKING:  # it brings torch
@@ -78,12 +78,6 @@ def read_stack(path: Path, pixels: Pixels) -> Iterator[PixelArray]:
         raise error if str(error).startswith(str(path)) else DataError(f"{path}: {error}") from error
 
 
-def size_of(path: Path) -> tuple[int, int]:
-    """Returns width and height of a picture by its header, EXIF orientation applied; a `DataError` if it has none."""
-    layout = layout_of(path) if is_tiff(path) else None
-    return picture_size(path) if layout is None or layout.simple else layout.size
-
-
 def count_pages(path: Path) -> int:
     """Returns the number of pages of a TIFF; 1 for any other file."""
     layout = layout_of(path) if is_tiff(path) else None
@@ -118,8 +112,9 @@ def misfit(count: int, wanted: int, *, alpha: bool, pages: int) -> str | None:
     no RGB: more likely they are slices.
     """
     if pages > 1 and wanted == RGB.channels:
+        channels = f"set model.channels: {pages}" if pages != RGB.channels else "save them as one page of RGB"
         return (
-            f"{pages} pages; if they are channels, set model.channels: {pages}; of slices, save one picture per file, "
+            f"{pages} pages; if they are channels, {channels}; of slices, save one picture per file, "
             "or predict them with samtune predict --format stack"
         )
     colours = count - alpha

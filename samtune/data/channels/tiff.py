@@ -7,6 +7,7 @@ no JPEG without a further package; where Pillow has the same pixels, it is asked
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,13 @@ import numpy as np
 from tifffile import PHOTOMETRIC, TiffFile, TiffFileError, TiffPage
 
 from samtune.config.pixels import MOST_CHANNELS
-from samtune.data.pictures import MAX_PIXELS, ORIENTATION, TIFFS
+from samtune.data.pictures import MAX_PIXELS, ORIENTATION, TIFFS, header_size
 from samtune.errors import DataError
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it tells of damage, which is an error here
 
 ALPHA = (1, 2)  # kinds of extra samples
-_DAMAGED = (OSError, ValueError, RuntimeError, LookupError, TypeError, ArithmeticError, EOFError)
+_DAMAGED = (OSError, ValueError, RuntimeError, LookupError, TypeError, ArithmeticError, EOFError, struct.error)
 
 
 class Compressed(DataError):
@@ -33,20 +34,21 @@ class Layout(NamedTuple):
     """What the header says.
 
     Attributes:
+        width: of a page in pixels, as `height`.
         pages: number of pages.
         samples: values per pixel of a page.
         alpha: whether the last of them is transparency.
         dtype: of the values.
         simple: whether Pillow reads a page as it is: 8 bits, grey, RGB, a palette or CMYK.
-        size: width and height of the first page, in pixels, as stored.
     """
 
+    width: int
+    height: int
     pages: int
     samples: int
     alpha: bool
     dtype: np.dtype[Any]
     simple: bool
-    size: tuple[int, int]
 
 
 def is_tiff(path: Path) -> bool:
@@ -69,10 +71,17 @@ def layout_of(path: Path) -> Layout | None:
             colours = samples - len(kinds)
             known = colours in (1, 3) or (colours == 4 and page.photometric == PHOTOMETRIC.SEPARATED)
             simple = dtype.kind in "bu" and dtype.itemsize == 1 and len(kinds) <= alpha and known
-            size = int(page.imagewidth), int(page.imagelength)
-            return Layout(len(file.pages), samples, alpha, dtype, simple, size)
+            return Layout(page.imagewidth, page.imagelength, len(file.pages), samples, alpha, dtype, simple)
     except (TiffFileError, *_DAMAGED):
         return None
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Returns width and height of a picture by its header, EXIF orientation applied; a `DataError` if it has none."""
+    layout = layout_of(Path(path)) if is_tiff(Path(path)) else None
+    if layout is None or (layout.pages == 1 and layout.simple):
+        return header_size(path)
+    return layout.width, layout.height
 
 
 def read_pages(path: Path) -> np.ndarray[Any, Any]:

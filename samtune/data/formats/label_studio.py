@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from samtune.base.disk import write_text
-from samtune.data.channels.read import size_of
+from samtune.data.channels.tiff import picture_size
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered
 from samtune.data.formats.brush import pack_brush, unpack_brush
 from samtune.data.formats.coco import MOST_FILES, find_annotations
@@ -106,7 +106,7 @@ def _read_task(reading: Reading, file: Path, named: tuple[str, Mapping[str, Any]
     regions = [result for result in results if isinstance(result, dict) and _kind(result)]
     try:
         sizes = {(result.get("original_width"), result.get("original_height")) for result in regions}
-        size = next(iter(sizes)) if len(sizes) == 1 else size_of(picture)
+        size = next(iter(sizes)) if len(sizes) == 1 else picture_size(picture)
         image = reading.image(picture, file, int(size[0]), int(size[1]))  # type: ignore[arg-type]
     except (DataError, TypeError, ValueError, OverflowError) as error:
         reading.complain(file, title, f"the size of its picture is not known ({error}); export it again")

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from samtune.base.disk import write_json
-from samtune.data.channels.read import size_of
+from samtune.data.channels.tiff import picture_size
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered
 from samtune.data.formats.shapes import Region, crop_of, ellipse, place_crop, polygon, rectangle
 from samtune.errors import DataError
@@ -40,7 +40,7 @@ def read_labelme(place: Path) -> Annotations:
         if picture is None:
             continue
         try:
-            width, height = size if type(size[0]) is int and type(size[1]) is int else size_of(picture)
+            width, height = size if type(size[0]) is int and type(size[1]) is int else picture_size(picture)
         except DataError as error:
             reading.problems.append(str(error))
             continue

@@ -15,7 +15,7 @@ import yaml
 
 from samtune.base.disk import write_text
 from samtune.config.yaml_text import parse_yaml
-from samtune.data.channels.read import size_of
+from samtune.data.channels.tiff import picture_size
 from samtune.data.formats.annotations import Annotated, Annotations, Reading, names_by_number, pictures_in
 from samtune.data.formats.shapes import Region, bridged, outlines, polygon, rectangle
 from samtune.errors import DataError
@@ -42,7 +42,7 @@ def read_yolo(place: Path) -> Annotations:
     for picture in pictures_in(images):
         source = labels / f"{picture.stem}.txt"
         try:
-            image = reading.image(picture, source, *size_of(picture))
+            image = reading.image(picture, source, *picture_size(picture))
         except DataError as error:
             reading.problems.append(str(error))
             continue

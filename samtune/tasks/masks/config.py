@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 class Data(PixelData):
     """`data`: images, masks, split, prompts."""
 
-    shots: int | None = Field(None, ge=1, description="training images, drawn by run.seed; empty: all")
     prompt: Literal["none", "box", "point"] = Field("none", description="what the model is told of the object")
     augment: bool = Field(
         True, description="random flips, quarter turns, a mild affine change and colours on training images"

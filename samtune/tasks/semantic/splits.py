@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from samtune.config.pixels import RGB, Pixels
 from samtune.data.formats.drawing import GROUND, Drawing, scan_drawn
@@ -57,6 +57,17 @@ class MapSplits(Splits[Pair]):
     """The disjoint parts, and the classes of their maps."""
 
     table: ClassTable = field(kw_only=True)
+
+    def with_few(self, shots: int, seed: int) -> Self:
+        """Returns the same parts with so many images of train; the note says which classes these do not show."""
+        few = super().with_few(shots, seed)
+        facts = [found for found in map_facts([pair.mask for pair in few.train]) if not isinstance(found, DataError)]
+        shown = set().union(*(found.values() for found in facts))
+        absent = [name for name, value in zip(self.table.names, self.table.values, strict=True) if value not in shown]
+        if not absent:
+            return few
+        note = f"they do not show {', '.join(absent)}, which can't be learned; raise data.shots, or take another seed"
+        return replace(few, notes=[few.notes[0], note, *self.notes])
 
 
 def kind_of(

@@ -68,7 +68,8 @@ class SemanticTask(PixelTask[SemanticConfig]):
         added = {"classes": count, "channels": self.pixels.channels}
         model = build_model(name, checkpoint=self.checkpoint(), image_size=size, **added)
         how: Any = {"image_size": model.image_size, "augment": data.augment, "pixels": self.pixels}
-        return model, build_map_data(splits, self.loader_options(), splits.table.places, outside=IGNORE, **how)
+        few = splits if data.shots is None else splits.with_few(data.shots, config.run.seed)
+        return model, build_map_data(few, self.loader_options(), splits.table.places, outside=IGNORE, **how)
 
     def skeleton(self) -> Backbone:
         model = self.config.model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from samtune.config.pixels import RGB, Pixels
-from samtune.data.channels.check import check_pixels
+from samtune.data.channels.check import check_pixels, fitting_pixels
 from samtune.data.facts import ImageFacts
 
 PLAIN = ImageFacts(9, 9, 1, [], "", 0)
@@ -64,3 +64,18 @@ def test_files_of_older_runs_still_measure_16_bits() -> None:
     assert len(check_pixels(facts(FLOAT), RGB, tuned=True).errors) == 1
     for pixels, found in ((Pixels(5), DEEP._replace(channels=5)), (Pixels(4), DEEP._replace(channels=4, alpha=True))):
         assert len(check_pixels(facts(found), pixels, tuned=True).errors) == 1  # it would stop at the first picture
+
+
+def test_what_fits_is_what_most_pictures_have() -> None:
+    assert fitting_pixels({}) == fitting_pixels(facts(PLAIN, PLAIN._replace(channels=1))) == RGB
+    assert fitting_pixels(facts(FIVE, FIVE, PLAIN)) == Pixels(5)
+    assert fitting_pixels(facts(FIVE._replace(channels=4, alpha=True))) == RGB
+    assert fitting_pixels(facts(FIVE._replace(channels=2, levels=[7.0, 9.0, 7.5, 8.5]))) == Pixels(2, (7, 9))
+    assert fitting_pixels(facts(DEEP._replace(levels=[12345678.0] * 4))) == Pixels(3, (12345678, 12345679))
+    assert fitting_pixels(facts(FLOAT._replace(levels=[0.1, 0.9, 0.12345678, 0.5]))) == Pixels(3, (0.123457, 0.5))
+
+
+def test_two_depths_beside_each_other_are_told() -> None:
+    for wanted in (None, Pixels(3, (0, 4095))):
+        line = check_pixels(facts(DEEP, PLAIN, PLAIN), wanted).warnings[0]
+        assert line.startswith("2 picture(s) have 8 bits and 1 have more: one data.range is for all")

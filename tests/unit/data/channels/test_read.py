@@ -12,6 +12,7 @@ from PIL import Image
 
 from samtune.config.pixels import RGB, Pixels
 from samtune.data.channels.read import read_pixels, read_stack, read_stored, shown
+from samtune.data.channels.tiff import picture_size
 from samtune.data.frames import augmented, resize, train_augmentation
 from samtune.data.pictures import read_image
 from samtune.errors import DataError
@@ -90,7 +91,7 @@ def test_transparency_is_dropped_or_a_channel(tmp_path: Path) -> None:
         (BYTES, "contig", Pixels(4), "5 channels, but the model takes 4"),
         (BYTES[..., 0], "whole", Pixels(5), "1 channel, but the model takes 5"),
         (BYTES, "contig", RGB, "5 channels, but the model takes 3"),
-        (BYTES[..., :3], "pages", RGB, "3 pages; if they are channels, set model.channels: 3"),
+        (BYTES[..., :3], "pages", RGB, "3 pages; if they are channels, save them as one page of RGB"),
         (DEEP, "contig", Pixels(5), r"more than 8 bits \(uint16, \d+ to \d+\).*tune with data.range"),
         (np.where(DEEP < 100, np.nan, DEEP), "contig", Pixels(5, (0, 9)), r"NaN or infinity in \d+ of 3,000 values"),
         (DEEP[..., 0] * 1j, "whole", Pixels(5, (0, 9)), "values of complex128"),
@@ -166,3 +167,32 @@ def test_every_channel_is_augmented(channels: int) -> None:
         if channels != 3:  # each channel by itself
             assert any(len(set(f[16, 16].tolist())) > 1 for f in found)
         assert np.array_equal(augmented(change, image, mask, seed=3)[0], found[3])
+
+
+@pytest.mark.parametrize("how", ["contig", "separate", "pages", "float", "plain", "turned"])
+def test_the_size_of_any_picture_is_in_its_header(tmp_path: Path, how: str) -> None:
+    path, values = tmp_path / "a.tif", np.zeros((12, 20, 5), dtype=np.uint8)
+    if how in ("contig", "separate"):
+        ordered = values if how == "contig" else np.moveaxis(values, 2, 0)
+        tifffile.imwrite(path, ordered, photometric="minisblack", planarconfig=how)
+    elif how == "pages":
+        tifffile.imwrite(path, np.moveaxis(values, 2, 0), photometric="minisblack")
+    elif how == "float":
+        tifffile.imwrite(path, values[..., 0].astype(np.float32))
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6 if how == "turned" else 1
+        Image.fromarray(values[..., 0].T if how == "turned" else values[..., 0]).save(path, exif=exif)
+    assert picture_size(path) == (20, 12)
+    assert read_stored(path).values.shape[:2] == (12, 20)
+    path.write_bytes(b"II*\0")
+    with pytest.raises(DataError, match=r"a\.tif: "):
+        picture_size(path)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_on_its_side_is_turned(tmp_path: Path, compression: str | None) -> None:
+    """Orientation 6 asks for a quarter turn clockwise: the first row becomes the last column."""
+    values = np.random.default_rng(0).integers(0, 256, (20, 12), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", values, compression=compression, extratags=[(0x0112, 3, 1, 6, True)])
+    assert (read_image(tmp_path / "a.tif")[..., 0] == np.rot90(values, -1)).all()

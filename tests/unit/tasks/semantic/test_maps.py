@@ -136,3 +136,26 @@ def test_batches_pad_with_what_does_not_count(tmp_path: Path) -> None:
     assert batch.masks.shape == (2, 1, 64, 64) and batch.sizes_input == ((53, 64), (53, 64))
     assert bool((batch.masks[:, :, 53:] == IGNORE).all())
     assert batch.truths[0].shape == (40, 48)
+
+
+def test_few_shots_keep_the_classes_and_say_which_they_do_not_show(tmp_path: Path) -> None:
+    """Three pictures of train, of which one has class 2: the one that seed 0 draws is another."""
+    for number, value in enumerate((1, 1, 2)):
+        values = np.zeros((40, 48), dtype=np.uint8)
+        values[10:20, 10 + number : 20] = value
+        write_map(tmp_path / "train", f"t{number}", values)
+    for part in ("val", "test"):
+        write_map(tmp_path / part, part)
+    splits = resolve_maps(tmp_path, names=None, ignore=255)
+    drawn = [splits.with_few(1, seed) for seed in range(12)]
+    assert {few.train[0].name for few in drawn} == {"t0", "t1", "t2"}
+    for few in drawn:
+        absent = "class 1" if few.train[0].name == "t2" else "class 2"
+        assert few.table == splits.table and (few.val, few.test) == (splits.val, splits.test)
+        assert few.notes[0].startswith("1 of 3 training images, drawn with seed ")
+        assert (
+            few.notes[1] == f"they do not show {absent}, which can't be learned; raise data.shots, or take another seed"
+        )
+    assert len(splits.with_few(3, 0).notes) == len(splits.notes) + 1
+    with pytest.raises(DataError, match=r"data\.shots is 4, but train has 3 image\(s\)"):
+        splits.with_few(4, 0)
