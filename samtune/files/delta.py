@@ -15,6 +15,7 @@ from torch import Tensor
 from samtune.base.tensors import check_file, in_fp32, load_tensors, read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.description import Description
+from samtune.models.hf.folder import CONFIG, family_of
 from samtune.models.table import build_model, entry_of, names_that_give
 from samtune.models.weights import RANDOM, check_finite, read_state
 from samtune.selection.selection import Selection, pack_indices, unpack_indices
@@ -48,7 +49,7 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
     """Writes the merged model of a base and a delta.
 
     Args:
-        base: a checkpoint file, or a model's name for its own weights; of a classifier also "random".
+        base: a checkpoint file or folder, or a model's name for its own weights; of a classifier also "random".
 
     Raises:
         CheckpointError: a delta of another base, or a damaged file.
@@ -87,8 +88,8 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
     """Returns the fp32 state that a model was tuned from.
 
     Args:
-        base: a checkpoint file, or the model's name for its own weights. It may lack a head for the classes, which is
-            drawn again by the seed that the run drew it with; "random" draws all of it again.
+        base: a checkpoint file or folder, or the model's name for its own weights. It may lack a head for the
+            classes, which is drawn again by the seed that the run drew it with; "random" draws all of it again.
         source: where that was read, for messages.
 
     Raises:
@@ -99,7 +100,7 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
     if file is None and str(base) != description.model and not drawn:
         known = f"{description.model}, which {source} was tuned from"
         raise CheckpointError(f"{base} is neither a checkpoint file nor {known}.")
-    if file is not None and file.suffix != ".npz":  # Google's, which only the model can read
+    if file is not None and file.is_file() and file.suffix != ".npz":  # Google's, which only the model can read
         whole = in_fp32(read_weights(file))
         if state_hash(whole) == description.base_hash:  # what `undo` wrote: with the head
             return whole
@@ -110,9 +111,9 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
 
 
 def base_state(base: str | Path) -> dict[str, Tensor]:
-    """Returns the fp32 state of a checkpoint file, or of a model given by name; else raises `CheckpointError`."""
+    """Returns the fp32 state of a checkpoint, or of a model given by name; else raises `CheckpointError`."""
     if file := given_file(base):
-        return in_fp32(read_weights(file))
+        return in_fp32(read_weights(file) if file.is_file() else state_of_folder(file))
     known = names_that_give("masks")  # a classifier has no head before it has classes
     if str(base) in known:
         return in_fp32(build_model(str(base)).net.state_dict())
@@ -140,12 +141,22 @@ def _merged_metadata(text: str, path: Path) -> dict[str, str]:
 
 
 def given_file(base: str | Path) -> Path | None:
-    """Returns the path that stands for weights, None for the name of a model; a `CheckpointError` if it is no file."""
+    """Returns the file or folder of transformers that stands for weights, None for the name of a model.
+
+    Raises:
+        CheckpointError: it is another folder.
+    """
     path = Path(base)
     if not (path.exists() or path.is_symlink()):
         return None
-    check_file(path)
+    if not (path / CONFIG).is_file():
+        check_file(path)
     return path
+
+
+def state_of_folder(folder: Path) -> dict[str, Tensor]:
+    """Returns the weights in a folder of transformers by the names of its model, or raises a `CheckpointError`."""
+    return dict(build_model(family_of(folder), checkpoint=folder).net.state_dict())
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -54,6 +54,8 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     problems += [] if delta_restores(job.base, delta_file) else ["base + delta is not the merged model"]
     if problems:
         raise CheckpointError(f"the audit of {folder} failed: {'; '.join(problems)}. Please report this bug.")
+    if job.model.keeps_folder and not added:
+        logger.info("%s has the merged model as its library keeps it", job.model.save_stock(folder))
     if audited.idle:
         rate = f"train.lr = {job.config.train.lr:g} is far too high or too low"
         logger.warning("the training changed no selected entry, so this model is its base: perhaps %s", rate)
