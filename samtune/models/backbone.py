@@ -36,6 +36,7 @@ class Backbone(nn.Module):
         targets: its library's name of a linear map of a block -> `qkv`, `proj`, `fc1` or `fc2`, where they differ.
         attention: what its library calls the attention of a block.
         keeps_folder: whether its library keeps a model as a folder of files, which `save_stock` writes.
+        packages: what beside torch computes its output.
     """
 
     pixel_mean: Tensor
@@ -44,6 +45,7 @@ class Backbone(nn.Module):
     targets: Mapping[str, str] = MappingProxyType({"lin1": "fc1", "lin2": "fc2"})
     attention: str = "attn"
     keeps_folder: bool = False
+    packages: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -208,8 +210,8 @@ class Backbone(nn.Module):
         """
         return []
 
-    def save_stock(self, folder: Path) -> Path:
-        """Writes a merged model into a folder inside `folder`, as its library keeps it; returns what was written."""
+    def save_stock(self, out: Path) -> None:
+        """Writes a merged model as its library keeps it, to the folder `out`, which is replaced."""
         raise NotImplementedError
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:

@@ -159,6 +159,9 @@ def _network(family: Family, config: Any, folder: Path | None) -> tuple[nn.Modul
         with quiet():
             net, more = net_class(config), 0
     _untie(net)
+    for module in net.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]  # the outputs of tuned layers are views
     return net, more
 
 

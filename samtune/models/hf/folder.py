@@ -118,7 +118,7 @@ def load_folder(net_class: Any, config: Any, folder: Path) -> tuple[nn.Module, i
     return net, max(0, _stored(folder) - len(net.state_dict()))
 
 
-def save_folder(net: Any, processor: Mapping[str, Any], folder: Path) -> Path:
+def save_folder(net: Any, processor: Mapping[str, Any], folder: Path) -> None:
     """Writes a network and its processor as `from_pretrained` reads them; an older folder is replaced at the end."""
     partial = folder.with_name(f"{folder.name}.part")
     with disk_errors(folder):
@@ -131,7 +131,6 @@ def save_folder(net: Any, processor: Mapping[str, Any], folder: Path) -> Path:
         write_json(partial / PROCESSORS[0], processor)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
-    return folder
 
 
 def _read_processor(family: Family, folder: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class HfSam(Backbone):
     net: Any
     targets = MappingProxyType({**Backbone.targets, "proj_in": "fc1", "proj_out": "fc2"})
     keeps_folder = True
+    packages = ("transformers",)
 
     def forward(self, batch: Batch) -> Tensor:
         """Predicts (B, 1, h, w) logits, foreground where > 0; h is four times that of the image embeddings."""
@@ -153,12 +154,12 @@ class HfSam(Backbone):
         prefix = FAMILIES[self.name].prefix
         return [
             f"net = transformers.{prefix}Model(config); net.load_state_dict(torch.load({str(file)!r})) loads it; "
-            f"the run's folder transformers/ has the config, and loads by {prefix}Model.from_pretrained"
+            "--format transformers writes a folder with the config"
         ]
 
-    def save_stock(self, folder: Path) -> Path:
-        """Writes the model as transformers keeps it: `folder/transformers`, with its processor."""
-        return save_folder(self.net, self.options["processor"], folder / "transformers")
+    def save_stock(self, out: Path) -> None:
+        """Writes config, weights and processor, as `from_pretrained` of transformers reads them."""
+        save_folder(self.net, self.options["processor"], out)
 
 
 class HfSamHQ(HfSam):
@@ -232,7 +233,10 @@ class HfSam3(HfSam2):
 
 
 class HfEdgeTam(HfSam2):
-    """EdgeTAM: SAM 2's decoder behind a convolutional network of timm."""
+    """EdgeTAM: SAM 2's decoder behind a convolutional network of timm, RepViT, whose convolutions are called `c`."""
+
+    pointwise = ("c",)
+    targets = MappingProxyType({"c": "pointwise"})
 
     def block_modules(self) -> list[str]:
         """Returns the modules of each list that timm calls `blocks`, from the first stage to the last."""
