@@ -15,6 +15,7 @@ from torch import Tensor
 from samtune.base.tensors import check_file, in_fp32, load_tensors, read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.description import Description
+from samtune.files.layouts import back_from, in_layout_of, own_layout, twin_metadata
 from samtune.models.hf.folder import CONFIG, family_of
 from samtune.models.table import build_model, entry_of, names_that_give
 from samtune.models.weights import RANDOM, check_finite, read_state
@@ -46,7 +47,7 @@ def save_delta(path: Path, *, base: State, merged: State, selection: Selection, 
 
 
 def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
-    """Writes the merged model of a base and a delta.
+    """Writes the merged model of a base and a delta, in the layout of the base.
 
     Args:
         base: a checkpoint file or folder, or a model's name for its own weights; of a classifier also "random".
@@ -56,10 +57,16 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
     """
     metadata = _delta_metadata(delta)
     described = _merged_metadata(metadata["merged"], delta)
-    state = base_of(base, Description.from_metadata(described, delta), delta)
+    description = Description.from_metadata(described, delta)
+    file = given_file(base) if own_layout(description.model) else None
+    given = {} if file is None else base_state(file)
+    mapped = in_layout_of(description.model, given, base)
+    state = base_of(base, description, delta) if mapped is None else mapped
     expect_hash(state, metadata["base_hash"], f"{delta} belongs to another base than {base}")
     merged = _forward(state, delta)
     expect_hash(merged, metadata["merged_hash"], f"{delta} is damaged: the merged weights are not those of its run")
+    if mapped is not None:  # the merged model is what its base is
+        merged, described = back_from(mapped, merged), twin_metadata(described, description, given)
     save_tensors(out, merged, described)
 
 
@@ -70,10 +77,15 @@ def undo_delta(merged: Path, delta: Path, out: Path) -> None:
         CheckpointError: files of two runs, or a damaged file.
     """
     state, metadata = read_weights(merged), _delta_metadata(delta)
-    expect_hash(state, metadata["merged_hash"], f"{delta} belongs to another merged model than {merged}")
-    base = _backward(state, delta)
+    model = _merged_metadata(metadata["merged"], delta).get("model", "")
+    mapped = in_layout_of(model, state, merged)
+    tuned = state if mapped is None else mapped
+    expect_hash(tuned, metadata["merged_hash"], f"{delta} belongs to another merged model than {merged}")
+    base = _backward(tuned, delta)
     expect_hash(base, metadata["base_hash"], f"{delta} is damaged: the result is not its base")
-    save_tensors(out, base, {"base_hash": metadata["base_hash"]})
+    if mapped is not None:
+        base = back_from(mapped, base)
+    save_tensors(out, base, {"base_hash": state_hash(base)})
 
 
 def delta_restores(base: State, delta: Path) -> bool:
