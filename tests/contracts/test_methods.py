@@ -32,11 +32,9 @@ from samtune.tuning import attach, count, count_by_block, merge
 from samtune.tuning.precision import restore_base
 from samtune.types import AnyBatch, Granularity, Scores
 
-SAMS = {
-    "sam": toy_model,
-    "sam_lite": toy_lite,
-    **{n: partial(toy_hf, n) for n in ("sam2", "sam3", "sam_hf", "sam_hq", "edgetam")},
-}
+# Of these families, whose blocks are those of others, what differs by family; all methods would take minutes.
+FEW = {"sam2": ("gps", "lora", "ssf"), "sam3": ("spt", "lora"), "sam_hq": ("ssf",), "edgetam": ("gps",)}
+SAMS = {"sam": toy_model, "sam_lite": toy_lite, **{name: partial(toy_hf, name) for name in FEW}}
 MODELS = [*SAMS, *FAMILIES]
 OPTIONS: dict[str, dict[str, Any]] = {"spt": {"tau": 2000, "rank": 2}}
 # Beside these, every method runs with its defaults.
@@ -59,7 +57,9 @@ UNDEFINED = {
     ("adaptformer", "sam_lite"),
     ("adaptformer", "edgetam"),
 }
-DEFINED = [(case, model) for model in MODELS for case in CASES if (CASES[case]["name"], model) not in UNDEFINED]
+DEFINED = [
+    (case, model) for model in MODELS for case in FEW.get(model, CASES) if (CASES[case]["name"], model) not in UNDEFINED
+]
 
 
 def model_of(family: str, *, dtype: torch.dtype = torch.float32) -> Backbone:

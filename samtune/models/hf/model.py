@@ -34,6 +34,11 @@ class HfSam(Backbone):
     keeps_folder = True
     packages = ("transformers",)
 
+    def __init__(self, net: nn.Module, **about: Any) -> None:
+        super().__init__(net, **about)
+        for mlp in self.net.mask_decoder.output_hypernetworks_mlps[1:]:
+            mlp.register_forward_hook(_detached)  # no gradient at all: with one of zeros, weight decay would move them
+
     def forward(self, batch: Batch) -> Tensor:
         """Predicts (B, 1, h, w) logits, foreground where > 0; h is four times that of the image embeddings."""
         return self.decode(self.encode(self.normalise(batch.images, batch.valid())), batch.prompts)
@@ -160,6 +165,10 @@ class HfSam(Backbone):
     def save_stock(self, out: Path) -> None:
         """Writes config, weights and processor, as `from_pretrained` of transformers reads them."""
         save_folder(self.net, self.options["processor"], out)
+
+
+def _detached(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    return output.detach()
 
 
 class HfSamHQ(HfSam):

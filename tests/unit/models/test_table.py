@@ -13,6 +13,7 @@ from toy_backbone import ENTRY, ToyBackbone
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.files.merged import load_merged, save_merged
+from samtune.models.hf.families import FAMILIES
 from samtune.models.sam.model import SamModel
 from samtune.models.sam.specs import LITES, VITS
 from samtune.models.table import MODELS, OTHERS, build_model, entry_of, names_that_give
@@ -36,7 +37,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> ToyBackbone:
 
 
 def test_the_table_names_what_the_families_have() -> None:
-    assert sorted(names_that_give("masks")) == sorted({**LITES, **VITS})
+    assert sorted(names_that_give("masks")) == sorted({**LITES, **VITS, **FAMILIES})
     assert names_that_give("classes") == [*OWN]
     assert entry_of("vit_base_patch16_224.augreg_in21k") is OTHERS and OTHERS.gives == "classes"
     assert isinstance(build_model("sam_tiny", checkpoint="random", image_size=64), SamModel)
