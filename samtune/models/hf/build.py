@@ -57,7 +57,7 @@ def build_hf(
         config, processor = config or found[0], processor or found[1]
     settings = _sized(name, family, _config(family, config, name), image_size)
     net, more = _network(family, settings, folder)
-    model = _wrapped(name, net, settings, processor)
+    model = _wrapped(name, family, net, settings, processor)
     if folder is not None and not _on_meta():
         _tell(net.state_dict(), more, folder)
     elif checkpoint not in (None, RANDOM) and folder is None:
@@ -172,7 +172,7 @@ def _untie(net: Any) -> None:
         there.positional_embedding = nn.Parameter(here.positional_embedding.detach().clone())
 
 
-def _wrapped(name: str, net: nn.Module, config: Any, processor: Mapping[str, Any]) -> HfSam:
+def _wrapped(name: str, family: Family, net: nn.Module, config: Any, processor: Mapping[str, Any]) -> HfSam:
     """Returns the backbone around a network; its options rebuild it without the folder."""
     images: Mapping[str, Any] = processor["image_processor"]
     size = config.prompt_encoder_config.image_size
@@ -183,17 +183,25 @@ def _wrapped(name: str, net: nn.Module, config: Any, processor: Mapping[str, Any
         image_size=side,
         mean=[255 * value for value in images["image_mean"]],
         std=[255 * value for value in images["image_std"]],
-        options={"config": config.to_dict(), "processor": _resized(processor, side)},
+        options={
+            "config": config.to_dict(),
+            "processor": _resized(family, processor, config.prompt_encoder_config, side),
+        },
     )
 
 
-def _resized(processor: Mapping[str, Any], side: int) -> Settings:
-    """Returns the processor's settings with the side of the input frame."""
-    images = dict(processor["image_processor"])
-    if "size" in images and "longest_edge" not in images["size"]:
-        images["size"] = {"height": side, "width": side}
+def _resized(family: Family, processor: Mapping[str, Any], prompts: Any, side: int) -> Settings:
+    """Returns the processor's settings with the side of the input frame, and that of the maps of logits."""
+    low = side // prompts.patch_size * 4
+    squares = {"size": side, "mask_size": low}
+    if family.image_processor == "SamImageProcessor":  # scales by the longer side, then pads
+        sizes: Settings = {key: {"longest_edge": value} for key, value in squares.items()}
+        squares = {"pad_size": side, "mask_pad_size": low}
+    else:
+        sizes = {}
+    sizes |= {key: {"height": value, "width": value} for key, value in squares.items()}
     more = {"target_size": side} if "target_size" in processor else {}
-    return {**processor, "image_processor": images, **more}
+    return {**processor, "image_processor": {**processor["image_processor"], **sizes}, **more}
 
 
 def _tell(state: Mapping[str, Tensor], more: int, folder: Path) -> None:
