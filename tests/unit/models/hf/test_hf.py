@@ -120,7 +120,10 @@ def test_k_1_of_the_published_sizes_of_sam_2(config: dict[str, Any], neurons: in
     assert model.image_size == 1024
 
 
-@pytest.mark.parametrize(("family", "neurons", "side"), [("sam_hf", 84_224, 1024), ("sam3", 317_952, 1008)])
+@pytest.mark.parametrize(
+    ("family", "neurons", "side"),
+    [("sam_hf", 84_224, 1024), ("sam_hq", 84_224, 1024), ("sam3", 317_952, 1008), ("edgetam", 26_864, 1024)],
+)
 def test_k_1_of_default_configs(family: str, neurons: int, side: int) -> None:
     model = build_shapes(family, checkpoint="random", image_size=None)
     roles = model.roles()
@@ -140,11 +143,10 @@ def test_a_folder_is_what_transformers_loads_and_comes_back_bit_equal(family: st
         assert torch.equal(loaded(batch), wanted)
         stock = theirs(pixel_values=pixels, **asked(batch.prompts), multimask_output=False).pred_masks[:, 0]
     torch.testing.assert_close(stock, wanted, rtol=1e-5, atol=1e-5)
-    processor = transformers.AutoImageProcessor.from_pretrained(folders / family)
-    assert (
-        list(processor.image_mean)
-        == json.loads((folders / family / "processor_config.json").read_text())["image_processor"]["image_mean"]
-    )
+    processor: Any = transformers.AutoImageProcessor.from_pretrained(folders / family)
+    assert [255 * value for value in processor.image_mean] == pytest.approx(model.pixel_mean.flatten().tolist())
+    side = processor.pad_size if family in ("sam_hf", "sam_hq") else processor.size
+    assert side["height"] == SIZE
 
 
 def test_an_older_processor_and_tensors_of_videos(sam2: Path) -> None:
