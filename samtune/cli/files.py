@@ -48,18 +48,24 @@ def export(
     merged: Annotated[Path, Argument(help="A merged model.")],
     out: OutFile,
     format: Annotated[
-        str, Option(metavar="pth", help="pth: loads in segment-anything's registry, or in timm.")
+        str,
+        Option(
+            metavar="pth|transformers",
+            help="pth: loads in segment-anything's registry, or in timm; transformers: a folder for from_pretrained.",
+        ),
     ] = "pth",
 ) -> None:
     """Write a merged model for other programs."""
-    if format != "pth":
-        raise ConfigError(f"--format {format!r} is unknown. Known: pth.")
+    from samtune.files.export.folder import export_folder
     from samtune.files.export.pth import export_pth
     from samtune.files.find import find_model
     from samtune.tasks.table import describe_file
 
+    writers = {"pth": export_pth, "transformers": export_folder}
+    if format not in writers:
+        raise ConfigError(f"--format {format!r} is unknown. Known: {', '.join(writers)}.")
     file = find_model(merged)
-    export_pth(file, out)
+    writers[format](file, out)
     if text := describe_file(file).input_text():
         logger.info("%s", text)
     console.print_line(str(out))

@@ -12,6 +12,7 @@ from samtune.base.tensors import load_tensors, read_metadata, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.delta import base_of, base_state, bits_of, expect_hash, given_file, read_weights
 from samtune.files.description import Description
+from samtune.models.hf.folder import family_of
 from samtune.models.weights import read_state
 from samtune.selection.selection import Selection, load_selection
 
@@ -94,12 +95,15 @@ def inspect_file(given: str | Path) -> dict[str, object]:
     """Returns what a model, selection or delta says of itself: metadata, counts, size, SHA-256.
 
     Args:
-        given: a file, or the name of a model for its own weights.
+        given: a file, a folder of transformers, or the name of a model for its own weights.
     """
     path = given_file(given)
     if path is None:
         state = base_state(given)
         return {"model": str(given), **_counts(state), "base_hash": state_hash(state)}
+    if path.is_dir():
+        state = base_state(path)
+        return {"folder": str(path), "model": family_of(path), **_counts(state), "base_hash": state_hash(state)}
     facts: dict[str, object] = {"file": str(path)}
     if path.suffix == ".safetensors":
         metadata = sorted(read_metadata(path).items())

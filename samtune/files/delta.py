@@ -15,6 +15,8 @@ from torch import Tensor
 from samtune.base.tensors import check_file, in_fp32, load_tensors, read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.description import Description
+from samtune.files.layouts import back_from, in_layout_of, own_layout, twin_metadata
+from samtune.models.hf.folder import CONFIG, family_of
 from samtune.models.table import build_model, entry_of, names_that_give
 from samtune.models.weights import RANDOM, check_finite, read_state
 from samtune.selection.selection import Selection, pack_indices, unpack_indices
@@ -45,20 +47,26 @@ def save_delta(path: Path, *, base: State, merged: State, selection: Selection, 
 
 
 def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
-    """Writes the merged model of a base and a delta.
+    """Writes the merged model of a base and a delta, in the layout of the base.
 
     Args:
-        base: a checkpoint file, or a model's name for its own weights; of a classifier also "random".
+        base: a checkpoint file or folder, or a model's name for its own weights; of a classifier also "random".
 
     Raises:
         CheckpointError: a delta of another base, or a damaged file.
     """
     metadata = _delta_metadata(delta)
     described = _merged_metadata(metadata["merged"], delta)
-    state = base_of(base, Description.from_metadata(described, delta), delta)
+    description = Description.from_metadata(described, delta)
+    file = given_file(base) if own_layout(description.model) else None
+    given = {} if file is None else base_state(file)
+    mapped = in_layout_of(description.model, given, base)
+    state = base_of(base, description, delta) if mapped is None else mapped
     expect_hash(state, metadata["base_hash"], f"{delta} belongs to another base than {base}")
     merged = _forward(state, delta)
     expect_hash(merged, metadata["merged_hash"], f"{delta} is damaged: the merged weights are not those of its run")
+    if mapped is not None:  # the merged model is what its base is
+        merged, described = back_from(mapped, merged), twin_metadata(described, description, given)
     save_tensors(out, merged, described)
 
 
@@ -69,10 +77,15 @@ def undo_delta(merged: Path, delta: Path, out: Path) -> None:
         CheckpointError: files of two runs, or a damaged file.
     """
     state, metadata = read_weights(merged), _delta_metadata(delta)
-    expect_hash(state, metadata["merged_hash"], f"{delta} belongs to another merged model than {merged}")
-    base = _backward(state, delta)
+    model = _merged_metadata(metadata["merged"], delta).get("model", "")
+    mapped = in_layout_of(model, state, merged)
+    tuned = state if mapped is None else mapped
+    expect_hash(tuned, metadata["merged_hash"], f"{delta} belongs to another merged model than {merged}")
+    base = _backward(tuned, delta)
     expect_hash(base, metadata["base_hash"], f"{delta} is damaged: the result is not its base")
-    save_tensors(out, base, {"base_hash": metadata["base_hash"]})
+    if mapped is not None:
+        base = back_from(mapped, base)
+    save_tensors(out, base, {"base_hash": state_hash(base)})
 
 
 def delta_restores(base: State, delta: Path) -> bool:
@@ -87,8 +100,8 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
     """Returns the fp32 state that a model was tuned from.
 
     Args:
-        base: a checkpoint file, or the model's name for its own weights. It may lack a head for the classes, which is
-            drawn again by the seed that the run drew it with; "random" draws all of it again.
+        base: a checkpoint file or folder, or the model's name for its own weights. It may lack a head for the
+            classes, which is drawn again by the seed that the run drew it with; "random" draws all of it again.
         source: where that was read, for messages.
 
     Raises:
@@ -99,7 +112,7 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
     if file is None and str(base) != description.model and not drawn:
         known = f"{description.model}, which {source} was tuned from"
         raise CheckpointError(f"{base} is neither a checkpoint file nor {known}.")
-    if file is not None and file.suffix != ".npz":  # Google's, which only the model can read
+    if file is not None and file.is_file() and file.suffix != ".npz":  # Google's, which only the model can read
         whole = in_fp32(read_weights(file))
         if state_hash(whole) == description.base_hash:  # what `undo` wrote: with the head
             return whole
@@ -110,9 +123,9 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
 
 
 def base_state(base: str | Path) -> dict[str, Tensor]:
-    """Returns the fp32 state of a checkpoint file, or of a model given by name; else raises `CheckpointError`."""
+    """Returns the fp32 state of a checkpoint, or of a model given by name; else raises `CheckpointError`."""
     if file := given_file(base):
-        return in_fp32(read_weights(file))
+        return in_fp32(read_weights(file) if file.is_file() else state_of_folder(file))
     known = names_that_give("masks")  # a classifier has no head before it has classes
     if str(base) in known:
         return in_fp32(build_model(str(base)).net.state_dict())
@@ -140,12 +153,22 @@ def _merged_metadata(text: str, path: Path) -> dict[str, str]:
 
 
 def given_file(base: str | Path) -> Path | None:
-    """Returns the path that stands for weights, None for the name of a model; a `CheckpointError` if it is no file."""
+    """Returns the file or folder of transformers that stands for weights, None for the name of a model.
+
+    Raises:
+        CheckpointError: it is another folder.
+    """
     path = Path(base)
     if not (path.exists() or path.is_symlink()):
         return None
-    check_file(path)
+    if not (path / CONFIG).is_file():
+        check_file(path)
     return path
+
+
+def state_of_folder(folder: Path) -> dict[str, Tensor]:
+    """Returns the weights in a folder of transformers by the names of its model, or raises a `CheckpointError`."""
+    return dict(build_model(family_of(folder), checkpoint=folder).net.state_dict())
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

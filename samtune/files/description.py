@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_origin
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
@@ -19,7 +18,8 @@ from samtune.config.problems import describe
 from samtune.config.sections import LARGEST
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.backbone import Backbone
-from samtune.models.table import build_model, names_that_give
+from samtune.models.hf.folder import CONFIG, family_of
+from samtune.models.table import build_model, build_shapes, names_that_give
 from samtune.models.weights import RANDOM
 from samtune.selection.selection import Addition
 
@@ -181,19 +181,20 @@ class Description(BaseModel):
 
 
 def model_named(path: Path) -> str | None:
-    """Returns the name of an untuned model that segments where a path is that name and no file; else None."""
+    """Returns the name of an untuned model that segments where a path is that name, or a folder of it; else None."""
+    if (path / CONFIG).is_file():
+        return family_of(path)
     return str(path) if str(path) in names_that_give("masks") and not path.exists() else None
 
 
 def model_metadata(path: Path) -> dict[str, str]:
-    """Reads the metadata of a file that should be a model file, or makes those of a model that is named instead.
+    """Reads the metadata of a file that should be a model file, or makes those of an untuned model given instead.
 
     Raises:
         CheckpointError: missing, damaged or another file; the message says where to get one.
     """
     if name := model_named(path):
-        with torch.device("meta"):  # its sizes are enough
-            model = build_model(name, checkpoint=RANDOM)
+        model = build_shapes(name, checkpoint=path if path.is_dir() else RANDOM, image_size=None)  # sizes are enough
         (mean, std), side = model.colours, model.image_size
         described = Description(model=name, image_size=side, pixel_mean=mean, pixel_std=std, base_hash="")
         return {**described.to_metadata(), **UNTUNED}

@@ -7,14 +7,13 @@ in one; everything else is derived here. Nothing outside of `samtune.models` tes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from samtune.types import Interpolation, Role
-
-_TARGETS = {"lin1": "fc1", "lin2": "fc2"}  # segment-anything's names of what everybody else calls fc1 and fc2
 
 
 class Backbone(nn.Module):
@@ -35,11 +34,19 @@ class Backbone(nn.Module):
         head_seed: what a classification head's initial values were drawn from; None where they came with the weights.
         colours: `mean` and `std` as given, known also where no tensor has values.
         pointwise: what its library calls the 1 x 1 convolutions of a block that are linear maps, if it has any.
+        targets: its library's name of a linear map of a block -> `qkv`, `proj`, `fc1` or `fc2`, where they differ.
+        attention: what its library calls the attention of a block.
+        keeps_folder: whether its library keeps a model as a folder of files, which `save_stock` writes.
+        packages: what beside torch computes its output.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
     pointwise: tuple[str, ...] = ()
+    targets: Mapping[str, str] = MappingProxyType({"lin1": "fc1", "lin2": "fc2"})
+    attention: str = "attn"
+    keeps_folder: bool = False
+    packages: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -186,7 +193,7 @@ class Backbone(nn.Module):
             for name, module in self.net.get_submodule(block).named_modules():
                 short = name.rpartition(".")[2]
                 if isinstance(module, nn.Linear) or (short in self.pointwise and is_pointwise(module)):
-                    found.setdefault(_TARGETS.get(short, short), []).append(f"{block}.{name}")
+                    found.setdefault(self.targets.get(short, short), []).append(f"{block}.{name}")
         return found
 
     def sublayers(self) -> dict[str, dict[str, int]]:
@@ -197,7 +204,7 @@ class Backbone(nn.Module):
         linears = {target: set(modules) for target, modules in self.linears().items()}
         found: dict[str, dict[str, int]] = {}
         for block in self.block_modules():
-            for kind, short, last in (("attention", "attn", "proj"), ("mlp", "mlp", "fc2")):
+            for kind, short, last in (("attention", self.attention, "proj"), ("mlp", "mlp", "fc2")):
                 module = f"{block}.{short}"
                 ends = [name for name in linears.get(last, ()) if name.startswith(module + ".")]
                 if ends:
@@ -216,6 +223,10 @@ class Backbone(nn.Module):
             CheckpointError: no library does.
         """
         return []
+
+    def save_stock(self, out: Path) -> None:
+        """Writes a merged model as its library keeps it, to the folder `out`, which is replaced."""
+        raise NotImplementedError
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
         """Says in a sentence which model of the family a state dict that does not fit looks like."""

@@ -19,18 +19,26 @@ Gives = Literal["masks", "classes"]
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A row of `MODELS`; `build` is "module:function", which takes what `build_model` does and returns a `Backbone`."""
+    """A row of `MODELS`.
+
+    Attributes:
+        build: "module:function", which takes what `build_model` does and returns a `Backbone`.
+        shaped: by what its tensors have their shapes: its name, or the checkpoint.
+    """
 
     build: str
     gives: Gives
+    shaped: Literal["name", "checkpoint"] = "name"
 
 
 _SAM = ModelEntry("samtune.models.sam.vit:build_vit", "masks")
+_HF = ModelEntry("samtune.models.hf.build:build_hf", "masks", shaped="checkpoint")
 OTHERS = ModelEntry("samtune.models.timm.model:build_classifier", "classes")
 """Of every other name: timm knows whether it has such a model."""
 MODELS: dict[str, ModelEntry] = {
     "sam_lite": ModelEntry("samtune.models.sam.lite:build_lite", "masks"),
     **dict.fromkeys(("sam_tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"), _SAM),
+    **dict.fromkeys(("sam2", "sam3", "sam_hq", "sam_hf", "edgetam"), _HF),
     **dict.fromkeys(("tf_efficientnet_lite0", "vit_mini", "vit_base_patch16_224.mocov3"), OTHERS),
 }
 
@@ -71,3 +79,17 @@ def build_model(
     module, _, function = entry.build.partition(":")
     build: Callable[..., Backbone] = getattr(import_module(module), function)
     return build(name, checkpoint=checkpoint, image_size=image_size, **options)
+
+
+def build_shapes(name: str, *, checkpoint: str | Path | None, image_size: int | None, **options: Any) -> Backbone:
+    """Builds a model without values, on the meta device: what its tensors are called, and their shapes.
+
+    Of the checkpoint only the config is read, and that only where the shapes depend on it; raises as `build_model`.
+    """
+    import torch
+
+    from samtune.models.weights import RANDOM
+
+    shaped = checkpoint if entry_of(name).shaped == "checkpoint" else RANDOM
+    with torch.device("meta"):
+        return build_model(name, checkpoint=shaped, image_size=image_size, **options)

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 MERGED_TOLERANCE = 1e-4
 """How far a logit may move, of the largest, where LoRA or SSF is folded in, or an adapter works on a map whose channels
 are not the last axis, whose last bits depend on where it lies in memory; otherwise logits stay bit-equal."""
+STOCK = "transformers"
+"""The folder that the merged model of a library that keeps models in folders goes to."""
 
 
 def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
@@ -54,6 +56,9 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     problems += [] if delta_restores(job.base, delta_file) else ["base + delta is not the merged model"]
     if problems:
         raise CheckpointError(f"the audit of {folder} failed: {'; '.join(problems)}. Please report this bug.")
+    if job.model.keeps_folder and not added:
+        job.model.save_stock(folder / STOCK)
+        logger.info("%s is the merged model as its library reads it", folder / STOCK)
     if audited.idle:
         rate = f"train.lr = {job.config.train.lr:g} is far too high or too low"
         logger.warning("the training changed no selected entry, so this model is its base: perhaps %s", rate)

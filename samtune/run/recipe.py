@@ -158,7 +158,9 @@ def select_only(
 
 def _resolved(job: Job, command: str = "") -> str:
     """Returns the resolved config with a header that says what ran it and how; `load_config` reads it back."""
-    packages = " ".join(f"{name}={version(name)}" for name in ("samtune", "torch", *job.task.packages))
+    packages = " ".join(
+        f"{name}={version(name)}" for name in ("samtune", "torch", *job.task.packages, *job.model.packages)
+    )
     ran = f"# {packages} python={platform.python_version()} threads={torch.get_num_threads()}"
     said = f"{COMMAND}{command}\n" if command else ""
     return f"{ran}\n# base_hash={job.base_hash} splits={job.loaders.splits.digest()}\n{said}{job.config.to_yaml()}"

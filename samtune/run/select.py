@@ -14,6 +14,7 @@ from samtune import console
 from samtune.base.disk import disk_errors
 from samtune.base.paths import find_path
 from samtune.errors import CheckpointError, DataError
+from samtune.files.layouts import selection_for
 from samtune.insight.distribution import distribution, overlap
 from samtune.insight.page import save_selection_report
 from samtune.insight.stability import Stability, noise, stability
@@ -46,6 +47,11 @@ def select_parameters(
     selection = load_selection(file)
     base = selection.provenance.get("base_hash")
     if base != job.base_hash:
+        mapped = selection_for(selection, job.model, job.base, job.base_hash)
+        if mapped is not None:
+            logger.info("%s is of the same base in SAM's other layout: its names are mapped", file)
+            check_selection(mapped, job.model)
+            return mapped
         raise CheckpointError(
             f"{file} was selected on another base (hash {str(base)[:12]}) than {job.model.name} as configured "
             f"({job.base_hash[:12]}). Set model.checkpoint to that base, or leave select.file empty to select anew."

@@ -135,8 +135,10 @@ class ScaleShift(Folding):
             raise CheckpointError(_misfit(addition, host, f"ssf needs a linear, conv or norm with {dim} channels"))
         if addition.options["shift"] and host._parameters.get("bias") is None:
             raise CheckpointError(_misfit(addition, host, "it has no bias to fold the shift into"))
-        # torch, timm and segment-anything call what has its channels on axis 1 a something-2d
-        self.on_axis_1 = any(cls.__name__.endswith(("2d", "GroupNorm")) for cls in type(host).__mro__)
+        # what has its channels on axis 1 is called a something-2d; in transformers, it says so
+        self.on_axis_1 = getattr(host, "data_format", None) == "channels_first" or any(
+            cls.__name__.endswith(("2d", "GroupNorm")) for cls in type(host).__mro__
+        )
         self.scale = nn.Parameter(torch.empty(dim))
         self.shift = nn.Parameter(torch.empty(dim)) if addition.options["shift"] else None
 

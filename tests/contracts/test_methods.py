@@ -7,6 +7,7 @@ A new row, or a new family, is checked without further work; `OPTIONS` has the o
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from toy import prompts_of, toy_batch, toy_lite, toy_model
+from toy_hf import toy_hf
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
 from samtune.errors import ConfigError
@@ -30,7 +32,9 @@ from samtune.tuning import attach, count, count_by_block, merge
 from samtune.tuning.precision import restore_base
 from samtune.types import AnyBatch, Granularity, Scores
 
-SAMS = {"sam": toy_model, "sam_lite": toy_lite}
+# Of these families, whose blocks are those of others, what differs by family; all methods would take minutes.
+FEW = {"sam2": ("gps", "lora", "ssf"), "sam3": ("spt", "lora"), "sam_hq": ("ssf",), "edgetam": ("gps",)}
+SAMS = {"sam": toy_model, "sam_lite": toy_lite, **{name: partial(toy_hf, name) for name in FEW}}
 MODELS = [*SAMS, *FAMILIES]
 OPTIONS: dict[str, dict[str, Any]] = {"spt": {"tau": 2000, "rank": 2}}
 # Beside these, every method runs with its defaults.
@@ -51,8 +55,11 @@ UNDEFINED = {
     *((name, model) for name in ("vpt_shallow", "vpt_deep") for model in MODELS if model != "vit"),
     *(("mlp", model) for model in SAMS),
     ("adaptformer", "sam_lite"),
+    ("adaptformer", "edgetam"),
 }
-DEFINED = [(case, model) for model in MODELS for case in CASES if (CASES[case]["name"], model) not in UNDEFINED]
+DEFINED = [
+    (case, model) for model in MODELS for case in FEW.get(model, CASES) if (CASES[case]["name"], model) not in UNDEFINED
+]
 
 
 def model_of(family: str, *, dtype: torch.dtype = torch.float32) -> Backbone:

@@ -24,7 +24,7 @@ ROOT_MODULES = {"errors", "types", "console"}
 # The doors that others come in by: they name what is behind them, and nothing inside imports them.
 DOORS = {"__init__", "__main__", "predict"}
 # Folders whose parts must not know each other: a new one beside them changes none of them.
-APART = {("models", "sam"), ("models", "timm")} | {
+APART = {("models", name) for name in ("sam", "timm", "hf")} | {
     ("tasks", name) for name in ("masks", "classes", "semantic", "instances")
 }
 

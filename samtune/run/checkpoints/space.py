@@ -42,4 +42,5 @@ def needed_bytes(model: Backbone, selection: Selection, trained: Iterable[Tensor
     merged: int = sum(4 * tensor.numel() for tensor in model.net.state_dict().values())
     indices: int = sum(tensor.numel() * tensor.element_size() for tensor in selection.entries.values())
     delta = training + indices
-    return 3 * (4 if ema else 3) * training + 2 * training + merged + 2 * delta + PAGES
+    copies = 2 if model.keeps_folder else 1
+    return 3 * (4 if ema else 3) * training + 2 * training + copies * merged + 2 * delta + PAGES

@@ -18,7 +18,7 @@ from samtune.errors import ConfigError
 from samtune.files.description import Description
 from samtune.metrics.trivial import most_frequent
 from samtune.models.backbone import Backbone
-from samtune.models.table import build_model
+from samtune.models.table import build_model, build_shapes
 from samtune.models.weights import RANDOM
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Addition, Needs
@@ -87,10 +87,9 @@ class ClassificationTask(Task[ClassificationConfig]):
 
     def skeleton(self) -> Backbone:
         model = self.config.model
-        with torch.device("meta"):  # two classes do for a check: how many there are, the data says
-            return build_model(
-                model.name, checkpoint=RANDOM, image_size=model.image_size, classes=2, head="new", **model.options
-            )
+        size, options = model.image_size, {"head": "new", **model.options}
+        # two classes do for a check: how many there are, the data says
+        return build_shapes(model.name, checkpoint=self.checkpoint(), image_size=size, classes=2, **options)
 
     def training_loss(self) -> OutputLoss:
         return partial(cross_entropy, label_smoothing=self.config.loss.label_smoothing)

@@ -19,8 +19,7 @@ from samtune.metrics.advice import too_small
 from samtune.metrics.trivial import TrivialMasks, mean_mask
 from samtune.models.backbone import Backbone
 from samtune.models.sam.model import SamModel
-from samtune.models.table import build_model
-from samtune.models.weights import RANDOM
+from samtune.models.table import build_model, build_shapes
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.binary import read_mask
 from samtune.tasks.evaluate import Evaluation
@@ -89,9 +88,9 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         return model, loaders
 
     def skeleton(self) -> Backbone:
-        with torch.device("meta"):
-            model = self.config.model
-            return build_model(model.name, checkpoint=RANDOM, image_size=model.image_size, channels=model.channels)
+        model = self.config.model
+        size, count = model.image_size, model.channels
+        return build_shapes(model.name, checkpoint=self.checkpoint(), image_size=size, channels=count)
 
     def target_text(self) -> str:
         return f" prompt={self.config.data.prompt}"
@@ -103,7 +102,9 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         if folder is None:
             return model
         if not isinstance(model, SamModel):
-            raise ConfigError(f"train.embeddings is for Segment Anything, which {model.name} is not. Leave it empty.")
+            raise ConfigError(
+                f"train.embeddings is not for {model.name}, only for sam_lite, sam_tiny and sam_vit. Leave it empty."
+            )
         check_embeddings(model, selection)
         return CachedEncoder(model, folder, base_hash=base_hash, autocast=autocast)
 

@@ -16,8 +16,7 @@ from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.models.backbone import Backbone
 from samtune.models.sam.model import SamModel
-from samtune.models.table import build_model
-from samtune.models.weights import RANDOM
+from samtune.models.table import build_model, build_shapes
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.pixels import PixelTask, coverage, object_loss
@@ -73,9 +72,8 @@ class SemanticTask(PixelTask[SemanticConfig]):
 
     def skeleton(self) -> Backbone:
         model = self.config.model
-        with torch.device("meta"):  # two classes do for a check: how many there are, the data says
-            added = {"classes": 2, "channels": model.channels}
-            return build_model(model.name, checkpoint=RANDOM, image_size=model.image_size, **added)
+        added = {"classes": 2, "channels": model.channels}  # two do for a check: how many there are, the data says
+        return build_shapes(model.name, checkpoint=self.checkpoint(), image_size=model.image_size, **added)
 
     def target_text(self) -> str:
         return ""

@@ -13,6 +13,7 @@ from toy_backbone import ENTRY, ToyBackbone
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.files.merged import load_merged, save_merged
+from samtune.models.hf.families import FAMILIES
 from samtune.models.sam.model import SamModel
 from samtune.models.sam.specs import LITES, VITS
 from samtune.models.table import MODELS, OTHERS, build_model, entry_of, names_that_give
@@ -36,7 +37,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> ToyBackbone:
 
 
 def test_the_table_names_what_the_families_have() -> None:
-    assert sorted(names_that_give("masks")) == sorted({**LITES, **VITS})
+    assert sorted(names_that_give("masks")) == sorted({**LITES, **VITS, **FAMILIES})
     assert names_that_give("classes") == [*OWN]
     assert entry_of("vit_base_patch16_224.augreg_in21k") is OTHERS and OTHERS.gives == "classes"
     assert isinstance(build_model("sam_tiny", checkpoint="random", image_size=64), SamModel)
@@ -50,7 +51,7 @@ def test_the_table_imports_no_library_of_models() -> None:
 
 
 def test_unknown_names_and_a_missing_number_of_classes() -> None:
-    message = r"unknown model 'sam_vitb'. Did you mean 'sam_vit_b'\? Known: sam_lite.* A model of timm needs classes=N"
+    message = r"unknown model 'sam_vitb'. Did you mean 'sam_vit_b'\? Known: edgetam, .* A model of timm needs classes=N"
     with pytest.raises(ConfigError, match=message):
         build_model("sam_vitb")
     with pytest.raises(ConfigError, match=r"vit_mini is a classifier: give classes=N"):

@@ -290,7 +290,7 @@ def test_impossible_sizes_are_refused(size: int, nearest: int) -> None:
 
 def test_unknown_model_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"unknown model 'sam_vitb'. Did you mean 'sam_vit_b'\? Known: sam_lite, sam_tiny, "
+        ConfigError, match=r"unknown model 'sam_vitb'. Did you mean 'sam_vit_b'\? Known: edgetam, sam2, "
     ):
         build_model("sam_vitb", checkpoint="random")
 

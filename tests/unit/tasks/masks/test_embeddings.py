@@ -92,6 +92,6 @@ def test_only_decoder_training_may_use_them() -> None:
 def test_a_model_without_such_a_decoder_is_refused(tmp_path: Path) -> None:
     data, train = {"dir": "data", "augment": False}, {"embeddings": tmp_path}
     task = SegmentationTask(SegmentationConfig.model_validate({"data": data, "train": train}))
-    with pytest.raises(ConfigError, match=r"train\.embeddings is for Segment Anything, which toy_net is not"):
+    with pytest.raises(ConfigError, match=r"train\.embeddings is not for toy_net, only for sam_lite"):
         task.network(build_toy_net("toy_net"), Selection({}), base_hash="a", autocast=None)
     assert isinstance(task.network(toy_model(), LINEAR, base_hash="a", autocast=None), CachedEncoder)

@@ -1,0 +1,29 @@
+"""A merged model of transformers as its folder: config, weights and processor, which `from_pretrained` loads."""
+
+from pathlib import Path
+
+from samtune.errors import CheckpointError
+from samtune.files.description import Description
+from samtune.files.layouts import own_layout, twin_model
+from samtune.files.merged import load_merged
+
+
+def export_folder(merged: Path, out: Path) -> None:
+    """Writes a merged model to a new or empty folder; one of SAM 1 in the layout of transformers.
+
+    Raises:
+        CheckpointError: no merged file, a damaged one, a bundle, or a model that transformers does not have.
+        DiskError: `out` can't be written.
+    """
+    model, description = load_merged(merged, Description)
+    if not model.keeps_folder and own_layout(model.name) is None:
+        raise CheckpointError(f"{merged} is of {model.name}, which is no model of transformers. Use --format pth.")
+    if description.additions:
+        raise CheckpointError(
+            f"{merged} is a bundle: its {description.additions[0].kind} modules can't be merged, which stock code "
+            "lacks. Tune with a method that merges, such as gps, grft, lora or ssf."
+        )
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise CheckpointError(f"{out} holds something already: give a new folder, so that nothing is lost.")
+    stock = model if model.keeps_folder else twin_model(description, model.net.state_dict())
+    stock.save_stock(out)

@@ -1,0 +1,146 @@
+"""One SAM 1, two layouts: the weights, the selection and the description of one are those of the other by other names.
+
+A delta, selection or merged file that was made with segment-anything's model so serves that of transformers, and back.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from samtune.base.tensors import in_fp32, state_hash
+from samtune.errors import CheckpointError
+from samtune.files.description import Description
+from samtune.models.backbone import Backbone
+from samtune.models.hf.build import build_hf
+from samtune.models.hf.layout import Layout, layout_of, module_renamed, renamed
+from samtune.models.sam.specs import VITS, SamSpec
+from samtune.models.weights import RANDOM
+from samtune.selection.selection import Selection
+
+logger = logging.getLogger(__name__)
+
+TRANSFORMERS = "sam_hf"
+"""The name of SAM 1 in the layout of transformers; those of `VITS` are in Meta's."""
+_OTHER: dict[Layout, Layout] = {"Meta": "transformers", "transformers": "Meta"}
+
+
+def own_layout(model: str) -> Layout | None:
+    """Returns the layout of a model of SAM 1; None for every other model, which has one layout only."""
+    return "transformers" if model == TRANSFORMERS else "Meta" if model in VITS else None
+
+
+def in_layout_of(model: str, state: Mapping[str, Tensor], source: object) -> dict[str, Tensor] | None:
+    """Returns weights by the names of a model where they are in its other layout; logs which they are in.
+
+    Args:
+        state: of a file; its tensors are not copied.
+        source: where it is, for the message.
+
+    Returns:
+        None where they are in the model's own layout, or in none that is known.
+    """
+    own, found = own_layout(model), layout_of(state)
+    if own is None or found is None:
+        return None
+    if found == own:
+        logger.info("%s is in the layout of %s, as %s is", source, found, model)
+        return None
+    logger.info("%s is in the layout of %s, and %s in that of %s: names are mapped", source, found, model, own)
+    return renamed(state, own)
+
+
+def back_from(mapped: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state by the names of the other layout than that of `mapped`, which its names are of."""
+    found = layout_of(mapped)
+    assert found is not None  # of what `in_layout_of` returned
+    return renamed(state, _OTHER[found])
+
+
+def twin_metadata(metadata: Mapping[str, str], description: Description, base: Mapping[str, Tensor]) -> dict[str, str]:
+    """Returns the metadata of a merged model as those of the same model in its other layout.
+
+    Args:
+        base: the fp32 base in that layout.
+
+    Raises:
+        CheckpointError: a model that the other layout does not have.
+    """
+    name, options = twin_of(description)
+    texts = {"model": name, "options": json.dumps(options), "base_hash": state_hash(base)}
+    return {**metadata, **texts}
+
+
+def twin_of(description: Description) -> tuple[str, dict[str, Any]]:
+    """Returns name and options of a described SAM 1 in its other layout.
+
+    Raises:
+        CheckpointError: what it is has no such twin: class tokens, added modules, another input size, odd sizes.
+    """
+    what = f"{description.model} at {description.image_size} px"
+    if description.classes or description.additions:
+        raise CheckpointError(f"{what} has parts that SAM 1 does not have, so its other layout has no place for them.")
+    if description.model == TRANSFORMERS:
+        config = description.build().options["config"]
+        for name, spec in VITS.items():
+            if _numbers(config) == _numbers(config_of(spec)):
+                return name, {}
+        raise CheckpointError(f"{what} has sizes of no model in Meta's layout ({', '.join(VITS)}).")
+    spec = VITS[description.model]
+    if description.image_size != spec.image_size:
+        raise CheckpointError(f"{what} can't be in transformers' layout, where it runs at {spec.image_size} px only.")
+    model = build_hf(TRANSFORMERS, checkpoint=RANDOM, config=config_of(spec))
+    return TRANSFORMERS, model.options
+
+
+def config_of(spec: SamSpec) -> dict[str, Any]:
+    """Returns the config of transformers for a SAM of these numbers, as JSON."""
+    vision = {
+        "hidden_size": spec.embed_dim, "num_hidden_layers": spec.depth, "num_attention_heads": spec.heads,
+        "mlp_dim": 4 * spec.embed_dim, "global_attn_indexes": list(spec.global_blocks), "window_size": spec.window,
+        "image_size": spec.image_size, "patch_size": 16, "output_channels": spec.prompt_dim,
+        "num_pos_feats": spec.prompt_dim // 2,
+    }  # fmt: skip
+    prompts = {"hidden_size": spec.prompt_dim, "image_size": spec.image_size, "patch_size": 16}
+    decoder = {"hidden_size": spec.prompt_dim, "mlp_dim": spec.decoder_mlp, "iou_head_hidden_dim": spec.prompt_dim}
+    return {"vision_config": vision, "prompt_encoder_config": prompts, "mask_decoder_config": decoder}
+
+
+def selection_for(
+    selection: Selection, model: Backbone, base: Mapping[str, Tensor], base_hash: str
+) -> Selection | None:
+    """Returns a selection made on the same base in its other layout by the names of `model`; None where it is not.
+
+    Args:
+        base: the model's untuned fp32 state, and `base_hash` its `state_hash`.
+    """
+    own = own_layout(model.name)
+    if own is None or state_hash(renamed(base, _OTHER[own])) != selection.provenance.get("base_hash"):
+        return None
+    entries = renamed(selection.entries, own)
+    whole = tuple(sorted(renamed(dict.fromkeys(selection.whole), own)))
+    additions = tuple(
+        replace(addition, module=module_renamed(addition.module, own)) for addition in selection.additions
+    )
+    return Selection(entries, whole, {**selection.provenance, "base_hash": base_hash}, additions)
+
+
+def twin_model(description: Description, state: Mapping[str, Tensor]) -> Backbone:
+    """Returns the model in transformers' layout that a merged model of Meta's layout is; raises as `twin_of`."""
+    name, options = twin_of(description)
+    model = build_hf(name, checkpoint=RANDOM, **options)
+    model.net.load_state_dict(renamed(in_fp32(state), "transformers"))
+    return model
+
+
+def _numbers(config: Mapping[str, Any]) -> list[Any]:
+    """Returns what of a config tells one SAM 1 from another."""
+    wanted = config_of(next(iter(VITS.values())))
+    return [
+        list(value) if isinstance(value := config[section].get(key), list | tuple) else value
+        for section, keys in wanted.items()
+        for key in keys
+    ]

@@ -1,0 +1,215 @@
+"""From the name of a family and a checkpoint to a backbone: what config, which size, whose weights."""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samtune.errors import CheckpointError, ConfigError, unknown_name
+from samtune.models.hf.families import FAMILIES, Family
+from samtune.models.hf.folder import library, load_folder, quiet, read_folder
+from samtune.models.hf.hub import published_folder
+from samtune.models.hf.model import BACKBONES, HfSam
+from samtune.models.weights import RANDOM, check_finite, load_weights
+
+logger = logging.getLogger(__name__)
+
+Settings = dict[str, Any]
+
+
+def build_hf(
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    image_size: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    processor: Mapping[str, Any] | None = None,
+    classes: int | None = None,
+) -> HfSam:
+    """Builds a Segment Anything of transformers in eval mode.
+
+    Args:
+        name: key of `FAMILIES`.
+        checkpoint: a folder of transformers; a file of such a model's weights beside `config`; "random"; None for the
+            published weights, from the cache of the Hugging Face hub or the hub itself.
+        image_size: side of the square input in pixels; None for the checkpoint's own.
+        config, processor: as transformers keeps them in JSON; None for those of the folder, or of the family.
+
+    Raises:
+        ConfigError: an unknown name, transformers not installed, a size that the model can't have, or `classes`.
+        CheckpointError: weights that can't be had, are damaged, or belong to another model.
+    """
+    if name not in FAMILIES:
+        raise ConfigError(unknown_name("model", name, FAMILIES))
+    if classes is not None:
+        raise ConfigError(
+            f"{name} gives one mask and has no class tokens, which task: semantic needs. Set model.name to sam_lite, "
+            "sam_tiny or a sam_vit."
+        )
+    family = FAMILIES[name]
+    folder = _folder(name, family, checkpoint, configured=config is not None)
+    if config is None or processor is None:
+        found = _defaults(family) if folder is None else read_folder(family, folder)
+        config, processor = config or found[0], processor or found[1]
+    settings = _sized(name, family, _config(family, config, name), image_size)
+    net, more = _network(family, settings, folder)
+    model = _wrapped(name, family, net, settings, processor)
+    if folder is not None and not _on_meta():
+        _tell(net.state_dict(), more, folder)
+    elif checkpoint not in (None, RANDOM) and folder is None:
+        load_weights(model, Path(str(checkpoint)))
+    return model.eval()
+
+
+def _folder(name: str, family: Family, checkpoint: str | Path | None, *, configured: bool) -> Path | None:
+    """Returns the folder that a checkpoint is, None for random weights and for a file."""
+    if checkpoint == RANDOM:
+        return None
+    if checkpoint is None:
+        return published_folder(family)
+    path = Path(checkpoint)
+    if path.is_dir():
+        return path
+    if path.is_file() and configured:
+        return None
+    sam_1 = ", or set model.name to sam_vit_b, sam_vit_l or sam_vit_h for Meta's file" if name == "sam_hf" else ""
+    found = "is a file" if path.is_file() else "does not exist"
+    raise CheckpointError(
+        f"{path} {found}: the checkpoint of {name} is a folder of transformers with config.json, *.safetensors and "
+        f"processor_config.json. Get all files of https://huggingface.co/{family.hub} into one{sam_1}."
+    )
+
+
+def _defaults(family: Family) -> tuple[Settings, Settings]:
+    """Returns the config of transformers for a family, and a processor for it: what random weights start from."""
+    mean, std = family.colours
+    images = {"image_mean": list(mean), "image_std": list(std), "image_processor_type": family.image_processor}
+    with quiet():
+        config = getattr(library(), f"{family.prefix}Config").from_dict(dict(family.config)).to_dict()
+    return config, {"image_processor": images, "processor_class": family.processor}
+
+
+def _config(family: Family, given: Mapping[str, Any], name: str) -> Any:
+    """Returns the config object of a JSON config, with the one setting that samtune needs otherwise."""
+    library_ = library()
+    if not hasattr(library_, f"{family.prefix}Model"):
+        raise ConfigError(
+            f"{name} needs a transformers that has {family.prefix}Model; {library_.__version__} has none."
+        )
+    try:
+        with quiet():
+            config = getattr(library_, f"{family.prefix}Config").from_dict(dict(given))
+    except Exception as err:  # pydantic-like checks of the library, and whatever odd values lead to
+        reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
+        raise CheckpointError(
+            f"the config of {name} has impossible values ({reason}). Get its config.json again."
+        ) from err
+    if hasattr(config.mask_decoder_config, "dynamic_multimask_via_stability"):
+        config.mask_decoder_config.dynamic_multimask_via_stability = False  # token 0 is what is tuned and measured
+    return config
+
+
+def _sized(name: str, family: Family, config: Any, size: int | None) -> Any:
+    """Sets the side of the input frame, in pixels, in every place of a config that has it.
+
+    Raises:
+        ConfigError: a size that the family can't have.
+    """
+    prompts, vision = config.prompt_encoder_config, config.vision_config
+    own = prompts.image_size if isinstance(prompts.image_size, int) else int(prompts.image_size[0])
+    if size is None or size == own:
+        return config
+    if name in ("sam_hf", "sam_hq"):
+        said = "sam_vit_b, sam_vit_l and sam_vit_h take any multiple of 16." if name == "sam_hf" else "Leave it empty."
+        raise ConfigError(f"model.image_size is {size}, but {name} runs at the {own} px of its checkpoint only. {said}")
+    step = _step(config)
+    if size < step or size % step:
+        nearest = max(round(size / step), 1) * step
+        raise ConfigError(
+            f"model.image_size is {size}, but {name} needs a multiple of {step}; the nearest is {nearest}."
+        )
+    finest = size // prompts.patch_size * 4
+    prompts.image_size = size
+    vision.backbone_feature_sizes = [[finest // part] * 2 for part in (1, 2, 4)]
+    backbone = vision.backbone_config
+    if hasattr(backbone, "image_size"):
+        backbone.image_size = size if isinstance(backbone.image_size, int) else [size, size]
+    return config
+
+
+def _step(config: Any) -> int:
+    """Returns what a side of the input frame is a multiple of, in pixels."""
+    backbone = config.vision_config.backbone_config
+    if hasattr(backbone, "window_size_per_stage"):  # the windowed table of positions is tiled over the finest map
+        stride = int(backbone.patch_stride[0])
+        return math.lcm(stride * int(backbone.window_size_per_stage[0]), stride * 8)
+    return int(config.prompt_encoder_config.patch_size) * (1 if hasattr(backbone, "patch_size") else 2)
+
+
+def _network(family: Family, config: Any, folder: Path | None) -> tuple[nn.Module, int]:
+    """Returns the network with the weights of a folder, or as it is drawn, and the tensors that were left out."""
+    net_class = getattr(library(), f"{family.prefix}Model")
+    if folder is not None and not _on_meta():
+        net, more = load_folder(net_class, config, folder)
+    else:
+        with quiet():
+            net, more = net_class(config), 0
+    _untie(net)
+    for module in net.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]  # the outputs of tuned layers are views
+    return net, more
+
+
+def _untie(net: Any) -> None:
+    """Gives SAM 1's two modules that share the random features of positions a copy each, as their files may have."""
+    here, there = net.shared_image_embedding, net.prompt_encoder.shared_embedding
+    if here.positional_embedding is there.positional_embedding:
+        there.positional_embedding = nn.Parameter(here.positional_embedding.detach().clone())
+
+
+def _wrapped(name: str, family: Family, net: nn.Module, config: Any, processor: Mapping[str, Any]) -> HfSam:
+    """Returns the backbone around a network; its options rebuild it without the folder."""
+    images: Mapping[str, Any] = processor["image_processor"]
+    size = config.prompt_encoder_config.image_size
+    side = size if isinstance(size, int) else int(size[0])
+    return BACKBONES[name](
+        net,
+        name=name,
+        image_size=side,
+        mean=[255 * value for value in images["image_mean"]],
+        std=[255 * value for value in images["image_std"]],
+        options={
+            "config": config.to_dict(),
+            "processor": _resized(family, processor, config.prompt_encoder_config, side),
+        },
+    )
+
+
+def _resized(family: Family, processor: Mapping[str, Any], prompts: Any, side: int) -> Settings:
+    """Returns the processor's settings with the side of the input frame, and that of the maps of logits."""
+    low = side // prompts.patch_size * 4
+    squares = {"size": side, "mask_size": low}
+    if family.image_processor == "SamImageProcessor":  # scales by the longer side, then pads
+        sizes: Settings = {key: {"longest_edge": value} for key, value in squares.items()}
+        squares = {"pad_size": side, "mask_pad_size": low}
+    else:
+        sizes = {}
+    sizes |= {key: {"height": value, "width": value} for key, value in squares.items()}
+    more = {"target_size": side} if "target_size" in processor else {}
+    return {**processor, "image_processor": {**processor["image_processor"], **sizes}, **more}
+
+
+def _tell(state: Mapping[str, Tensor], more: int, folder: Path) -> None:
+    """Checks loaded weights, and logs how many there are."""
+    check_finite(state, folder)
+    videos = f"; {more} more are for videos and not used" if more else ""
+    logger.info("loaded %d/%d tensors from %s%s", len(state), len(state), folder, videos)
+
+
+def _on_meta() -> bool:
+    return torch.get_default_device().type == "meta"

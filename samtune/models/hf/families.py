@@ -1,0 +1,57 @@
+"""The Segment Anything models of transformers, by the name of their family: facts that need no library."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@dataclass(frozen=True)
+class Family:
+    """What tells one family from another.
+
+    Attributes:
+        prefix: of its classes: `PREFIXModel` and `PREFIXConfig`.
+        types: what `model_type` in a config.json of its checkpoints says; those of videos hold a model of images.
+        hub: repository of its published weights, the smallest of several.
+        processor: class of its processor, and `image_processor` of the part that reads images.
+        colours: mean and standard deviation of RGB values of 0 to 1.
+        gated: whether the repository asks for consent to a licence of its own.
+        config: what of the published config is not the default of its class.
+    """
+
+    prefix: str
+    types: tuple[str, ...]
+    hub: str
+    processor: str
+    image_processor: str
+    colours: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
+    gated: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+_REPVIT = {
+    "model_type": "timm_wrapper",
+    "architecture": "repvit_m1.dist_in1k",
+    "num_classes": 0,
+    "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+}
+
+
+FAMILIES = {
+    "sam_hf": Family("Sam", ("sam",), "facebook/sam-vit-base", "SamProcessor", "SamImageProcessor"),
+    "sam_hq": Family("SamHQ", ("sam_hq",), "syscv-community/sam-hq-vit-base", "SamHQProcessor", "SamImageProcessor"),
+    "sam2": Family(
+        "Sam2", ("sam2", "sam2_video"), "facebook/sam2.1-hiera-tiny", "Sam2Processor", "Sam2ImageProcessor"
+    ),
+    "sam3": Family(
+        "Sam3Tracker", ("sam3_tracker", "sam3_tracker_video", "sam3_video"), "facebook/sam3", "Sam3TrackerProcessor",
+        "Sam3ImageProcessor", HALF, gated=True,
+    ),
+    "edgetam": Family(
+        "EdgeTam", ("edgetam", "edgetam_video"), "yonigozlan/EdgeTAM-hf", "Sam2Processor", "Sam2ImageProcessor",
+        config={"vision_config": {"model_type": "edgetam_vision_model", "backbone_config": _REPVIT}},
+    ),
+}  # fmt: skip

@@ -1,0 +1,170 @@
+"""A folder of transformers: config.json, weights and processor, read strictly, and written as transformers reads it."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from samtune.base.disk import disk_errors, write_json
+from samtune.errors import CheckpointError, ConfigError
+from samtune.models.hf.families import FAMILIES, Family
+
+CONFIG = "config.json"
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+"""Where the processor's settings are: of transformers 5, and of older versions."""
+_KNOWN = f"Known: {', '.join(kind for family in FAMILIES.values() for kind in family.types)}."
+_SHOWN = 3
+
+
+def library() -> Any:
+    """Imports transformers, whose classes are asked for by name.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as err:
+        raise ConfigError(
+            f"this model is of transformers, which is not installed: pip install 'samtune[hf]' ({err})."
+        ) from err
+    return transformers
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers from showing bars and hints inside the block: what matters, samtune says."""
+    logging: Any = library().utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def family_of(folder: Path) -> str:
+    """Returns the name of the family that a folder's config.json is of; else raises a `CheckpointError`."""
+    kind = _read_json(folder / CONFIG).get("model_type")
+    for name, family in FAMILIES.items():
+        if kind in family.types:
+            return name
+    raise CheckpointError(f"{folder / CONFIG} is of the architecture {kind!r}. {_KNOWN}")
+
+
+def read_folder(family: Family, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns config and processor of a folder, as the JSON of transformers; no weights are read.
+
+    Raises:
+        CheckpointError: files that are missing or damaged, or another architecture, saying which.
+    """
+    what = f"{folder} is no folder of a {family.prefix}Model"
+    remedy = f"Get all files of https://huggingface.co/{family.hub}, or of another model of that kind, into one folder."
+    wanted = [CONFIG, *([] if any((folder / name).is_file() for name in PROCESSORS) else [PROCESSORS[0]])]
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if not any(folder.glob("*.safetensors")):
+        missing.append("model.safetensors")
+    if missing:
+        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise CheckpointError(f"{what}: it lacks {', '.join(missing)} (it holds: {found}). {remedy}")
+    config = _read_json(folder / CONFIG)
+    if (kind := config.get("model_type")) not in family.types:
+        hint = next((f"Set model.name to {name}." for name, other in FAMILIES.items() if kind in other.types), _KNOWN)
+        raise CheckpointError(f"{what}: its {CONFIG} is of the architecture {kind!r}, not {family.types[0]!r}. {hint}")
+    nested = config.get("tracker_config")
+    return (nested if isinstance(nested, dict) else config), _read_processor(family, folder)
+
+
+def load_folder(net_class: Any, config: Any, folder: Path) -> tuple[nn.Module, int]:
+    """Loads the weights of a folder in fp32, strictly.
+
+    Returns:
+        The network, and how many tensors the file has beyond those of the model, which only videos need.
+
+    Raises:
+        CheckpointError: a damaged file, or tensors that are missing, unknown or of another shape.
+    """
+    try:
+        with quiet():
+            net, account = net_class.from_pretrained(
+                folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True,
+                ignore_mismatched_sizes=True, use_safetensors=True,
+            )  # fmt: skip
+    except Exception as err:  # what is wrong with a file shows in errors of several libraries
+        reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
+        raise CheckpointError(f"the weights in {folder} can't be read ({reason}). Get the folder again.") from err
+    parts = []
+    for key, said in (
+        ("missing_keys", "missing"),
+        ("unexpected_keys", "unknown"),
+        ("mismatched_keys", "of another shape"),
+    ):
+        names = sorted(str(name[0]) if isinstance(name, tuple) else str(name) for name in account[key])
+        if names:
+            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            parts.append(f"{len(names)} {said} ({shown})")
+    if parts:
+        raise CheckpointError(
+            f"the weights in {folder} do not fit its {CONFIG}: {', '.join(parts)}. Get the folder again."
+        )
+    return net, max(0, _stored(folder) - len(net.state_dict()))
+
+
+def save_folder(net: Any, processor: Mapping[str, Any], folder: Path) -> None:
+    """Writes a network and its processor as `from_pretrained` reads them; an older folder is replaced at the end."""
+    partial = folder.with_name(f"{folder.name}.part")
+    with disk_errors(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with quiet():
+            net.save_pretrained(partial)
+        for file in partial.iterdir():
+            file.chmod(0o644)  # safetensors makes files that only their owner can read
+        write_json(partial / PROCESSORS[0], processor)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+
+
+def _read_processor(family: Family, folder: Path) -> dict[str, Any]:
+    """Returns a processor's settings as transformers 5 keeps them: those of the images under `image_processor`."""
+    for name in PROCESSORS:
+        path = folder / name
+        found = _read_json(path) if path.is_file() else {}
+        images = found.get("image_processor", found)
+        if "image_mean" in images and "image_std" in images:
+            return (
+                found if "image_processor" in found else {"image_processor": found, "processor_class": family.processor}
+            )
+    raise CheckpointError(
+        f"the processor in {folder} does not say how images are normalised (image_mean, image_std). "
+        f"Get {PROCESSORS[0]} of https://huggingface.co/{family.hub}."
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as err:
+        raise CheckpointError(f"{path} is damaged or no JSON ({err}). Get the file again.") from err
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no settings: a JSON object is needed. Get the file again.")
+    return found
+
+
+def _stored(folder: Path) -> int:
+    """Returns the number of tensors in a folder's files."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            count += len(file.keys())
+    return count
