@@ -1,7 +1,8 @@
 """How do polygons and run lengths become masks, and masks polygons and run lengths? COCO's rule, for all formats.
 
-A pixel belongs to a polygon that holds its centre, by the even-odd rule; pixel x covers x to x + 1. Several polygons of
-one object are united. `outlines` and `bridged` are the way back: what they return is drawn as the same mask again.
+A pixel belongs to a polygon that holds its centre, by the even-odd rule, to a quarter of a pixel; pixel x covers x to
+x + 1. Several polygons of one object are united. `outlines` and `bridged` are the way back: what they return is drawn
+as the same mask again.
 """
 
 from __future__ import annotations
