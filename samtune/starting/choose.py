@@ -69,7 +69,7 @@ def choose(found: Found, *, folder: str, name: str, machine: Machine) -> list[Se
         Setting("train.epochs", epochs, of_epochs),
         Setting("train.batch", batch, of_batch),
         *(
-            [Setting("train.accumulate", accumulate, "forward passes per step: the step stays that of 8")]
+            [Setting("train.accumulate", accumulate, f"forward passes per step: it stays one of {batch * accumulate}")]
             * (accumulate > 1)
         ),
         *_patience(epochs),
@@ -104,7 +104,7 @@ def _image_size(found: Found, machine: Machine) -> tuple[int, str]:
 def _batch(found: Found, size: int, machine: Machine) -> tuple[int, int, str]:
     """Returns images per forward pass, passes per step, and why."""
     each = GIB * (size / OWN) ** 2 / (3 if found.task == "classification" else 1)
-    wanted = 32 if found.task == "classification" else 8
+    wanted = {"classification": 32, "instances": 4}.get(found.task, 8)
     wanted = min(wanted, 2 ** max(0, int(math.log2(max(1, found.parts["train"])))))
     batch = wanted
     while batch > 1 and batch * each > machine.memory_gib / 2:
@@ -137,7 +137,8 @@ def _read(found: Found) -> Iterator[Setting]:
         form, names = found.named.format, list(found.named.objects)
         yield Setting("data.format", form, f"{found.named.text()}; see docs/formats.md")
         if len(names) > 1:
-            what = "all are one foreground" if found.task == "segmentation" else "each is a class"
+            whats = {"segmentation": "all are one foreground", "instances": "objects of all count alike"}
+            what = whats.get(found.task, "each is a class")
             why = f"{what}; to take some only, choose among these and take the # off"
             yield Setting("data.categories", names, why, off=True)
     if found.pixels.range is not None:
@@ -160,6 +161,9 @@ def _data(found: Found) -> Iterator[Setting]:
         if found.named is None or found.named.format == "index":
             yield Setting("data.ignore_index", 255, why)
         yield Setting("data.augment", "upright", "mild changes and a flip; turns, if your pictures have no up")
+        return
+    if found.task == "instances":
+        yield Setting("data.augment", "turns", "flips and quarter turns, colours; upright, if your pictures have an up")
         return
     yield Setting("data.prompt", "none", "the whole foreground is wanted, with nobody to click")
     yield Setting("data.augment", True, "flips, quarter turns, colours; false, if your pictures have an up and a left")

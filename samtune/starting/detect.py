@@ -15,6 +15,7 @@ LAYOUTS = (
     "DIR/images/NAME.jpg with DIR/masks/NAME.png: one foreground (0 and 255), or a number per class",
     "DIR/images/NAME.jpg with DIR/masks/CLASS/NAME.png: a mask per class",
     "DIR/CLASS/NAME.jpg: pictures in a folder per class",
+    "DIR/images/NAME.jpg with DIR/instances/NAME.png: a number per object",
     "DIR/images/ with annotations of COCO, YOLO, LabelMe, Label Studio or CVAT (docs/formats.md)",
     "DIR/train, DIR/val and DIR/test, each of one of these kinds",
 )
@@ -38,6 +39,8 @@ def find_task(folder: Path, asked: str | None) -> tuple[str, str]:
         raise DataError(f"{folder} {kind}; name the folder of your data")
     if asked is not None:
         return asked, "asked for by --task"
+    if TASKS["instances"].load().recognises(folder):
+        return "instances", READERS["instances"].layout
     if (named := find_names(folder)) is not None:
         return "semantic" if len(named.objects) > 1 else "segmentation", named.text()
     fitting = [name for name in READERS if TASKS[name].load().recognises(folder)]
@@ -56,13 +59,14 @@ def _of_masks(folder: Path) -> tuple[str, str]:
     if kind == "classes":
         return "semantic", f"{words}: classes"
     readings = [f"--task {name}: {reader.value}" for name, reader in READERS.items() if reader.value]
+    apart = "objects, each told from the others: rename masks/ to instances/, which is --task instances"
     binary = "one foreground: save (mask > 0) * 255 as PNG in masks/, then --task segmentation"
     if kind == "objects":
         readings = [line for line in readings if not line.startswith("--task semantic")]
         title = f"{folder}: {words}, too many for classes, so each is an object. What can be done with them"
     else:
         title = f"{folder}: {words}. That can be read in several ways; choose one"
-    raise DataError(_listed(title, [*readings, binary]))
+    raise DataError(_listed(title, [*readings, apart, binary]))
 
 
 def _listed(title: str, lines: Sequence[str]) -> str:

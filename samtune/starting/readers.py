@@ -13,6 +13,7 @@ import numpy as np
 
 from samtune.data.formats.index_pictures import distinct_colours
 from samtune.data.formats.table import ANY
+from samtune.data.frames import resize
 from samtune.data.pairs import Pair
 from samtune.data.splits import PARTS
 from samtune.errors import DataError
@@ -23,6 +24,11 @@ from samtune.starting.names import find_names
 from samtune.starting.pixels import measure_pixels
 from samtune.tasks.binary import read_mask
 from samtune.tasks.classes.splits import ClassSplits, resolve_classes
+from samtune.tasks.instances.draw import numbered
+from samtune.tasks.instances.objects import object_facts, read_objects, renumbered
+from samtune.tasks.instances.splits import kind_of as kind_of_objects
+from samtune.tasks.instances.splits import recognises as has_maps
+from samtune.tasks.instances.splits import resolve_objects
 from samtune.tasks.masks.draw import TRUTH, outlined
 from samtune.tasks.masks.splits import kind_of as kind_of_masks
 from samtune.tasks.masks.splits import resolve_split, with_object
@@ -114,6 +120,37 @@ def look_at_maps(folder: Path, why: str) -> Found:
     )
 
 
+def look_at_objects(folder: Path, why: str) -> Found:
+    """Looks at pairs of images and maps of objects."""
+    named = None if has_maps(folder) else find_names(folder)
+    source = named.source if named else ANY
+    kind = kind_of_objects(folder, source)
+    pixels = measure_pixels(folder, kind)
+    resolve = partial(resolve_objects, folder, source=source, pixels=pixels)
+    splits, seed = first_seed(folder, replace(kind, pixels=pixels), lambda seed: resolve(seed=seed))
+    pairs = [pair for part in PARTS for pair in getattr(splits, part)]
+    facts = object_facts([pair.mask for pair in pairs])
+    objects = []
+    for index in spread(splits.train, MEASURED):
+        labels = read_objects(splits.train[index].mask)
+        areas = np.bincount(labels.ravel())[1:]
+        objects.append([float(np.sqrt(area)) / max(labels.shape) for area in areas if area])
+    chosen = [splits.train[i] for i in spread(splits.train, SAMPLES)]
+    return Found(
+        task="instances",
+        why=why,
+        parts=counts(splits),
+        notes=splits.notes,
+        pictures=look_at_pictures([pair.image for pair in pairs]),
+        empty=sum(not isinstance(fact, DataError) and not fact.objects for fact in facts),
+        **_objects(objects),
+        samples=[Sample(pair.name, pair.image, partial(_number, pair)) for pair in chosen],
+        named=named,
+        pixels=pixels,
+        seed=seed,
+    )
+
+
 def look_at_classes(folder: Path, why: str) -> Found:
     """Looks at pictures in folders of classes."""
     splits = resolve_classes(folder)
@@ -171,6 +208,10 @@ def _tint(pair: Pair, table: ClassTable, picture: ImageArray) -> ImageArray:
     return cv2.addWeighted(picture, 0.45, colours[_scaled(places, picture)], 0.55, 0)  # type: ignore[return-value]
 
 
+def _number(pair: Pair, picture: ImageArray) -> ImageArray:
+    return numbered(picture, resize(renumbered(read_objects(pair.mask))[0], picture.shape[:2]))
+
+
 def _caption(name: str, picture: ImageArray) -> ImageArray:
     return captioned(picture, (name, INK))
 
@@ -187,4 +228,5 @@ READERS: dict[str, Reader] = {
         "masks in a folder per class, or annotations with names of classes",
         "each value is a class, the same in all masks",
     ),
+    "instances": Reader(look_at_objects, "images/ and instances/"),
 }

@@ -43,6 +43,8 @@ def _pictures(pictures: Pictures) -> dict[str, str]:
 
 
 def _shares(found: Found) -> str:
+    if not found.classes:
+        return ""
     shares = sorted(found.classes, key=lambda share: -share.share)
     if len(shares) == 1:
         return f"{shares[0].share:.1%} of the pixels by {shares[0].name}"
@@ -57,9 +59,9 @@ def _objects(found: Found) -> dict[str, str]:
     if not found.sides:
         return {}
     low, middle, high = (found.sides[int(part * (len(found.sides) - 1))] for part in (0.1, 0.5, 0.9))
-    what = "largest pieces of the classes" if found.task == "semantic" else "pieces"
+    what = {"semantic": "largest pieces of the classes ", "instances": ""}.get(found.task, "pieces ")
     side = f"side {middle:.1%} of the picture's longer side (80 %: {low:.1%} to {high:.1%})"
-    return {"objects": f"{found.per_picture} {what} in a picture (median), {side}"}
+    return {"objects": f"{found.per_picture} {what}in a picture (median), {side}"}
 
 
 def _named(found: Found) -> str:

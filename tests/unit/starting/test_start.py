@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from class_trees import write_class_folders
+from object_maps import discs, write_object_map, write_objects
 from PIL import Image
 
 from samtune.cli.main import main
@@ -92,6 +93,21 @@ def test_maps_of_classes(make_folder) -> None:
     assert Path("new/my.png").is_file()
 
 
+def test_maps_of_objects(tmp_path: Path) -> None:
+    folder = write_objects(tmp_path / "cells", {"train": 5, "val": 2, "test": 2})
+    write_object_map(folder / "train", "none", np.zeros((40, 48), dtype=np.int32))
+    started = start(folder)
+    config = load_config(started.config)
+    assert (config.task, config.data.augment, config.train.batch) == ("instances", "turns", 4)
+    assert (started.found.per_picture, started.found.empty, started.found.parts["train"]) == (4, 1, 6)
+    areas = sorted(np.bincount(discs().ravel())[1:].tolist())
+    assert [round((side * 48) ** 2) for side in started.found.sides[::5]] == areas  # four discs in each of five
+    told = "\n".join(summary(started.found))
+    assert "4 in a picture (median)" in told and "covered" not in told and "1 pictures" in told
+    with Image.open(started.sheet) as sheet:
+        assert (np.asarray(sheet) == (220, 120, 90)).all(axis=2).mean() < 0.01  # laid over by colours
+
+
 def test_folders_of_classes(tmp_path: Path) -> None:
     started = start(write_class_folders(tmp_path / "my data", classes=2, train=5, val=2, test=2, size=40))
     config = load_config("my_data.yaml")
@@ -130,6 +146,7 @@ def test_unclear_masks_have_to_be_chosen(make_folder) -> None:
     with pytest.raises(DataError, match="too many for classes, so each is an object") as caught:
         start(folder)
     assert "--task semantic" not in str(caught.value)
+    assert "rename masks/ to instances/, which is --task instances" in str(caught.value)
 
 
 def test_what_is_missing_is_said(tmp_path: Path, make_folder, capsys: pytest.CaptureFixture[str]) -> None:

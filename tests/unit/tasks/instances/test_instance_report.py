@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from object_maps import discs
+from PIL import Image
 
 from samtune.data.formats.annotations import Annotations
 from samtune.data.formats.coco import write_coco
+from samtune.data.formats.table import FORMATS, SEPARATE
 from samtune.errors import DataError
 from samtune.metrics.instances import match, numbers
+from samtune.tasks.instances.objects import read_objects
 from samtune.tasks.instances.outputs import annotated, colour_png, counts_csv, geojson, index_png
 from samtune.tasks.instances.prompting import spread
 from samtune.tasks.instances.report import INSTANCE_DEFINITIONS, InstanceReport, InstanceRow
+from samtune.tasks.instances.splits import kind_of
 from samtune.types import Instances
 
 
@@ -100,10 +105,6 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
 
 
 def test_forms_of_an_answer(tmp_path: Path) -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
     found = answer(2)
     with Image.open(BytesIO(index_png(found.labels))) as picture:
         np.testing.assert_array_equal(np.array(picture), found.labels)
@@ -125,6 +126,23 @@ def test_forms_of_an_answer(tmp_path: Path) -> None:
     rows, columns = np.nonzero(found.labels == 1)
     assert min(xs) == columns.min() and max(xs) == columns.max() + 1 and min(ys) == rows.min()
     assert counts_csv({"a.png": 3, "b, c.png": 0}) == 'image,objects\na.png,3\n"b, c.png",0\n'
+
+
+@pytest.mark.parametrize("form", SEPARATE)
+def test_answers_are_read_again_as_the_same_objects(tmp_path: Path, form: str) -> None:
+    """In every format, two that touch and one with a hole included."""
+    labels = discs()
+    labels[12, 12] = 0
+    image = tmp_path / ("a.png" if form == "labelme" else "images/a.png")
+    image.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.zeros((40, 48, 3), dtype=np.uint8)).save(image)
+    found = annotated(image, Instances(labels, np.full(4, 0.5, dtype=np.float32)), "cell")
+    FORMATS[form].write(Annotations({"a": found}, {1: "cell"}), tmp_path)
+    (pair,), problems = kind_of(tmp_path).scan(tmp_path)
+    again = read_objects(pair.mask)
+    assert problems == [] and again.max() == 4
+    np.testing.assert_array_equal(again > 0, labels > 0)
+    assert len(np.unique(np.stack([again, labels]).reshape(2, -1), axis=1).T) == 5  # one number for each other
 
 
 def test_too_many_objects_for_16_bits() -> None:

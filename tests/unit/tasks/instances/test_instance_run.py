@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from fastapi.testclient import TestClient
 from object_maps import write_objects
@@ -94,6 +96,9 @@ def test_predictions_in_every_format() -> None:
     images = Path("data/test/images")
     for form in ("png", "coco", "geojson"):
         assert run("predict", "--checkpoint", "run", images, "--out", "found", "--format", form, "--overlay") == 0
+    assert run("predict", "--checkpoint", "run", images, "--out", "labels", "--format", "yolo") == 0
+    assert len(list(Path("labels/labels").glob("*.txt"))) == 2
+    assert run("predict", "--checkpoint", "run", images, "--out", "labels", "--format", "index") != 0  # of classes
     name = sorted(images.iterdir())[0].stem
     expected = InstancePredictor.from_file("run/merged.safetensors").predict(read_image(images / f"{name}.png"))
     with Image.open(f"found/{name}.png") as picture:
@@ -105,6 +110,50 @@ def test_predictions_in_every_format() -> None:
     assert counts[f"{name}.png"] == len(expected) and len(counts) == 2
     assert len(json.loads(Path("found/predictions.json").read_text())["annotations"]) == sum(counts.values())
     assert len(json.loads(Path(f"found/{name}.geojson").read_text())["features"]) == len(expected)
+
+
+def test_slices_of_a_stack_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    images = [read_image(path) for path in sorted(Path("data/test/images").iterdir())]
+    tifffile.imwrite("slices.tif", np.stack([image[:, :, 0] for image in images]), photometric="minisblack")
+    ask = ("predict", "--checkpoint", "run", "slices.tif", "--out", "stacks", "--format", "stack")
+    assert run(*ask) == 0
+    with tifffile.TiffFile("stacks/slices.tif") as file:
+        found = file.asarray()
+        assert len(file.pages) == 2
+    predictor = InstancePredictor.from_file("run/merged.safetensors")
+    for page, image in zip(found, images, strict=True):
+        expected = predictor.predict(np.repeat(image[:, :, :1], 3, axis=2))
+        np.testing.assert_array_equal(page, expected.labels)
+        assert page.dtype == np.uint16
+    for wrong in (("--box", "4,6,18,20"), ("--point", "4x4"), ("--overlay",)):
+        assert run(*ask, *wrong) != 0
+        assert f"leave {wrong[0]} out" in capsys.readouterr().err
+
+
+def test_five_channels_of_16_bits() -> None:
+    """From the config to the answers by maps, boxes, a click and a grid; the untuned model is asked by a grid too."""
+    rng = np.random.default_rng(0)
+    for path in Path("data").rglob("*.png"):
+        target = Path("deep", *path.parts[1:])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if "instances" in path.parts:
+            shutil.copy(path, target)
+            continue
+        grey = read_image(path).astype(np.uint16)[:, :, :1] * 16
+        values = np.concatenate([grey, rng.integers(0, 900, (*grey.shape[:2], 4), dtype=np.uint16)], axis=2)
+        tifffile.imwrite(target.with_suffix(".tif"), values, photometric="minisblack", planarconfig="contig")
+    model = ("model.name=toy", "model.checkpoint=base.pth", "model.channels=5", "data.range=[0, 4000]")
+    rest = ("train.epochs=1", "train.batch=2", "track.mlflow=false", "eval.overlays=1", "data.dir=deep")
+    assert run("finetune", "--config", "instances.yaml", *model, *rest, "--run-dir", "deep/run") == 0
+    assert json.loads(Path("deep/run/metrics.json").read_text())["prompts"]["box"]["before"] is not None
+    image = sorted(Path("deep/test/images").iterdir())[0]
+    for ask in ((), ("--box", "4,6,18,20", "--overlay"), ("--point", "4x4"), ("--point", "12,10")):
+        assert run("predict", "--checkpoint", "deep/run", image, "--out", "deep/found", *ask) == 0
+        with Image.open(f"deep/found/{image.stem}.png") as picture:
+            assert picture.size == (48, 40)
+    assert run("evaluate", "--checkpoint", "deep/run", "--data", "deep", "--out", "deep/measured") == 0
+    own, again = (json.loads(Path("deep", p, "metrics.json").read_text()) for p in ("run", "measured"))
+    assert again["metrics"] == pytest.approx(own["metrics"], abs=1e-6)
 
 
 def test_one_object_by_its_box(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,9 @@ import pytest
 from object_maps import discs, write_object_map, write_objects
 from PIL import Image
 
-from samtune.data.formats.table import ANY, Source
+from samtune.data.formats.annotations import Annotated, Annotation, Annotations
+from samtune.data.formats.shapes import rectangle
+from samtune.data.formats.table import ANY, FORMATS, Source
 from samtune.data.maps import MapDataset
 from samtune.data.pairs import Pair
 from samtune.errors import ConfigError, DataError
@@ -129,6 +131,44 @@ def test_coco_without_segmentations(tmp_path: Path) -> None:
     pairs, problems = scan(write_coco(tmp_path / "coco", [box(1, 1, 9, 9)], segmentation=None))
     assert "annotation 7" in problems[0] and "segmentation" in problems[0] and "labels.json" in problems[0]
     assert [pair.name for pair in pairs] == ["a"]  # the problem stops the run, not the reading
+
+
+def test_a_crowd_is_no_object_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_coco(tmp_path / "coco", [box(10, 10, 20, 20), box(0, 0, 40, 30)])
+    content = json.loads((folder / "labels.json").read_text())
+    content["annotations"][1]["iscrowd"] = 1
+    (folder / "labels.json").write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING):
+        (pair,), problems = scan(folder)
+    assert problems == [] and np.bincount(read_objects(pair.mask).ravel())[1:].tolist() == [100]
+    assert "1 annotation(s) of a crowd, such as a.png, annotation 8, are no objects; left out" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "labelme", "label-studio", "cvat"])
+def test_objects_of_every_format_that_tells_them_apart(tmp_path: Path, form: str) -> None:
+    """Two cells that touch and a speck of dirt: three objects, or those of one category."""
+    image = tmp_path / "data" / "images" / "a.png"
+    image.parent.mkdir(parents=True)
+    Image.fromarray(np.full((40, 48, 3), 90, dtype=np.uint8)).save(image)
+    corners = {"cell": [(4, 4, 14, 14), (14, 4, 24, 16)], "dirt": [(30, 30, 35, 35)]}
+    items = [Annotation(name, (rectangle(*box),)) for name, boxes in corners.items() for box in boxes]
+    place = image.parent if form == "labelme" else image.parents[1]
+    said = Annotations({"a": Annotated(image, image, 48, 40, items)}, {1: "cell", 2: "dirt"})
+    FORMATS[form].write(said, place)
+    source = image.parents[1] if form != "labelme" else place
+    for chosen, areas in ((None, [120, 100, 25]), (("cell",), [120, 100])):
+        (pair,), problems = scan(source, Source(categories=chosen))
+        assert problems == [] and np.bincount(read_objects(pair.mask).ravel())[1:].tolist() == areas
+
+
+def test_formats_and_categories_that_tell_no_objects_apart(tmp_path: Path) -> None:
+    data = write_objects(tmp_path / "data")
+    with pytest.raises(ConfigError, match="index does not tell objects of a category apart"):
+        kind_of(data, Source("index"))
+    with pytest.raises(ConfigError, match=r"data\.categories is cell"):
+        kind_of(data, Source(categories=("cell",)))
+    with pytest.raises(DataError, match=r"'nucleus', which .* doesn't have; it has: cell"):
+        kind_of(write_coco(tmp_path / "coco", [box(1, 1, 9, 9)]), Source(categories=("nucleus",)))
 
 
 def test_parts_of_a_folder(tmp_path: Path) -> None:
