@@ -11,7 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from samtune.errors import DataError
 
@@ -81,7 +81,7 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
                 raise DataError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}; scale the picture down")
             if picture.format != "MPO" and getattr(picture, "is_animated", False):
                 raise DataError("more than one frame; save one picture per file")
-            if picture.format == "TIFF" and _on_its_side(picture):
+            if isinstance(picture, ImageFile.ImageFile) and picture.format == "TIFF" and _on_its_side(picture):
                 picture.filename = ""  # Pillow 13 maps such a file, without compression, with its sides exchanged
             picture.load()
             yield picture

@@ -20,6 +20,7 @@ from samtune.data.pairs import Pair
 from samtune.errors import DataError
 
 logger = logging.getLogger(__name__)
+_IMAGES: dict[Path, Path] = {}  # of what was drawn to the picture it is of: a path in the cache tells a user nothing
 
 GROUND = "background"
 """The class of pixels that no mask or object covers."""
@@ -95,11 +96,18 @@ def drawn_file(image: Path, sources: Iterable[Path], how: str, draw: Callable[[]
     """
     marks = hashlib.sha256("|".join([how, *_stamps(sources)]).encode("utf-8", "surrogateescape")).hexdigest()
     target = cache_folder() / "class-maps" / marks[:32] / f"{image.stem}.png"
+    _IMAGES[target] = image
     if not target.is_file():
         file = BytesIO()
         Image.fromarray(draw()).save(file, format="PNG")
         write_bytes(target, file.getvalue())
     return target
+
+
+def told(mask: Path) -> str:
+    """Returns what messages call the file of a mask: the picture whose annotations it is drawn of, or itself."""
+    image = _IMAGES.get(mask)
+    return str(mask) if image is None else f"the mask drawn for {image}"
 
 
 def _stamps(paths: Iterable[Path]) -> Iterator[str]:
