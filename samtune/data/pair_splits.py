@@ -8,6 +8,7 @@ from typing import Generic, Literal, Protocol, TypeVar, get_args
 from samtune.config.pixels import Pixels
 from samtune.data.channels.check import check_pixels
 from samtune.data.facts import ImageFacts, group_near, hash_images, image_facts
+from samtune.data.formats.drawing import told
 from samtune.data.pairs import Pair, Scan
 from samtune.data.pictures import too_small
 from samtune.data.splits import (
@@ -126,7 +127,7 @@ def _check(seen: Seen[MaskT], kind: MaskKind[MaskT]) -> VerifyReport:
     for pair, (found_image, found_mask) in seen.items():
         image, mask = _usable(pair.image, found_image, errors), _usable(pair.mask, found_mask, errors)
         for path, facts in ((pair.image, image), (pair.mask, mask)):
-            warnings += [f"{path}: {oddity}" for oddity in (facts.oddities if facts else ())]
+            warnings += [f"{told(path)}: {oddity}" for oddity in (facts.oddities if facts else ())]
         if image is not None:
             images[pair.image] = image
         if image is not None and mask is not None:
@@ -152,7 +153,7 @@ def _compare(pair: Pair, image: FileFacts, mask: FileFacts, errors: list[str], w
         errors.append(f"{pair.image}: {found}; save both files upright, without the tag")
     elif (image.width, image.height) != (mask.width, mask.height):
         found = f"mask {mask.width} x {mask.height}, image {image.width} x {image.height}"
-        errors.append(f"{pair.mask}: size mismatch, {found}; export the mask again at the image's size")
+        errors.append(f"{told(pair.mask)}: size mismatch, {found}; export the mask again at the image's size")
     elif image.orientation != 1:
         warnings.append(f"{pair.image}: EXIF orientation {image.orientation} on image and mask, applied to both")
 

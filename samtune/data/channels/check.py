@@ -30,10 +30,10 @@ def check_pixels(images: Mapping[Path, ImageFacts], wanted: Pixels | None, *, tu
     if wanted is None and channels != RGB.channels:
         warnings.append(f"pictures have {channels} channels; set model.channels: {channels}")
     deep = {path: facts for path, facts in images.items() if facts.levels is not None and path not in wrong}
-    if (wanted is None or wanted.range is not None) and 0 < len(deep) < len(images) - len(wrong):
-        counts = f"{len(images) - len(wrong) - len(deep)} picture(s) have 8 bits and {len(deep)} have more"
-        warnings.append(f"{counts}: one data.range is for all; save all in one depth, if their values differ by it")
     if wanted is not None and wanted.range is not None:
+        if 0 < len(deep) < len(images) - len(wrong):
+            counts = f"{len(images) - len(wrong) - len(deep)} picture(s) have 8 bits and {len(deep)} have more"
+            warnings.append(f"{counts}: one data.range is for all; save all in one depth, if their values differ by it")
         return VerifyReport((*errors,), (*warnings, *_outside(deep, wanted.range)))
     if deep and wanted is None:
         warnings.append(_unranged(deep))

@@ -21,6 +21,7 @@ from samtune.data.pairs import Pair
 from samtune.errors import DataError
 
 logger = logging.getLogger(__name__)
+_IMAGES: dict[Path, Path] = {}  # of what was drawn to the picture it is of: a path in the cache tells a user nothing
 
 _RULES = 2
 """Counts the rules by which annotations are read and drawn: what was drawn by others is drawn again."""
@@ -117,11 +118,18 @@ def drawn_file(image: Path, sources: Iterable[Path], how: str, draw: Callable[[]
     key = "|".join([f"{_RULES} {how}", *_stamps(sources)])
     marks = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
     target = cache_folder() / "drawn-maps" / marks[:32] / f"{image.stem}.png"
+    _IMAGES[target] = image
     if not target.is_file():
         file = BytesIO()
         Image.fromarray(draw()).save(file, format="PNG")
         write_bytes(target, file.getvalue())
     return target
+
+
+def told(mask: Path) -> str:
+    """Returns what messages call the file of a mask: the picture whose annotations it is drawn of, or itself."""
+    image = _IMAGES.get(mask)
+    return str(mask) if image is None else f"the mask drawn for {image}"
 
 
 def _stamps(paths: Iterable[Path]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from samtune.config.pixels import RGB, Pixels
-from samtune.data.formats.drawing import GROUND, Drawing, scan_drawn
+from samtune.data.formats.drawing import GROUND, Drawing, scan_drawn, told
 from samtune.data.formats.table import ANY, FORMATS, Source, categories_of, left_out
 from samtune.data.pair_splits import MaskKind, SplitMode, resolve_parts, verify_parts
 from samtune.data.pairs import Pair, scan_folder
@@ -108,12 +108,14 @@ def _all_empty(parts: Mapping[str, Mapping[Path, MaskFacts]]) -> list[str]:
         return [_none_to_measure(part, found) for part, found in parts.items() if found and not _with_object(found)]
     of = " of train" if train and len(parts) > 1 else ""
     wanted = "foreground must be 255 (or 1), background 0"
-    return [f"all {len(masks)} masks{of} are empty, such as {next(iter(masks))}: nothing to learn; {wanted}"]
+    return [f"all {len(masks)} masks{of} are empty, such as {told(next(iter(masks)))}: nothing to learn; {wanted}"]
 
 
 def _none_to_measure(part: str, masks: Mapping[Path, MaskFacts]) -> str:
     wanted = "move images with an object there, or let another run.seed cut it"
-    return f"all {len(masks)} masks of {part} are empty, such as {next(iter(masks))}: no Dice to measure; {wanted}"
+    return (
+        f"all {len(masks)} masks of {part} are empty, such as {told(next(iter(masks)))}: no Dice to measure; {wanted}"
+    )
 
 
 def _with_object(masks: Mapping[Path, MaskFacts]) -> list[Path]:
@@ -128,7 +130,7 @@ def _any_empty(parts: Mapping[str, Mapping[Path, MaskFacts]]) -> list[str]:
     if not (empty := [path for path, facts in masks.items() if not facts.components]):
         return []
     remedy = "data.empty=train trains on them and counts them apart; or take them out, if an object is missing there"
-    return [f"{len(empty)} of {len(masks)} masks show no object, such as {empty[0]}: {remedy}"]
+    return [f"{len(empty)} of {len(masks)} masks show no object, such as {told(empty[0])}: {remedy}"]
 
 
 BINARY = MaskKind(scan_folder, mask_facts, _all_empty)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from samtune.config.pixels import RGB, Pixels
-from samtune.data.formats.drawing import GROUND, Drawing, scan_drawn
+from samtune.data.formats.drawing import GROUND, Drawing, scan_drawn, told
 from samtune.data.formats.table import ANY, FORMATS, Source, find_format, left_out, names_classes
 from samtune.data.pair_splits import MaskKind, SplitMode, resolve_parts, verify_parts
 from samtune.data.pairs import Pair, scan_folder
@@ -213,7 +213,7 @@ def _unlearnable(wanted: Wanted, parts: Maps, maps: Mapping[Path, MapFacts]) -> 
     of = " of train" if parts.get("train") and len(parts) > 1 else ""
     trained = set().union(*(facts.values() for facts in train.values())) - {ignore}
     if not trained:
-        some = f"all {len(train)} masks{of} are data.ignore_index ({ignore}) only, such as {next(iter(train))}"
+        some = f"all {len(train)} masks{of} are data.ignore_index ({ignore}) only, such as {told(next(iter(train)))}"
         return [f"{some}: nothing to learn"]
     names = wanted.found(maps.values())
     problems = []
@@ -227,7 +227,7 @@ def _unlearnable(wanted: Wanted, parts: Maps, maps: Mapping[Path, MapFacts]) -> 
 
 def _absent(value: int, name: str, maps: Mapping[Path, MapFacts]) -> str:
     """Says that a class can't be learned, with a file that has it."""
-    where = next((f", though {path} has it" for path, facts in maps.items() if value in facts.values()), "")
+    where = next((f", though {told(path)} has it" for path, facts in maps.items() if value in facts.values()), "")
     remedy = "add a picture of it to train, or " + ("make it data.ignore_index" if where else "take it out")
     return f"class {name!r} (value {value}) is in no mask of train{where}; {remedy}"
 

@@ -76,6 +76,5 @@ def test_what_fits_is_what_most_pictures_have() -> None:
 
 
 def test_two_depths_beside_each_other_are_told() -> None:
-    for wanted in (None, Pixels(3, (0, 4095))):
-        line = check_pixels(facts(DEEP, PLAIN, PLAIN), wanted).warnings[0]
-        assert line.startswith("2 picture(s) have 8 bits and 1 have more: one data.range is for all")
+    (line,) = check_pixels(facts(DEEP, PLAIN, PLAIN), Pixels(3, (0, 4095))).warnings
+    assert line.startswith("2 picture(s) have 8 bits and 1 have more: one data.range is for all")
