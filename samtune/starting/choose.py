@@ -20,6 +20,8 @@ MINUTES = 8.0
 """What a first training should take on a CPU, without scoring and evaluation."""
 STEPS_ON_GPU = 1500
 SECONDS, GIB = 0.15, 0.25  # per image of a step at 256 px; those of the classifier are a third
+TIMES = {"classification": 1 / 3, "instances": 4}
+"""Of `SECONDS`; prompts of up to eight objects of each picture take most of a step of instances."""
 EPOCHS = (4, 60)
 FEW = 50  # training pictures
 FEW_PER_CLASS = 4
@@ -118,7 +120,7 @@ def _epochs(found: Found, size: int, step: int, machine: Machine) -> tuple[int, 
     if machine.device != "cpu":
         epochs = min(most, max(least, math.ceil(STEPS_ON_GPU * step / images)))
         return epochs, f"{images} training pictures: about {math.ceil(epochs * images / step):,} steps of {step}"
-    each = SECONDS * (size / OWN) ** 2 * 2 / machine.cores / (3 if found.task == "classification" else 1)
+    each = SECONDS * TIMES.get(found.task, 1) * (size / OWN) ** 2 * 2 / machine.cores
     epochs = min(most, max(least, round(60 * MINUTES / (each * images))))
     minutes = epochs * images * each / 60
     cores = f"{machine.cores} free core{'s' * (machine.cores != 1)}"

@@ -13,6 +13,9 @@ from object_maps import discs, write_object_map, write_objects
 from PIL import Image
 
 from samtune.cli.main import main
+from samtune.data.formats.annotations import Annotated, Annotation, Annotations
+from samtune.data.formats.coco import write_coco
+from samtune.data.formats.shapes import encode_rle
 from samtune.errors import ConfigError, DataError
 from samtune.run.settings import load_config
 from samtune.starting.choose import Machine, Setting, choose
@@ -106,6 +109,23 @@ def test_maps_of_objects(tmp_path: Path) -> None:
     assert "4 in a picture (median)" in told and "covered" not in told and "1 pictures" in told
     with Image.open(started.sheet) as sheet:
         assert (np.asarray(sheet) == (220, 120, 90)).all(axis=2).mean() < 0.01  # laid over by colours
+
+
+def test_annotations_as_objects(tmp_path: Path) -> None:
+    folder = tmp_path / "cells"
+    write_objects(folder, {"all": 12})
+    (folder / "all" / "images").rename(folder / "images")
+    found = {}
+    for image in sorted((folder / "images").iterdir()):
+        labels = np.array(Image.open(folder / "all" / "instances" / image.name))
+        numbers = [number for number in np.unique(labels).tolist() if number]
+        items = [Annotation(("cell", "dirt")[n % 2], encode_rle(labels == n)[0]) for n in numbers]
+        found[image.stem] = Annotated(image, image, 48, 40, items)
+    write_coco(Annotations(found, {1: "cell", 2: "dirt"}), folder)
+    started = start(folder, task="instances")
+    text = started.config.read_text()
+    assert load_config(started.config).data.format == "coco" and started.found.per_picture == 4
+    assert "objects of all count alike; to take some only" in text and "# categories: [" in text
 
 
 def test_folders_of_classes(tmp_path: Path) -> None:
