@@ -58,8 +58,9 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
     metadata = _delta_metadata(delta)
     described = _merged_metadata(metadata["merged"], delta)
     description = Description.from_metadata(described, delta)
-    file = given_file(base) if own_layout(description.model) else None
-    given = {} if file is None else base_state(file)
+    own = own_layout(description.model)
+    elsewhere = given_file(base) is not None or own_layout(str(base)) not in (None, own)
+    given = base_state(base) if own is not None and elsewhere else {}
     mapped = in_layout_of(description.model, given, base)
     state = base_of(base, description, delta) if mapped is None else mapped
     expect_hash(state, metadata["base_hash"], f"{delta} belongs to another base than {base}")
