@@ -119,7 +119,10 @@ def test_every_key_says_what_it_is(config: type[Config]) -> None:
         ("eval: {metrics: [1]}", "eval.metrics.0: 1, expected text."),
         ("eval: {metrics: [hd59]}", "eval.metrics.0: unknown metric 'hd59'. Did you mean 'hd95'? Known: "),
         ("track: {experiment: ''}", 'track.experiment: "", expected text that is not empty.'),
-        ("task: detection", "task: \"detection\", expected 'segmentation', 'classification' or 'semantic'."),
+        (
+            "task: detection",
+            "task: \"detection\", expected 'segmentation', 'classification', 'semantic' or 'instances'.",
+        ),
         ("select: {name: gpss}", "select.name: unknown selector 'gpss'. Did you mean 'gps'?"),
         ("select: {per_neron: 1}", "select.per_neron: unknown option. Did you mean 'per_neuron'?"),
         ("select: {per_neuron: 0}", "select.per_neuron: 0, expected a value >= 1."),

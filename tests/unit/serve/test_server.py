@@ -183,6 +183,8 @@ def test_a_model_that_can_not_be_loaded_ends_the_server(merged: Path, tmp_path: 
 
 STUCK = """
 import signal, sys, time
+from types import SimpleNamespace
+from samtune.config.pixels import RGB
 from samtune.serve import server
 from samtune.serve.app import create_app
 from samtune.tasks.masks.service import MaskService
@@ -192,7 +194,8 @@ server.DRAIN_SECONDS, server.END_SECONDS = 1, 3
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as the command does
 with server._listen("127.0.0.1", 0) as listener:
     print(listener.getsockname()[1], flush=True)
-    server._server(create_app(MaskService, MaskService(None)), 20).run(sockets=[listener])
+    service = MaskService(SimpleNamespace(info=SimpleNamespace(pixels=RGB)))
+    server._server(create_app(MaskService, service), 20).run(sockets=[listener])
 """
 
 
