@@ -29,6 +29,7 @@ def build_hf(
     config: Mapping[str, Any] | None = None,
     processor: Mapping[str, Any] | None = None,
     classes: int | None = None,
+    channels: int = 3,
 ) -> HfSam:
     """Builds a Segment Anything of transformers in eval mode.
 
@@ -40,16 +41,14 @@ def build_hf(
         config, processor: as transformers keeps them in JSON; None for those of the folder, or of the family.
 
     Raises:
-        ConfigError: an unknown name, transformers not installed, a size that the model can't have, or `classes`.
+        ConfigError: an unknown name, transformers not installed, a size that the model can't have, `classes`, or other
+            `channels` than 3.
         CheckpointError: weights that can't be had, are damaged, or belong to another model.
     """
     if name not in FAMILIES:
         raise ConfigError(unknown_name("model", name, FAMILIES))
-    if classes is not None:
-        raise ConfigError(
-            f"{name} gives one mask and has no class tokens, which task: semantic needs. Set model.name to sam_lite, "
-            "sam_tiny or a sam_vit."
-        )
+    _check_asked(name, classes, channels)
+    library()  # before anything is downloaded for it
     family = FAMILIES[name]
     folder = _folder(name, family, checkpoint, configured=config is not None)
     if config is None or processor is None:
@@ -63,6 +62,16 @@ def build_hf(
     elif checkpoint not in (None, RANDOM) and folder is None:
         load_weights(model, Path(str(checkpoint)))
     return model.eval()
+
+
+def _check_asked(name: str, classes: int | None, channels: int) -> None:
+    """Raises a `ConfigError` for what only samtune's own families have."""
+    others = "Set model.name to sam_lite, sam_tiny or a sam_vit."
+    if classes is not None:
+        tasks = "which task: semantic and task: instances need"
+        raise ConfigError(f"{name} gives one mask and has no class tokens, {tasks}. {others}")
+    if channels != 3:
+        raise ConfigError(f"model.channels is {channels}, but {name} takes 3 only, RGB and grey. {others}")
 
 
 def _folder(name: str, family: Family, checkpoint: str | Path | None, *, configured: bool) -> Path | None:

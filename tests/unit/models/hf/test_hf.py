@@ -255,10 +255,12 @@ def test_files_names_and_machines_that_are_refused(tmp_path: Path, monkeypatch: 
     with pytest.raises(CheckpointError, match=r"nothing does not exist: the checkpoint of sam2 is a folder"):
         build_model("sam2", checkpoint=tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"sam2 gives one mask and has no class tokens.* sam_lite"):
-        build_model("sam2", checkpoint="random", classes=3)
+        build_model("sam2", checkpoint="random", classes=3, channels=3)
+    with pytest.raises(ConfigError, match=r"model\.channels is 4, but sam2 takes 3 only.* sam_lite"):
+        build_model("sam2", checkpoint="random", channels=4)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"can't get facebook/sam3 .* gated.* model\.checkpoint=FOLDER takes it"):
         build_model("sam3")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"not installed: pip install 'samtune\[hf\]'"):
-        build_model("sam2", checkpoint="random")
+        build_model("sam2")  # and nothing is downloaded for it
