@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from samtune.run.settings import load_config as load_config
     from samtune.scoring.score import score as score
     from samtune.selection import select as select
+    from samtune.tasks.instances.predict import InstancePredictor as InstancePredictor
     from samtune.tasks.masks.evaluate import evaluate as evaluate
     from samtune.tasks.masks.predict import Predictor as Predictor
     from samtune.tasks.semantic.predict import MapPredictor as MapPredictor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from samtune.tuning import merge as merge
 
 _HOMES = {
+    "InstancePredictor": "samtune.tasks.instances.predict",
     "MapPredictor": "samtune.tasks.semantic.predict",
     "Predictor": "samtune.tasks.masks.predict",
     "apply_delta": "samtune.files.delta",
