@@ -72,7 +72,8 @@ def _sample(folder: Path) -> Iterator[Labels]:
         levels = np.unique(values).tolist()
         if len(levels) > 8 and 240 <= levels[-1] <= 255 and (_mostly_two(values) or len(levels) <= levels[-1]):
             continue  # grey edges of a soft mask: few pixels, or levels with gaps between them
-        yield Labels([v for v in levels if v not in (0, 255)] or [v for v in levels if v], _alone(values, levels))
+        kept = [v for v in levels if v not in (0, 255)] or [v for v in levels if v]
+        yield Labels(kept, _alone(values, kept))
 
 
 def _mostly_two(values: np.ndarray) -> bool:
@@ -81,5 +82,5 @@ def _mostly_two(values: np.ndarray) -> bool:
 
 
 def _alone(values: np.ndarray, levels: Sequence[int]) -> int:
-    pieces = (cv2.connectedComponents((values == v).astype(np.uint8), connectivity=8)[0] - 1 for v in levels if v)
+    pieces = (cv2.connectedComponents((values == v).astype(np.uint8), connectivity=8)[0] - 1 for v in levels)
     return sum(count == 1 for count in pieces)

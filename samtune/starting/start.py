@@ -38,7 +38,7 @@ def start(folder: Path, *, out: Path | None = None, task: str | None = None, ove
         overwrite: replace files that exist.
 
     Raises:
-        ConfigError: an unknown task, a file that exists, or a name without .yaml.
+        ConfigError: an unknown task, a file that exists, a name without .yaml, or a place in the data folder.
         DataError: what is wrong with the data, or missing, or unclear.
         DiskError: a file can't be written.
     """
@@ -47,6 +47,11 @@ def start(folder: Path, *, out: Path | None = None, task: str | None = None, ove
     if config.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--out {config}: a config ends in .yaml; give such a name.")
     sheet = config.with_suffix(".png")
+    if folder.resolve() in config.resolve().parents:
+        where = "--out outside it, or call init from another folder"
+        raise ConfigError(
+            f"{config} would be in {folder}, and {sheet.name} beside it could be taken for data. Give {where}."
+        )
     if not overwrite and (there := [str(path) for path in (config, sheet) if path.exists()]):
         raise ConfigError(f"{' and '.join(there)} exist already. Give another --out, or --overwrite.")
     kind, why = find_task(folder, task)
@@ -55,10 +60,10 @@ def start(folder: Path, *, out: Path | None = None, task: str | None = None, ove
     machine = Machine(device.type, cores(), memory_gib(device))
     settings = choose(found, folder=os.path.abspath(folder), name=name, machine=machine)
     text = to_yaml(settings, _head(found, config, sheet, machine))
+    drawn = sample_sheet(found.samples, found.legend, found.pixels)
     with disk_errors(config):
         config.parent.mkdir(parents=True, exist_ok=True)
         write_text(config, text)
-        drawn = sample_sheet(found.samples, found.legend, found.pixels)
         write_bytes(sheet, cv2.imencode(".png", drawn[..., ::-1])[1].tobytes())
     return Started(found, config, sheet)
 

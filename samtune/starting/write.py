@@ -1,5 +1,6 @@
 """How do settings with reasons become a YAML file that a person can read and change?"""
 
+import sys
 from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
@@ -37,12 +38,13 @@ def _in_sections(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    shown = "".join(letter if letter.isprintable() else " " for letter in text)  # names of data may end a comment
+    return wrap(shown, width, break_long_words=False, break_on_hyphens=False)
 
 
 def _value(value: Any) -> str:
     if isinstance(value, float):
         digits, _, power = f"{value:.1e}".partition("e")
         return f"{digits}e{int(power)}"
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10_000)
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=sys.maxsize)
     return text.removesuffix("\n").removesuffix("\n...")

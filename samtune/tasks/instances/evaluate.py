@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from samtune.base.machine import pick_device
 from samtune.config.pixels import Pixels
-from samtune.data.formats.table import Source
+from samtune.data.formats.table import FormatName, Source
 from samtune.data.frames import Collate, resize
 from samtune.data.maps import MapDataset
 from samtune.data.pair_splits import check_pairs
@@ -41,10 +41,12 @@ class InstanceDescription(Description):
     """What a merged file of instances says about itself; its classes are the three maps.
 
     Attributes:
+        data_format: as `data.format` was.
         categories: those of the data that were objects; None for all.
     """
 
     task: ClassVar[str] = "instances"
+    data_format: FormatName = "auto"
     categories: tuple[str, ...] | None = None
 
     @field_validator("classes")
@@ -128,7 +130,8 @@ def evaluate_instance_file(request: Evaluation) -> InstanceReport:
     if request.metrics:
         raise ConfigError(f"--metrics {request.metrics[0]!r} is of one mask; all metrics of objects are shown anyway.")
     model, info = load_merged(request.checkpoint, InstanceDescription, device=pick_device(request.device))
-    kind = replace(kind_of(request.data, Source(categories=info.categories)), pixels=info.pixels, tuned=True)
+    source = Source(info.data_format, info.categories).found_in(request.data)
+    kind = replace(kind_of(request.data, source), pixels=info.pixels, tuned=True)
     pairs, part = pairs_to_measure(request.data, request.split, kind)
     check_pairs(pairs, kind)
     dataset = MapDataset(pairs, read_objects, outside=0, image_size=info.image_size, pixels=info.pixels)

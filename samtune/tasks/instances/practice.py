@@ -84,7 +84,7 @@ class PromptPractice(nn.Module):
             points = None if boxed else drawn.points[part].to(device)
             first = Answers(*self.model.decode_all(of, asked(boxes, points)), target, inside, ambiguous=not boxed)
             low = first.low[:, :1].detach()
-            clicks, signs = correction(low, target, valid.shape[-1])
+            clicks, signs = correction(low, target, inside, valid.shape[-1])
             prompts = asked(boxes, clicks if points is None else torch.cat([points, clicks], dim=1), signs)
             rounds += [first, Answers(*self.model.decode_all(of, prompts, low), target, inside, ambiguous=False)]
         return rounds
@@ -102,14 +102,17 @@ def practice_loss(rounds: Sequence[Answers], iou_weight: float) -> Tensor | floa
         repeated = [t.repeat_interleave(masks, dim=0) for t in (answers.target, answers.valid)]
         each = object_loss(answers.low.flatten(0, 1)[:, None], *repeated).view(count, masks)
         shapes = each[:, 0] + (each[:, 1:].amin(dim=1) if answers.ambiguous else 0.0)
-        error = (answers.expected.float() - reached(answers.low.detach(), answers.target)) ** 2
+        error = (answers.expected.float() - reached(answers.low.detach(), answers.target, answers.valid)) ** 2
         total = total + (shapes.mean() + iou_weight * error.mean()) / len(rounds)
     return total
 
 
-def reached(low: Tensor, target: Tensor) -> Tensor:
-    """Returns (M, n) IoUs of (M, n, h, w) logits with (M, 1, h, w) shares, both cut at one half of a small pixel."""
-    found, true = low > 0, target >= 0.5
+def reached(low: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Returns (M, n) IoUs of (M, n, h, w) logits with (M, 1, h, w) shares, cut at one half of a small pixel.
+
+    What is found in the padding, where no loss is, counts as nothing.
+    """
+    found, true = (low > 0) & (valid >= 0.5), target >= 0.5
     common, either = (found & true).flatten(2).sum(2), (found | true).flatten(2).sum(2)
     return common / either.clamp(min=1)
 
@@ -147,18 +150,19 @@ def draw_objects(masks: Tensor, most: int) -> Drawn:
     )
 
 
-def correction(low: Tensor, target: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def correction(low: Tensor, target: Tensor, valid: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Draws a click where an answer is wrong, by torch's generator; where it is right, on the object.
 
     Args:
-        low: (M, 1, h, w) logits; `target` of the shares that the object covers.
+        low: (M, 1, h, w) logits; `target` of the shares that the object covers, `valid` of those of the picture: in
+            the padding nobody clicks.
         side: S of the input frame.
 
     Returns:
         (M, 1, 2) float32 points in the input frame, and (M, 1) int64: 1 where the object was missed, 0 where there is
         too much.
     """
-    found, true = (low > 0).flatten(1).cpu(), (target >= 0.5).flatten(1).cpu()
+    found, true = ((low > 0) & (valid >= 0.5)).flatten(1).cpu(), (target >= 0.5).flatten(1).cpu()
     wrong = found != true
     chances = torch.where(wrong.any(1, keepdim=True), wrong, target.flatten(1).cpu() > 0).float()
     chances[~chances.any(1)] = 1.0

@@ -190,15 +190,17 @@ def _answers(model: SamModel, embeddings: Tensor, masks: Sequence[MaskArray]) ->
 
 
 def _largest_error(found: MaskArray, mask: MaskArray, step: int) -> tuple[tuple[float, float], int]:
-    """Returns the XY place in the input frame that is deepest in what is wrong, and 1 where it was missed, else 0."""
+    """Returns the XY place in the picture that is deepest in what is wrong, and 1 where it was missed, else 0.
+
+    Where nothing is wrong, that is in the middle of the object.
+    """
     height, width = mask.shape
-    true = np.zeros((found.shape[0] * step, found.shape[1] * step), dtype=np.bool_)
-    true[:height, :width] = mask
-    large = np.repeat(np.repeat(found, step, axis=0), step, axis=1)
+    large = np.repeat(np.repeat(found, step, axis=0), step, axis=1)[:height, :width]  # without the padding
+    missed = mask & ~large if (large != mask).any() else mask
     depths = [
         cv2.distanceTransform(np.pad(wrong, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
-        for wrong in (large & ~true, true & ~large)
+        for wrong in (large & ~mask, missed)
     ]
     sign = int(depths[1].max() >= depths[0].max())
-    row, column = np.unravel_index(int(depths[sign].argmax()), true.shape)
+    row, column = np.unravel_index(int(depths[sign].argmax()), mask.shape)
     return (float(column), float(row)), sign

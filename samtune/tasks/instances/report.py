@@ -149,7 +149,8 @@ class InstanceReport(AnyReport):
         old = before.prompted if isinstance(before, InstanceReport) else {}
         by_prompt = {kind: {BOXED: value, "before": old.get(kind)} for kind, value in self.prompted.items()}
         trivial = {key: numbers(found)["AP50"] for key, found in self.answers.items()}  # of the set, as AP50 is
-        return content | {"prompts": by_prompt or None, "trivial": trivial or None}
+        defined = {key: value for key, value in trivial.items() if not math.isnan(value)}
+        return content | {"prompts": by_prompt or None, "trivial": defined or None}
 
     def to_table(self, before: AnyReport | None = None) -> Table:
         """Returns the headline numbers, and below them those without an interval: clicks, and the counts."""

@@ -82,7 +82,7 @@ def parted(relief: Floats, inside: MaskArray, height: float) -> tuple[ObjectMap,
     relief = np.where(inside, relief, ground).astype(np.float64)
     high = h_maxima(np.pad(relief, 1, constant_values=ground), height)[1:-1, 1:-1] > 0  # beside the frame too
     peaks, count = ndimage.label(high & inside, structure=np.ones((3, 3)))
-    labels: Any = watershed(-relief, peaks, mask=inside).astype(np.int32)
+    labels: Any = watershed(-relief, peaks, connectivity=2, mask=inside).astype(np.int32)  # neighbours as of the peaks
     return labels, count
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from samtune.config.pixels import RGB, Pixels
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations
-from samtune.data.formats.drawing import GROUND, scan_drawn
+from samtune.data.formats.drawing import GROUND, scan_drawn, told
 from samtune.data.formats.table import ANY, FORMATS, SEPARATE, Source, categories_of, left_out
 from samtune.data.pair_splits import MaskKind, SplitMode, pair_folders, resolve_parts, verify_parts
 from samtune.data.pairs import Pair, scan_folder
@@ -39,13 +39,17 @@ class ObjectDrawing:
 
     left_out: frozenset[str]
 
+    def __str__(self) -> str:
+        """Says all of it in one order, which a set does not have from one process to the next."""
+        return f"objects without {sorted(self.left_out)}"
+
     def draw(self, image: Annotated) -> np.ndarray:
         """Draws the objects of a picture, smaller ones over larger ones: (H, W) uint16, numbered from the largest."""
         objects = [item for item in self._chosen(image) if not item.crowd]
-        masks = [image.mask(item) for item in objects]
-        areas = np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
+        areas = np.array([np.count_nonzero(image.mask(item)) for item in objects], dtype=np.int64)
         order = np.argsort(-areas, kind="stable").tolist()
-        labels = paint((masks[place] for place in order), (image.height, image.width))
+        # drawn twice, as thousands of masks of a large picture take more memory than there is
+        labels = paint((image.mask(objects[place]) for place in order), (image.height, image.width))
         seen = set(np.unique(labels).tolist())
         lines = []
         for number, place in enumerate(order, start=1):
@@ -127,13 +131,21 @@ def resolve_objects(
 
 
 def _none(parts: Mapping[str, Mapping[Path, ObjectFacts]]) -> list[str]:
-    """Returns a line where no map of train, or of all if there is no train, has an object."""
+    """Returns a line where no map of train, or of all if there is no train, has an object, and per part to measure.
+
+    Without an object in val there is no AP50 to choose epochs by, without one in test none to report.
+    """
     train = parts.get("train")
     maps = train or {path: facts for part in parts.values() for path, facts in part.items()}
     if not maps or any(facts.objects for facts in maps.values()):
-        return []
-    of = " of train" if train and len(parts) > 1 else ""
-    return [f"all {len(maps)} maps{of} are without an object, such as {next(iter(maps))}: nothing to learn"]
+        empty = {part: found for part, found in parts.items() if found and not any(f.objects for f in found.values())}
+        wanted = "no AP50 to measure; move images with an object there, or let another run.seed cut it"
+        return [_without(f" of {part}", found, wanted) for part, found in empty.items()]
+    return [_without(" of train" if train and len(parts) > 1 else "", maps, "nothing to learn")]
+
+
+def _without(of: str, maps: Mapping[Path, ObjectFacts], so: str) -> str:
+    return f"all {len(maps)} maps{of} are without an object, such as {told(next(iter(maps)))}: {so}"
 
 
 OBJECTS = MaskKind(

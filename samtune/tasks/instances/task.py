@@ -129,7 +129,8 @@ class InstanceTask(PixelTask[InstanceConfig]):
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> InstanceDescription:
-        own = {"classes": MAPS, "categories": self.config.data.categories, "range": self.config.data.range}
+        data = self.config.data
+        own: Any = {"classes": MAPS, "data_format": data.format, "categories": data.categories, "range": data.range}
         return InstanceDescription.of(model, base_hash=base_hash, additions=additions, **own)
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from class_trees import write_class_folders
 from object_maps import discs, write_object_map, write_objects
 from PIL import Image
@@ -146,6 +147,11 @@ def test_values_of_masks(make_folder) -> None:
     for kind, masks in cases.items():
         save_masks(folder, masks)
         assert label_kind(folder)[0] == kind
+    apart = [pieces(3 + i // 3) for i in range(12)]
+    for mask in apart:
+        mask[-1, -1] = 255  # beside others it counts nowhere
+    save_masks(folder, apart)
+    assert label_kind(folder)[0] == "unclear" and "and 100% of them" in label_kind(folder)[1]
     y, x = np.mgrid[:30, :40]
     soft = np.clip(300 - ((y - 15) ** 2 + (x - 20) ** 2) * 2.0, 0, 255).astype(np.uint8)
     save_masks(folder, [soft] * 12)
@@ -189,6 +195,9 @@ def test_what_is_missing_is_said(tmp_path: Path, make_folder, capsys: pytest.Cap
         start(empty, task="semantics")
     with pytest.raises(ConfigError, match=r"ends in \.yaml"):
         start(empty, out=Path("x.txt"))
+    for folder, out in ((empty, empty / "images" / "x.yaml"), (Path(), None)):
+        with pytest.raises(ConfigError, match=r"beside it could be taken for data\. Give --out outside"):
+            start(folder, out=out, overwrite=True)
     with pytest.raises(SystemExit) as ended:
         main(["init", str(empty)])
     assert ended.value.code == DataError.exit_code and "What is missing" in capsys.readouterr().err
@@ -238,6 +247,11 @@ def test_text_of_a_config_and_of_a_summary() -> None:
     ]
     text = to_yaml(settings, ["head", ""])
     assert text == "# head\n#\n# a\ntask: x\nm:\n  # b\n  a: 1.0e-3\n  # d\n  c: true\n# c\ns: {n: 1}\n"
+    odd = to_yaml([Setting("a", ["p\u2028q"], "of p\u2028q\x1b")], ["p\x85q"])
+    assert yaml.safe_load(odd) == {"a": ["p\u2028q"]}
+    many = [f"name {i}" for i in range(2000)]
+    lines = to_yaml([Setting("d.categories", many, "e", off=True)], []).splitlines()
+    assert len(lines) == 3 and lines[2].startswith("  # categories: [name 0,") and lines[2].endswith("name 1999]")
     shares = [Share(f"class {i}", 1 / 40) for i in range(40)]
     pictures = Pictures([(40, 30), (80, 60)], {"8-bit grey": 1, "palette": 1}, {"png": 2}, 1, 1)
     lines = summary(found_of(task="semantic", classes=shares, pictures=pictures, empty=3, notes=["word " * 40]))

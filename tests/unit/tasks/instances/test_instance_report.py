@@ -20,7 +20,7 @@ from samtune.errors import DataError
 from samtune.metrics.instances import match, numbers
 from samtune.tasks.instances.objects import read_objects
 from samtune.tasks.instances.outputs import annotated, colour_png, counts_csv, geojson, index_png
-from samtune.tasks.instances.prompting import spread
+from samtune.tasks.instances.prompting import _largest_error, spread
 from samtune.tasks.instances.report import INSTANCE_DEFINITIONS, InstanceReport, InstanceRow
 from samtune.tasks.instances.splits import kind_of
 from samtune.types import Instances
@@ -89,11 +89,13 @@ def test_gains_are_paired(report: InstanceReport) -> None:
 
 def test_without_prompts_and_without_objects(tmp_path: Path) -> None:
     nothing = Instances(np.zeros((40, 48), dtype=np.int32), np.zeros(0, dtype=np.float32))
-    empty = InstanceReport((InstanceRow("a", match(nothing, nothing.labels)),), "val", dict(INSTANCE_DEFINITIONS))
+    rows = (InstanceRow("a", match(nothing, nothing.labels)),)
+    trivial = {"watershed_bright": [match(answer(), nothing.labels)]}
+    empty = InstanceReport(rows, "val", dict(INSTANCE_DEFINITIONS), trivial)
     assert "mDice" not in empty.values and math.isnan(empty.values["AP50"])
     empty.save(tmp_path)
     content = json.loads((tmp_path / "metrics.json").read_text())
-    assert content["AP50"] is None and content["prompts"] is None
+    assert content["AP50"] is None and content["prompts"] is None and content["trivial"] is None
     assert math.isnan(InstanceReport.load(tmp_path).rows[0].pq)
 
 
@@ -148,6 +150,23 @@ def test_answers_are_read_again_as_the_same_objects(tmp_path: Path, form: str) -
 def test_too_many_objects_for_16_bits() -> None:
     with pytest.raises(DataError, match=r"70,000 objects.*--format coco"):
         index_png(np.array([[0, 70_000]], dtype=np.int32))
+
+
+def test_clicks_are_set_in_the_largest_error_of_the_picture() -> None:
+    mask = np.zeros((16, 12), dtype=np.bool_)  # of a frame of 16 x 16
+    mask[4:12, 0:8] = True
+    right = np.zeros((4, 4), dtype=np.bool_)
+    right[1:3, 0:2] = True
+    missed, padded = right.copy(), right.copy()
+    missed[1, 1], padded[:, 3] = False, True
+    (x, y), sign = _largest_error(missed, mask, 4)
+    assert 4 <= x < 8 and 4 <= y < 8 and sign == 1
+    for found in (right, padded):  # nothing is wrong: the middle of the object
+        (x, y), sign = _largest_error(found, mask, 4)
+        assert 3 <= x <= 4 and 7 <= y <= 8 and sign == 1
+    right[0, 2:] = True
+    (x, y), sign = _largest_error(right, mask, 4)
+    assert 8 <= x < 12 and y < 4 and sign == 0
 
 
 def test_objects_that_are_asked_for_are_spread() -> None:

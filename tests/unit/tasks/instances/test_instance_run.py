@@ -19,16 +19,22 @@ from segment_anything import SamPredictor
 from toy import ENTRY
 
 from samtune.cli import main as cli
+from samtune.data.formats.annotations import Annotations
+from samtune.data.formats.table import FORMATS
 from samtune.data.pictures import read_image
+from samtune.files.merged import load_merged
 from samtune.models.table import MODELS, build_model
 from samtune.selection import load_selection
 from samtune.serve.app import create_app
+from samtune.tasks.instances.objects import read_objects, renumbered
+from samtune.tasks.instances.outputs import annotated
 from samtune.tasks.instances.predict import InstancePredictor
 from samtune.tasks.instances.prompting import Stock, grid_instances
 from samtune.tasks.instances.service import InstanceService
 from samtune.tasks.instances.task import InstanceTask
 from samtune.tasks.pixels import batch_of_one
 from samtune.tasks.table import task_of_data, task_of_file
+from samtune.types import Instances
 
 
 def run(*arguments: object) -> int:
@@ -90,6 +96,31 @@ def test_evaluate_gives_the_numbers_of_the_run(capsys: pytest.CaptureFixture[str
     assert "mDice_points3" in capsys.readouterr().out
     assert run("compare", "run", "measured") == 0
     assert "AP50" in capsys.readouterr().out
+
+
+def test_evaluate_reads_the_format_that_was_tuned_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {}
+    for image in sorted(Path("data/test/images").iterdir()):
+        Path("both/images").mkdir(parents=True, exist_ok=True)
+        path = Path(shutil.copy(image, "both/images"))
+        truth, _ = renumbered(read_objects(image.parents[1] / "instances" / image.name))
+        found[path.stem] = annotated(path, Instances(truth, np.ones(truth.max(), dtype=np.float32)), "cell")
+    for form in ("coco", "yolo"):
+        FORMATS[form].write(Annotations(found, {1: "cell"}), Path("both"))
+    ask = ("evaluate", "--checkpoint", "run", "--data", "both", "--out", "of_both")
+    assert run(*ask) != 0
+    assert "has annotations as of coco and yolo" in capsys.readouterr().err
+
+    def of_coco(*arguments: Any, **options: Any) -> Any:
+        model, info = load_merged(*arguments, **options)
+        return model, info.model_copy(update={"data_format": "coco"})
+
+    monkeypatch.setattr("samtune.tasks.instances.evaluate.load_merged", of_coco)
+    assert run(*ask) == 0
+    own, again = (json.loads(Path(place, "metrics.json").read_text()) for place in ("run", "of_both"))
+    assert again["metrics"] == pytest.approx(own["metrics"], abs=1e-6)
 
 
 def test_predictions_in_every_format() -> None:

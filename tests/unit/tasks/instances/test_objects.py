@@ -18,7 +18,7 @@ from samtune.data.maps import MapDataset
 from samtune.data.pairs import Pair
 from samtune.errors import ConfigError, DataError
 from samtune.tasks.instances.objects import object_facts, paint, read_objects, renumbered
-from samtune.tasks.instances.splits import kind_of, recognises, resolve_objects, verify_folder
+from samtune.tasks.instances.splits import ObjectDrawing, kind_of, recognises, resolve_objects, verify_folder
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +161,12 @@ def test_objects_of_every_format_that_tells_them_apart(tmp_path: Path, form: str
         assert problems == [] and np.bincount(read_objects(pair.mask).ravel())[1:].tolist() == areas
 
 
+def test_a_drawing_is_called_the_same_in_every_process() -> None:
+    """Its name is a part of where its maps are kept."""
+    names = [f"category {number}" for number in range(9)]
+    assert str(ObjectDrawing(frozenset(names))) == f"objects without {names}"
+
+
 def test_formats_and_categories_that_tell_no_objects_apart(tmp_path: Path) -> None:
     data = write_objects(tmp_path / "data")
     with pytest.raises(ConfigError, match="index does not tell objects of a category apart"):
@@ -199,6 +205,17 @@ def test_nothing_to_learn(tmp_path: Path) -> None:
         Image.fromarray(np.zeros((40, 48), dtype=np.uint16)).save(path)
     with pytest.raises(DataError, match="all 4 maps of train are without an object"):
         resolve_objects(data)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_nothing_to_measure(tmp_path: Path, part: str) -> None:
+    """Without an object in val no epoch would be chosen: the untuned weights would come back."""
+    data = write_objects(tmp_path / "data")
+    for path in (data / part / "instances").iterdir():
+        Image.fromarray(np.zeros((40, 48), dtype=np.uint16)).save(path)
+    with pytest.raises(DataError, match=f"all 2 maps of {part} are without an object.*no AP50 to measure; move images"):
+        resolve_objects(data)
+    assert len(verify_folder(data, name=None).errors) == 1
 
 
 def test_a_sample_keeps_the_numbers(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_clicks_correct_what_is_wrong() -> None:
     low = torch.where(target > 0, 5.0, -5.0)
     low[0, 0, 1, 1] = -5.0  # missed
     low[1, 0, 0, 3] = 5.0  # too much
-    points, signs = correction(low, target, 16)
+    points, signs = correction(low, target, torch.ones_like(target), 16)
     assert points[0, 0].tolist() == [1 * 4 + 1.5, 1 * 4 + 1.5] and points[1, 0].tolist() == [3 * 4 + 1.5, 1.5]
     assert signs[:2, 0].tolist() == [1, 0]
     x, y = points[2, 0].tolist()
@@ -77,7 +77,19 @@ def test_reached_ious() -> None:
     target = torch.zeros(1, 1, 2, 2)
     target[0, 0, 0] = 1.0
     low = torch.tensor([[[[1.0, 1], [-1, -1]], [[1, -1], [1, -1]], [[-1, -1], [-1, -1]]]])
-    assert reached(low, target)[0].tolist() == pytest.approx([1, 1 / 3, 0])
+    assert reached(low, target, torch.ones_like(target))[0].tolist() == pytest.approx([1, 1 / 3, 0])
+
+
+def test_what_is_found_in_the_padding_is_not_wrong() -> None:
+    """No click goes there, and the IoU is that of the picture: its left half."""
+    target, valid = torch.zeros(20, 1, 4, 4), torch.zeros(20, 1, 4, 4)
+    target[:, 0, 1:3, 0], valid[..., :2] = 1.0, 1.0
+    low = torch.where(target > 0, 5.0, -5.0)
+    low[..., 2:] = 5.0
+    torch.manual_seed(0)
+    points, signs = correction(low, target, valid, 16)
+    assert bool((points[..., 0] < 4).all()) and bool((signs == 1).all())  # all is right: clicks on the object
+    assert reached(low, target, valid).unique().tolist() == [1]
 
 
 def test_prompts_with_signs() -> None:

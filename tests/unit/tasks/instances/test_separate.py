@@ -78,6 +78,14 @@ def test_a_picture_of_nothing() -> None:
     assert len(everywhere) == 1 and (everywhere.labels == 1).all()
 
 
+def test_an_object_whose_pixels_touch_at_corners_stays_whole() -> None:
+    maps = np.zeros((3, 8, 8), dtype=np.float32)
+    maps[0], maps[2] = np.eye(8), np.eye(8) * np.linspace(0.2, 1, 8)
+    found = separate(maps)
+    assert len(found) == 1
+    np.testing.assert_array_equal(found.labels, np.eye(8))
+
+
 def test_crops_are_the_objects() -> None:
     labels = discs()
     whole = np.zeros_like(labels)
