@@ -216,14 +216,15 @@ def _wrapped(name: str, family: Family, net: nn.Module, config: Any, processor: 
 
 def _colours(name: str, processor: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     """Returns mean and deviation of RGB values of 0 to 255, or raises a `CheckpointError`."""
-    images: Any = processor.get("image_processor") if isinstance(processor, Mapping) else None
-    mean, std = (images.get(key) if isinstance(images, Mapping) else None for key in ("image_mean", "image_std"))
+    found = processor.get("image_processor") if isinstance(processor, Mapping) else None
+    images: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    mean, std = images.get("image_mean"), images.get("image_std")
     if not (_are_three(mean, least=-10) and _are_three(std, least=1e-5)):
         raise CheckpointError(
             f"the processor of {name} has image_mean {mean!r} and image_std {std!r}, expected three numbers each, of "
             f"pixels of 0 to 1. Get its {PROCESSORS[0]} again."
         )
-    return [255 * value for value in mean], [255 * value for value in std]
+    return [255 * value for value in images["image_mean"]], [255 * value for value in images["image_std"]]
 
 
 def _are_three(values: Any, *, least: float) -> bool:
