@@ -133,7 +133,7 @@ def _values_of(name: str) -> Iterator[None]:
             raise
         reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
         raise CheckpointError(
-            f"the config of {name} has impossible values ({reason}). Get its config.json again."
+            f"impossible values in the config of {name} ({reason}). Get its config.json again."
         ) from err
 
 
@@ -221,7 +221,7 @@ def _colours(name: str, processor: Mapping[str, Any]) -> tuple[list[float], list
     mean, std = images.get("image_mean"), images.get("image_std")
     if not (_are_three(mean, least=-10) and _are_three(std, least=1e-5)):
         raise CheckpointError(
-            f"the processor of {name} has image_mean {mean!r} and image_std {std!r}, expected three numbers each, of "
+            f"impossible colours in the processor of {name}: image_mean {mean!r} and image_std {std!r}, expected three numbers each, of "
             f"pixels of 0 to 1. Get its {PROCESSORS[0]} again."
         )
     return [255 * value for value in images["image_mean"]], [255 * value for value in images["image_std"]]

@@ -235,7 +235,7 @@ def spoil(folder: Path, name: str) -> None:
         ("infinite", r"holds NaN or infinity in 1 tensors"),
         ("family", r"architecture 'sam3_tracker', not 'sam2'\. Set model\.name to sam3\."),
         ("architecture", r"architecture 'bert', not 'sam2'\. Known: sam, sam_hq, sam2, "),
-        ("values", r"the config of sam2 has impossible values"),
+        ("values", r"impossible values in the config of sam2"),
         ("cut", r"the weights in .* can't be read"),
         ("config.json", r"it lacks config\.json \(it holds: model\.safetensors, processor_config\.json\)"),
         (
@@ -246,7 +246,10 @@ def spoil(folder: Path, name: str) -> None:
         ("no json", r"config\.json is damaged or no JSON"),
         ("mean", r"does not say how images are normalised"),
         ("no images", r"does not say how images are normalised"),
-        ("grey", r"the processor of sam2 has image_mean \[0\.5\] and .*, expected three numbers each"),
+        (
+            "grey",
+            r"impossible colours in the processor of sam2: image_mean \[0\.5\] and .*, expected three numbers each",
+        ),
         ("flat", r"and image_std \[0\.5, 0\.0, 0\.5\], expected three numbers each"),
     ],
 )
@@ -260,10 +263,10 @@ def test_a_config_in_a_file_that_makes_no_network() -> None:
     given = config_of("sam2")
     odd = {**given, "mask_decoder_config": {**given["mask_decoder_config"], "num_attention_heads": 0}}
     for asked_on in ("cpu", "meta"):
-        with torch.device(asked_on), pytest.raises(CheckpointError, match="the config of sam2 has impossible values"):
+        with torch.device(asked_on), pytest.raises(CheckpointError, match="impossible values in the config of sam2"):
             build_hf("sam2", checkpoint="random", config=odd)
     for processor in ({}, {"image_processor": 5}):
-        with pytest.raises(CheckpointError, match="the processor of sam2 has image_mean None"):
+        with pytest.raises(CheckpointError, match="impossible colours in the processor of sam2: image_mean None"):
             build_hf("sam2", checkpoint="random", config=given, processor={"a": 1, **processor})
 
 
