@@ -78,10 +78,11 @@ def twin_of(description: Description) -> tuple[str, dict[str, Any]]:
     """Returns name and options of a described SAM 1 in its other layout.
 
     Raises:
-        CheckpointError: what it is has no such twin: class tokens, added modules, another input size, odd sizes.
+        CheckpointError: what it is has no such twin: class tokens, more channels, added modules, another input size,
+            odd sizes.
     """
     what = f"{description.model} at {description.image_size} px"
-    if description.classes or description.additions:
+    if description.classes or description.additions or description.channels != 3:
         raise CheckpointError(f"{what} has parts that SAM 1 does not have, so its other layout has no place for them.")
     if description.model == TRANSFORMERS:
         config = description.build().options["config"]

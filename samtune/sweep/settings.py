@@ -90,6 +90,9 @@ class Sweep(Section):
             yield Fault("tasks", "{}, expected at least one task; leave out `tasks:` if there is one only.")
         if not set(self.rows or self.cells) <= set(self.cells) or self.rows == ():
             yield Fault("rows", f"{list(self.rows or ())}, expected names of `cells`: {', '.join(self.cells)}.")
+        elif self.cells and not self.places:
+            place = "rows" if self.rows else "cells"
+            yield Fault(place, "no row runs any task, expected one whose `only` names a task.")
         titles = [task.title for task in (self.tasks or {}).values()]
         if len(set(titles)) < len(titles):
             yield Fault("tasks", f"titles {titles}, expected another one for each task.")

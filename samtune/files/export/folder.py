@@ -1,11 +1,14 @@
 """A merged model of transformers as its folder: config, weights and processor, which `from_pretrained` loads."""
 
+import logging
 from pathlib import Path
 
 from samtune.errors import CheckpointError
 from samtune.files.description import Description
 from samtune.files.layouts import own_layout, twin_model
 from samtune.files.merged import load_merged
+
+logger = logging.getLogger(__name__)
 
 
 def export_folder(merged: Path, out: Path) -> None:
@@ -23,7 +26,11 @@ def export_folder(merged: Path, out: Path) -> None:
             f"{merged} is a bundle: its {description.additions[0].kind} modules can't be merged, which stock code "
             "lacks. Tune with a method that merges, such as gps, grft, lora or ssf."
         )
+    if out.name in ("", ".."):
+        raise CheckpointError(f"{out} is no new folder: give the name of one.")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise CheckpointError(f"{out} holds something already: give a new folder, so that nothing is lost.")
     stock = model if model.keeps_folder else twin_model(description, model.net.state_dict())
     stock.save_stock(out)
+    if description.range is not None:
+        logger.info("give it pictures whose values %g to %g became 0 to 255, cut off outside", *description.range)

@@ -2,16 +2,18 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from samtune.base.machine import is_out_of_memory
 from samtune.errors import CheckpointError, ConfigError, unknown_name
 from samtune.models.hf.families import FAMILIES, Family
-from samtune.models.hf.folder import library, load_folder, quiet, read_folder
+from samtune.models.hf.folder import PROCESSORS, library, load_folder, quiet, read_folder
 from samtune.models.hf.hub import published_folder
 from samtune.models.hf.model import BACKBONES, HfSam
 from samtune.models.weights import RANDOM, check_finite, load_weights
@@ -55,7 +57,7 @@ def build_hf(
         found = _defaults(family) if folder is None else read_folder(family, folder)
         config, processor = config or found[0], processor or found[1]
     settings = _sized(name, family, _config(family, config, name), image_size)
-    net, more = _network(family, settings, folder)
+    net, more = _network(name, family, settings, folder)
     model = _wrapped(name, family, net, settings, processor)
     if folder is not None and not _on_meta():
         _tell(net.state_dict(), more, folder)
@@ -109,17 +111,30 @@ def _config(family: Family, given: Mapping[str, Any], name: str) -> Any:
         raise ConfigError(
             f"{name} needs a transformers that has {family.prefix}Model; {library_.__version__} has none."
         )
-    try:
-        with quiet():
-            config = getattr(library_, f"{family.prefix}Config").from_dict(dict(given))
-    except Exception as err:  # pydantic-like checks of the library, and whatever odd values lead to
-        reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
-        raise CheckpointError(
-            f"the config of {name} has impossible values ({reason}). Get its config.json again."
-        ) from err
+    with _values_of(name):
+        config = getattr(library_, f"{family.prefix}Config").from_dict(dict(given))
+        trunk = str(getattr(getattr(config.vision_config, "backbone_config", None), "architecture", ""))
+        if ":" in trunk:  # timm would ask the hub for it
+            raise ValueError(f"its trunk {trunk!r} is no model of timm's own")
+    config._attn_implementation = None  # the library's own choice, in every part: a file may name code of the hub
     if hasattr(config.mask_decoder_config, "dynamic_multimask_via_stability"):
         config.mask_decoder_config.dynamic_multimask_via_stability = False  # token 0 is what is tuned and measured
     return config
+
+
+@contextmanager
+def _values_of(name: str) -> Iterator[None]:
+    """Turns what odd values of a config lead to, in checks of the library or in its networks, into one error."""
+    try:
+        with quiet():
+            yield
+    except Exception as err:
+        if is_out_of_memory(err):
+            raise
+        reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
+        raise CheckpointError(
+            f"impossible values in the config of {name} ({reason}). Get its config.json again."
+        ) from err
 
 
 def _sized(name: str, family: Family, config: Any, size: int | None) -> Any:
@@ -159,13 +174,13 @@ def _step(config: Any) -> int:
     return int(config.prompt_encoder_config.patch_size) * (1 if hasattr(backbone, "patch_size") else 2)
 
 
-def _network(family: Family, config: Any, folder: Path | None) -> tuple[nn.Module, int]:
+def _network(name: str, family: Family, config: Any, folder: Path | None) -> tuple[nn.Module, int]:
     """Returns the network with the weights of a folder, or as it is drawn, and the tensors that were left out."""
     net_class = getattr(library(), f"{family.prefix}Model")
     if folder is not None and not _on_meta():
         net, more = load_folder(net_class, config, folder)
     else:
-        with quiet():
+        with _values_of(name):
             net, more = net_class(config), 0
     _untie(net)
     for module in net.modules():
@@ -183,20 +198,39 @@ def _untie(net: Any) -> None:
 
 def _wrapped(name: str, family: Family, net: nn.Module, config: Any, processor: Mapping[str, Any]) -> HfSam:
     """Returns the backbone around a network; its options rebuild it without the folder."""
-    images: Mapping[str, Any] = processor["image_processor"]
+    mean, std = _colours(name, processor)
     size = config.prompt_encoder_config.image_size
     side = size if isinstance(size, int) else int(size[0])
     return BACKBONES[name](
         net,
         name=name,
         image_size=side,
-        mean=[255 * value for value in images["image_mean"]],
-        std=[255 * value for value in images["image_std"]],
+        mean=mean,
+        std=std,
         options={
             "config": config.to_dict(),
             "processor": _resized(family, processor, config.prompt_encoder_config, side),
         },
     )
+
+
+def _colours(name: str, processor: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Returns mean and deviation of RGB values of 0 to 255, or raises a `CheckpointError`."""
+    found = processor.get("image_processor") if isinstance(processor, Mapping) else None
+    images: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    mean, std = images.get("image_mean"), images.get("image_std")
+    if not (_are_three(mean, least=-10) and _are_three(std, least=1e-5)):
+        raise CheckpointError(
+            f"impossible colours in the processor of {name}: image_mean {mean!r} and image_std {std!r}, expected three numbers each, of "
+            f"pixels of 0 to 1. Get its {PROCESSORS[0]} again."
+        )
+    return [255 * value for value in images["image_mean"]], [255 * value for value in images["image_std"]]
+
+
+def _are_three(values: Any, *, least: float) -> bool:
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        return False
+    return all(isinstance(value, int | float) and least <= value <= 10 for value in values)
 
 
 def _resized(family: Family, processor: Mapping[str, Any], prompts: Any, side: int) -> Settings:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from samtune.base.disk import disk_errors, write_json
@@ -124,8 +125,12 @@ def save_folder(net: Any, processor: Mapping[str, Any], folder: Path) -> None:
     with disk_errors(folder):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        with quiet():
-            net.save_pretrained(partial)
+        try:
+            with quiet():
+                net.save_pretrained(partial)
+        except SafetensorError as err:  # how it reports a full disk
+            shutil.rmtree(partial, ignore_errors=True)
+            raise OSError(str(err)) from err
         for file in partial.iterdir():
             file.chmod(0o644)  # safetensors makes files that only their owner can read
         write_json(partial / PROCESSORS[0], processor)
@@ -139,7 +144,7 @@ def _read_processor(family: Family, folder: Path) -> dict[str, Any]:
         path = folder / name
         found = _read_json(path) if path.is_file() else {}
         images = found.get("image_processor", found)
-        if "image_mean" in images and "image_std" in images:
+        if isinstance(images, dict) and "image_mean" in images and "image_std" in images:
             return (
                 found if "image_processor" in found else {"image_processor": found, "processor_class": family.processor}
             )
@@ -161,8 +166,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _stored(folder: Path) -> int:
     """Returns the number of tensors in a folder's files."""
-    from safetensors import safe_open
-
     count = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:

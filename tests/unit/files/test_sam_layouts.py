@@ -129,6 +129,8 @@ def test_a_merged_sam_is_exported_as_a_folder_of_transformers(tmp_path: Path) ->
         torch.testing.assert_close(found, meta(batch), rtol=1e-4, atol=1e-4)
     with pytest.raises(CheckpointError, match="holds something already"):
         export_folder(tmp_path / "merged.safetensors", tmp_path / "hf")
+    with pytest.raises(CheckpointError, match=r"\. is no new folder: give the name of one"):
+        export_folder(tmp_path / "merged.safetensors", Path())
 
 
 def test_models_without_a_twin() -> None:
@@ -137,6 +139,9 @@ def test_models_without_a_twin() -> None:
         twin_of(large)
     with pytest.raises(CheckpointError, match="parts that SAM 1 does not have"):
         twin_model(large.model_copy(update={"classes": ("a", "b")}), {})
+    four = toy_model().colours[0][:1] * 4
+    with pytest.raises(CheckpointError, match="parts that SAM 1 does not have"):
+        twin_of(describe(toy_model()).model_copy(update={"channels": 4, "pixel_mean": four, "pixel_std": four}))
     odd = build_hf("sam_hf", checkpoint="random", config=config_of(replace(SPEC, depth=3)))
     with pytest.raises(CheckpointError, match="has sizes of no model in Meta's layout"):
         twin_of(describe(odd))

@@ -99,6 +99,7 @@ def test_every_problem_of_the_file_is_told_at_once() -> None:
         ({"cells": {"a": {"title": "A", "only": ["x"]}}}, r"cells.a.only: \['x'\], .* none, as there is no `tasks:`"),
         ({"rows": ["gp"]}, r"rows: \['gp'\], expected names of `cells`: linear, gps"),
         ({"rows": []}, r"rows: \[\], expected names of `cells`: linear, gps"),
+        ({"rows": ["a"], "cells": {**ROWS, "a": {"title": "A", "only": []}}}, "rows: no row runs any task"),
         ({"steps": 0}, "steps: 0, expected a value >= 1"),
         ({"protocol": "test"}, "protocol: \"test\", expected 'validate' or 'retrain'"),
         ({"choose_on": 1.0}, "choose_on: 1.0, expected a value < 1"),

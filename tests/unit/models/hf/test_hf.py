@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from toy import prompts_of, toy_batch
 from toy_hf import CONFIGS, SIZE, config_of, toy_hf
 
-from samtune.errors import CheckpointError, ConfigError
+from samtune.errors import CheckpointError, ConfigError, DiskError
 from samtune.models.hf.build import build_hf
 from samtune.models.hf.families import FAMILIES
-from samtune.models.hf.folder import family_of
+from samtune.models.hf.folder import family_of, save_folder
 from samtune.models.table import build_model, build_shapes
 from samtune.types import Prompts
 
@@ -214,8 +216,14 @@ def spoil(folder: Path, name: str) -> None:
         (folder / name).unlink()
     if name == "no json":
         (folder / "config.json").write_text("{")
-    if name == "mean":
-        (folder / "processor_config.json").write_text("{}")
+    texts = {
+        "mean": {},
+        "no images": {"image_processor": None},
+        "grey": {"image_processor": {"image_mean": [0.5], "image_std": [0.5]}},
+        "flat": {"image_processor": {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.0, 0.5]}},
+    }
+    if name in texts:
+        (folder / "processor_config.json").write_text(json.dumps(texts[name]))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +235,7 @@ def spoil(folder: Path, name: str) -> None:
         ("infinite", r"holds NaN or infinity in 1 tensors"),
         ("family", r"architecture 'sam3_tracker', not 'sam2'\. Set model\.name to sam3\."),
         ("architecture", r"architecture 'bert', not 'sam2'\. Known: sam, sam_hq, sam2, "),
-        ("values", r"the config of sam2 has impossible values"),
+        ("values", r"impossible values in the config of sam2"),
         ("cut", r"the weights in .* can't be read"),
         ("config.json", r"it lacks config\.json \(it holds: model\.safetensors, processor_config\.json\)"),
         (
@@ -237,12 +245,50 @@ def spoil(folder: Path, name: str) -> None:
         ("model.safetensors", r"it lacks model\.safetensors"),
         ("no json", r"config\.json is damaged or no JSON"),
         ("mean", r"does not say how images are normalised"),
+        ("no images", r"does not say how images are normalised"),
+        (
+            "grey",
+            r"impossible colours in the processor of sam2: image_mean \[0\.5\] and .*, expected three numbers each",
+        ),
+        ("flat", r"and image_std \[0\.5, 0\.0, 0\.5\], expected three numbers each"),
     ],
 )
 def test_folders_that_are_refused(sam2: Path, name: str, message: str) -> None:
     spoil(sam2, name)
     with pytest.raises(CheckpointError, match=message):
         build_model("sam2", checkpoint=sam2)
+
+
+def test_a_config_in_a_file_that_makes_no_network() -> None:
+    given = config_of("sam2")
+    odd = {**given, "mask_decoder_config": {**given["mask_decoder_config"], "num_attention_heads": 0}}
+    for asked_on in ("cpu", "meta"):
+        with torch.device(asked_on), pytest.raises(CheckpointError, match="impossible values in the config of sam2"):
+            build_hf("sam2", checkpoint="random", config=odd)
+    for processor in ({}, {"image_processor": 5}):
+        with pytest.raises(CheckpointError, match="impossible colours in the processor of sam2: image_mean None"):
+            build_hf("sam2", checkpoint="random", config=given, processor={"a": 1, **processor})
+
+
+def test_a_config_brings_nothing_of_the_hub() -> None:
+    given: dict[str, Any] = deepcopy(config_of("edgetam"))
+    given["vision_config"]["backbone_config"]["architecture"] = "hf-hub:any/any"
+    with pytest.raises(CheckpointError, match="its trunk 'hf-hub:any/any' is no model of timm's own"):
+        build_hf("edgetam", checkpoint="random", config=given)
+    given = config_of("sam2")
+    model = build_hf("sam2", checkpoint="random", config={**given, "attn_implementation": "kernels-community/any"})
+    assert model.net.config.vision_config._attn_implementation == model.net.config._attn_implementation == "sdpa"
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    class Full:
+        def save_pretrained(self, folder: Path) -> None:
+            (folder / "model.safetensors").write_bytes(b"x")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(DiskError, match="No space left on device"):
+        save_folder(Full(), {}, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_names_and_machines_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
