@@ -221,8 +221,8 @@ def _colours(name: str, processor: Mapping[str, Any]) -> tuple[list[float], list
     mean, std = images.get("image_mean"), images.get("image_std")
     if not (_are_three(mean, least=-10) and _are_three(std, least=1e-5)):
         raise CheckpointError(
-            f"impossible colours in the processor of {name}: image_mean {mean!r} and image_std {std!r}, expected three numbers each, of "
-            f"pixels of 0 to 1. Get its {PROCESSORS[0]} again."
+            f"impossible colours in the processor of {name}: image_mean {mean!r} and image_std {std!r}, expected three "
+            f"numbers each, of pixels of 0 to 1. Get its {PROCESSORS[0]} again."
         )
     return [255 * value for value in images["image_mean"]], [255 * value for value in images["image_std"]]
 
