@@ -65,21 +65,6 @@ def check_stack(request: Prediction) -> None:
         raise ConfigError(f"--format stack answers each page of a TIFF by a page; leave {' and '.join(wrong)} out.")
 
 
-def predict_stack(path: Path, target: Path, answer: Callable[[PixelArray], np.ndarray], pixels: Pixels) -> None:
-    """Answers the pages of a TIFF one by one, and writes the answers as the pages of another.
-
-    Args:
-        answer: returns an (H, W) mask or map of an image, uint8 or uint16.
-
-    Raises:
-        DataError: no TIFF, a damaged one, or a page that the model does not take; nothing is written then.
-        DiskError: `target` can't be written.
-    """
-    with replacing(target) as partial, TiffWriter(partial) as writer:
-        for image in read_stack(path, pixels):
-            writer.write(answer(image), photometric="minisblack", compression="zlib", contiguous=False, metadata=None)
-
-
 def refuse_format(request: Prediction) -> None:
     """Raises a `ConfigError` for a task whose answers have one format."""
     if request.format is not None:
@@ -165,6 +150,31 @@ def predict_each(
     if problems:
         raise DataError(list_problems(f"no {what} for {len(problems)} of {len(images)} images", problems))
     return answers
+
+
+def predict_stacks(
+    targets: Mapping[Path, Path], answer: Callable[[PixelArray], np.ndarray], pixels: Pixels, *, what: str
+) -> int:
+    """Answers the pages of each TIFF one by one, writes the answers as the pages of another, and returns their number.
+
+    Args:
+        targets: of each TIFF the file that it is answered by.
+        answer: returns an (H, W) uint8 or uint16 mask or map of an image.
+        what: a word for a stack of answers, for messages.
+
+    Raises:
+        DataError: no TIFF, a damaged one, or a page that the model does not take; all are listed, nothing of them is
+            written.
+        DiskError: a target can't be written.
+    """
+
+    def one(path: Path) -> None:
+        with replacing(targets[path]) as partial, TiffWriter(partial) as writer:
+            for image in read_stack(path, pixels):
+                page = answer(image)
+                writer.write(page, photometric="minisblack", compression="zlib", contiguous=False, metadata=None)
+
+    return len(predict_each(list(targets), one, what=what))
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:

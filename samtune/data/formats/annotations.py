@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from samtune.data.formats.shapes import Region, draw
 from samtune.data.pictures import MAX_PIXELS, is_picture
 from samtune.data.verify import list_problems
+from samtune.errors import DataError
 
 if TYPE_CHECKING:
     from samtune.types import MaskArray
@@ -177,6 +178,14 @@ def shown_problems(place: Path, problems: Sequence[str]) -> str:
     """Words one message for all that is wrong with a place; with no problem it names no picture."""
     lines = list(dict.fromkeys(problems)) or [f"{place}: names no picture"]
     return list_problems(f"{place} can't be imported; mend these, or take them out", lines)
+
+
+def the_file(files: Sequence[Path], place: Path, what: str) -> Path:
+    """Returns the only one of the files of a format at a place; a `DataError` where there is none, or are several."""
+    if len(files) == 1:
+        return files[0]
+    found = ", ".join(path.name for path in files[:10]) or "none"
+    raise DataError(f"{place}: one file of {what} is needed, found: {found}; give the file as SRC, or keep one there")
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from samtune.base.disk import write_text
-from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading
+from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, the_file
 from samtune.data.formats.shapes import Region, encode_rle, polygon, run_lengths
 from samtune.errors import DataError
 
@@ -147,10 +147,7 @@ def _shape(item: Annotation, image: Annotated) -> dict[str, Any]:
 def _one(folder: Path) -> Path:
     found = find_annotations(folder) if folder.is_dir() else []
     fitting = found if len(found) < 2 else coco_files(folder)
-    if len(fitting) == 1:
-        return fitting[0]
-    names = ", ".join(path.name for path in found[:10]) or "none"
-    raise DataError(f"{folder}: one file of annotations (.json) is needed, found: {names}; give the file as SRC")
+    return the_file(fitting or found, folder, "annotations (.json)")
 
 
 def _looks(file: Path) -> bool:

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, SubElement
 import numpy as np
 
 from samtune.base.disk import write_bytes
-from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered
+from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered, the_file
 from samtune.data.formats.shapes import Region, crop_of, ellipse, place_crop, polygon, rectangle, turned
 from samtune.errors import DataError
 
@@ -26,11 +26,7 @@ def read_cvat(place: Path) -> Annotations:
     Raises:
         DataError: no such file or several, or another file.
     """
-    files = cvat_files(place)
-    if len(files) != 1:
-        found = ", ".join(path.name for path in files) or "none"
-        raise DataError(f"{place}: one file of CVAT for images 1.1 (.xml) is needed, found: {found}")
-    (file,) = files
+    file = the_file(cvat_files(place), place, "CVAT for images 1.1 (.xml)")
     try:
         root = ElementTree.parse(file).getroot()
         entries = [(_text(e, "name"), int(_text(e, "width")), int(_text(e, "height")), e) for e in root.iter("image")]

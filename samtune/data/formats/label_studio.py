@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from samtune.base.disk import write_text
 from samtune.data.channels.tiff import picture_size
-from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered
+from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered, the_file
 from samtune.data.formats.brush import pack_brush, unpack_brush
 from samtune.data.formats.coco import MOST_FILES, find_annotations
 from samtune.data.formats.shapes import Region, ellipse, encode_rle, polygon, rectangle, turned
@@ -33,11 +33,7 @@ def read_label_studio(place: Path) -> Annotations:
     Raises:
         DataError: no such file or several, or another file.
     """
-    files = label_studio_files(place)
-    if len(files) != 1:
-        found = ", ".join(path.name for path in files) or "none"
-        raise DataError(f"{place}: one file of Label Studio (JSON, not JSON_MIN) is needed, found: {found}")
-    (file,) = files
+    file = the_file(label_studio_files(place), place, "Label Studio (JSON, not JSON_MIN)")
     try:
         tasks = [dict(task) for task in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, RecursionError) as error:

@@ -31,7 +31,7 @@ from samtune.tasks.predict import (
     checked_format,
     find_images,
     predict_each,
-    predict_stack,
+    predict_stacks,
     save_annotations,
     targets_of,
     targets_of_format,
@@ -155,10 +155,8 @@ def _predict_stacks(predictor: InstancePredictor, request: Request, targets: dic
     def answer(image: PixelArray) -> np.ndarray:
         return index_values(predictor.predict(image).labels)
 
-    stacks = predict_each(
-        list(targets), lambda path: predict_stack(path, targets[path], answer, predictor.info.pixels), what="stack"
-    )
-    return f"{len(stacks)} stacks of maps of objects in {request.out}"
+    count = predict_stacks(targets, answer, predictor.info.pixels, what="stack")
+    return f"{count} stacks of maps of objects in {request.out}"
 
 
 def _ask(predictor: InstancePredictor, boxes: Floats | None, grid: int | None, image: PixelArray) -> Instances:

@@ -26,7 +26,7 @@ from samtune.tasks.predict import (
     checked_format,
     find_images,
     predict_each,
-    predict_stack,
+    predict_stacks,
     refuse_grid,
     save_annotations,
     targets_of,
@@ -154,10 +154,8 @@ def _predict_stacks(predictor: Predictor, request: Request) -> str:
     def answer(image: PixelArray) -> np.ndarray:
         return predictor.predict(image).mask.astype(np.uint8) * 255
 
-    stacks = predict_each(
-        list(targets), lambda path: predict_stack(path, targets[path], answer, predictor.info.pixels), what="stack"
-    )
-    return f"{len(stacks)} stacks of masks in {request.out}"
+    count = predict_stacks(targets, answer, predictor.info.pixels, what="stack")
+    return f"{count} stacks of masks in {request.out}"
 
 
 def other_prompt(predictor: Predictor, *, box: bool, points: bool) -> str | None:

@@ -24,7 +24,7 @@ from samtune.tasks.predict import (
     checked_format,
     find_images,
     predict_each,
-    predict_stack,
+    predict_stacks,
     refuse_grid,
     save_annotations,
     targets_of,
@@ -130,7 +130,5 @@ def _predict_stacks(predictor: MapPredictor, request: Request, targets: dict[Pat
     def answer(image: PixelArray) -> np.ndarray:
         return values[predictor.predict(image).places]
 
-    stacks = predict_each(
-        list(targets), lambda path: predict_stack(path, targets[path], answer, predictor.info.pixels), what="stack"
-    )
-    return f"{len(stacks)} stacks of maps in {request.out}"
+    count = predict_stacks(targets, answer, predictor.info.pixels, what="stack")
+    return f"{count} stacks of maps in {request.out}"
