@@ -84,3 +84,9 @@ class PixelScore(shared.Score):
         None, description="what is differentiated; empty: what the selector's paper does"
     )
     cells: int = Field(128, ge=2, description="feature cells drawn per image by the contrastive loss")
+
+
+class PixelEval(shared.Eval):
+    """`eval`: validation, the final report and its pictures."""
+
+    overlays: int = Field(3, ge=0, description="pictures of each of best, median and worst cases")

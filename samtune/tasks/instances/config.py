@@ -8,7 +8,7 @@ from pydantic import Field
 from samtune.config import sections as shared
 from samtune.config.problems import Fault, impossible_pair
 from samtune.config.sections import LARGEST, PathText
-from samtune.tasks.sections import PixelData, PixelModel, PixelScore
+from samtune.tasks.sections import PixelData, PixelEval, PixelModel, PixelScore
 
 
 class Data(PixelData):
@@ -49,12 +49,6 @@ class Loss(shared.Section):
             yield impossible_pair("bce_weight", 0, "a value > 0 when loss.dice_weight is 0", "dice_weight")
 
 
-class Eval(shared.Eval):
-    """`eval`: validation, the final report and its pictures."""
-
-    overlays: int = Field(3, ge=0, description="pictures of each of best, median and worst cases")
-
-
 class InstanceConfig(shared.Config):
     """All settings of a job on instances; sections in the order of use."""
 
@@ -64,4 +58,4 @@ class InstanceConfig(shared.Config):
     score: PixelScore = PixelScore()
     train: Train = Train()
     loss: Loss = Loss()
-    eval: Eval = Eval()
+    eval: PixelEval = PixelEval()

@@ -10,7 +10,7 @@ from samtune.config import sections as shared
 from samtune.config.problems import Fault, impossible_pair, told
 from samtune.config.sections import LARGEST, PathText, SelectorFacts
 from samtune.errors import unknown_name
-from samtune.tasks.sections import PixelData, PixelModel, PixelScore
+from samtune.tasks.sections import PixelData, PixelEval, PixelModel, PixelScore
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +75,12 @@ def _a_metric(name: str) -> str:
     return name
 
 
-class Eval(shared.Eval):
+class Eval(PixelEval):
     """`eval`: validation, the final report and its pictures."""
 
     metrics: Annotated[tuple[Annotated[str, AfterValidator(_a_metric)], ...], Field(strict=False)] = Field(
         (), description="metrics beside Dice, IoU, precision and recall"
     )
-    overlays: int = Field(3, ge=0, description="pictures of each of best, median and worst cases")
 
 
 class SegmentationConfig(shared.Config):

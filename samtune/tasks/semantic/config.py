@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from samtune.config import sections as shared
 from samtune.config.problems import Fault, impossible_pair, shown, told
 from samtune.config.sections import LARGEST
-from samtune.tasks.sections import PixelData, PixelModel, PixelScore
+from samtune.tasks.sections import PixelData, PixelEval, PixelModel, PixelScore
 
 MOST = 255  # values of a picture of 8 bits, of which one stands for what does not count
 
@@ -67,12 +67,6 @@ class Loss(shared.Section):
             yield impossible_pair("ce_weight", 0, "a value > 0 when loss.dice_weight is 0", "dice_weight")
 
 
-class Eval(shared.Eval):
-    """`eval`: validation, the final report and its pictures."""
-
-    overlays: int = Field(3, ge=0, description="pictures of each of best, median and worst cases")
-
-
 class SemanticConfig(shared.Config):
     """All settings of a semantic job; sections in the order of use."""
 
@@ -82,4 +76,4 @@ class SemanticConfig(shared.Config):
     score: PixelScore = PixelScore()
     train: shared.Train = shared.Train()
     loss: Loss = Loss()
-    eval: Eval = Eval()
+    eval: PixelEval = PixelEval()
