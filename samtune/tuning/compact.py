@@ -8,8 +8,8 @@ chosen: with R the rows that hold a chosen entry and U the columns,
     G = dY[:, R]^T @ X[:, U],   d values = G at the chosen places,
 
 and only X[:, U] is kept from the forward pass, with a column of ones for the gradient of the bias. A pointwise
-convolution is the same, with pixels as the rows of X. Any other tensor gathers from its transient dense gradient; so
-does the patch embedding, whose gradient is made once per step.
+convolution is the same, with pixels as the rows of X, and a depthwise one computes the chosen taps. Any other tensor
+gathers from its transient dense gradient; so does the patch embedding, whose gradient is made once per step.
 
 A module is switched in place by giving it a subclass of its own class, so names, hooks and `deepcopy` keep working;
 its state dict has exactly the stock keys, with current values.
@@ -28,6 +28,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from samtune.models.backbone import is_pointwise
 from samtune.tuning.product import SelectedProduct, Stock, once_differentiable
+from samtune.tuning.taps import TapPlan, convolve, is_depthwise, plan_taps
 
 KEEP_WHOLE_INPUT = 0.75  # above this share of columns, keeping X itself is cheaper than a copy of X[:, U]
 _SUFFIX = "_values"
@@ -59,6 +60,10 @@ def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
     elif type(module) is nn.Conv2d and is_pointwise(module) and name == "weight":
         _plan_product(module, indices, *dense.shape[:2])
         module.__class__ = CompactPointwise
+    elif is_depthwise(module) and name == "weight" and (plan := plan_taps(indices, *dense.flatten(1).shape)):
+        module.register_buffer("tuned_taps", plan.taps, persistent=False)
+        module.register_buffer("tuned_places", plan.places, persistent=False)
+        module.__class__ = _compact_depthwise(type(module))
     else:
         module.__class__ = _compact_class(type(module), name)  # type: ignore[arg-type]
     return values
@@ -154,6 +159,18 @@ class CompactPointwise(_Product, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Maps (..., inputs, h, w) to (..., outputs, h, w)."""
         return self.product(input.movedim(-3, -1), _pointwise).movedim(-1, -3)
+
+
+@functools.cache
+def _compact_depthwise(cls: type[nn.Module]) -> type[nn.Module]:
+    """Returns the subclass of a convolution `cls` that computes the chosen taps; made once."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
+    def forward(self: Any, x: Tensor) -> Tensor:
+        plan = TapPlan(self.tuned_taps, self.tuned_places)
+        return convolve(self, x, self.dense(), self.values(), plan)
+
+    return type(f"Compact{cls.__name__}", (CompactModule, cls), {"forward": forward})
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -109,6 +110,74 @@ def test_a_pointwise_convolution_equals_the_stock_one(indices: Tensor, layout: t
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, **exact)
     if bias:
         torch.testing.assert_close(layer.bias.grad, stock.bias.grad, **exact)
+
+
+CHANNELS, TAPS = 6, 25
+KERNELS = torch.arange(CHANNELS * TAPS).view(CHANNELS, TAPS)
+DEPTHWISE = {
+    "one of each": KERNELS[:, 0] + torch.tensor([0, 24, 12, 7, 7, 3]),
+    "some channels, up to three": torch.cat([KERNELS[1, [2, 9, 20]], KERNELS[4, [0]]]),
+    "six of each": KERNELS[:, 4:10].flatten(),
+}
+
+
+def plain_depthwise(**options: int) -> nn.Conv2d:
+    return nn.Conv2d(CHANNELS, CHANNELS, 5, groups=CHANNELS, dtype=torch.float64, **options)
+
+
+@pytest.mark.parametrize("pattern", list(DEPTHWISE))
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: plain_depthwise(padding=2),
+        lambda: plain_depthwise(stride=2, dilation=2),
+        lambda: Conv2dSame(CHANNELS, CHANNELS, 5, stride=2, groups=CHANNELS, bias=False, dtype=torch.float64),
+    ],
+    ids=["padded", "stride and dilation", "padded as TensorFlow"],
+)
+@pytest.mark.parametrize("batch", [(2,), ()], ids=["batch", "no batch"])
+def test_a_depthwise_convolution_equals_the_stock_one(
+    pattern: str, build: Callable[[], nn.Conv2d], batch: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    stock = build()
+    layer = deepcopy(stock)
+    values = tune_entries(layer, "weight", DEPTHWISE[pattern])
+    assert "tuned_taps" in dict(layer.named_buffers())
+    x = torch.randn(*batch, CHANNELS, 11, 14, dtype=torch.float64)
+    inputs = [x.clone().requires_grad_(True) for _ in range(2)]
+    answers = [module(x) for module, x in zip((layer, stock), inputs, strict=True)]
+    assert torch.equal(*answers)
+    for answer in answers:
+        answer.sin().sum().backward()
+    exact = {"rtol": 1e-12, "atol": 1e-12}
+    torch.testing.assert_close(values.grad, stock.weight.grad.flatten()[DEPTHWISE[pattern]], **exact)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, **exact)
+    if stock.bias is not None:
+        torch.testing.assert_close(layer.bias.grad, stock.bias.grad, **exact)
+
+
+def test_a_depthwise_convolution_under_autocast_gives_the_stock_layers_numbers() -> None:
+    torch.manual_seed(0)
+    stock = nn.Conv2d(CHANNELS, CHANNELS, 5, padding=2, groups=CHANNELS)
+    layer = deepcopy(stock)
+    values = tune_entries(layer, "weight", DEPTHWISE["one of each"])
+    x = torch.randn(2, CHANNELS, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        answers = layer(x), stock(x)
+    assert answers[0].dtype == torch.bfloat16 and torch.equal(*answers)
+    for answer in answers:
+        answer.float().sin().sum().backward()
+    wanted = stock.weight.grad.flatten()[DEPTHWISE["one of each"]]
+    torch.testing.assert_close(values.grad, wanted, rtol=2e-2, atol=1e-1)
+    assert values.grad.dtype == layer.bias.grad.dtype == torch.float32
+
+
+def test_many_taps_of_a_kernel_come_from_its_whole_gradient() -> None:
+    """One convolution for each tap would take longer."""
+    layer = plain_depthwise()
+    tune_entries(layer, "weight", KERNELS[:, :7].flatten())
+    assert "tuned_taps" not in dict(layer.named_buffers())
 
 
 @pytest.mark.parametrize("options", [{"stride": 2}, {"groups": 2}, {"padding": 1}], ids=str)
@@ -237,11 +306,13 @@ def test_no_tensor_of_the_weights_size_is_made_in_the_backward_pass() -> None:
 # --- what is refused
 
 
-@pytest.mark.parametrize("kind", ["linear", "convolution"])
+@pytest.mark.parametrize("kind", ["linear", "convolution", "depthwise"])
 def test_second_derivatives_are_refused(kind: str) -> None:
     """Even of a linear loss, where the gradient that comes in needs none itself."""
     if kind == "linear":
         layer, x = nn.Linear(INPUTS, OUTPUTS), tokens()
+    elif kind == "depthwise":
+        layer, x = nn.Conv2d(6, 6, 5, groups=6), torch.randn(1, 6, 5, 5, requires_grad=True)
     else:
         layer, x = nn.Conv2d(3, 4, 2), torch.randn(1, 3, 5, 5, requires_grad=True)
     values = tune_entries(layer, "weight", torch.arange(6))
@@ -272,6 +343,7 @@ def test_a_weight_that_changed_since_the_forward_pass_is_refused() -> None:
         (nn.Linear(6, 5), "bias"),
         (nn.Conv2d(3, 4, 2), "weight"),
         (nn.Conv2d(3, 4, 1), "weight"),
+        (nn.Conv2d(3, 3, 5, groups=3), "weight"),
         (nn.LayerNorm(6), "weight"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
