@@ -23,12 +23,13 @@ from samtune.models.table import build_model, build_shapes
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.binary import read_mask
 from samtune.tasks.evaluate import Evaluation
-from samtune.tasks.masks.config import SegmentationConfig
+from samtune.tasks.masks.config import Data, SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
 from samtune.tasks.masks.evaluate import MaskDescription, evaluate, evaluate_file
 from samtune.tasks.masks.losses import LOSSES
+from samtune.tasks.masks.mixed import ByPrompt
 from samtune.tasks.masks.predict import predict_files
 from samtune.tasks.masks.report import DEFAULT_METRICS, Report, object_sides
 from samtune.tasks.masks.service import MaskService
@@ -71,17 +72,18 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
             given=given,
             source=Source(data.format, data.categories),
             pixels=pixels,
-            empty=data.empty if data.prompt == "none" else "skip",
+            empty=data.empty if data.asked == "none" else "skip",
         )
         by_task = needs is not None and needs.loss == "task"
         loaders = build_data(
             splits if data.shots is None else splits.with_few(data.shots, config.run.seed),
             self.loader_options(),
             image_size=model.image_size,
-            prompt=data.prompt,
+            prompt=data.asked,
+            shares=data.shares,
             augment=data.augment,
             # contrast is between the whole foreground and the background; the task's loss wants the task's prompt
-            score_prompt=data.prompt if by_task else "none",
+            score_prompt=data.asked if by_task else "none",
             score_empty=by_task,
             pixels=pixels,
         )
@@ -93,9 +95,15 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         return build_shapes(model.name, checkpoint=self.checkpoint(), image_size=size, channels=count)
 
     def target_text(self) -> str:
-        return f" prompt={self.config.data.prompt}"
+        return f" prompt={self.config.data.asked}"
 
     def network(
+        self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
+    ) -> nn.Module:
+        network = self._encoded(model, selection, base_hash=base_hash, autocast=autocast)
+        return network if len(self.config.data.shares) == 1 else ByPrompt(network)
+
+    def _encoded(
         self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
         folder = self.config.train.embeddings
@@ -135,8 +143,10 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> MaskDescription:
         data = self.config.data
-        own = {"prompt": data.prompt, "data_format": data.format, "categories": data.categories, "range": data.range}
-        return MaskDescription.of(model, base_hash=base_hash, additions=additions, **own)
+        own: Any = {"data_format": data.format, "categories": data.categories, "range": data.range}
+        if len(data.shares) > 1:
+            own["prompts"] = tuple(data.shares)
+        return MaskDescription.of(model, base_hash=base_hash, additions=additions, prompt=data.asked, **own)
 
     def notes(self, counts: Counts, model: Backbone) -> list[str]:
         if not counts.decoder:
@@ -155,7 +165,7 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         facts = {
             "Model": f"{model.name}, {model.image_size} px",
             "Data": str(data.dir),
-            "Prompt": data.prompt if data.prompt == "none" else f"{data.prompt} of the true mask",
+            "Prompt": _told(data),
         }
         return Pages(facts, gallery_sections(folder / "overlays", model, dataset, pairs, report, each=each))
 
@@ -182,3 +192,11 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
     @classmethod
     def items(cls, folder: Path) -> list[Pair]:
         return find_pairs(folder, kind_of(folder).scan)
+
+
+def _told(data: Data) -> str:
+    """Says what the model is told of the objects, in training and here."""
+    asked = data.asked if data.asked == "none" else f"{data.asked} of the true mask"
+    if data.prompt != "mixed":
+        return asked
+    return f"{asked}; trained with {', '.join(f'{kind} {share:.0%}' for kind, share in data.shares.items())}"
