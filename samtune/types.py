@@ -55,6 +55,9 @@ class Prompts:
     points_input: Tensor | None = None
     labels: Tensor | None = None
 
+    def __len__(self) -> int:
+        return next((len(t) for t in (self.boxes_input, self.points_input) if t is not None), 0)
+
     def to(self, device: torch.device | str) -> Prompts:
         """Returns the same prompts on `device`."""
         return Prompts(**{k: None if v is None else v.to(device) for k, v in vars(self).items()})
@@ -269,6 +272,9 @@ class AnyBatch(Protocol):
     def content(self) -> bytes:
         """Returns pixels and targets, for hashing."""
 
+
+Answering = Callable[[Prompts | None, Tensor | None], Tensor]
+"""(N prompt sets about one picture or None, (N, 1, h, w) logits of earlier answers or None) to (N, 1, h, w) logits."""
 
 LogitLoss = Callable[[Tensor, Batch], Tensor]
 """((B, 1 or classes, S, S) float32 logits in the input frame, batch) to a scalar."""

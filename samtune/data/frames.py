@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from samtune.base.environment import set_defaults
 from samtune.types import IGNORE, Batch, PixelArray, Prompts, Sample, Size

@@ -18,7 +18,7 @@ from samtune.models.backbone import Backbone
 from samtune.models.sam.channels import RGB, check_channels, extended_colours, extended_filters, kept
 from samtune.models.sam.classes import KEPT, PREFIX, ClassTokens
 from samtune.models.sam.specs import LITES, VITS
-from samtune.types import Batch, Prompts, Role
+from samtune.types import Answering, Batch, Prompts, Role
 
 CELL = 16
 """Side of a cell of the image embedding, in pixels of the input frame."""
@@ -78,6 +78,13 @@ class SamModel(Backbone):
         if self.classes is not None and batch.prompts is None:
             return self.decode_classes(self.features(batch))
         return self.decode(self.features(batch), batch.prompts)
+
+    def answering(self, batch: Batch) -> Answering:
+        """Embeds the picture once; earlier answers are mask prompts."""
+        embedding = self.features(batch)
+        return lambda prompts, masks: self.decode(
+            embedding.expand(1 if prompts is None else len(prompts), -1, -1, -1), prompts, masks
+        )
 
     def features(self, batch: Batch) -> Tensor:
         """Returns the (B, C, S/16, S/16) image embeddings, after the neck."""

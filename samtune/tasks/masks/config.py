@@ -10,7 +10,7 @@ from samtune.config import sections as shared
 from samtune.config.problems import Fault, impossible_pair, told
 from samtune.config.sections import LARGEST, PathText, SelectorFacts
 from samtune.errors import unknown_name
-from samtune.tasks.sections import PixelData, PixelEval, PixelModel, PixelScore
+from samtune.tasks.sections import PixelData, PixelModel, PixelScore, PromptEval
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _a_metric(name: str) -> str:
     return name
 
 
-class Eval(PixelEval):
+class Eval(PromptEval):
     """`eval`: validation, the final report and its pictures."""
 
     metrics: Annotated[tuple[Annotated[str, AfterValidator(_a_metric)], ...], Field(strict=False)] = Field(

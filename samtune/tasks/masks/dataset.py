@@ -170,7 +170,13 @@ def build_data(
 
 
 def _sample(
-    name: str, image: PixelArray, mask: MaskArray, truth: MaskArray, kind: PromptMode, *, rng: np.random.Generator | None
+    name: str,
+    image: PixelArray,
+    mask: MaskArray,
+    truth: MaskArray,
+    kind: PromptMode,
+    *,
+    rng: np.random.Generator | None,
 ) -> Sample:
     box = torch.from_numpy(box_of(mask, rng=rng)) if kind == "box" else None
     point = torch.from_numpy(point_in(mask, rng=rng))[None] if kind == "point" else None

@@ -16,6 +16,7 @@ from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.metrics.advice import too_small
+from samtune.metrics.report import AnyReport
 from samtune.metrics.trivial import TrivialMasks, mean_mask
 from samtune.models.backbone import Backbone
 from samtune.models.sam.model import SamModel
@@ -33,9 +34,11 @@ from samtune.tasks.masks.mixed import ByPrompt
 from samtune.tasks.masks.predict import predict_files
 from samtune.tasks.masks.report import DEFAULT_METRICS, Report, object_sides
 from samtune.tasks.masks.service import MaskService
-from samtune.tasks.masks.splits import kind_of, recognises, resolve_split, verify_folder
+from samtune.tasks.masks.splits import kind_of, recognises, resolve_split, verify_folder, with_object
 from samtune.tasks.pixels import PixelTask
 from samtune.tasks.predict import Prediction
+from samtune.tasks.probe.answers import spread
+from samtune.tasks.probe.kept import DEFINITION, kept_sections, lost, measure_kept, measured_before, object_batches
 from samtune.tasks.task import Measuring, Pages, Words
 from samtune.tuning import Counts
 from samtune.types import Batch
@@ -137,7 +140,17 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
             autocast_dtype=how.autocast,
             on_batch=on_batch,
         )
+        if how.full and options.prompts:
+            report = self._with_kept(report, model, loaders)
         return report if answers is None else replace(report, trivial=answers.dice)
+
+    def _with_kept(self, report: Report, model: nn.Module, loaders: Loaders) -> Report:
+        assert isinstance(model, Backbone)
+        count, side = self.config.eval.prompts, model.image_size
+        pairs = spread(with_object(loaders.splits.val), count)
+        objects = object_batches(SegmentationDataset(pairs, image_size=side, pixels=self.pixels), side)
+        kept = measure_kept(model, objects, pictures=count, unprompted=True)
+        return replace(report, kept=kept, definition=report.definition | {"prompts": DEFINITION})
 
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
@@ -154,20 +167,24 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         count = sum(model.net.get_parameter(name).numel() for name in model.idle())
         return [f"of the decoder, {count:,} parameters serve other mask tokens than 0 and get no gradient"]
 
-    def remarks(self, model: Backbone, loaders: Loaders, report: Any) -> list[str]:
-        return too_small(object_sides(getattr(loaders.splits, report.split), report), image_size=model.image_size)
+    def remarks(self, model: Backbone, loaders: Loaders, report: Any, before: AnyReport | None) -> list[str]:
+        sides = object_sides(getattr(loaders.splits, report.split), report)
+        mixed = self.config.data.prompt == "mixed"
+        remedy = "Larger shares of them in data.mix keep them." if mixed else "data.prompt=mixed keeps them."
+        return [
+            *too_small(sides, image_size=model.image_size),
+            *lost(report.kept, {} if before is None else before.kept, remedy),
+        ]
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         data, each = self.config.data, self.config.eval.overlays
         dataset: Any = loaders.part(report.split).dataset
         assert isinstance(dataset, SegmentationDataset)
         pairs = getattr(loaders.splits, report.split)
-        facts = {
-            "Model": f"{model.name}, {model.image_size} px",
-            "Data": str(data.dir),
-            "Prompt": _told(data),
-        }
-        return Pages(facts, gallery_sections(folder / "overlays", model, dataset, pairs, report, each=each))
+        facts = {"Model": f"{model.name}, {model.image_size} px", "Data": str(data.dir), "Prompt": _told(data)}
+        pictures = gallery_sections(folder / "overlays", model, dataset, pairs, report, each=each)
+        before = measured_before(Report.load, folder)
+        return Pages(facts, [*kept_sections(report.kept, before.kept if before else {}), *pictures])
 
     @classmethod
     def load_report(cls, folder: Path) -> Report:
@@ -188,6 +205,10 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
     @classmethod
     def verify(cls, folder: Path, *, name: str | None) -> VerifyReport:
         return verify_folder(folder, name=name)
+
+    @classmethod
+    def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:
+        return (*super().quiet(in_grid=in_grid), "eval.prompts=0")
 
     @classmethod
     def items(cls, folder: Path) -> list[Pair]:
