@@ -116,9 +116,9 @@ def encode_rle(
         strip = np.zeros((columns.stop - columns.start, size[0]), dtype=np.int8)  # column by column, as runs go
         strip[:, rows] = mask.T
         start = columns.start * size[0]
-        ends = np.flatnonzero(np.diff(strip.ravel(), prepend=0)) + start
-        runs = np.diff(ends, prepend=0, append=size[0] * size[1])
-        rle = coco.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
+        ends = np.flatnonzero(np.diff(strip.ravel(), prepend=0, append=0)) + start
+        runs = np.diff(ends, prepend=0, append=size[0] * size[1]).tolist()
+        rle = coco.frPyObjects({"size": list(size), "counts": runs if runs[-1] else runs[:-1]}, *size)
     counts = rle["counts"].decode("ascii")
     return {"size": list(rle["size"]), "counts": counts}, int(coco.area(rle)), coco.toBbox(rle).tolist()
 

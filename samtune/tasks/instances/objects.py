@@ -5,7 +5,8 @@ pixel has two objects. Objects that touch are told apart by their values; of obj
 the smaller one has the pixels that both cover.
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from samtune.data.pictures import ORIENTATION, open_picture
 from samtune.errors import DataError
 from samtune.metrics.instances import LIMITS
 from samtune.types import MaskArray, ObjectMap, Size
+
+logger = logging.getLogger(__name__)
 
 SPECK = 4  # pixels; a smaller object is hardly one
 _INSTEAD = "save the number of each pixel's object, 0 for none, in one grey channel of 8 or 16 bits, as PNG or TIFF"
@@ -61,6 +64,37 @@ def paint(masks: Iterable[MaskArray], size: Size) -> ObjectMap:
     for number, mask in enumerate(masks, start=1):
         labels[mask] = number
     return labels
+
+
+def paint_smaller_over(
+    masks: Sequence[Callable[[], MaskArray]], areas: Sequence[int], size: Size, *, names: Sequence[str], of: Path
+) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """Draws the masks of an image's objects as one map, smaller ones over larger ones, and says where they overlap.
+
+    Args:
+        masks: each makes an (H, W) mask of `size`: thousands of a large picture take more memory than there is.
+        areas: their pixels.
+        names: what errors call them; `of` is the image.
+
+    Returns:
+        (H, W) uint16, numbered from the largest.
+
+    Raises:
+        DataError: a line for each object that covers no pixel, or lies wholly under smaller ones.
+    """
+    order = np.argsort(-np.asarray(areas, dtype=np.int64), kind="stable").tolist()
+    labels = paint((masks[place]() for place in order), size)
+    seen = set(np.unique(labels).tolist())
+    lines = []
+    for number, place in enumerate(order, start=1):
+        if number not in seen:
+            why = "lies wholly under smaller ones" if areas[place] else "covers no pixel"
+            lines.append(f"{names[place]} {why}; take it out, or mend it")
+    if lines:
+        raise DataError("\n".join(lines))
+    if shared := sum(areas) - int(np.count_nonzero(labels)):
+        logger.warning("%s: objects overlap in %d pixels; the smaller one has them", of, shared)
+    return labels.astype(np.uint16)
 
 
 def renumbered(labels: ObjectMap) -> tuple[ObjectMap, np.ndarray]:

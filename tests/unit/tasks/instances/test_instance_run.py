@@ -72,8 +72,11 @@ def test_the_run_folder() -> None:
     assert metrics["task"] == "instances" and metrics["n_images"] == 2
     assert {"AP50", "AP", "PQ", "AJI", "mDice"} <= set(metrics)
     assert {"AP", "AP50", "PQ", "AJI", "count_error"} <= set(metrics["metrics"]) & set(metrics["definition"])
-    assert set(metrics["prompts"]) == {"box", "point", "points3"}
-    assert all(0 <= one["mDice"] <= 1 and 0 <= one["before"] <= 1 for one in metrics["prompts"].values())
+    assert set(metrics["prompts"]) == {"none", "box", "point", "points3"}
+    for kind, one in metrics["prompts"].items():
+        for found in (one["val"], one["scenes"], *([] if kind == "none" else [one])):
+            assert 0 <= found["mDice"] <= 1
+            assert found["before"] is None if kind == "none" else 0 <= found["before"] <= 1
     assert set(metrics["trivial"]) == {"watershed_bright", "watershed_dark"}
     assert metrics["trainable"]["head"] > 0 and metrics["trainable"]["decoder"] > 0
     assert task_of_file(Path("run/merged.safetensors")) is InstanceTask

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from samtune.run.settings import load_config
 from samtune.data.frames import Collate
 from samtune.errors import ConfigError
 from samtune.models.table import build_model
+from samtune.run.settings import load_config
 from samtune.tasks.masks.dataset import SegmentationDataset
 from samtune.tasks.masks.mixed import ByPrompt
 from samtune.tasks.masks.splits import resolve_split
