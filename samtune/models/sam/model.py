@@ -37,6 +37,8 @@ class SamModel(Backbone):
     stem: str
     keeps_prompts = True
     """Whether, beside classes, what only answers to prompts stays as it is; a task that trains it says so."""
+    takes_masks = True
+    """Whether it was pre-trained with earlier answers as prompts."""
 
     @property
     def classes(self) -> ClassTokens | None:
@@ -80,11 +82,16 @@ class SamModel(Backbone):
         return self.decode(self.features(batch), batch.prompts)
 
     def answering(self, batch: Batch) -> Answering:
-        """Embeds the picture once; earlier answers are mask prompts."""
+        """Embeds the picture once; earlier answers are mask prompts. With classes, no prompt asks for the first."""
         embedding = self.features(batch)
-        return lambda prompts, masks: self.decode(
-            embedding.expand(1 if prompts is None else len(prompts), -1, -1, -1), prompts, masks
-        )
+
+        def answer(prompts: Prompts | None, masks: Tensor | None) -> Tensor:
+            if prompts is None:
+                return self.decode(embedding) if self.classes is None else self.decode_classes(embedding)[:, :1]
+            masks = masks if self.takes_masks else None
+            return self.decode(embedding.expand(len(prompts), -1, -1, -1), prompts, masks)
+
+        return answer
 
     def features(self, batch: Batch) -> Tensor:
         """Returns the (B, C, S/16, S/16) image embeddings, after the neck."""

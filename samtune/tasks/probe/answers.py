@@ -37,7 +37,25 @@ def prompted_dice(model: Backbone, batch: Batch, *, most: int = MOST) -> list[tu
         model: in evaluation mode; the batch is on its device, and its masks and truths are maps of objects.
         most: objects of an image, spread over its numbers.
     """
-    return [_of_image(model, one, most) for one in batch.split(1)]
+    return [dice_by_prompt(model.answering(one), one, most) for one in batch.split(1)]
+
+
+def dice_by_prompt(answer: Answering, batch: Batch, most: int) -> tuple[int, Dice]:
+    """Returns what `prompted_dice` does for the one picture of a batch, of which `answer` is asked."""
+    side, (height, width) = batch.images.shape[-1], batch.sizes_input[0]
+    small, truth = batch.masks[0, 0, :height, :width].cpu().numpy(), batch.truths[0]
+    numbers = spread([number for number in np.unique(small).tolist() if number], most)
+    if not numbers:
+        return 0, {}
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for start in range(0, len(numbers), AT_ONCE):
+        part = numbers[start : start + AT_ONCE]
+        masks = [small == number for number in part]
+        for kind, low in _answers(answer, masks, batch.images.device, side).items():
+            logits = (to_original(one, side, (height, width), truth.shape) for one in low[:, 0])
+            truths = (truth == number for number in part)
+            found[kind] += [dice((one > 0).cpu().numpy(), true) for one, true in zip(logits, truths, strict=True)]
+    return len(numbers), {kind: float(np.mean(values)) for kind, values in found.items()}
 
 
 def asked(boxes: Tensor | None, points: Tensor | None, signs: Tensor | None = None) -> Prompts:
@@ -57,24 +75,6 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     """Returns at most so many of the items, spread over them."""
     places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return [items[place] for place in np.unique(places).tolist()]
-
-
-def _of_image(model: Backbone, batch: Batch, most: int) -> tuple[int, Dice]:
-    height, width = batch.sizes_input[0]
-    small, truth = batch.masks[0, 0, :height, :width].cpu().numpy(), batch.truths[0]
-    numbers = spread([number for number in np.unique(small).tolist() if number], most)
-    if not numbers:
-        return 0, {}
-    answer = model.answering(batch)
-    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for start in range(0, len(numbers), AT_ONCE):
-        part = numbers[start : start + AT_ONCE]
-        masks = [small == number for number in part]
-        for kind, low in _answers(answer, masks, batch.images.device, model.image_size).items():
-            logits = (to_original(one, batch.images.shape[-1], (height, width), truth.shape) for one in low[:, 0])
-            truths = (truth == number for number in part)
-            found[kind] += [dice((one > 0).cpu().numpy(), true) for one, true in zip(logits, truths, strict=True)]
-    return len(numbers), {kind: float(np.mean(values)) for kind, values in found.items()}
 
 
 def _answers(answer: Answering, masks: Sequence[MaskArray], device: torch.device, side: int) -> dict[str, Tensor]:

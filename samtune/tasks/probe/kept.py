@@ -16,8 +16,8 @@ from samtune.metrics.overlap import dice
 from samtune.metrics.report import AnyReport, Kept
 from samtune.models.backbone import Backbone, evaluation_mode
 from samtune.report.page import Section, Table, percent
-from samtune.tasks.pixels import low_logits, to_original
-from samtune.tasks.probe.answers import KINDS, prompted_dice
+from samtune.tasks.pixels import to_original
+from samtune.tasks.probe.answers import KINDS, dice_by_prompt
 from samtune.tasks.probe.scenes import SCENES, scene_batches
 from samtune.tasks.prompts import numbered_components
 from samtune.types import Batch, Sample
@@ -102,19 +102,21 @@ def kept_sections(now: Kept, before: Kept) -> list[Section]:
     return [Section("Prompts", f"In percent. {DEFINITION}", tables=[Table(columns, rows)])]
 
 
+@torch.no_grad()
 def _mean(model: Backbone, batches: Iterable[Batch], unprompted: bool) -> Mapping[str, float]:
     sums: dict[str, float] = {}
     objects = pictures = 0
     for batch in batches:
         batch = batch.to(model.device)
-        ((count, by_kind),) = prompted_dice(model, batch, most=OBJECTS)
+        answer = model.answering(batch)
+        count, by_kind = dice_by_prompt(answer, batch, OBJECTS)
         if not count:
             continue
         objects, pictures = objects + count, pictures + 1
         for kind, value in by_kind.items():
             sums[kind] = sums.get(kind, 0.0) + count * value
         if unprompted:
-            sums[NONE] = sums.get(NONE, 0.0) + _foreground_dice(low_logits(model, batch, None), batch)
+            sums[NONE] = sums.get(NONE, 0.0) + _foreground_dice(answer(None, None), batch)
     return {kind: total / (pictures if kind == NONE else objects) for kind, total in sums.items()}
 
 

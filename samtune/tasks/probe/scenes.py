@@ -5,16 +5,19 @@ them worse than before it was tuned has lost what it was pretrained for.
 """
 
 from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
-from samtune.types import Batch, ObjectMap
+from samtune.data.frames import resize
+from samtune.types import Batch, ObjectMap, PixelArray
 
 SCENES = 16
 SEED = 20261129
+SIDE = 256  # pixels, as they are drawn
 _OBJECTS = (2, 6)  # of a scene, from (included) to (excluded)
 _WAVES = 4  # of an outline around a circle
 
@@ -27,13 +30,17 @@ def scene_batches(count: int, side: int, channels: int) -> Iterator[Batch]:
         side: S in pixels of the input frame, which a scene fills.
     """
     for number in range(min(count, SCENES)):
-        pixels, labels = _scene(np.random.default_rng((SEED, number)), side, channels)
-        name, masks = f"scene{number}", torch.from_numpy(labels)[None, None]
-        yield Batch(pixels[None], masks, ((side, side),), (name,), (labels,))
+        picture, drawn = _scene(number, channels)
+        labels: Any = resize(drawn, (side, side))
+        pixels = torch.from_numpy(np.ascontiguousarray(resize(picture, (side, side)).transpose(2, 0, 1)))
+        masks = torch.from_numpy(labels)[None, None]
+        yield Batch(pixels[None], masks, ((side, side),), (f"scene{number}",), (labels,))
 
 
-def _scene(rng: np.random.Generator, side: int, channels: int) -> tuple[Tensor, ObjectMap]:
-    """Draws one scene: (C, S, S) uint8, and the map of its objects, which may cover one another in part."""
+@cache  # a run measures twice
+def _scene(number: int, channels: int) -> tuple[PixelArray, ObjectMap]:
+    """Draws a scene: (256, 256, C) uint8, and the map of its objects, which may cover one another in part."""
+    rng, side = np.random.default_rng((SEED, number)), SIDE
     values = _uneven(rng, side, channels, contrast=25.0) + rng.uniform(60, 195, channels)
     labels = np.zeros((side, side), dtype=np.int32)
     for number in range(1, int(rng.integers(*_OBJECTS)) + 1):
@@ -43,7 +50,8 @@ def _scene(rng: np.random.Generator, side: int, channels: int) -> tuple[Tensor, 
         labels[inside] = number
     values = cv2.GaussianBlur(values, (3, 3), 0).reshape(side, side, channels)  # the soft edges of a lens
     values = np.clip(values + rng.normal(0, 4, values.shape), 0, 255)
-    return torch.from_numpy(np.ascontiguousarray(values.astype(np.uint8).transpose(2, 0, 1))), labels
+    picture: Any = values.astype(np.uint8)
+    return picture, labels
 
 
 def _uneven(rng: np.random.Generator, side: int, channels: int, *, contrast: float) -> np.ndarray:
