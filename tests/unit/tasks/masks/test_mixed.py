@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from samtune.data.frames import Collate
+from samtune.data.loaders import LoaderOptions
 from samtune.errors import ConfigError
 from samtune.models.table import build_model
 from samtune.run.settings import load_config
-from samtune.tasks.masks.dataset import SegmentationDataset
+from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.mixed import ByPrompt
 from samtune.tasks.masks.splits import resolve_split
 from samtune.types import Batch
@@ -133,6 +134,17 @@ def test_what_is_asked_by_default(tmp_path: Path) -> None:
     data = config_of("data.prompt=box")
     assert data.shares == {"box": 1.0} and data.asked == "box"
     assert config_of("data.prompt=mixed", "data.empty=train").asked == "none"
+
+
+def test_an_epoch_that_goes_on_draws_the_same(make_folder: Any) -> None:
+    splits = resolve_split(make_folder([f"n{i:02d}" for i in range(12)]))
+
+    def batches(skip: int) -> list[bytes]:
+        data = build_data(splits, LoaderOptions(2, 2), image_size=32, shares=SHARES)
+        data.set_epoch(3, skip=skip)
+        return [batch.content() for batch in data.train]
+
+    assert batches(2) == batches(0)[2:]
 
 
 @pytest.mark.parametrize(
