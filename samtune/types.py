@@ -43,17 +43,20 @@ PixelArray = np.ndarray[tuple[int, int, int], np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Prompts:
-    """One prompt set per item of a batch; every item of a batch has the same kind.
+    """One prompt set per item of a batch; a network takes those of one kind, so see `Batch.by_prompt`.
 
     Attributes:
-        boxes_input: (B, 4) float32, XYXY in the input frame, or None.
-        points_input: (B, P, 2) float32, XY in the input frame, or None.
+        boxes_input: (B, 4) float32, XYXY in the input frame, or None; NaN for an item without a box.
+        points_input: (B, P, 2) float32, XY in the input frame, or None; NaN for an item without points.
         labels: (B, P) int64, 1 = foreground, 0 = background, -1 = padding; None exactly when `points_input` is.
     """
 
     boxes_input: Tensor | None = None
     points_input: Tensor | None = None
     labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return next((len(t) for t in (self.boxes_input, self.points_input) if t is not None), 0)
 
     def to(self, device: torch.device | str) -> Prompts:
         """Returns the same prompts on `device`."""
@@ -119,6 +122,30 @@ class Batch:
         return Batch(
             self.images[part], self.masks[part], self.sizes_input[part], self.names[part], self.truths[part], prompts
         )
+
+    def by_prompt(self) -> list[tuple[Tensor, Batch]]:
+        """Returns the items by their kind of prompt: their places, (n,) int64, and them as a batch of one kind."""
+        if self.prompts is None:
+            return [(torch.arange(len(self)), self)]
+        boxes, points, labels = self.prompts.boxes_input, self.prompts.points_input, self.prompts.labels
+        without = torch.zeros(len(self), dtype=torch.bool, device=self.images.device)
+        boxed, clicked = (without if t is None else ~t.flatten(1).isnan().any(dim=1) for t in (boxes, points))
+        found = []
+        for with_box, with_points in ((False, False), (True, False), (False, True), (True, True)):
+            places = ((boxed == with_box) & (clicked == with_points)).nonzero()[:, 0]
+            if len(places) == len(self) and (boxes is None) != with_box and (points is None) != with_points:
+                return [(places, self)]
+            if len(places):
+                own = (boxes if with_box else None, *((points, labels) if with_points else (None, None)))
+                prompts = Prompts(*(None if t is None else t[places] for t in own))
+                found.append((places, self._at(places, prompts if with_box or with_points else None)))
+        return found
+
+    def _at(self, places: Tensor, prompts: Prompts | None) -> Batch:
+        chosen = places.tolist()
+        sizes, names = tuple(self.sizes_input[i] for i in chosen), tuple(self.names[i] for i in chosen)
+        truths = tuple(self.truths[i] for i in chosen) if self.truths else ()
+        return Batch(self.images[places], self.masks[places], sizes, names, truths, prompts)
 
     def content(self) -> bytes:
         """Returns images, masks and prompts, for hashing."""
@@ -245,6 +272,9 @@ class AnyBatch(Protocol):
     def content(self) -> bytes:
         """Returns pixels and targets, for hashing."""
 
+
+Answering = Callable[[Prompts | None, Tensor | None], Tensor]
+"""(N prompt sets about one picture or None, (N, 1, h, w) logits of earlier answers or None) to (N, 1, h, w) logits."""
 
 LogitLoss = Callable[[Tensor, Batch], Tensor]
 """((B, 1 or classes, S, S) float32 logits in the input frame, batch) to a scalar."""

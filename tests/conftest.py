@@ -63,6 +63,16 @@ def seeded() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def few_scenes() -> Iterator[None]:
+    """Every run tries prompts on scenes, before and after: two of them show that it does."""
+    from samtune.tasks.probe import scenes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes, "SCENES", 2)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def few_threads() -> None:
     """Tiny tensors are faster on few threads, and sums don't depend on the machine."""
     import torch

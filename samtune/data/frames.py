@@ -1,5 +1,6 @@
 """How do pictures and their targets come into the input frame: scaled, augmented, padded to a batch?"""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from samtune.base.environment import set_defaults
 from samtune.types import IGNORE, Batch, PixelArray, Prompts, Sample, Size
@@ -73,7 +75,7 @@ class Collate:
     image_size: int
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """Returns the batch of at least one sample; every sample has the same kind of prompt."""
+        """Returns the batch of at least one sample; a sample without a prompt that another has gets NaN for it."""
         side = self.image_size
         first = samples[0].image
         images = torch.zeros(len(samples), len(first), side, side, dtype=first.dtype)
@@ -85,10 +87,21 @@ class Collate:
             masks[i, 0, :height, :width] = sample.mask
         sizes = tuple((int(s.mask.shape[0]), int(s.mask.shape[1])) for s in samples)
         names, truths = tuple(s.name for s in samples), tuple(s.truth for s in samples)
-        columns = zip(*((s.box_input, s.points_input, s.labels) for s in samples), strict=True)
-        prompts = [None if column[0] is None else torch.stack(column) for column in columns]
+        prompts = [
+            _stacked([s.box_input for s in samples], math.nan),
+            _stacked([s.points_input for s in samples], math.nan),
+            _stacked([s.labels for s in samples], -1),
+        ]
         given = any(column is not None for column in prompts)
         return Batch(images, masks, sizes, names, truths, Prompts(*prompts) if given else None)
+
+
+def _stacked(given: Sequence[Tensor | None], missing: float) -> Tensor | None:
+    """Stacks tensors of one shape, of which some may be missing; None where all are."""
+    like = next((one for one in given if one is not None), None)
+    if like is None:
+        return None
+    return torch.stack([torch.full_like(like, missing) if one is None else one for one in given])
 
 
 def resize_longest(image: PixelArray, size: int) -> PixelArray:

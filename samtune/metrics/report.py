@@ -21,6 +21,8 @@ from samtune.metrics.trivial import TRIVIAL
 
 Intervals = dict[str, tuple[float, float]]
 Gains = dict[str, tuple[float, float, float]]
+Kept = Mapping[str, Mapping[str, float]]
+"""Place ("val", "scenes") -> kind of prompt -> mean Dice."""
 
 
 class AnyReport(ABC):
@@ -32,6 +34,7 @@ class AnyReport(ABC):
         definition: a sentence for each reported number.
         trivial: key of an answer that needs no model -> what it reaches in each row of the number that choices are by;
             empty where it was not measured.
+        kept: what is reached by each kind of prompt, so that it shows which are lost in tuning; empty likewise.
     """
 
     task: ClassVar[str]
@@ -39,6 +42,7 @@ class AnyReport(ABC):
     split: str
     definition: dict[str, str]
     trivial: Mapping[str, Sequence[float]] = MappingProxyType({})
+    kept: Kept = MappingProxyType({})
 
     @property
     @abstractmethod
@@ -113,8 +117,19 @@ class AnyReport(ABC):
             "before": _numbers(before.values) if before else None,
             "gain": {name: [_number(v) for v in gain] for name, gain in gains.items()} or None,
             "trivial": means or None,
+            "prompts": self._prompts(before) or None,
             "trainable": dict(trainable) if trainable else None,
         }
+
+    def _prompts(self, before: AnyReport | None) -> dict[str, dict[str, Any]]:
+        """Returns kind of prompt -> place -> `mDice` now and `before`."""
+        found: dict[str, dict[str, Any]] = {}
+        old = {} if before is None else before.kept
+        for place, kinds in self.kept.items():
+            for kind, value in kinds.items():
+                numbers = {"mDice": value, "before": old.get(place, {}).get(kind)}
+                found.setdefault(kind, {})[place] = numbers
+        return found
 
     def to_table(self, before: AnyReport | None = None) -> Table:
         """Returns the headline numbers for the terminal, with those of the untouched model and the gains if given."""
@@ -167,6 +182,16 @@ def read_report(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
             return dict(content), list(csv.DictReader(file))
     except (OSError, ValueError, TypeError) as err:
         raise not_a_report(folder, "an evaluation", err) from err
+
+
+def read_kept(content: Mapping[str, Any]) -> Kept:
+    """Returns `AnyReport.kept` of the content of a `metrics.json`."""
+    found: dict[str, dict[str, float]] = {}
+    for kind, places in (content.get("prompts") or {}).items():
+        for place, numbers in places.items():
+            if isinstance(numbers, dict):
+                found.setdefault(place, {})[kind] = float(numbers["mDice"])
+    return found
 
 
 def not_a_report(folder: Path, kind: str, reason: Exception) -> DataError:

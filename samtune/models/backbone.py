@@ -13,7 +13,7 @@ from typing import Any, Self, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from samtune.types import Interpolation, Role
+from samtune.types import Answering, Batch, Interpolation, Prompts, Role
 
 
 class Backbone(nn.Module):
@@ -113,6 +113,20 @@ class Backbone(nn.Module):
     def features(self, batch: Any) -> Tensor:
         """Returns (B, C, h, w) image embeddings, by cells of the input frame, or (B, C) features before the head."""
         raise NotImplementedError
+
+    def answering(self, batch: Batch) -> Answering:
+        """Returns what answers prompts about the one picture of a batch; a family that can embeds it once.
+
+        Earlier answers are a further prompt where the family takes them.
+        """
+
+        def answer(prompts: Prompts | None, _: Tensor | None) -> Tensor:
+            count = 1 if prompts is None else len(prompts)
+            images, masks = (t.expand(count, -1, -1, -1) for t in (batch.images, batch.masks))
+            logits: Tensor = self(Batch(images, masks, batch.sizes_input * count, batch.names * count, prompts=prompts))
+            return logits
+
+        return answer
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode, but of layers with running statistics, which no selection names."""

@@ -33,14 +33,14 @@ def evaluate_model(job: Job, title: str, *, keep: Path | None = None) -> tuple[A
     return report, {"seconds": time.monotonic() - start, "memory_mib": max(0.0, peak_mib(job.model.device) - loaded)}
 
 
-def advise(job: Job, report: AnyReport, history: Sequence[Event]) -> list[str]:
+def advise(job: Job, report: AnyReport, before: AnyReport | None, history: Sequence[Event]) -> list[str]:
     """Returns what a user should know before relying on the numbers of a run, and logs it as warnings."""
     words = job.task.words
     values = [words.columns[words.choice](row) for row in report.rows]
     curves = (series(history, "train", "loss"), series(history, "val", words.choice))
     advice = [
         *not_better(values, report.trivial, images=report.images, name=words.choice, words=TRIVIAL),
-        *job.task.remarks(job.model, job.loaders, report),
+        *job.task.remarks(job.model, job.loaders, report, before),
         *parted(*curves, name=words.choice),
     ]
     for line in advice:

@@ -124,7 +124,7 @@ def _run(job: Job, folder: Path, command: str) -> RunResult:
         report, cost = evaluate_model(job, job.config.eval.split, keep=folder)
         split = "test" if job.config.eval.split == "test" else "report"  # of val, whose own events are the validations
         log.event({"split": split, "step": result.steps, **report.values, **cost})
-        advice = advise(job, report, log.history)
+        advice = advise(job, report, before, log.history)
         report.save(folder, before=before, trainable=counts.to_json(), advice=advice)
         save_pages(job, selection, report, log, best_epoch=result.best_epoch, folder=folder, command=command)
         log.artifacts(sorted(folder.iterdir()))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from samtune.errors import ConfigError
-from samtune.types import MaskArray, Size
+from samtune.types import MaskArray, ObjectMap, Size
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 MIN_AREA = 16  # pixels; smaller specks are compression noise of hand-drawn masks
@@ -98,6 +98,12 @@ def components(mask: MaskArray) -> list[MaskArray]:
     """
     labels, large = _labelled(mask)
     return [cast(MaskArray, labels == label) for label in large]
+
+
+def numbered_components(mask: MaskArray) -> ObjectMap:
+    """Returns the `components` of a mask as a map: (H, W) int32, of each pixel the number of its component, or 0."""
+    labels, large = _labelled(mask)
+    return np.where(np.isin(labels, large), labels, 0).astype(np.int32)
 
 
 def count_components(mask: MaskArray) -> int:

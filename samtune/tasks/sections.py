@@ -90,3 +90,11 @@ class PixelEval(shared.Eval):
     """`eval`: validation, the final report and its pictures."""
 
     overlays: int = Field(3, ge=0, description="pictures of each of best, median and worst cases")
+
+
+class PromptEval(PixelEval):
+    """`eval` of a task whose model answers boxes and clicks."""
+
+    prompts: int = Field(
+        32, ge=0, description="pictures of val, and of scenes, on which prompts are tried before and after; 0: none"
+    )

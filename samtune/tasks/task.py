@@ -177,8 +177,8 @@ class Task(ABC, Generic[ConfigT]):
         """Returns the part of a scoring loss's text that says how images were grouped."""
         return f" batch={self.config.score.batch}" if needs.per == "batch" else ""
 
-    def remarks(self, model: Backbone, loaders: Loaders, report: Any) -> list[str]:
-        """Returns sentences on what in the data limits this report; none where nothing does."""
+    def remarks(self, model: Backbone, loaders: Loaders, report: Any, before: AnyReport | None) -> list[str]:
+        """Returns sentences on what limits this report, or is worse than `before`; none where nothing is."""
         return []
 
     @classmethod

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from samtune.types import MaskArray
+    from samtune.types import MaskArray, Size
 
 Points = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 """(N, 2) corners of a closed polygon, XY in pixels, the first one not repeated."""
@@ -96,16 +96,31 @@ def draw(region: Region, height: int, width: int) -> MaskArray:
     return mask
 
 
-def encode_rle(mask: MaskArray) -> tuple[Rle, int, list[float]]:
+def encode_rle(
+    mask: MaskArray, place: tuple[slice, slice] | None = None, size: Size | None = None
+) -> tuple[Rle, int, list[float]]:
     """Returns COCO's `{"size": [H, W], "counts": str}` of an (H, W) bool mask, its area in pixels, and its box.
 
     The box is x, y, width, height, all 0 for an empty mask.
+
+    Args:
+        place, size: rows and columns that the mask fills in a picture of this (H, W); None for a mask of it all. Of
+            thousands of small objects, the pictures are not made.
     """
     from pycocotools import mask as coco
 
-    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    if place is None or size is None:
+        rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    else:
+        rows, columns = place
+        strip = np.zeros((columns.stop - columns.start, size[0]), dtype=np.int8)  # column by column, as runs go
+        strip[:, rows] = mask.T
+        start = columns.start * size[0]
+        ends = np.flatnonzero(np.diff(strip.ravel(), prepend=0, append=0)) + start
+        runs = np.diff(ends, prepend=0, append=size[0] * size[1]).tolist()
+        rle = coco.frPyObjects({"size": list(size), "counts": runs if runs[-1] else runs[:-1]}, *size)
     counts = rle["counts"].decode("ascii")
-    return {"size": list(mask.shape), "counts": counts}, int(coco.area(rle)), coco.toBbox(rle).tolist()
+    return {"size": list(rle["size"]), "counts": counts}, int(coco.area(rle)), coco.toBbox(rle).tolist()
 
 
 def _unpacked(text: str) -> list[int]:

@@ -19,7 +19,7 @@ from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
 from samtune.models.hf.families import FAMILIES
 from samtune.models.hf.folder import save_folder
-from samtune.types import Batch, Prompts, Role
+from samtune.types import Answering, Batch, Prompts, Role
 
 ENCODER = "vision_encoder."
 _INNER = ("vision_encoder", "backbone", "timm_model")  # modules that only wrap others
@@ -42,6 +42,16 @@ class HfSam(Backbone):
     def forward(self, batch: Batch) -> Tensor:
         """Predicts (B, 1, h, w) logits, foreground where > 0; h is four times that of the image embeddings."""
         return self.decode(self.encode(self.normalise(batch.images, batch.valid())), batch.prompts)
+
+    def answering(self, batch: Batch) -> Answering:
+        """Embeds the picture once; of earlier answers it takes none."""
+        maps = self.encode(self.normalise(batch.images, batch.valid()))
+
+        def answer(prompts: Prompts | None, _: Tensor | None) -> Tensor:
+            count = 1 if prompts is None else len(prompts)
+            return self.decode([one.expand(count, -1, -1, -1) for one in maps], prompts)
+
+        return answer
 
     def features(self, batch: Batch) -> Tensor:
         """Returns the (B, C, h, w) image embeddings that the decoder attends to."""

@@ -18,7 +18,7 @@ from samtune.models.backbone import Backbone
 from samtune.models.sam.channels import RGB, check_channels, extended_colours, extended_filters, kept
 from samtune.models.sam.classes import KEPT, PREFIX, ClassTokens
 from samtune.models.sam.specs import LITES, VITS
-from samtune.types import Batch, Prompts, Role
+from samtune.types import Answering, Batch, Prompts, Role
 
 CELL = 16
 """Side of a cell of the image embedding, in pixels of the input frame."""
@@ -37,6 +37,8 @@ class SamModel(Backbone):
     stem: str
     keeps_prompts = True
     """Whether, beside classes, what only answers to prompts stays as it is; a task that trains it says so."""
+    takes_masks = True
+    """Whether it was pre-trained with earlier answers as prompts."""
 
     @property
     def classes(self) -> ClassTokens | None:
@@ -78,6 +80,18 @@ class SamModel(Backbone):
         if self.classes is not None and batch.prompts is None:
             return self.decode_classes(self.features(batch))
         return self.decode(self.features(batch), batch.prompts)
+
+    def answering(self, batch: Batch) -> Answering:
+        """Embeds the picture once; earlier answers are mask prompts. With classes, no prompt asks for the first."""
+        embedding = self.features(batch)
+
+        def answer(prompts: Prompts | None, masks: Tensor | None) -> Tensor:
+            if prompts is None:
+                return self.decode(embedding) if self.classes is None else self.decode_classes(embedding)[:, :1]
+            masks = masks if self.takes_masks else None
+            return self.decode(embedding.expand(len(prompts), -1, -1, -1), prompts, masks)
+
+        return answer
 
     def features(self, batch: Batch) -> Tensor:
         """Returns the (B, C, S/16, S/16) image embeddings, after the neck."""

@@ -14,6 +14,7 @@ class SamSpec:
         image_size: side of the input frame that the position table is made for, in pixels.
         prompt_dim: width of prompts, image embeddings and mask decoder.
         decoder_mlp: hidden width of the mask decoder's transformer.
+        masks: whether its pre-training had earlier answers as prompts.
     """
 
     embed_dim: int
@@ -24,6 +25,7 @@ class SamSpec:
     window: int = 14
     prompt_dim: int = 256
     decoder_mlp: int = 2048
+    masks: bool = True
 
 
 VITS: dict[str, SamSpec] = {
@@ -31,7 +33,7 @@ VITS: dict[str, SamSpec] = {
     "sam_vit_l": SamSpec(1024, 24, 16, (5, 11, 17, 23)),
     "sam_vit_h": SamSpec(1280, 32, 16, (7, 15, 23, 31)),
     # 256 px are 16 x 16 cells, so every block is global: a window of 14 would pad 256 cells to 784
-    "sam_tiny": SamSpec(224, 6, 4, tuple(range(6)), image_size=256, prompt_dim=128, decoder_mlp=512),
+    "sam_tiny": SamSpec(224, 6, 4, tuple(range(6)), image_size=256, prompt_dim=128, decoder_mlp=512, masks=False),
 }
 
 

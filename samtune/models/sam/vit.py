@@ -43,6 +43,7 @@ class VitSam(SamModel):
             _encoder(spec), size, width=spec.prompt_dim, decoder_mlp=spec.decoder_mlp, mean=PIXEL_MEAN, std=PIXEL_STD
         )
         super().__init__(net, name=name, image_size=size, mean=PIXEL_MEAN, std=PIXEL_STD)
+        self.takes_masks = spec.masks
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Maps normalised (B, 3, S, S) pixels, S any multiple of 16, to (B, C, S/16, S/16) image embeddings."""

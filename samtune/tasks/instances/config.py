@@ -8,7 +8,7 @@ from pydantic import Field
 from samtune.config import sections as shared
 from samtune.config.problems import Fault, impossible_pair
 from samtune.config.sections import LARGEST, PathText
-from samtune.tasks.sections import PixelData, PixelEval, PixelModel, PixelScore
+from samtune.tasks.sections import PixelData, PixelModel, PixelScore, PromptEval
 
 
 class Data(PixelData):
@@ -58,4 +58,4 @@ class InstanceConfig(shared.Config):
     score: PixelScore = PixelScore()
     train: Train = Train()
     loss: Loss = Loss()
-    eval: PixelEval = PixelEval()
+    eval: PromptEval = PromptEval()

@@ -13,10 +13,9 @@ from samtune.data.frames import Collate
 from samtune.data.maps import MapDataset
 from samtune.metrics.instances import overlaps
 from samtune.models.backbone import Backbone
-from samtune.report.page import Picture, Section, Table, percent
+from samtune.report.page import Picture, Section
 from samtune.tasks.instances.evaluate import predict_instances
 from samtune.tasks.instances.objects import renumbered
-from samtune.tasks.instances.prompting import KINDS
 from samtune.tasks.instances.report import InstanceReport
 from samtune.tasks.instances.separate import crops
 from samtune.tasks.panels import INK, captioned, panel_scale, pick_cases, save_panels, scaled, side_by_side
@@ -51,20 +50,6 @@ def gallery_sections(
     captions = [f"{label}: {text}" for (label, _), text in zip(cases, said, strict=True)]
     pictures = [Picture(caption, file) for caption, file in zip(captions, files, strict=True)]
     return [Section("Pictures", OVERLAYS_NOTE, pictures=pictures)] if pictures else []
-
-
-def prompts_section(report: InstanceReport, before: dict[str, float]) -> Sequence[Section]:
-    """Returns the table of the Dice by prompt, before and after; none where prompts were not measured.
-
-    Args:
-        before: kind of prompt -> mean Dice of the untuned model; empty where it is not known.
-    """
-    if not report.prompted:
-        return []
-    columns: Any = {"Prompt": "words", "Before": "number", "After": "number"}
-    rows = [(KINDS[kind], percent(before.get(kind)), percent(value)) for kind, value in report.prompted.items()]
-    note = f"Mean Dice over objects in percent. {report.definition['mDice'].split('. ', 1)[-1]}"
-    return [Section("Prompts", note, tables=[Table(columns, rows)])]
 
 
 def numbered(image: ImageArray, labels: ObjectMap) -> ImageArray:
@@ -115,9 +100,11 @@ def _rows(model: Backbone, dataset: MapDataset, names: Sequence[str]) -> Iterato
 
 def _paired(found: ObjectMap, truth: ObjectMap) -> tuple[np.ndarray, np.ndarray]:
     """Returns (n + 1,) and (m + 1,) bool, which found and true objects, by number, are in a pair."""
-    common, found_px, truth_px = overlaps(found, truth)
-    paired = common / np.maximum(found_px[:, None] + truth_px[None] - common, 1) > 0.5
-    return np.r_[False, paired.any(axis=1)], np.r_[False, paired.any(axis=0)]
+    shared = overlaps(found, truth)
+    pairs = shared.iou > 0.5
+    sides = ((shared.found[pairs], shared.found_px), (shared.truth[pairs], shared.truth_px))
+    found_in, truth_in = (np.r_[False, np.isin(np.arange(len(px)), those)] for those, px in sides)
+    return found_in, truth_in
 
 
 def _errors(

@@ -5,7 +5,8 @@ pixel has two objects. Objects that touch are told apart by their values; of obj
 the smaller one has the pixels that both cover.
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,12 @@ from samtune.data.pictures import ORIENTATION, open_picture
 from samtune.errors import DataError
 from samtune.metrics.instances import LIMITS
 from samtune.types import MaskArray, ObjectMap, Size
+
+Part = tuple[tuple[slice, slice], MaskArray]
+"""Rows and columns of a picture, and the (h, w) mask there."""
+WHOLE = (slice(None), slice(None))
+
+logger = logging.getLogger(__name__)
 
 SPECK = 4  # pixels; a smaller object is hardly one
 _INSTEAD = "save the number of each pixel's object, 0 for none, in one grey channel of 8 or 16 bits, as PNG or TIFF"
@@ -52,15 +59,55 @@ def object_facts(paths: Sequence[Path]) -> list[ObjectFacts | DataError]:
     return [answer if isinstance(answer, DataError) else ObjectFacts(*answer) for answer in answers]
 
 
-def paint(masks: Iterable[MaskArray], size: Size) -> ObjectMap:
-    """Draws (H, W) masks as one map, each with its place from 1 and over those before it: give the largest first.
+def paint(masks: Iterable[Part], size: Size) -> ObjectMap:
+    """Draws masks as one map, each with its place from 1 and over those before it: give the largest first.
 
     So a pixel of several is the smallest's. What is wholly under others is not in the map; see `renumbered`.
     """
     labels = np.zeros(size, dtype=np.int32)
-    for number, mask in enumerate(masks, start=1):
-        labels[mask] = number
+    for number, (place, mask) in enumerate(masks, start=1):
+        labels[place][mask] = number
     return labels
+
+
+def cut_out(mask: MaskArray) -> Part:
+    """Returns the part of an (H, W) mask that has all of its object: thousands of whole ones take too much memory."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return (slice(0, 0), slice(0, 0)), mask[:0, :0]
+    place = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    return place, mask[place].copy()
+
+
+def paint_smaller_over(
+    masks: Sequence[Callable[[], MaskArray]], areas: Sequence[int], size: Size, *, names: Sequence[str], of: Path
+) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """Draws the masks of an image's objects as one map, smaller ones over larger ones, and says where they overlap.
+
+    Args:
+        masks: each makes an (H, W) mask of `size`: thousands of a large picture take more memory than there is.
+        areas: their pixels.
+        names: what errors call them; `of` is the image.
+
+    Returns:
+        (H, W) uint16, numbered from the largest.
+
+    Raises:
+        DataError: a line for each object that covers no pixel, or lies wholly under smaller ones.
+    """
+    order = np.argsort(-np.asarray(areas, dtype=np.int64), kind="stable").tolist()
+    labels = paint(((WHOLE, masks[place]()) for place in order), size)
+    seen = set(np.unique(labels).tolist())
+    lines = []
+    for number, place in enumerate(order, start=1):
+        if number not in seen:
+            why = "lies wholly under smaller ones" if areas[place] else "covers no pixel"
+            lines.append(f"{names[place]} {why}; take it out, or mend it")
+    if lines:
+        raise DataError("\n".join(lines))
+    if shared := sum(areas) - int(np.count_nonzero(labels)):
+        logger.warning("%s: objects overlap in %d pixels; the smaller one has them", of, shared)
+    return labels.astype(np.uint16)
 
 
 def renumbered(labels: ObjectMap) -> tuple[ObjectMap, np.ndarray]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from samtune.data.formats.annotations import Annotated, Annotation
 from samtune.data.formats.index_pictures import distinct_colours
-from samtune.data.formats.shapes import encode_rle
+from samtune.data.formats.shapes import Rle, encode_rle
 from samtune.errors import DataError
 from samtune.tasks.instances.separate import crops
 from samtune.tasks.shapes import feature_collection
@@ -43,10 +43,18 @@ def annotated(image: Path, found: Instances, category: str) -> Annotated:
     """Returns the objects of an image as annotations of one category, in the order of their numbers."""
     height, width = found.labels.shape
     objects = [
-        Annotation(category, encode_rle(mask)[0], label=f"object {number}", score=score)
-        for number, mask, score in regions(found)
+        Annotation(category, rle, label=f"object {number}", score=score) for number, score, (rle, *_) in _encoded(found)
     ]
     return Annotated(image, image, width, height, objects)
+
+
+def told(found: Instances) -> list[dict[str, Any]]:
+    """Returns for JSON each object's number, score, area, box, run lengths, and colour, that of `colour_png`."""
+    each = zip(_encoded(found), distinct_colours(len(found)), strict=True)
+    return [
+        {"object": number, "score": score, "area": area, "bbox": bbox, "colour": colour, **rle}
+        for (number, score, (rle, area, bbox)), colour in each
+    ]
 
 
 def geojson(found: Instances) -> dict[str, Any]:
@@ -66,7 +74,17 @@ def regions(found: Instances) -> Iterator[tuple[int, MaskArray, float]]:
     for number, place, mask in crops(found.labels):
         whole: Any = np.zeros(found.labels.shape, dtype=np.bool_)
         whole[place] = mask
-        yield number, whole, round(float(found.scores[number - 1]), 6)
+        yield number, whole, _score(found, number)
+
+
+def _encoded(found: Instances) -> Iterator[tuple[int, float, tuple[Rle, int, list[float]]]]:
+    """Yields number and score of each object, and what `encode_rle` says of it."""
+    for number, place, mask in crops(found.labels):
+        yield number, _score(found, number), encode_rle(mask, place, found.labels.shape)
+
+
+def _score(found: Instances, number: int) -> float:
+    return round(float(found.scores[number - 1]), 6)
 
 
 def _png(picture: Image.Image) -> bytes:

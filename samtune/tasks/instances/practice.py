@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from samtune.models.sam.model import SamModel
 from samtune.tasks.pixels import coverage, object_loss
+from samtune.tasks.probe.answers import asked
 from samtune.tasks.prompts import box_of, point_in
-from samtune.types import Batch, Prompts
+from samtune.types import Batch
 
 
 @dataclass(frozen=True)
@@ -115,19 +116,6 @@ def reached(low: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     found, true = (low > 0) & (valid >= 0.5), target >= 0.5
     common, either = (found & true).flatten(2).sum(2), (found | true).flatten(2).sum(2)
     return common / either.clamp(min=1)
-
-
-def asked(boxes: Tensor | None, points: Tensor | None, signs: Tensor | None = None) -> Prompts:
-    """Returns prompts of (M, 4) boxes and (M, P, 2) points; of the last points `signs`, (M, <= P), are the labels.
-
-    Points without a sign are on the object.
-    """
-    if points is None:
-        return Prompts(boxes_input=boxes)
-    labels = torch.ones(points.shape[:2], dtype=torch.int64, device=points.device)
-    if signs is not None:
-        labels[:, -signs.shape[1] :] = signs
-    return Prompts(boxes, points, labels)
 
 
 def draw_objects(masks: Tensor, most: int) -> Drawn:

@@ -22,8 +22,8 @@ from samtune.metrics.instances import (
     panoptic_quality,
     resampled_precision,
 )
-from samtune.metrics.report import AnyReport, Gains, Intervals, not_a_report, read_report
-from samtune.tasks.instances.prompting import KINDS, MOST, Dice
+from samtune.metrics.report import AnyReport, Gains, Intervals, Kept, not_a_report, read_kept, read_report
+from samtune.tasks.probe.answers import KINDS, MOST, Dice
 
 RESAMPLES = 1000
 BOXED = "mDice"
@@ -86,6 +86,7 @@ class InstanceReport(AnyReport):
     definition: dict[str, str]
     answers: Mapping[str, Sequence[Matches]] = field(default_factory=dict)
     """Key of an answer that needs no model -> what it finds in the images of the rows; empty where not measured."""
+    kept: Kept = field(default_factory=dict)
 
     @property
     def trivial(self) -> dict[str, list[float]]:  # type: ignore[override]
@@ -147,7 +148,9 @@ class InstanceReport(AnyReport):
     def to_json(self, before: AnyReport | None = None, trainable: Mapping[str, float] | None = None) -> dict[str, Any]:
         content = super().to_json(before, trainable)
         old = before.prompted if isinstance(before, InstanceReport) else {}
-        by_prompt = {kind: {BOXED: value, "before": old.get(kind)} for kind, value in self.prompted.items()}
+        by_prompt = self._prompts(before)
+        for kind, value in self.prompted.items():
+            by_prompt[kind] = {BOXED: value, "before": old.get(kind)} | by_prompt.get(kind, {})
         trivial = {key: numbers(found)["AP50"] for key, found in self.answers.items()}  # of the set, as AP50 is
         defined = {key: value for key, value in trivial.items() if not math.isnan(value)}
         return content | {"prompts": by_prompt or None, "trivial": defined or None}
@@ -167,7 +170,7 @@ class InstanceReport(AnyReport):
         """Reads back what `save` wrote; raises as `read_report`."""
         content, records = read_report(folder)
         try:
-            return cls(tuple(map(_row, records)), content["split"], content["definition"])
+            return cls(tuple(map(_row, records)), content["split"], content["definition"], kept=read_kept(content))
         except (ValueError, KeyError, TypeError) as err:
             raise not_a_report(folder, "an evaluation of instances", err) from err
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from samtune.data.formats.shapes import encode_rle
-from samtune.tasks.instances.outputs import colour_png, index_png, regions
+from samtune.tasks.instances.outputs import colour_png, index_png, told
 from samtune.tasks.instances.predict import InstancePredictor
 from samtune.tasks.prompt_form import MEDIA_TYPES, PAGE, PROMPT_FIELDS, TOLD, WARNINGS, answer_prompt, format_field
 from samtune.tasks.service import Answer, Service
@@ -21,7 +20,7 @@ class InstanceService(Service):
     media_types = MEDIA_TYPES
     told = (
         "Without box and points, format=png (if it is not given): an index picture of 16 bits, 0 for no object; "
-        "format=json: size, and of each object its number, score, area, bbox and COCO's compressed RLE; "
+        "format=json: size, and of each object its number, score, area, bbox, colour and COCO's compressed RLE; "
         "format=colours: a PNG with a colour for each object. With them: " + TOLD
     )
     page = PAGE
@@ -48,11 +47,7 @@ class InstanceService(Service):
             return answer_prompt(self.predictor.model, image_hwc_uint8, values, warnings)
         found = self.predictor.predict(image_hwc_uint8)
         if values.get("format") == "json":
-            objects = []
-            for number, mask, score in regions(found):
-                rle, area, bbox = encode_rle(mask)
-                objects.append({"object": number, "score": score, "area": area, "bbox": bbox, **rle})
-            return Answer.of_json({"size": list(found.labels.shape), "objects": objects, "warnings": warnings})
+            return Answer.of_json({"size": list(found.labels.shape), "objects": told(found), "warnings": warnings})
         score = float(found.scores.mean()) if len(found) else 0.0
         headers = {"X-Samtune-Kind": "objects", "X-Samtune-Count": str(len(found)), "X-Samtune-Score": f"{score:.6f}"}
         headers |= {WARNINGS: " | ".join(warnings)} if warnings else {}

@@ -4,7 +4,6 @@ The objects of annotations may overlap, and a map has one object for each pixel:
 order in the file. The maps are drawn once, and kept in the cache.
 """
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,16 +16,12 @@ from samtune.data.formats.annotations import Annotated, Annotation, Annotations
 from samtune.data.formats.drawing import GROUND, scan_drawn, told
 from samtune.data.formats.table import ANY, FORMATS, SEPARATE, Source, categories_of, left_out
 from samtune.data.pair_splits import MaskKind, SplitMode, pair_folders, resolve_parts, verify_parts
-from samtune.data.pairs import Pair, scan_folder
+from samtune.data.pairs import Pair
 from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Splits
 from samtune.data.verify import VerifyReport
-from samtune.errors import ConfigError, DataError
-from samtune.tasks.instances.objects import ObjectFacts, object_facts, paint
-
-logger = logging.getLogger(__name__)
-
-FOLDER = "instances"
-"""What the folder of maps beside images/ is called."""
+from samtune.errors import ConfigError
+from samtune.tasks.instances.layouts import FOLDER, has_objects, scan_objects
+from samtune.tasks.instances.objects import ObjectFacts, object_facts, paint_smaller_over
 
 
 @dataclass(frozen=True)
@@ -46,22 +41,10 @@ class ObjectDrawing:
     def draw(self, image: Annotated) -> np.ndarray:
         """Draws the objects of a picture, smaller ones over larger ones: (H, W) uint16, numbered from the largest."""
         objects = [item for item in self._chosen(image) if not item.crowd]
-        areas = np.array([np.count_nonzero(image.mask(item)) for item in objects], dtype=np.int64)
-        order = np.argsort(-areas, kind="stable").tolist()
-        # drawn twice, as thousands of masks of a large picture take more memory than there is
-        labels = paint((image.mask(objects[place]) for place in order), (image.height, image.width))
-        seen = set(np.unique(labels).tolist())
-        lines = []
-        for number, place in enumerate(order, start=1):
-            if number not in seen:
-                why = "lies wholly under smaller ones" if areas[place] else "covers no pixel"
-                named = f"{image.source}: {image.picture.name}, {objects[place].label}"
-                lines.append(f"{named} {why}; take it out, or mend it")
-        if lines:
-            raise DataError("\n".join(lines))
-        if shared := int(areas.sum()) - int(np.count_nonzero(labels)):
-            logger.warning("%s: objects overlap in %d pixels; the smaller one has them", image.picture, shared)
-        return labels.astype(np.uint16)
+        masks = [partial(image.mask, item) for item in objects]
+        names = [f"{image.source}: {image.picture.name}, {item.label}" for item in objects]
+        areas = [int(np.count_nonzero(mask())) for mask in masks]
+        return paint_smaller_over(masks, areas, (image.height, image.width), names=names, of=image.picture)
 
     def notes(self, found: Annotations) -> Iterable[str]:
         """Returns what the reader notes, and how many annotations of a crowd are left out."""
@@ -77,9 +60,9 @@ class ObjectDrawing:
 
 
 def recognises(folder: Path) -> bool:
-    """Tells by names alone whether a folder, or a part of it, has instances/."""
+    """Tells by names alone whether a folder, or a part of it, has instances/, or pictures each with its masks."""
     places = [folder, *(folder / part for part in PARTS)]
-    return any((place / FOLDER).is_dir() for place in places) and not any((folder / n).is_file() for n in LABEL_LISTS)
+    return any(map(has_objects, places)) and not any((folder / n).is_file() for n in LABEL_LISTS)
 
 
 def kind_of(folder: Path, source: Source = ANY) -> MaskKind[ObjectFacts]:
@@ -148,6 +131,4 @@ def _without(of: str, maps: Mapping[Path, ObjectFacts], so: str) -> str:
     return f"all {len(maps)} maps{of} are without an object, such as {told(next(iter(maps)))}: {so}"
 
 
-OBJECTS = MaskKind(
-    partial(scan_folder, masks_in=FOLDER), object_facts, _none, parts=partial(pair_folders, masks_in=FOLDER)
-)
+OBJECTS = MaskKind(scan_objects, object_facts, _none, parts=partial(pair_folders, masks_in=FOLDER))

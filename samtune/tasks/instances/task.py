@@ -15,8 +15,9 @@ from samtune.data.maps import MapDataset, build_map_data
 from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
-from samtune.errors import ConfigError, DataError
+from samtune.errors import ConfigError
 from samtune.metrics.instances import Matches, match
+from samtune.metrics.report import AnyReport
 from samtune.models.backbone import Backbone
 from samtune.models.sam.model import SamModel
 from samtune.models.table import build_model
@@ -24,7 +25,7 @@ from samtune.models.weights import RANDOM
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.instances.config import InstanceConfig
-from samtune.tasks.instances.draw import gallery_sections, prompts_section
+from samtune.tasks.instances.draw import gallery_sections
 from samtune.tasks.instances.evaluate import InstanceDescription, evaluate_instance_file, evaluate_instances
 from samtune.tasks.instances.objects import read_objects, renumbered
 from samtune.tasks.instances.practice import PromptPractice, practice_loss
@@ -35,6 +36,8 @@ from samtune.tasks.instances.service import InstanceService
 from samtune.tasks.instances.splits import kind_of, recognises, resolve_objects, verify_folder
 from samtune.tasks.pixels import PixelTask
 from samtune.tasks.predict import Prediction
+from samtune.tasks.probe.answers import spread
+from samtune.tasks.probe.kept import DEFINITION, kept_sections, lost, measure_kept, measured_before, object_batches
 from samtune.tasks.task import Measuring, Pages, Words
 from samtune.types import Batch, OutputLoss
 
@@ -117,6 +120,8 @@ class InstanceTask(PixelTask[InstanceConfig]):
         report = evaluate_instances(
             sam, loader, split=how.split, prompts=how.full, autocast_dtype=how.autocast, advance=how.advance
         )
+        if how.full and self.config.eval.prompts:
+            report = self._with_kept(report, sam, loaders)
         if how.keep is None:
             return report
         answers: dict[str, list[Matches]] = {}
@@ -125,6 +130,20 @@ class InstanceTask(PixelTask[InstanceConfig]):
             for key, found in trivial_instances(read_pixels(pair.image, self.pixels)).items():
                 answers.setdefault(key, []).append(match(found, truth))
         return replace(report, answers=answers)
+
+    def _with_kept(self, report: InstanceReport, model: nn.Module, loaders: Loaders) -> InstanceReport:
+        assert isinstance(model, SamModel) and model.classes is not None
+        count, side = self.config.eval.prompts, model.image_size
+        val = MapDataset(
+            spread(loaders.splits.val, count), read_objects, outside=0, image_size=side, pixels=self.pixels
+        )
+        unprompted = not model.classes.fresh  # an untuned model has no maps
+        kept = measure_kept(model, object_batches(val, side), pictures=count, unprompted=unprompted)
+        return replace(report, kept=kept, definition=report.definition | {"prompts": DEFINITION})
+
+    def remarks(self, model: Backbone, loaders: Loaders, report: Any, before: AnyReport | None) -> list[str]:
+        weight = f"More practice keeps them: a loss.prompt_weight above {self.config.loss.prompt_weight:g}."
+        return lost(report.kept, {} if before is None else before.kept, weight)
 
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
@@ -138,12 +157,12 @@ class InstanceTask(PixelTask[InstanceConfig]):
         dataset: Any = loaders.part(report.split).dataset
         assert isinstance(dataset, MapDataset)
         facts = {"Model": f"{model.name}, {model.image_size} px", "Data": str(data.dir)}
-        try:
-            before = InstanceReport.load(folder / "before").prompted
-        except DataError:  # not measured
-            before = {}
         pictures = gallery_sections(folder / "overlays", model, dataset, report, each=each)
-        return Pages(facts, [*prompts_section(report, before), *pictures])
+        whole, before = f"All of {report.split}", measured_before(InstanceReport.load, folder)
+        prompts = kept_sections(
+            {whole: report.prompted, **report.kept}, {whole: before.prompted, **before.kept} if before else {}
+        )
+        return Pages(facts, [*prompts, *pictures])
 
     @classmethod
     def load_report(cls, folder: Path) -> InstanceReport:
@@ -164,6 +183,10 @@ class InstanceTask(PixelTask[InstanceConfig]):
     @classmethod
     def verify(cls, folder: Path, *, name: str | None) -> VerifyReport:
         return verify_folder(folder, name=name)
+
+    @classmethod
+    def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:
+        return (*super().quiet(in_grid=in_grid), "eval.prompts=0")
 
     @classmethod
     def items(cls, folder: Path) -> list[Pair]:

@@ -10,15 +10,39 @@ from samtune.config import sections as shared
 from samtune.config.problems import Fault, impossible_pair, told
 from samtune.config.sections import LARGEST, PathText, SelectorFacts
 from samtune.errors import unknown_name
-from samtune.tasks.sections import PixelData, PixelEval, PixelModel, PixelScore
+from samtune.tasks.sections import PixelData, PixelModel, PixelScore, PromptEval
 
 logger = logging.getLogger(__name__)
+
+Kind = Literal["none", "box", "point"]
+"""A `samtune.types.PromptMode`, whose module brings torch."""
+
+
+class Mix(shared.Section):
+    """`data.mix`: how often a training image has each kind of prompt, by `data.prompt: mixed`."""
+
+    none: float = Field(0.5, ge=0, le=LARGEST, description="share without a prompt, which wants the whole foreground")
+    box: float = Field(0.25, ge=0, le=LARGEST, description="share with the box of an object; the sum need not be 1")
+    point: float = Field(0.25, ge=0, le=LARGEST, description="share with a click on an object")
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields shares of nothing."""
+        yield from super().faults()
+        if not any(self.shares().values()):
+            yield impossible_pair("point", 0, "a share > 0 when those of none and box are 0", "none")
+
+    def shares(self) -> dict[Kind, float]:
+        """Returns the shares by kind, whatever their sum."""
+        return {"none": self.none, "box": self.box, "point": self.point}
 
 
 class Data(PixelData):
     """`data`: images, masks, split, prompts."""
 
-    prompt: Literal["none", "box", "point"] = Field("none", description="what the model is told of the object")
+    prompt: Literal["none", "box", "point", "mixed"] = Field(
+        "none", description="what the model is told of the object; mixed: drawn for each training image, by data.mix"
+    )
+    mix: Mix = Field(Mix(), description="shares of the kinds of prompt of data.prompt: mixed")
     augment: bool = Field(
         True, description="random flips, quarter turns, a mild affine change and colours on training images"
     )
@@ -29,9 +53,29 @@ class Data(PixelData):
     def faults(self) -> Iterator[Fault]:
         """Yields pictures without an object where the model is told of one."""
         yield from super().faults()
-        if self.empty == "train" and self.prompt != "none":
+        if self.empty == "train" and self.asked != "none":
             expected = f"refuse with data.prompt: {self.prompt}, which leaves out pictures with nothing to prompt for"
             yield impossible_pair("empty", "train", expected, "prompt")
+        if self.prompt != "mixed" and self.mix != Mix():
+            yield impossible_pair("mix", self.mix.shares(), "no value without data.prompt: mixed", "prompt")
+
+    @property
+    def shares(self) -> dict[Kind, float]:
+        """Kind of prompt -> how often a training image has it; the shares add up to 1."""
+        if self.prompt != "mixed":
+            return {self.prompt: 1.0}
+        shares = {kind: share for kind, share in self.mix.shares().items() if share}
+        return {kind: share / sum(shares.values()) for kind, share in shares.items()}
+
+    @property
+    def asked(self) -> Kind:
+        """The kind of prompt that is validated and predicted with: none if it is trained, else the commonest."""
+        return asked_of(self.shares)
+
+
+def asked_of(shares: Mapping[Kind, float]) -> Kind:
+    """Returns the kind that a model trained with these shares is asked with by default."""
+    return "none" if "none" in shares else max(shares, key=lambda kind: shares[kind])
 
 
 class Tune(shared.Tune):
@@ -75,7 +119,7 @@ def _a_metric(name: str) -> str:
     return name
 
 
-class Eval(PixelEval):
+class Eval(PromptEval):
     """`eval`: validation, the final report and its pictures."""
 
     metrics: Annotated[tuple[Annotated[str, AfterValidator(_a_metric)], ...], Field(strict=False)] = Field(

@@ -1,6 +1,6 @@
 """From pairs of image and mask to augmented `Sample`s, `Batch`es of the input frame, and the loaders of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from samtune.data.pairs import Pair
 from samtune.data.splits import Splits
 from samtune.errors import DataError
 from samtune.tasks.binary import mask_facts, read_mask
+from samtune.tasks.masks.config import asked_of
 from samtune.tasks.masks.splits import with_object
 from samtune.tasks.prompts import box_of, components, point_in
 from samtune.types import MaskArray, PixelArray, PromptMode, Sample, Size
@@ -27,9 +28,12 @@ class SegmentationDataset(EpochDataset[Sample, tuple[PixelArray, MaskArray]]):
     components. With `augment`, an item is one image, and one component of it is drawn per epoch; without, every
     component is an item `stem#1`, `stem#2`, ... Images without any component are left out and counted.
 
+    Where a prompt is drawn of several kinds, an item is one image in any case, and its prompt and component are drawn
+    per epoch; an image without a component has no prompt.
+
     Args:
         image_size: longer side in pixels of the input frame.
-        prompt: which prompt, and with it which target, the samples carry.
+        prompt: which prompt, and with it which target, the samples carry; or kind -> its share, of a sum of 1.
         augment: random flips, turns, colours, box jitter and point positions.
         cache: keep the scaled arrays in memory.
         pixels: what the values of files become.
@@ -40,7 +44,7 @@ class SegmentationDataset(EpochDataset[Sample, tuple[PixelArray, MaskArray]]):
         pairs: Sequence[Pair],
         *,
         image_size: int,
-        prompt: PromptMode = "none",
+        prompt: PromptMode | Mapping[PromptMode, float] = "none",
         augment: bool = False,
         seed: int = 0,
         cache: bool = False,
@@ -48,7 +52,8 @@ class SegmentationDataset(EpochDataset[Sample, tuple[PixelArray, MaskArray]]):
     ) -> None:
         super().__init__(len(pairs), seed=seed, cache=cache)
         self.pairs, self.image_size, self.augment, self.pixels = list(pairs), image_size, augment, pixels
-        self.prompt: PromptMode = prompt
+        self.shares: Mapping[PromptMode, float] = {prompt: 1.0} if isinstance(prompt, str) else prompt
+        self._drawn = augment or len(self.shares) > 1
         self._transform: Any = None
         if augment:
             self._transform = train_augmentation(image_size, turns=True, channels=pixels.channels)
@@ -62,15 +67,17 @@ class SegmentationDataset(EpochDataset[Sample, tuple[PixelArray, MaskArray]]):
         if component is not None:
             truth = components(truth)[component]
         name, mask = self.names[index], _shrink(truth, (image.shape[0], image.shape[1]))
-        if not self.augment:
-            return self._sample(name, image, mask, truth, rng=None)
+        if not self._drawn:
+            return _sample(name, image, mask, truth, *self.shares, rng=None)
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        image, mask = self._augmented(image, mask, rng)
-        if self.prompt != "none":
+        if self.augment:
+            image, mask = self._augmented(image, mask, rng)
+        kind = self._kind(mask, rng)
+        if kind != "none":
             parts = components(mask)
             mask = parts[int(rng.integers(len(parts)))]
-        # An augmented picture has no original frame: its truth is the target that is trained on.
-        return self._sample(name, image, mask, mask, rng=rng)
+        # What is drawn has no original frame: its truth is the target that is trained on.
+        return _sample(name, image, mask, mask, kind, rng=rng)
 
     @cached_property
     def names(self) -> list[str]:
@@ -95,13 +102,13 @@ class SegmentationDataset(EpochDataset[Sample, tuple[PixelArray, MaskArray]]):
     @cached_property
     def _items(self) -> list[tuple[int, int | None]]:
         """(pair, component) per item; None = the whole mask, or a component drawn later."""
-        if self.prompt == "none":
+        if "none" in self.shares:
             return [(which, None) for which in range(len(self.pairs))]
         items: list[tuple[int, int | None]] = []
         for which, facts in enumerate(mask_facts([pair.mask for pair in self.pairs])):
             if isinstance(facts, DataError):
                 raise facts
-            if not self.augment:
+            if not self._drawn:
                 items += [(which, part) for part in range(facts.components)]
             elif facts.components:
                 items.append((which, None))
@@ -110,18 +117,17 @@ class SegmentationDataset(EpochDataset[Sample, tuple[PixelArray, MaskArray]]):
     def _augmented(self, image: PixelArray, mask: MaskArray, rng: np.random.Generator) -> tuple[PixelArray, MaskArray]:
         changed, moving = augmented(self._transform, image, mask.astype(np.uint8), seed=int(rng.integers(2**31)))
         moved = cast(MaskArray, moving > 0)
-        if self.prompt != "none" and not moved.any():  # shifted out of the picture: nothing left to prompt for
+        if "none" not in self.shares and not moved.any():  # shifted out of the picture: nothing left to prompt for
             return image, mask
         return changed, moved
 
-    def _sample(
-        self, name: str, image: PixelArray, mask: MaskArray, truth: MaskArray, *, rng: np.random.Generator | None
-    ) -> Sample:
-        box = torch.from_numpy(box_of(mask, rng=rng)) if self.prompt == "box" else None
-        point = torch.from_numpy(point_in(mask, rng=rng))[None] if self.prompt == "point" else None
-        label = None if point is None else torch.ones(1, dtype=torch.int64)
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (C, h, w)
-        return Sample(name, pixels, torch.from_numpy(np.ascontiguousarray(mask)), truth, box, point, label)
+    def _kind(self, mask: MaskArray, rng: np.random.Generator) -> PromptMode:
+        """Draws the kind of prompt of an item; an only one is not drawn, and nothing can be prompted for with none."""
+        kinds, shares = list(self.shares), list(self.shares.values())
+        if len(kinds) == 1:
+            return kinds[0]
+        drawn = kinds[int(rng.choice(len(kinds), p=shares))]
+        return drawn if mask.any() else "none"
 
 
 def build_data(
@@ -129,7 +135,7 @@ def build_data(
     options: LoaderOptions,
     *,
     image_size: int,
-    prompt: PromptMode = "none",
+    prompt: PromptMode | Mapping[PromptMode, float] = "none",
     augment: bool = True,
     score_prompt: PromptMode = "none",
     pixels: Pixels = RGB,
@@ -139,7 +145,7 @@ def build_data(
 
     Args:
         image_size: side S in pixels of the input frame.
-        prompt: prompt mode of train, val and test.
+        prompt: prompt mode of train, val and test; or kind -> its share of train, and the others have `asked_of` them.
         score_prompt: of `score`, in order of the split; the contrastive loss wants the whole foreground ("none").
         pixels: what the values of files become.
         score_empty: score on images without an object too. In a contrastive loss their cells would only be more
@@ -157,9 +163,26 @@ def build_data(
             f"no training image has a foreground to prompt for: all {len(splits.train)} masks are empty, such as "
             f"{splits.train[0].mask}; add images with an object"
         )
-    val = dataset_of(splits.val, prompt=prompt, cache=options.cache)
-    test = dataset_of(splits.test, prompt=prompt)
+    asked = prompt if isinstance(prompt, str) else asked_of(prompt)
+    val = dataset_of(splits.val, prompt=asked, cache=options.cache)
+    test = dataset_of(splits.test, prompt=asked)
     return build_loaders(splits, options, Collate(image_size), score=score, train=train, val=val, test=test)
+
+
+def _sample(
+    name: str,
+    image: PixelArray,
+    mask: MaskArray,
+    truth: MaskArray,
+    kind: PromptMode,
+    *,
+    rng: np.random.Generator | None,
+) -> Sample:
+    box = torch.from_numpy(box_of(mask, rng=rng)) if kind == "box" else None
+    point = torch.from_numpy(point_in(mask, rng=rng))[None] if kind == "point" else None
+    label = None if point is None else torch.ones(1, dtype=torch.int64)
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (C, h, w)
+    return Sample(name, pixels, torch.from_numpy(np.ascontiguousarray(mask)), truth, box, point, label)
 
 
 def _shrink(mask: MaskArray, size: Size) -> MaskArray:

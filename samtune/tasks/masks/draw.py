@@ -66,7 +66,8 @@ def gallery_sections(
         return save_overlays(folder, _cases(model, dataset, pairs, names))
 
     files = saved([name for _, name in cases])
-    note = OVERLAYS_NOTE + ("" if dataset.prompt == "none" else FROM_TRUTH.format(prompt=dataset.prompt))
+    (prompt,) = dataset.shares
+    note = OVERLAYS_NOTE + ("" if prompt == "none" else FROM_TRUTH.format(prompt=prompt))
     captions = [f"{label}: {name}, Dice {dice[name]:.3f}" for label, name in cases]
     pictures = [Picture(caption, file) for caption, file in zip(captions, files, strict=True)]
     shown = [Section("Pictures", note, pictures=pictures)] if pictures else []

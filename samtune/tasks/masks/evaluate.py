@@ -40,7 +40,8 @@ class MaskDescription(Description):
     """What a merged file of segmentation says about itself.
 
     Attributes:
-        prompt: prompt mode that it was tuned with.
+        prompt: prompt mode that it was tuned with, and is measured and asked with by default.
+        prompts: all that it was tuned with, where they are several.
         data_format: as `data.format` was.
         categories: those of the data whose objects were the foreground; None for all.
         threshold: pixels of a higher probability are foreground; always 0.5 in this format.
@@ -48,6 +49,7 @@ class MaskDescription(Description):
 
     task: ClassVar[str] = "segmentation"
     prompt: PromptMode
+    prompts: tuple[PromptMode, ...] | None = None
     threshold: float = Field(0.5, ge=0.5, le=0.5)
     data_format: FormatName = "auto"
     categories: tuple[str, ...] | None = None

@@ -165,5 +165,6 @@ def other_prompt(predictor: Predictor, *, box: bool, points: bool) -> str | None
     if predictor.untuned:
         alone = "an untuned model segments what a box or points show; without them its answer means little"
         return alone if used == ["none"] else None
-    text = f"the model was tuned with prompt {info.prompt!r}, this prediction uses {' and '.join(used)!r}"
-    return None if info.prompt in used else f"{text}: it may be worse"
+    tuned = info.prompts or (info.prompt,)
+    text = f"the model was tuned with prompt {' or '.join(tuned)!r}, this prediction uses {' and '.join(used)!r}"
+    return None if set(tuned) & set(used) else f"{text}: it may be worse"

@@ -16,7 +16,7 @@ from samtune.data.pairs import Pair
 from samtune.errors import DataError
 from samtune.metrics.advice import uncertain
 from samtune.metrics.bootstrap import bootstrap_ci, paired_bootstrap
-from samtune.metrics.report import AnyReport, Gains, not_a_report, read_report
+from samtune.metrics.report import AnyReport, Gains, Kept, not_a_report, read_kept, read_report
 from samtune.metrics.table import METRICS, POOLED_METRICS, PROBABILITY_METRICS
 from samtune.tasks.binary import MaskFacts, mask_facts
 
@@ -40,6 +40,7 @@ class Report(AnyReport):
     split: str
     definition: dict[str, str]
     trivial: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    kept: Kept = field(default_factory=dict)
 
     @property
     def mDice(self) -> float:
@@ -147,7 +148,7 @@ class Report(AnyReport):
     def load(cls, folder: Path) -> Report:
         content, records = read_report(folder)
         try:
-            return cls(tuple(map(_row, records)), content["split"], content["definition"])
+            return cls(tuple(map(_row, records)), content["split"], content["definition"], kept=read_kept(content))
         except (ValueError, KeyError, TypeError) as err:
             raise not_a_report(folder, "an evaluation of masks", err) from err
 

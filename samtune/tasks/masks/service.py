@@ -28,7 +28,7 @@ class MaskService(Service):
 
     def about(self) -> dict[str, Any]:
         info = self.predictor.info
-        told = ("task", "model", "image_size", "channels", "range", "prompt", "threshold", "base_hash")
+        told = ("task", "model", "image_size", "channels", "range", "prompt", "prompts", "threshold", "base_hash")
         parameters = sum(p.numel() for p in self.predictor.model.parameters())
         return {**{name: getattr(info, name) for name in told}, "parameters": parameters}
 

@@ -16,6 +16,7 @@ from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
 from samtune.metrics.advice import too_small
+from samtune.metrics.report import AnyReport
 from samtune.metrics.trivial import TrivialMasks, mean_mask
 from samtune.models.backbone import Backbone
 from samtune.models.sam.model import SamModel
@@ -23,18 +24,21 @@ from samtune.models.table import build_model, build_shapes
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.binary import read_mask
 from samtune.tasks.evaluate import Evaluation
-from samtune.tasks.masks.config import SegmentationConfig
+from samtune.tasks.masks.config import Data, SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset, build_data
 from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
 from samtune.tasks.masks.evaluate import MaskDescription, evaluate, evaluate_file
 from samtune.tasks.masks.losses import LOSSES
+from samtune.tasks.masks.mixed import ByPrompt
 from samtune.tasks.masks.predict import predict_files
 from samtune.tasks.masks.report import DEFAULT_METRICS, Report, object_sides
 from samtune.tasks.masks.service import MaskService
-from samtune.tasks.masks.splits import kind_of, recognises, resolve_split, verify_folder
+from samtune.tasks.masks.splits import kind_of, recognises, resolve_split, verify_folder, with_object
 from samtune.tasks.pixels import PixelTask
 from samtune.tasks.predict import Prediction
+from samtune.tasks.probe.answers import spread
+from samtune.tasks.probe.kept import DEFINITION, kept_sections, lost, measure_kept, measured_before, object_batches
 from samtune.tasks.task import Measuring, Pages, Words
 from samtune.tuning import Counts
 from samtune.types import Batch
@@ -71,17 +75,17 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
             given=given,
             source=Source(data.format, data.categories),
             pixels=pixels,
-            empty=data.empty if data.prompt == "none" else "skip",
+            empty=data.empty if data.asked == "none" else "skip",
         )
         by_task = needs is not None and needs.loss == "task"
         loaders = build_data(
             splits if data.shots is None else splits.with_few(data.shots, config.run.seed),
             self.loader_options(),
             image_size=model.image_size,
-            prompt=data.prompt,
+            prompt=data.shares if data.prompt == "mixed" else data.prompt,
             augment=data.augment,
             # contrast is between the whole foreground and the background; the task's loss wants the task's prompt
-            score_prompt=data.prompt if by_task else "none",
+            score_prompt=data.asked if by_task else "none",
             score_empty=by_task,
             pixels=pixels,
         )
@@ -93,9 +97,15 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         return build_shapes(model.name, checkpoint=self.checkpoint(), image_size=size, channels=count)
 
     def target_text(self) -> str:
-        return f" prompt={self.config.data.prompt}"
+        return f" prompt={self.config.data.asked}"
 
     def network(
+        self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
+    ) -> nn.Module:
+        network = self._encoded(model, selection, base_hash=base_hash, autocast=autocast)
+        return network if len(self.config.data.shares) == 1 else ByPrompt(network)
+
+    def _encoded(
         self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
         folder = self.config.train.embeddings
@@ -129,14 +139,26 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
             autocast_dtype=how.autocast,
             on_batch=on_batch,
         )
+        if how.full and options.prompts:
+            report = self._with_kept(report, model, loaders)
         return report if answers is None else replace(report, trivial=answers.dice)
+
+    def _with_kept(self, report: Report, model: nn.Module, loaders: Loaders) -> Report:
+        assert isinstance(model, Backbone)
+        count, side = self.config.eval.prompts, model.image_size
+        pairs = spread(with_object(loaders.splits.val), count)
+        objects = object_batches(SegmentationDataset(pairs, image_size=side, pixels=self.pixels), side)
+        kept = measure_kept(model, objects, pictures=count, unprompted=True)
+        return replace(report, kept=kept, definition=report.definition | {"prompts": DEFINITION})
 
     def describe(
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> MaskDescription:
         data = self.config.data
-        own = {"prompt": data.prompt, "data_format": data.format, "categories": data.categories, "range": data.range}
-        return MaskDescription.of(model, base_hash=base_hash, additions=additions, **own)
+        own: Any = {"data_format": data.format, "categories": data.categories, "range": data.range}
+        if len(data.shares) > 1:
+            own["prompts"] = tuple(data.shares)
+        return MaskDescription.of(model, base_hash=base_hash, additions=additions, prompt=data.asked, **own)
 
     def notes(self, counts: Counts, model: Backbone) -> list[str]:
         if not counts.decoder:
@@ -144,20 +166,24 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         count = sum(model.net.get_parameter(name).numel() for name in model.idle())
         return [f"of the decoder, {count:,} parameters serve other mask tokens than 0 and get no gradient"]
 
-    def remarks(self, model: Backbone, loaders: Loaders, report: Any) -> list[str]:
-        return too_small(object_sides(getattr(loaders.splits, report.split), report), image_size=model.image_size)
+    def remarks(self, model: Backbone, loaders: Loaders, report: Any, before: AnyReport | None) -> list[str]:
+        sides = object_sides(getattr(loaders.splits, report.split), report)
+        mixed = self.config.data.prompt == "mixed"
+        remedy = "Larger shares of them in data.mix keep them." if mixed else "data.prompt=mixed keeps them."
+        return [
+            *too_small(sides, image_size=model.image_size),
+            *lost(report.kept, {} if before is None else before.kept, remedy),
+        ]
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         data, each = self.config.data, self.config.eval.overlays
         dataset: Any = loaders.part(report.split).dataset
         assert isinstance(dataset, SegmentationDataset)
         pairs = getattr(loaders.splits, report.split)
-        facts = {
-            "Model": f"{model.name}, {model.image_size} px",
-            "Data": str(data.dir),
-            "Prompt": data.prompt if data.prompt == "none" else f"{data.prompt} of the true mask",
-        }
-        return Pages(facts, gallery_sections(folder / "overlays", model, dataset, pairs, report, each=each))
+        facts = {"Model": f"{model.name}, {model.image_size} px", "Data": str(data.dir), "Prompt": _told(data)}
+        pictures = gallery_sections(folder / "overlays", model, dataset, pairs, report, each=each)
+        before = measured_before(Report.load, folder)
+        return Pages(facts, [*kept_sections(report.kept, before.kept if before else {}), *pictures])
 
     @classmethod
     def load_report(cls, folder: Path) -> Report:
@@ -180,5 +206,17 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         return verify_folder(folder, name=name)
 
     @classmethod
+    def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:
+        return (*super().quiet(in_grid=in_grid), "eval.prompts=0")
+
+    @classmethod
     def items(cls, folder: Path) -> list[Pair]:
         return find_pairs(folder, kind_of(folder).scan)
+
+
+def _told(data: Data) -> str:
+    """Says what the model is told of the objects, in training and here."""
+    asked = data.asked if data.asked == "none" else f"{data.asked} of the true mask"
+    if data.prompt != "mixed":
+        return asked
+    return f"{asked}; trained with {', '.join(f'{kind} {share:.0%}' for kind, share in data.shares.items())}"

@@ -72,8 +72,11 @@ def test_the_run_folder() -> None:
     assert metrics["task"] == "instances" and metrics["n_images"] == 2
     assert {"AP50", "AP", "PQ", "AJI", "mDice"} <= set(metrics)
     assert {"AP", "AP50", "PQ", "AJI", "count_error"} <= set(metrics["metrics"]) & set(metrics["definition"])
-    assert set(metrics["prompts"]) == {"box", "point", "points3"}
-    assert all(0 <= one["mDice"] <= 1 and 0 <= one["before"] <= 1 for one in metrics["prompts"].values())
+    assert set(metrics["prompts"]) == {"none", "box", "point", "points3"}
+    for kind, one in metrics["prompts"].items():
+        for found in (one["val"], one["scenes"], *([] if kind == "none" else [one])):
+            assert 0 <= found["mDice"] <= 1
+            assert found["before"] is None if kind == "none" else 0 <= found["before"] <= 1
     assert set(metrics["trivial"]) == {"watershed_bright", "watershed_dark"}
     assert metrics["trainable"]["head"] > 0 and metrics["trainable"]["decoder"] > 0
     assert task_of_file(Path("run/merged.safetensors")) is InstanceTask
@@ -242,7 +245,9 @@ def test_the_server_answers_with_objects_and_with_masks() -> None:
         assert told["size"] == [40, 48] and drawn.headers["content-type"] == "image/png"
         assert ask(box="[4, 6, 18, 20]", format="json").json()["size"] == [40, 48]
         assert ask(format="gif").status_code == 422
-        assert "finds all objects" in web.get("/").text
+        assert all(one["area"] > 0 and len(one["colour"]) == 3 and one["counts"] for one in told["objects"])
+        page = web.get("/").text
+        assert "finds all objects" in page and 'id="legend"' in page and 'id="asks"' in page
 
 
 def test_the_audit_and_the_way_back() -> None:
