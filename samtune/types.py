@@ -7,6 +7,8 @@ Frames of a picture:
   to a square S x S (Segment Anything's convention). Padding never counts in a loss or a metric.
 - **low-res**: S/4 x S/4, what the mask decoder returns.
 
+With `Tiles` the input frame shows a tile in place of the whole picture.
+
 Coordinates are XY in pixels of the stated frame, boxes XYXY. Sizes are (height, width). Masks are bool:
 True = foreground. Maps of classes are uint8: the place of a pixel's class in the list, or `IGNORE`. Maps of objects are
 int32: the number of a pixel's object from 1, or 0 for none.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -39,6 +41,20 @@ IGNORE = 255
 ImageArray = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 PixelArray = np.ndarray[tuple[int, int, int], np.dtype[Any]]
 """An image of any number of channels: uint8, or float32 of the same 0 to 255."""
+
+
+class Tiles(NamedTuple):
+    """How a model sees a picture that is too large for its input frame: by squares of it that overlap.
+
+    Attributes:
+        size: side of a tile in pixels of the picture.
+        overlap: pixels that neighbours share at least, 1 to half of `size`.
+        side: S of the input frame, which a tile fills; where it equals `size`, objects keep their size in pixels.
+    """
+
+    size: int
+    overlap: int
+    side: int
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,8 @@ class Batch:
         sizes_input: the unpadded (h, w) of each item in the input frame.
         truths: (H, W) arrays of the same kind at the original size.
         prompts: None for prompt mode "none".
+        tiles: None; or how one picture is answered as a whole, which then is no input frame: `images` are (1, C, H, W)
+            and `masks` (1, 1, H, W) at the original size, which `sizes_input` holds.
     """
 
     images: Tensor
@@ -101,6 +119,7 @@ class Batch:
     names: tuple[str, ...]
     truths: tuple[TargetArray, ...] = field(default=(), repr=False)
     prompts: Prompts | None = None
+    tiles: Tiles | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -116,9 +135,8 @@ class Batch:
 
     def _only(self, part: slice) -> Batch:
         prompts = self.prompts and Prompts(**{k: None if v is None else v[part] for k, v in vars(self.prompts).items()})
-        return Batch(
-            self.images[part], self.masks[part], self.sizes_input[part], self.names[part], self.truths[part], prompts
-        )
+        parts = (self.images[part], self.masks[part], self.sizes_input[part], self.names[part], self.truths[part])
+        return Batch(*parts, prompts, self.tiles)
 
     def content(self) -> bytes:
         """Returns images, masks and prompts, for hashing."""

@@ -51,6 +51,28 @@ def _names(value: object) -> object:
     return tuple(dict.fromkeys(names))
 
 
+class TileSettings(shared.Section):
+    """`data.tiles`: how pictures are seen that are too large for the input frame."""
+
+    size: int = Field(
+        ge=64, le=4096, description="side of a tile in pixels of the picture; model.image_size keeps objects' size"
+    )
+    overlap: int | None = Field(
+        None, ge=1, le=2048, description="pixels that neighbouring tiles share at least; empty: a quarter of the size"
+    )
+
+    @property
+    def shared(self) -> int:
+        """Pixels that neighbours share at least."""
+        return self.size // 4 if self.overlap is None else self.overlap
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields tiles that are more than half of another."""
+        yield from super().faults()
+        if self.shared > self.size // 2:
+            yield impossible_pair("overlap", self.overlap, f"at most half of data.tiles.size = {self.size}", "size")
+
+
 class PixelData(shared.Data):
     """`data`: pairs of images and masks, and their split."""
 
@@ -63,6 +85,9 @@ class PixelData(shared.Data):
     shots: int | None = Field(None, ge=1, description="training images, drawn by run.seed; empty: all")
     range: Annotated[tuple[Bound, Bound] | None, Field(strict=False)] = Field(
         None, description="values that become black and white, [low, high]; needed beyond 8 bits; empty: 0 to 255"
+    )
+    tiles: TileSettings | None = Field(
+        None, description="train on crops of large pictures, answer them tile by tile; empty: see each as a whole"
     )
 
     def faults(self) -> Iterator[Fault]:

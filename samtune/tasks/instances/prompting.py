@@ -5,12 +5,14 @@ largest error.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy import ndimage  # type: ignore[import-untyped]
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import rle_to_mask
@@ -18,14 +20,19 @@ from torch import Tensor
 
 from samtune.config.pixels import RGB, Pixels
 from samtune.data.channels.read import shown
+from samtune.data.frames import Collate, resize
 from samtune.metrics.overlap import dice
 from samtune.models.sam.model import SamModel
 from samtune.tasks.evaluate import check_finite
 from samtune.tasks.instances.objects import paint, renumbered
 from samtune.tasks.instances.practice import asked
 from samtune.tasks.pixels import batch_of_one, to_original
+from samtune.tasks.predict import checked_image
 from samtune.tasks.prompts import box_of, checked_boxes, clip_boxes, point_in
-from samtune.types import Batch, Instances, MaskArray, PixelArray
+from samtune.tasks.tiles.blend import tile_frame
+from samtune.tasks.tiles.grid import Place, into_part, place_of, size_of, starts
+from samtune.tasks.tiles.join import collect
+from samtune.types import Batch, Instances, MaskArray, PixelArray, Size, Tiles
 
 POINTS = 16  # of the grid, along a side
 EXPECTED, STABILITY = 0.7, 0.85
@@ -41,9 +48,11 @@ Dice = Mapping[str, float]
 
 @torch.no_grad()
 def boxed_instances(
-    model: SamModel, image_hwc: PixelArray, boxes_xyxy: ArrayLike, *, pixels: Pixels = RGB
+    model: SamModel, image_hwc: PixelArray, boxes_xyxy: ArrayLike, *, pixels: Pixels = RGB, tiles: Tiles | None = None
 ) -> Instances:
     """Segments an object in each of (N, 4) boxes in pixels of an image, which is embedded once.
+
+    With tiles, the part of the image that shows a box best is embedded for each, see `place_of`.
 
     A pixel of several objects is the smallest's, and an object without a pixel of its own is left out; the others are
     numbered in the order of their boxes. The score is the IoU that the decoder expects.
@@ -57,24 +66,47 @@ def boxed_instances(
         PromptError: a box of a wrong shape, or outside the image.
         NonFiniteError: the model returns NaN or infinity.
     """
-    batch = batch_of_one(image_hwc, model.image_size, torch.int32, pixels).to(model.device)
-    size, size_input = batch.truths[0].shape, batch.sizes_input[0]
-    given = checked_boxes(boxes_xyxy)
+    image, given = checked_image(image_hwc, pixels), checked_boxes(boxes_xyxy)
     assert given is not None
-    boxes = clip_boxes(given, size) * np.tile([size_input[1] / size[1], size_input[0] / size[0]], 2)
-    prompts, embedding = torch.as_tensor(boxes, dtype=torch.float32, device=model.device), model.features(batch)
-    masks, scores = list[MaskArray](), list[float]()
-    for start in range(0, len(prompts), _AT_ONCE):
-        part = prompts[start : start + _AT_ONCE]
-        low, expected = model.decode_all(embedding.expand(len(part), -1, -1, -1), asked(part, None))
-        check_finite(low, ["the image"] * len(part))
-        logits = (to_original(one, model.image_size, size_input, size) for one in low[:, 0].float())
-        masks += [(one > 0).cpu().numpy() for one in logits]
+    size = (image.shape[0], image.shape[1])
+    boxes = clip_boxes(given, size)
+    everything = (slice(0, size[0]), slice(0, size[1]))
+    places = [place_of(box, size, tiles) if tiles else everything for box in boxes.tolist()]
+    whole = None if tiles else _embedded(model, image, [everything], 0)
+    masks, scores = list[tuple[Place, MaskArray]](), list[float]()
+    for start in range(0, len(boxes), _AT_ONCE):
+        chosen = places[start : start + _AT_ONCE]
+        embeddings, sizes = whole or _embedded(model, image, chosen, tiles.size if tiles else 0)
+        asked_for = zip(boxes[start : start + _AT_ONCE], chosen, sizes * (len(chosen) // len(sizes)), strict=True)
+        framed = [into_part(box, place, size_input) for box, place, size_input in asked_for]
+        prompts = torch.as_tensor(np.array(framed), dtype=torch.float32, device=model.device)
+        low, expected = model.decode_all(embeddings.expand(len(chosen), -1, -1, -1), asked(prompts, None))
+        check_finite(low, ["the image"] * len(chosen))
+        answers = zip(low[:, 0].float(), chosen, sizes * (len(chosen) // len(sizes)), strict=True)
+        masks += [(place, _mask(one, model.image_size, inner, size_of(place))) for one, place, inner in answers]
         scores += expected[:, 0].float().clamp(0, 1).tolist()
-    order = sorted(range(len(masks)), key=lambda place: -int(masks[place].sum()))
-    places = np.array([0, *(place + 1 for place in order)], dtype=np.int32)
-    labels, numbers = renumbered(places[paint((masks[place] for place in order), size)])
+    labels = np.zeros(size, dtype=np.int32)
+    for number in sorted(range(len(masks)), key=lambda number: -int(masks[number][1].sum())):
+        place, mask = masks[number]
+        labels[place][mask] = number + 1
+    labels, numbers = renumbered(labels)
     return Instances(labels, np.array(scores, dtype=np.float32)[numbers - 1])
+
+
+def _embedded(model: SamModel, image: PixelArray, places: Sequence[Place], least: int) -> tuple[Tensor, list[Size]]:
+    """Returns (M, C, h, w) embeddings of parts of an image, and their sizes in the input frame.
+
+    Args:
+        least: pixels of a tile's side, see `resize_longest`.
+    """
+    samples = [tile_frame("the image", image[place], model.image_size, least=least) for place in places]
+    frames = Collate(model.image_size)(samples).to(model.device)
+    return model.features(frames), list(frames.sizes_input)
+
+
+def _mask(low: Tensor, side: int, size_input: Size, size: Size) -> MaskArray:
+    mask: MaskArray = (to_original(low, side, size_input, size) > 0).cpu().numpy()
+    return mask
 
 
 class Stock:
@@ -131,6 +163,21 @@ def grid_instances(model: SamModel, image_hwc: PixelArray, *, points: int = POIN
     return Instances(labels, scores[numbers - 1])
 
 
+def grid_of_tiles(
+    model: SamModel, image_hwc: PixelArray, tiles: Tiles, *, points: int = POINTS, pixels: Pixels = RGB
+) -> Instances:
+    """Finds objects by a grid of clicks on each tile of an image; see `grid_instances` and `collect`."""
+    size = (image_hwc.shape[0], image_hwc.shape[1])
+    rows, columns = (
+        [slice(start, start + min(tiles.size, length)) for start in starts(length, tiles)] for length in size
+    )
+    parts = (
+        (place, grid_instances(model, np.ascontiguousarray(image_hwc[place]), points=points, pixels=pixels))
+        for place in product(rows, columns)
+    )
+    return collect(parts, size, tiles)
+
+
 @torch.no_grad()
 def prompted_dice(model: SamModel, batch: Batch) -> list[tuple[int, Dice]]:
     """Returns for each item of a batch with truths how many of its objects were asked for, and their mean Dice.
@@ -140,6 +187,8 @@ def prompted_dice(model: SamModel, batch: Batch) -> list[tuple[int, Dice]]:
     Args:
         model: in evaluation mode; the batch is on its device.
     """
+    if batch.tiles is not None:
+        return [_of_parts(model, batch, batch.tiles)]
     embeddings = model.features(batch)
     return [_of_image(model, embeddings[item : item + 1], batch, item) for item in range(len(batch))]
 
@@ -161,12 +210,47 @@ def _of_image(model: SamModel, embedding: Tensor, batch: Batch, item: int) -> tu
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for start in range(0, len(numbers), _AT_ONCE):
         part = numbers[start : start + _AT_ONCE]
-        masks = [small == number for number in part]
-        for kind, low in _answers(model, embedding.expand(len(part), -1, -1, -1), masks).items():
-            logits = (to_original(one, batch.images.shape[-1], (height, width), truth.shape) for one in low[:, 0])
-            truths = (truth == number for number in part)
-            found[kind] += [dice((one > 0).cpu().numpy(), true) for one, true in zip(logits, truths, strict=True)]
+        objects = [(small == number, truth == number, (height, width)) for number in part]
+        _measure(model, embedding.expand(len(part), -1, -1, -1), objects, found)
     return len(numbers), {kind: float(np.mean(values)) for kind, values in found.items()}
+
+
+def _of_parts(model: SamModel, batch: Batch, tiles: Tiles) -> tuple[int, Dice]:
+    """Asks for each object of a large picture in the part that shows it best, see `place_of`."""
+    image, truth = batch.images[0].permute(1, 2, 0).cpu().numpy(), batch.truths[0]
+    spans = ndimage.find_objects(truth)
+    numbers = spread([number for number, span in enumerate(spans, start=1) if span is not None], MOST)
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for start in range(0, len(numbers), _AT_ONCE):
+        part = numbers[start : start + _AT_ONCE]
+        corners = [(x.start, y.start, x.stop - 1, y.stop - 1) for y, x in (spans[number - 1] for number in part)]
+        places = [place_of(box, (truth.shape[0], truth.shape[1]), tiles) for box in corners]
+        embeddings, sizes = _embedded(model, image, places, tiles.size)
+        truths = [truth[place] == number for place, number in zip(places, part, strict=True)]
+        objects = [(resize(true, inner), true, inner) for true, inner in zip(truths, sizes, strict=True)]
+        kept = [place for place, (small, *_) in enumerate(objects) if small.any()]
+        if kept:
+            _measure(model, embeddings[kept], [objects[place] for place in kept], found)
+    if not found["box"]:
+        return 0, {}
+    return len(found["box"]), {kind: float(np.mean(values)) for kind, values in found.items()}
+
+
+def _measure(
+    model: SamModel,
+    embeddings: Tensor,
+    objects: Sequence[tuple[MaskArray, MaskArray, Size]],
+    found: dict[str, list[float]],
+) -> None:
+    """Puts the Dice of each object by each kind of prompt into `found`.
+
+    Args:
+        embeddings: (M, C, h, w) of what shows each object.
+        objects: of each the mask in the input frame, the true one, and the size of the picture in the input frame.
+    """
+    for kind, low in _answers(model, embeddings, [small for small, *_ in objects]).items():
+        for one, (_, true, inner) in zip(low[:, 0], objects, strict=True):
+            found[kind].append(dice(_mask(one, model.image_size, inner, (true.shape[0], true.shape[1])), true))
 
 
 def _answers(model: SamModel, embeddings: Tensor, masks: Sequence[MaskArray]) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ class InstanceTask(PixelTask[InstanceConfig]):
         )
         model = self._model(self.checkpoint())
         how: Any = {"image_size": model.image_size, "augment": data.augment, "pixels": self.pixels}
-        return model, build_map_data(splits, self.loader_options(), read_objects, outside=0, **how)
+        return model, build_map_data(splits, self.tiled_options(model), read_objects, outside=0, **how)
 
     def skeleton(self) -> Backbone:
         with torch.device("meta"):
@@ -131,6 +131,7 @@ class InstanceTask(PixelTask[InstanceConfig]):
     ) -> InstanceDescription:
         data = self.config.data
         own: Any = {"classes": MAPS, "data_format": data.format, "categories": data.categories, "range": data.range}
+        own["tiles"] = self.tile_sides
         return InstanceDescription.of(model, base_hash=base_hash, additions=additions, **own)
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:

@@ -27,11 +27,14 @@ class Data(PixelData):
     )
 
     def faults(self) -> Iterator[Fault]:
-        """Yields pictures without an object where the model is told of one."""
+        """Yields pictures without an object, and tiles, where the model is told of an object."""
         yield from super().faults()
         if self.empty == "train" and self.prompt != "none":
             expected = f"refuse with data.prompt: {self.prompt}, which leaves out pictures with nothing to prompt for"
             yield impossible_pair("empty", "train", expected, "prompt")
+        if self.tiles is not None and self.prompt != "none":
+            expected = f"no tiles with data.prompt: {self.prompt}, whose targets are whole objects of a picture"
+            yield impossible_pair("tiles", self.tiles.model_dump(), expected, "prompt")
 
 
 class Tune(shared.Tune):

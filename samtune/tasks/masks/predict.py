@@ -81,6 +81,7 @@ class Predictor:
             points_xy=points_xy,
             labels=labels,
             pixels=self.info.pixels,
+            tiles=self.info.tiling,
         )
 
 

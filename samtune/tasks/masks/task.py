@@ -76,7 +76,7 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         by_task = needs is not None and needs.loss == "task"
         loaders = build_data(
             splits if data.shots is None else splits.with_few(data.shots, config.run.seed),
-            self.loader_options(),
+            self.tiled_options(model),
             image_size=model.image_size,
             prompt=data.prompt,
             augment=data.augment,
@@ -135,7 +135,13 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         self, model: Backbone, loaders: Loaders, *, base_hash: str, additions: tuple[Addition, ...]
     ) -> MaskDescription:
         data = self.config.data
-        own = {"prompt": data.prompt, "data_format": data.format, "categories": data.categories, "range": data.range}
+        own: Any = {
+            "prompt": data.prompt,
+            "data_format": data.format,
+            "categories": data.categories,
+            "range": data.range,
+        }
+        own["tiles"] = self.tile_sides
         return MaskDescription.of(model, base_hash=base_hash, additions=additions, **own)
 
     def notes(self, counts: Counts, model: Backbone) -> list[str]:
