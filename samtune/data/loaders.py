@@ -81,6 +81,12 @@ class Loaders:
         assert loader is not None
         return loader
 
+    def example(self) -> Any:
+        """Returns a batch as a model takes it: the first of val, of score where that has none, or whole pictures."""
+        if self.val is None or isinstance(self.val.collate_fn, CollateWhole):
+            return next(iter(self.score))
+        return next(iter(self.val))
+
     def divide(self, part_of: Callable[[int], slice]) -> None:
         """Lets `train` give only a part of each batch, by the number of its items; None where that is empty."""
         self.train.batch_sampler.part_of = part_of  # type: ignore[union-attr]

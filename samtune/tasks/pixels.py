@@ -44,14 +44,14 @@ class PixelTask(Task[ConfigT]):
     def pixels(self) -> Pixels:
         """What the values of the pictures' files become, by `model.channels` and `data.range`."""
         config: Any = self.config
-        return Pixels(config.model.channels, config.data.range, large=config.data.tiles is not None)
+        return Pixels(config.model.channels, config.data.range, large=self.tile_sides is not None)
 
     @property
     def tile_sides(self) -> tuple[int, int] | None:
         """What a file says of its tiles: side and overlap in pixels of a picture, by `data.tiles`."""
         config: Any = self.config
-        given = config.data.tiles
-        return None if given is None else (given.size, given.shared)
+        sides: tuple[int, int] | None = config.data.tiles.sides
+        return sides
 
     def tiled_options(self, model: Backbone) -> LoaderOptions:
         """Returns how the images are read for a model, by tiles where `data.tiles` says so."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from PIL import Image
-from scipy.special import expit
+from scipy.special import expit  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from samtune.base.disk import write_bytes

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from pydantic import field_validator
-from scipy.special import expit
+from scipy.special import expit  # type: ignore[import-untyped]
 from torch import nn
 from torch.utils.data import DataLoader
 

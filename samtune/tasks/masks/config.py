@@ -32,9 +32,9 @@ class Data(PixelData):
         if self.empty == "train" and self.prompt != "none":
             expected = f"refuse with data.prompt: {self.prompt}, which leaves out pictures with nothing to prompt for"
             yield impossible_pair("empty", "train", expected, "prompt")
-        if self.tiles is not None and self.prompt != "none":
-            expected = f"no tiles with data.prompt: {self.prompt}, whose targets are whole objects of a picture"
-            yield impossible_pair("tiles", self.tiles.model_dump(), expected, "prompt")
+        if self.tiles.size is not None and self.prompt != "none":
+            expected = f"no tiles with data.prompt: {self.prompt}, which trains on whole objects of whole pictures"
+            yield impossible_pair("tiles.size", self.tiles.size, expected, "prompt")
 
 
 class Tune(shared.Tune):

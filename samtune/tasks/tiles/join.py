@@ -74,7 +74,8 @@ class _Known:
         start = len(self.first)
         self.first += range(start, start + len(scores))
         self.scores += scores.tolist()
-        return np.r_[0, start : len(self.first)].astype(np.int32)
+        numbers: np.ndarray = np.r_[0, start : len(self.first)].astype(np.int32)
+        return numbers
 
     def unite(self, above: ObjectMap, below: ObjectMap, border: int) -> None:
         """Takes objects for one by two (h, W) maps of the same pixels, of which `above` counts up to a row.
