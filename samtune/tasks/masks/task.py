@@ -151,7 +151,9 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         return [f"of the decoder, {count:,} parameters serve other mask tokens than 0 and get no gradient"]
 
     def remarks(self, model: Backbone, loaders: Loaders, report: Any) -> list[str]:
-        return too_small(object_sides(getattr(loaders.splits, report.split), report), image_size=model.image_size)
+        data = self.config.data
+        objects = object_sides(getattr(loaders.splits, report.split), report, tile=data.tiles.size)
+        return too_small(objects, image_size=model.image_size, tiled=data.prompt == "none")
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:
         data, each = self.config.data, self.config.eval.overlays
