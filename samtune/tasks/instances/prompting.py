@@ -167,12 +167,13 @@ def grid_of_tiles(
     model: SamModel, image_hwc: PixelArray, tiles: Tiles, *, points: int = POINTS, pixels: Pixels = RGB
 ) -> Instances:
     """Finds objects by a grid of clicks on each tile of an image; see `grid_instances` and `collect`."""
-    size = (image_hwc.shape[0], image_hwc.shape[1])
+    image = checked_image(image_hwc, pixels)
+    size = (image.shape[0], image.shape[1])
     rows, columns = (
         [slice(start, start + min(tiles.size, length)) for start in starts(length, tiles)] for length in size
     )
     parts = (
-        (place, grid_instances(model, np.ascontiguousarray(image_hwc[place]), points=points, pixels=pixels))
+        (place, grid_instances(model, np.ascontiguousarray(image[place]), points=points, pixels=pixels))
         for place in product(rows, columns)
     )
     return collect(parts, size, tiles)

@@ -232,7 +232,7 @@ def test_small_objects_of_large_pictures_may_get_tiles() -> None:
     assert setting.off and setting.value == {"size": 1280}  # 40 px are 4 cells of 128, at the 512 px that a CPU gets
     assert "4 cells" in setting.why
     assert "data.tiles" not in chosen(found_of(sides=[0.1] * 9, pictures=large))
-    assert "data.tiles" not in chosen(found_of(sides=[0.001] * 9, pictures=large))  # no tile would do
+    assert "data.tiles" not in chosen(found_of(sides=[0.0003] * 9, pictures=large))  # no tile would do
 
 
 def test_batch_and_epochs_follow_from_machine_and_number() -> None:
