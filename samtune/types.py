@@ -7,6 +7,8 @@ Frames of a picture:
   to a square S x S (Segment Anything's convention). Padding never counts in a loss or a metric.
 - **low-res**: S/4 x S/4, what the mask decoder returns.
 
+With `Tiles` the input frame shows a tile in place of the whole picture.
+
 Coordinates are XY in pixels of the stated frame, boxes XYXY. Sizes are (height, width). Masks are bool:
 True = foreground. Maps of classes are uint8: the place of a pixel's class in the list, or `IGNORE`. Maps of objects are
 int32: the number of a pixel's object from 1, or 0 for none.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -41,9 +43,23 @@ PixelArray = np.ndarray[tuple[int, int, int], np.dtype[Any]]
 """An image of any number of channels: uint8, or float32 of the same 0 to 255."""
 
 
+class Tiles(NamedTuple):
+    """How a model sees a picture that is too large for its input frame: by squares of it that overlap.
+
+    Attributes:
+        size: side of a tile in pixels of the picture.
+        overlap: pixels that neighbours share at least, 1 to half of `size`.
+        side: S of the input frame, which a tile fills; where it equals `size`, objects keep their size in pixels.
+    """
+
+    size: int
+    overlap: int
+    side: int
+
+
 @dataclass(frozen=True)
 class Prompts:
-    """One prompt set per item of a batch; a network takes those of one kind, so see `Batch.by_prompt`.
+    """One prompt set per item of a batch; a network takes those of one kind, see `samtune.tasks.masks.mixed`.
 
     Attributes:
         boxes_input: (B, 4) float32, XYXY in the input frame, or None; NaN for an item without a box.
@@ -96,6 +112,8 @@ class Batch:
         sizes_input: the unpadded (h, w) of each item in the input frame.
         truths: (H, W) arrays of the same kind at the original size.
         prompts: None for prompt mode "none".
+        tiles: None; or how one picture is answered as a whole, which then is no input frame: `images` are (1, C, H, W)
+            and `masks` (1, 1, H, W) at the original size, which `sizes_input` holds.
     """
 
     images: Tensor
@@ -104,6 +122,7 @@ class Batch:
     names: tuple[str, ...]
     truths: tuple[TargetArray, ...] = field(default=(), repr=False)
     prompts: Prompts | None = None
+    tiles: Tiles | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -119,33 +138,8 @@ class Batch:
 
     def _only(self, part: slice) -> Batch:
         prompts = self.prompts and Prompts(**{k: None if v is None else v[part] for k, v in vars(self.prompts).items()})
-        return Batch(
-            self.images[part], self.masks[part], self.sizes_input[part], self.names[part], self.truths[part], prompts
-        )
-
-    def by_prompt(self) -> list[tuple[Tensor, Batch]]:
-        """Returns the items by their kind of prompt: their places, (n,) int64, and them as a batch of one kind."""
-        if self.prompts is None:
-            return [(torch.arange(len(self)), self)]
-        boxes, points, labels = self.prompts.boxes_input, self.prompts.points_input, self.prompts.labels
-        without = torch.zeros(len(self), dtype=torch.bool, device=self.images.device)
-        boxed, clicked = (without if t is None else ~t.flatten(1).isnan().any(dim=1) for t in (boxes, points))
-        found = []
-        for with_box, with_points in ((False, False), (True, False), (False, True), (True, True)):
-            places = ((boxed == with_box) & (clicked == with_points)).nonzero()[:, 0]
-            if len(places) == len(self) and (boxes is None) != with_box and (points is None) != with_points:
-                return [(places, self)]
-            if len(places):
-                own = (boxes if with_box else None, *((points, labels) if with_points else (None, None)))
-                prompts = Prompts(*(None if t is None else t[places] for t in own))
-                found.append((places, self._at(places, prompts if with_box or with_points else None)))
-        return found
-
-    def _at(self, places: Tensor, prompts: Prompts | None) -> Batch:
-        chosen = places.tolist()
-        sizes, names = tuple(self.sizes_input[i] for i in chosen), tuple(self.names[i] for i in chosen)
-        truths = tuple(self.truths[i] for i in chosen) if self.truths else ()
-        return Batch(self.images[places], self.masks[places], sizes, names, truths, prompts)
+        parts = (self.images[part], self.masks[part], self.sizes_input[part], self.names[part], self.truths[part])
+        return Batch(*parts, prompts, self.tiles)
 
     def content(self) -> bytes:
         """Returns images, masks and prompts, for hashing."""

@@ -30,12 +30,22 @@ def discs(shift: int = 0) -> np.ndarray:
     return labels
 
 
+def mosaic(down: int, across: int) -> np.ndarray:
+    """Returns the maps of discs side by side, each object with a number of its own: an answer that is known."""
+    rows = []
+    for row in range(down):
+        parts = [discs((row + column) % 4) for column in range(across)]
+        numbered = [np.where(part, part + 4 * (row * across + column), 0) for column, part in enumerate(parts)]
+        rows.append(np.hstack(numbered))
+    return np.vstack(rows).astype(np.int32)
+
+
 def write_object_map(folder: Path, name: str, labels: np.ndarray | None = None) -> Path:
     """Writes one picture, seeded by its name, with its map or another; returns the map's file."""
     rng = np.random.default_rng(sum(name.encode()))
     coarse = Image.fromarray(rng.integers(0, 128, (6, 8, 3), dtype=np.uint8))
-    image = np.array(coarse.resize(SIZE[::-1], Image.Resampling.NEAREST))
     drawn = discs(int(rng.integers(0, 5))) if labels is None else labels
+    image = np.array(coarse.resize(drawn.shape[::-1], Image.Resampling.NEAREST))
     image[drawn > 0] = (220, 120, 90)
     image[(drawn > 0) & (drawn % 2 == 0)] = (180, 160, 60)
     for sub in ("images", "instances"):

@@ -12,15 +12,17 @@ class Pixels(NamedTuple):
         channels: of the model: 3, which are RGB, or three times a grey one; or 2, or 4 to 12, which are as in the file.
         range: the values that become 0 and 255, as floats without rounding; what lies outside is cut off. None takes
             8 bits as they are.
+        large: whether pictures are read that are too large to be seen as a whole: the model sees tiles.
     """
 
     channels: int = 3
     range: tuple[float, float] | None = None
+    large: bool = False
 
     @property
     def plain(self) -> bool:
         """Whether any program's idea of a picture will do: RGB of 8 bits."""
-        return self == RGB
+        return self[:2] == RGB[:2]
 
     def __str__(self) -> str:
         shown = f"{self.channels} channels"

@@ -7,6 +7,7 @@ at most 4 of 64 bits.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 from samtune.config.pixels import RGB
 from samtune.data.cache import recall
 from samtune.data.channels.read import Stored, misfit, read_stored
-from samtune.data.pictures import depth_of
+from samtune.data.pictures import LARGEST_PIXELS, MAX_PIXELS, depth_of, too_large
 from samtune.errors import DataError
 from samtune.types import ImageArray
 
@@ -50,10 +51,11 @@ class ImageFacts(NamedTuple):
     scaled: str | None = None
 
 
-def image_facts(paths: Sequence[Path]) -> list[ImageFacts | DataError]:
-    """Returns the facts of image files; where one can't be read, the error that says why."""
-    answers = recall("images-3", paths, _look)
-    return [answer if isinstance(answer, DataError) else ImageFacts(*answer) for answer in answers]
+def image_facts(paths: Sequence[Path], *, most: int = MAX_PIXELS) -> list[ImageFacts | DataError]:
+    """Returns the facts of image files of at most so many pixels; where one can't be read, the error that says why."""
+    answers = recall("images-3", paths, partial(_look, most=most))
+    found = [answer if isinstance(answer, DataError) else ImageFacts(*answer) for answer in answers]
+    return [_limited(path, facts, most) for path, facts in zip(paths, found, strict=True)]
 
 
 def rgb_facts(paths: Sequence[Path]) -> list[ImageFacts | DataError]:
@@ -82,8 +84,14 @@ def difference_hash(image: ImageArray) -> int:
     return int.from_bytes(np.packbits(levels[:, 1:] > levels[:, :-1]).tobytes(), "big")
 
 
-def _look(path: Path) -> ImageFacts:
-    stored = read_stored(path)
+def _limited(path: Path, facts: ImageFacts | DataError, most: int) -> ImageFacts | DataError:
+    """Returns the error of a picture that was remembered when more pixels were allowed."""
+    problem = None if isinstance(facts, DataError) else too_large(facts.width, facts.height, most)
+    return facts if problem is None else DataError(f"{path}: {problem}")
+
+
+def _look(path: Path, *, most: int) -> ImageFacts:
+    stored = read_stored(path, most=most)
     values = stored.values
     height, width = values.shape[:2]
     colours = values.shape[2] - stored.alpha
@@ -126,9 +134,9 @@ MAX_DISTANCE = 4  # of 64 bits
 
 
 def hash_images(paths: Sequence[Path]) -> list[ImageFacts]:
-    """Returns `image_facts`; the `DataError` of an image that can't be read is raised."""
+    """Returns `image_facts` of any size; the `DataError` of an image that can't be read is raised."""
     found = []
-    for facts in image_facts(paths):
+    for facts in image_facts(paths, most=LARGEST_PIXELS):
         if isinstance(facts, DataError):
             raise facts
         found.append(facts)

@@ -12,7 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from samtune.base.environment import set_defaults
-from samtune.types import IGNORE, Batch, PixelArray, Prompts, Sample, Size
+from samtune.types import IGNORE, Batch, PixelArray, Prompts, Sample, Size, TargetArray, Tiles
+
+ON_OBJECT = 0.8
+"""Share of the crops of training that are drawn around an object."""
 
 
 def train_augmentation(image_size: int, *, turns: bool, outside: int = 0, channels: int = 3) -> Any:
@@ -96,6 +99,20 @@ class Collate:
         return Batch(images, masks, sizes, names, truths, Prompts(*prompts) if given else None)
 
 
+@dataclass(frozen=True)
+class CollateWhole:
+    """Makes a batch of one picture at its own size, which is not copied, for a model that answers it by tiles."""
+
+    tiles: Tiles
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Returns the batch of a single sample without a prompt."""
+        (sample,) = samples
+        size = (int(sample.truth.shape[0]), int(sample.truth.shape[1]))
+        images, masks = sample.image[None], sample.mask[None, None]
+        return Batch(images, masks, (size,), (sample.name,), (sample.truth,), tiles=self.tiles)
+
+
 def _stacked(given: Sequence[Tensor | None], missing: float) -> Tensor | None:
     """Stacks tensors of one shape, of which some may be missing; None where all are."""
     like = next((one for one in given if one is not None), None)
@@ -104,9 +121,38 @@ def _stacked(given: Sequence[Tensor | None], missing: float) -> Tensor | None:
     return torch.stack([torch.full_like(like, missing) if one is None else one for one in given])
 
 
-def resize_longest(image: PixelArray, size: int) -> PixelArray:
-    """Scales an image so that its longer side has `size` pixels, rounded half up like Segment Anything."""
-    scale = size / max(image.shape[:2])
+def crop_place(truth: TargetArray, tiles: Tiles, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Draws the rows and columns of a crop of a tile's size, or less where the picture is smaller, from a picture.
+
+    One of `ON_OBJECT` has a random pixel of a random value of the map, other than 0 and `IGNORE`, in its middle half,
+    moved into the picture: so rare classes and small objects are as often seen as others. The rest lies anywhere.
+
+    Args:
+        truth: (H, W) mask, or map of classes or objects.
+    """
+    size = (min(truth.shape[0], tiles.size), min(truth.shape[1], tiles.size))
+    most = (truth.shape[0] - size[0], truth.shape[1] - size[1])
+    starts = [int(rng.integers(limit + 1)) for limit in most]
+    if max(most) > 0 and rng.random() < ON_OBJECT:
+        counts = np.bincount(truth.ravel())
+        counts[0] = 0
+        if len(counts) > IGNORE and truth.dtype == np.uint8:
+            counts[IGNORE] = 0
+        if len(numbers := np.flatnonzero(counts)):
+            pixels = np.flatnonzero(truth == rng.choice(numbers))
+            middle = np.unravel_index(int(rng.choice(pixels)), truth.shape)
+            moved = (int(at - rng.uniform(0.25, 0.75) * side) for at, side in zip(middle, size, strict=True))
+            starts = [min(max(start, 0), limit) for start, limit in zip(moved, most, strict=True)]
+    return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])
+
+
+def resize_longest(image: PixelArray, size: int, *, least: int = 0) -> PixelArray:
+    """Scales an image so that its longer side has `size` pixels, rounded half up like Segment Anything.
+
+    Args:
+        least: where the longer side has fewer pixels than this, it is scaled as if it had so many.
+    """
+    scale = size / max(*image.shape[:2], least)
     height, width = (max(1, int(side * scale + 0.5)) for side in image.shape[:2])
     return cast(PixelArray, resize(image, (height, width)))
 

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from samtune.base.launch import end_with_parent
 from samtune.base.signals import ASKING
+from samtune.data.frames import CollateWhole
 from samtune.data.splits import Splits
+from samtune.types import Tiles
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ class LoaderOptions:
         seed: start of all randomness: order, augmentation, choice of score images.
         workers: processes that decode; batches don't depend on it.
         cache: keep the decoded images of train and val, which are read every epoch, in memory.
+        tiles: of score and train give crops of this size, of val and test whole pictures; None for pictures in the
+            input frame.
     """
 
     batch: int
@@ -41,6 +45,7 @@ class LoaderOptions:
     seed: int = 0
     workers: int = 0
     cache: bool = False
+    tiles: Tiles | None = None
 
     def scored(self, train: Sequence[T]) -> list[T]:
         """Returns the training images that parameters are scored on, in the drawn order."""
@@ -75,6 +80,12 @@ class Loaders:
         loader = self.val if name == "val" else self.test
         assert loader is not None
         return loader
+
+    def example(self) -> Any:
+        """Returns a batch as a model takes it: the first of val, of score where that has none, or whole pictures."""
+        if self.val is None or isinstance(self.val.collate_fn, CollateWhole):
+            return next(iter(self.score))
+        return next(iter(self.val))
 
     def divide(self, part_of: Callable[[int], slice]) -> None:
         """Lets `train` give only a part of each batch, by the number of its items; None where that is empty."""
@@ -157,7 +168,7 @@ def build_loaders(
     val: EpochDataset[ItemT, Any] | None,
     test: EpochDataset[ItemT, Any],
 ) -> Loaders:
-    """Makes loaders of datasets, and logs the notes on the split."""
+    """Makes loaders of datasets, and logs the notes on the split; with tiles, val and test give pictures one by one."""
     for note in splits.notes:
         _log.warning("%s", note)
     if options.cache and options.workers:
@@ -166,12 +177,15 @@ def build_loaders(
                 dataset.fill_cache()  # before the workers fork: they share it
     # Workers end with each epoch: ones that stay would keep a copy of the dataset, and its epoch.
     batches = EpochBatches(len(train), options.batch, seed=options.seed)
-    loader_of = partial(DataLoader, num_workers=options.workers, collate_fn=collate, worker_init_fn=_start_worker)
+    loader_of: Any = partial(DataLoader, num_workers=options.workers, collate_fn=collate, worker_init_fn=_start_worker)
+    measured: dict[str, Any] = {"batch_size": options.batch}
+    if options.tiles is not None:
+        measured = {"batch_size": 1, "collate_fn": CollateWhole(options.tiles)}
     return Loaders(
         score=loader_of(score, batch_size=options.score_batch),
         train=loader_of(train, batch_sampler=batches, collate_fn=partial(_collated, collate)),
-        val=None if val is None else loader_of(val, batch_size=options.batch),
-        test=loader_of(test, batch_size=options.batch),
+        val=None if val is None else loader_of(val, **measured),
+        test=loader_of(test, **measured),
         splits=splits,
     )
 

@@ -10,7 +10,7 @@ from samtune.data.channels.check import check_pixels
 from samtune.data.facts import ImageFacts, group_near, hash_images, image_facts
 from samtune.data.formats.drawing import told
 from samtune.data.pairs import Pair, Scan
-from samtune.data.pictures import too_small
+from samtune.data.pictures import LARGEST_PIXELS, MAX_PIXELS, too_small
 from samtune.data.splits import (
     NONE_GIVEN,
     PARTS,
@@ -111,7 +111,8 @@ def verify_pairs(pairs: Iterable[Pair], kind: MaskKind[MaskT]) -> VerifyReport:
 def _see(pairs: Iterable[Pair], kind: MaskKind[MaskT]) -> Seen[MaskT]:
     """Returns what the two files of each pair show; files that are new or changed are decoded, once."""
     pairs = list(dict.fromkeys(pairs))
-    images, masks = image_facts([pair.image for pair in pairs]), kind.facts([pair.mask for pair in pairs])
+    most = LARGEST_PIXELS if kind.pixels is not None and kind.pixels.large else MAX_PIXELS
+    images, masks = image_facts([pair.image for pair in pairs], most=most), kind.facts([pair.mask for pair in pairs])
     return dict(zip(pairs, zip(images, masks, strict=True), strict=True))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,18 +23,21 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How such a file begins."""
 MAX_PIXELS = 40_000_000
+"""Of a picture that a model sees as a whole."""
+LARGEST_PIXELS = 1_000_000_000
+"""Of a picture that a model sees tile by tile, and of any mask."""
 MIN_SIDE = 8  # pixels; nothing smaller shows anything
 ORIENTATION = 0x0112  # EXIF tag; 1 = upright
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits of the sensors whose values are stored in 16: most microscopes and cameras have 12 or 14."""
 
-# What Pillow raises for damaged, foreign, oversized or unreadable files.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-_OPENING = Lock()  # filters of warnings belong to the process
+# What Pillow raises for damaged, foreign or unreadable files.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError)
+_OPENING = Lock()  # Pillow's limit belongs to the process
 
 
-def read_image(path: str | Path) -> ImageArray:
-    """Decodes a PNG, JPEG, TIFF, BMP or WebP file with at most 40 million pixels.
+def read_image(path: str | Path, *, most: int = MAX_PIXELS) -> ImageArray:
+    """Decodes a PNG, JPEG, TIFF, BMP or WebP file with at most so many pixels.
 
     Returns:
         (H, W, 3) uint8 RGB, EXIF orientation applied; see `to_rgb` for other modes.
@@ -43,7 +45,7 @@ def read_image(path: str | Path) -> ImageArray:
     Raises:
         DataError: the file can't be read as one picture.
     """
-    with open_picture(path) as picture:
+    with open_picture(path, most=most) as picture:
         return to_rgb(picture)
 
 
@@ -72,14 +74,21 @@ def too_small(width: int, height: int) -> str | None:
     return f"{width} x {height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed"
 
 
+def too_large(width: int, height: int, most: int) -> str | None:
+    """Says what is wrong with a picture of more than so many pixels; None where nothing is."""
+    if width * height <= most:
+        return None
+    tiles = ", or let the model see tiles (data.tiles)" if width * height <= LARGEST_PIXELS else ""
+    return f"{width} x {height} pixels, more than {most:,}; scale the picture down{tiles}"
+
+
 @contextmanager
-def open_picture(path: str | Path) -> Iterator[Image.Image]:
+def open_picture(path: str | Path, *, most: int = LARGEST_PIXELS) -> Iterator[Image.Image]:
     """Opens and decodes one picture; what fails in the block becomes a `DataError` with the file's name."""
     try:
         with _open(path) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise DataError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}; scale the picture down")
+            if problem := too_large(*picture.size, most):
+                raise DataError(problem)
             if picture.format != "MPO" and getattr(picture, "is_animated", False):
                 raise DataError("more than one frame; save one picture per file")
             if isinstance(picture, TiffImageFile) and _on_its_side(picture):
@@ -139,10 +148,13 @@ def _on_its_side(picture: Image.Image) -> bool:
 
 
 def _open(path: str | Path) -> Image.Image:
-    """Reads the header, without Pillow's own warning of a large picture: `open_picture` refuses it."""
-    with _OPENING, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(path, formats=FORMATS)
+    """Reads the header, without Pillow's own limit of a picture's pixels: `open_picture` has another."""
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _reason(path: Path, error: BaseException) -> str:
@@ -152,8 +164,6 @@ def _reason(path: Path, error: BaseException) -> str:
         return f"dangling link to {os.readlink(path)}; put the file there, or delete the link"
     if isinstance(error, (FileNotFoundError, IsADirectoryError)):
         return str(error.strerror).lower()
-    if isinstance(error, Image.DecompressionBombError):
-        return f"header claims more than {MAX_PIXELS:,} pixels; scale the picture down"
     if path.stat().st_size == 0:
         return "empty file (zero bytes)"
     if isinstance(error, UnidentifiedImageError) and _magic(path) in TIFFS:

@@ -22,6 +22,7 @@ from samtune.models.hf.folder import CONFIG, family_of
 from samtune.models.table import build_model, build_shapes, names_that_give
 from samtune.models.weights import RANDOM
 from samtune.selection.selection import Addition
+from samtune.types import Tiles
 
 MERGED_FORMAT, BUNDLE_FORMAT = "samtune-merged-2", "samtune-bundle-2"
 OLD_FORMATS = {  # of files that say by their format what they are for
@@ -50,6 +51,7 @@ class Description(BaseModel):
         image_size: side in pixels of the input frame that it was tuned and measured at.
         channels: of its pictures; 3 is RGB.
         range: values of a file that became 0 and 255 before anything else; None for 8 bits as they are.
+        tiles: side of a tile and overlap in pixels of a picture, by which it was tuned; None for pictures as a whole.
         pixel_mean: subtracted from values of 0 to 255, by channel.
         pixel_std: what the difference is divided by.
         classes: names of the outputs, in order; empty where the output is a mask.
@@ -68,6 +70,7 @@ class Description(BaseModel):
     image_size: int = Field(gt=0, le=MAX_SIDE)
     channels: int = Field(3, ge=FEWEST_CHANNELS, le=MOST_CHANNELS)
     range: tuple[Bound, Bound] | None = None
+    tiles: tuple[int, int] | None = None
     pixel_mean: tuple[Mean, ...]
     pixel_std: tuple[Std, ...]
     classes: tuple[str, ...] = ()
@@ -96,10 +99,22 @@ class Description(BaseModel):
             raise ValueError("falls: its first number must be below the second")
         return values
 
+    @field_validator("tiles")
+    @classmethod
+    def _tiles_overlap(cls, values: tuple[int, int] | None) -> tuple[int, int] | None:
+        if values is not None and not 2 <= 2 * values[1] <= values[0] <= MAX_SIDE:
+            raise ValueError("an overlap of 1 pixel to half a tile is possible")
+        return values
+
     @property
     def pixels(self) -> Pixels:
         """What the values of a picture's file become."""
-        return Pixels(self.channels, self.range)
+        return Pixels(self.channels, self.range, large=self.tiles is not None)
+
+    @property
+    def tiling(self) -> Tiles | None:
+        """How the model sees pictures; None for as a whole."""
+        return None if self.tiles is None else Tiles(*self.tiles, self.image_size)
 
     @classmethod
     def of(cls, model: Backbone, *, base_hash: str, additions: tuple[Addition, ...], **own: Any) -> Self:

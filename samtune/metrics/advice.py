@@ -20,6 +20,7 @@ CELLS = 4.0
 and enlarged again keeps 0.96 at 3.5 cells, 0.93 at 2.7, 0.83 at 1.8, 0.57 at 1.3."""
 STRIDE = 4  # pixels of the input frame per cell
 STEP, LARGEST = 32, 4096  # of model.image_size, as every model takes it
+SMALLEST_TILE = 64  # pixels
 
 
 def not_better(
@@ -100,19 +101,33 @@ def resolving_size(side: float) -> int:
     return STEP * math.ceil(STRIDE * CELLS / side / STEP)
 
 
-def too_small(sides: Sequence[float], *, image_size: int) -> list[str]:
-    """Says when objects are smaller than what the cells of a mask resolve, and which input frame would do.
+def tile_size(side: float, image_size: int) -> int:
+    """Returns the largest side in pixels of a tile whose mask has `CELLS` x `CELLS` cells for an object.
 
     Args:
-        sides: of objects, as a part of the longer side of their picture.
-        image_size: side in pixels of the input frame; a mask has a cell for 4 x 4 of its pixels.
+        side: of the object in pixels of its picture.
+        image_size: side in pixels of the input frame, which a tile fills.
     """
+    return int(side * image_size / (STRIDE * CELLS)) // STEP * STEP
+
+
+def too_small(objects: Sequence[tuple[float, float]], *, image_size: int, tiled: bool = True) -> list[str]:
+    """Says when objects are smaller than what the cells of a mask resolve, and which input frame or tile would do.
+
+    Args:
+        objects: of each its side and that of what the input frame shows, the picture or a tile, in pixels.
+        image_size: side in pixels of the input frame; a mask has a cell for 4 x 4 of its pixels.
+        tiled: whether tiles are possible.
+    """
+    sides = [side / whole for side, whole in objects]
     if not sides or (cells := median(sides) * image_size / STRIDE) >= CELLS:
         return []
-    wanted = resolving_size(median(sides))
-    remedy = f"model.image_size={wanted} would do"
-    if wanted > LARGEST:
-        remedy = f"no model.image_size would do (up to {LARGEST}): cut the pictures into tiles"
+    wanted, tile = resolving_size(median(sides)), tile_size(median(side for side, _ in objects), image_size)
+    possible = tiled and SMALLEST_TILE <= tile < median(whole for _, whole in objects)
+    remedies = [f"model.image_size={wanted}"] * (wanted <= LARGEST) + [f"data.tiles.size={tile}"] * possible
+    remedy = f"no model.image_size would do (up to {LARGEST}): take pictures of a higher resolution"
+    if remedies:
+        remedy = f"{' or '.join(remedies)} would do"
     grid = image_size // STRIDE
     return [
         f"half of the objects are smaller than {cells:.1f} x {cells:.1f} of the {grid} x {grid} cells of a mask at "

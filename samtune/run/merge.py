@@ -31,7 +31,7 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     Raises:
         CheckpointError: unselected entries or logits moved, or the delta does not restore both models: a bug of ours.
     """
-    batch = next(iter(job.loaders.score if job.loaders.val is None else job.loaders.val)).to(job.model.device)
+    batch = job.loaders.example().to(job.model.device)
     if is_lowered(job.model):
         restore_base(job.model, job.base)
     with evaluation_mode(job.model), torch.no_grad():

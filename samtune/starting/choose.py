@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from samtune.config.pixels import RGB
-from samtune.metrics.advice import CELLS, STEP, STRIDE, resolving_size
+from samtune.metrics.advice import CELLS, SMALLEST_TILE, STEP, STRIDE, resolving_size, tile_size
 from samtune.starting.found import Found
 
 OWN = 256  # pixels: the input frame of sam_lite
@@ -66,6 +66,7 @@ def choose(found: Found, *, folder: str, name: str, machine: Machine) -> list[Se
         *_channels(found),
         Setting("data.dir", folder, _parts(found)),
         *_data(found),
+        *_tiles(found, size),
         Setting("data.cache", _bytes(found, size) < CACHE_GIB * 2**30, _of_cache(found, size)),
         *_method(found),
         Setting("train.epochs", epochs, of_epochs),
@@ -101,6 +102,19 @@ def _image_size(found: Found, machine: Machine) -> tuple[int, str]:
         limit = "twice the pictures' own size" if size == twice else f"the most that is quick on this {machine.device}"
         reason += f"; {wanted} px would give {CELLS:g}, but {size} is {limit}"
     return size, reason
+
+
+def _tiles(found: Found, size: int) -> Iterator[Setting]:
+    """Yields tiles, to be chosen by hand, where even the input frame that was chosen is too small for the objects."""
+    if found.task == "classification" or not found.sides or median(found.sides) * size / STRIDE >= CELLS:
+        return
+    longest = found.pictures.longest
+    tile = tile_size(median(found.sides) * longest, size)
+    if SMALLEST_TILE <= tile <= longest // 2:
+        why = (
+            f"sees the pictures, of {longest} px, in parts: an object has {CELLS:g} cells then; slower (docs/tiles.md)"
+        )
+        yield Setting("data.tiles", {"size": tile}, why, off=True)
 
 
 def _batch(found: Found, size: int, machine: Machine) -> tuple[int, int, str]:

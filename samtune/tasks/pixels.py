@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -13,10 +14,12 @@ from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, in
 
 from samtune.config.pixels import RGB, Pixels
 from samtune.config.sections import Config
-from samtune.data.frames import Collate, resize_longest
+from samtune.data.frames import Collate, CollateWhole, resize_longest
+from samtune.data.loaders import LoaderOptions
 from samtune.data.pair_splits import MaskKind, resolve_parts
 from samtune.data.pairs import Pair, find_pairs
 from samtune.errors import ConfigError
+from samtune.models.backbone import Backbone
 from samtune.models.sam.model import upsample_logits
 from samtune.scoring.contrastive import pixel_contrastive
 from samtune.scoring.score import ScoreLoss
@@ -24,7 +27,7 @@ from samtune.selection import Needs
 from samtune.tasks.evaluate import check_finite
 from samtune.tasks.predict import checked_image
 from samtune.tasks.task import Task
-from samtune.types import Batch, LogitLoss, OutputLoss, PixelArray, Sample, Size
+from samtune.types import Batch, LogitLoss, OutputLoss, PixelArray, Sample, Size, Tiles
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -41,7 +44,23 @@ class PixelTask(Task[ConfigT]):
     def pixels(self) -> Pixels:
         """What the values of the pictures' files become, by `model.channels` and `data.range`."""
         config: Any = self.config
-        return Pixels(config.model.channels, config.data.range)
+        return Pixels(config.model.channels, config.data.range, large=self.tile_sides is not None)
+
+    @property
+    def tile_sides(self) -> tuple[int, int] | None:
+        """What a file says of its tiles: side and overlap in pixels of a picture, by `data.tiles`."""
+        config: Any = self.config
+        sides: tuple[int, int] | None = config.data.tiles.sides
+        return sides
+
+    def tiled_options(self, model: Backbone) -> LoaderOptions:
+        """Returns how the images are read for a model, by tiles where `data.tiles` says so."""
+        return replace(self.loader_options(), tiles=self.tiling(model))
+
+    def tiling(self, model: Backbone) -> Tiles | None:
+        """Returns how a model sees pictures, by `data.tiles`; None for as a whole."""
+        sides = self.tile_sides
+        return None if sides is None else Tiles(*sides, model.image_size)
 
     @abstractmethod
     def target_text(self) -> str:
@@ -113,16 +132,23 @@ def object_loss(low: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return (each + dice.flatten()) * target.flatten(1).any(1)
 
 
-def batch_of_one(image_hwc: PixelArray, side: int, kind: torch.dtype, pixels: Pixels = RGB) -> Batch:
+def batch_of_one(
+    image_hwc: PixelArray, side: int, kind: torch.dtype, pixels: Pixels = RGB, tiles: Tiles | None = None
+) -> Batch:
     """Returns an image in the input frame, S = `side`, with an empty map of a kind for its target.
 
     Args:
         image_hwc: (H, W, 3) uint8 RGB; with other `pixels` as `samtune.data.channels.read.read_pixels` returns it.
+        tiles: the batch is to be answered by tiles, and has the image as it is.
 
     Raises:
         DataError: not such an image.
     """
     image = checked_image(image_hwc, pixels)
+    if tiles is not None:  # without a copy of what may be large
+        nothing = np.broadcast_to(np.uint8(0), image.shape[:2])
+        values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        return CollateWhole(tiles)([Sample("the image", values, torch.zeros(1, 1, dtype=kind), nothing)])
     small = resize_longest(image, side)
     values = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))  # (C, h, w)
     target, truth = torch.zeros(small.shape[:2], dtype=kind), np.zeros(image.shape[:2], dtype=np.uint8)

@@ -10,7 +10,7 @@ from samtune.models.backbone import Backbone
 from samtune.tasks.prompted import png_of, predict_prompted
 from samtune.tasks.prompts import PromptError, checked_boxes, clip_boxes
 from samtune.tasks.service import Answer, FieldError, FormField, parse_json
-from samtune.types import ImageArray, Prediction
+from samtune.types import ImageArray, Prediction, Tiles
 
 FORMATS = ("png", "json")
 MAX_POINTS = 64
@@ -86,6 +86,7 @@ def answer_prompt(
     values: Mapping[str, Any],
     warnings: list[str],
     *,
+    tiles: Tiles | None = None,
     advice: str | None = None,
 ) -> Answer:
     """Answers with the mask of the prompted object, or of the foreground.
@@ -93,6 +94,7 @@ def answer_prompt(
     Args:
         values: of `PROMPT_FIELDS`, those that were sent.
         warnings: to tell with the answer, before `advice`.
+        tiles: how the model sees images; None for as a whole.
 
     Raises:
         FieldError: a prompt of a wrong shape, or outside the image.
@@ -100,9 +102,8 @@ def answer_prompt(
     """
     box = values.get("box")
     try:
-        prediction = predict_prompted(
-            model, image_hwc_uint8, boxes_xyxy=box, points_xy=values.get("points"), labels=values.get("labels")
-        )
+        prompt: Any = {"boxes_xyxy": box, "points_xy": values.get("points"), "labels": values.get("labels")}
+        prediction = predict_prompted(model, image_hwc_uint8, **prompt, tiles=tiles)
     except PromptError as err:
         raise FieldError(f"invalid_{err.field}", str(err), field=err.field) from err
     boxes = checked_boxes(box)

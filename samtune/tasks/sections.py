@@ -51,6 +51,33 @@ def _names(value: object) -> object:
     return tuple(dict.fromkeys(names))
 
 
+class TileSettings(shared.Section):
+    """`data.tiles`: how pictures are seen that are too large for the input frame."""
+
+    size: int | None = Field(
+        None,
+        ge=64,
+        le=4096,
+        description="side of a tile in pixels of the picture; model.image_size keeps objects' size; empty: no tiles",
+    )
+    overlap: int | None = Field(
+        None, ge=1, le=2048, description="pixels that neighbouring tiles share at least; empty: a quarter of the size"
+    )
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Size and overlap in pixels; None where a picture is seen as a whole."""
+        return None if self.size is None else (self.size, self.size // 4 if self.overlap is None else self.overlap)
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields tiles that are more than half of another, and an overlap of no tiles."""
+        yield from super().faults()
+        if self.overlap is not None and self.size is None:
+            yield impossible_pair("overlap", self.overlap, "no value without data.tiles.size", "size")
+        elif self.overlap is not None and self.size is not None and 2 * self.overlap > self.size:
+            yield impossible_pair("overlap", self.overlap, f"at most half of data.tiles.size = {self.size}", "size")
+
+
 class PixelData(shared.Data):
     """`data`: pairs of images and masks, and their split."""
 
@@ -64,6 +91,7 @@ class PixelData(shared.Data):
     range: Annotated[tuple[Bound, Bound] | None, Field(strict=False)] = Field(
         None, description="values that become black and white, [low, high]; needed beyond 8 bits; empty: 0 to 255"
     )
+    tiles: TileSettings = Field(TileSettings(), description="crops of large pictures to train on, tiles to answer")
 
     def faults(self) -> Iterator[Fault]:
         """Yields the parts that are named where they are cut, and a range of nothing."""

@@ -37,7 +37,7 @@ def check_pixels(images: Mapping[Path, ImageFacts], wanted: Pixels | None, *, tu
         return VerifyReport((*errors,), (*warnings, *_outside(deep, wanted.range)))
     if deep and wanted is None:
         warnings.append(_unranged(deep))
-    elif deep and not (tuned and wanted == RGB and all(facts.scaled for facts in deep.values())):
+    elif deep and not (tuned and wanted is not None and wanted.plain and all(facts.scaled for facts in deep.values())):
         errors.append(_unranged(deep))
     elif deep:
         warnings += [f"{path}: {facts.scaled}" for path, facts in deep.items()]

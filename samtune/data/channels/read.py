@@ -12,7 +12,7 @@ from PIL import ImageOps
 
 from samtune.config.pixels import MOST_CHANNELS, RGB, Pixels
 from samtune.data.channels.tiff import Compressed, is_tiff, layout_of, read_pages, read_slices
-from samtune.data.pictures import ORIENTATION, open_picture, read_image, to_rgb
+from samtune.data.pictures import LARGEST_PIXELS, MAX_PIXELS, ORIENTATION, open_picture, read_image, to_rgb
 from samtune.errors import DataError
 
 if TYPE_CHECKING:  # it brings torch
@@ -47,14 +47,16 @@ def read_pixels(path: str | Path, pixels: Pixels = RGB) -> PixelArray:
         (H, W, channels): uint8 where the file has 8 bits and no range is set, else float32 of 0 to 255.
 
     Raises:
-        DataError: the file can't be read, has other channels, or more than 8 bits and there is no range.
+        DataError: the file can't be read, has other channels, more than 8 bits and there is no range, or more than
+            `MAX_PIXELS` where `pixels` are not of large pictures.
     """
+    most = LARGEST_PIXELS if pixels.large else MAX_PIXELS
     if pixels.plain and not is_tiff(Path(path)):
-        return read_image(path)
-    stored = read_stored(path)
+        return read_image(path, most=most)
+    stored = read_stored(path, most=most)
     whole = stored.values.dtype.kind in "iu" and stored.pages == 1 and stored.values.shape[2] - stored.alpha in (1, 3)
     if pixels.plain and stored.deep and whole:
-        return read_image(path)  # the picture itself says what is white, by `grey_depth`
+        return read_image(path, most=most)  # the picture itself says what is white, by `grey_depth`
     return fitted(stored, pixels, str(path))
 
 
@@ -133,8 +135,8 @@ def shown(image: PixelArray) -> ImageArray:
     )
 
 
-def read_stored(path: str | Path) -> Stored:
-    """Decodes a picture as it is: grey has one channel, palettes and other colours are RGB.
+def read_stored(path: str | Path, *, most: int = MAX_PIXELS) -> Stored:
+    """Decodes a picture of at most so many pixels as it is: grey has one channel, palettes and other colours are RGB.
 
     Raises:
         DataError: it can't be read as one picture, has more than `MOST_CHANNELS` channels, or NaN in it.
@@ -142,20 +144,20 @@ def read_stored(path: str | Path) -> Stored:
     path = Path(path)
     layout = layout_of(path) if is_tiff(path) else None
     if layout is None or (layout.pages == 1 and layout.simple):
-        return _by_pillow(path)
+        return _by_pillow(path, most)
     try:
-        return _checked(read_pages(path), layout.alpha)._replace(pages=layout.pages)
+        return _checked(read_pages(path, most), layout.alpha)._replace(pages=layout.pages)
     except Compressed as error:
         if layout.pages == 1 and layout.samples in (1, 3, 4):
-            return _by_pillow(path, deep=layout.dtype.itemsize > 1)
+            return _by_pillow(path, most, deep=layout.dtype.itemsize > 1)
         raise DataError(f"{path}: {error}") from error
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
 
-def _by_pillow(path: Path, *, deep: bool = False) -> Stored:
+def _by_pillow(path: Path, most: int, *, deep: bool = False) -> Stored:
     """Reads one picture with Pillow, `deep` colours with OpenCV once Pillow has found the file whole."""
-    with open_picture(path) as picture:
+    with open_picture(path, most=most) as picture:
         orientation = int(picture.getexif().get(ORIENTATION, 1))
         if picture.mode.startswith(("I", "F")):
             return _checked(np.asarray(ImageOps.exif_transpose(picture))[:, :, None], alpha=False, turned=orientation)

@@ -17,7 +17,7 @@ import numpy as np
 from tifffile import PHOTOMETRIC, TiffFile, TiffFileError, TiffPage
 
 from samtune.config.pixels import MOST_CHANNELS
-from samtune.data.pictures import MAX_PIXELS, ORIENTATION, TIFFS, header_size
+from samtune.data.pictures import MAX_PIXELS, ORIENTATION, TIFFS, header_size, too_large
 from samtune.errors import DataError
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it tells of damage, which is an error here
@@ -84,8 +84,10 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     return layout.width, layout.height
 
 
-def read_pages(path: Path) -> np.ndarray[Any, Any]:
-    """Reads the one picture of a TIFF: (H, W, C), in its own dtype. Several grey pages are channels.
+def read_pages(path: Path, most: int = MAX_PIXELS) -> np.ndarray[Any, Any]:
+    """Reads the one picture of a TIFF, of at most so many pixels: (H, W, C), in its own dtype.
+
+    Several grey pages are channels.
 
     Raises:
         DataError: pages that are no channels, too many channels, or a page as of `read_slice`; without the file's name.
@@ -93,13 +95,13 @@ def read_pages(path: Path) -> np.ndarray[Any, Any]:
     with _opened(path) as file:
         count = len(file.pages)
         if count == 1:
-            return _values(_first(file))
+            return _values(_first(file), most)
         if count > MOST_CHANNELS:
             raise DataError(
                 f"{count} pages, and at most {MOST_CHANNELS} can be channels; save one picture per file, or predict a "
                 "stack of slices with samtune predict --format stack"
             )
-        pages = [_values(page) for page in _each(file)]
+        pages = [_values(page, most) for page in _each(file)]
         if len({(page.shape, page.dtype) for page in pages}) > 1 or pages[0].shape[2] != 1:
             raise DataError("several pages that are no channels: they must be grey, of one size and depth")
         return np.concatenate(pages, axis=2)
@@ -110,7 +112,7 @@ def read_slices(path: Path) -> Iterator[np.ndarray[Any, Any]]:
     with _opened(path) as file:
         for number, page in enumerate(_each(file), start=1):
             try:
-                yield _values(page)
+                yield _values(page, MAX_PIXELS)
             except DataError as error:
                 raise DataError(f"page {number}: {error}") from error
 
@@ -139,13 +141,13 @@ def _each(file: TiffFile) -> Iterator[TiffPage]:
         yield whole
 
 
-def _values(page: TiffPage) -> np.ndarray[Any, Any]:
+def _values(page: TiffPage, most: int) -> np.ndarray[Any, Any]:
     """Decodes a page: (H, W, C)."""
     axes = page.axes
     if axes not in ("YX", "YXS", "SYX"):
         raise DataError(f"a page with axes {axes}; each must be (H, W), (H, W, C) or (C, H, W)")
-    if page.imagewidth * page.imagelength > MAX_PIXELS:
-        raise DataError(f"{page.imagewidth} x {page.imagelength} pixels, more than {MAX_PIXELS:,}; scale it down")
+    if problem := too_large(page.imagewidth, page.imagelength, most):
+        raise DataError(problem)
     tag = page.tags.get(ORIENTATION)
     if tag is not None and tag.value != 1:
         raise DataError(f"orientation {tag.value}, which is read of 8 bits only; save it upright, without the tag")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samtune.data.formats.shapes import Region, draw
-from samtune.data.pictures import MAX_PIXELS, is_picture
+from samtune.data.pictures import LARGEST_PIXELS, is_picture
 from samtune.data.verify import list_problems
 from samtune.errors import DataError
 
@@ -109,9 +109,9 @@ class Reading:
             other = self.images[picture.stem].picture
             text = f"{source}: names {_shown(picture, self.root)}, and another picture of this stem"
             self.problems.append(f"{text} ({_shown(other, self.root)}); rename one of them")
-        elif width < 1 or height < 1 or width * height > MAX_PIXELS:
+        elif width < 1 or height < 1 or width * height > LARGEST_PIXELS:
             found_size = f"{picture.name} of {width} x {height} pixels"
-            self.problems.append(f"{source}: {found_size}, 1 to {MAX_PIXELS:,} are possible; export it again")
+            self.problems.append(f"{source}: {found_size}, 1 to {LARGEST_PIXELS:,} are possible; export it again")
         else:
             self.images[picture.stem] = found
         return found

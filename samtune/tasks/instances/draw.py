@@ -9,7 +9,6 @@ import numpy as np
 
 from samtune.data.channels.read import read_pixels, shown
 from samtune.data.formats.index_pictures import distinct_colours
-from samtune.data.frames import Collate
 from samtune.data.maps import MapDataset
 from samtune.metrics.instances import overlaps
 from samtune.models.backbone import Backbone
@@ -92,7 +91,7 @@ def _rows(model: Backbone, dataset: MapDataset, names: Sequence[str]) -> Iterato
     numbers = {pair.name: number for number, pair in enumerate(dataset.pairs)}
     for name in names:
         sample = dataset[numbers[name]]
-        batch = Collate(model.image_size)([sample]).to(model.device)
+        batch = dataset.collate([sample]).to(model.device)
         (found,) = predict_instances(model, batch, sizes_original=[sample.truth.shape])
         image = shown(read_pixels(dataset.pairs[numbers[name]].image, dataset.pixels))
         yield name, instance_row(image, sample.truth, found)

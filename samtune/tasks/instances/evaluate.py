@@ -12,14 +12,15 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from pydantic import field_validator
+from scipy.special import expit  # type: ignore[import-untyped]
 from torch import nn
 from torch.utils.data import DataLoader
 
 from samtune.base.machine import pick_device
 from samtune.config.pixels import Pixels
 from samtune.data.formats.table import FormatName, Source
-from samtune.data.frames import Collate, resize
-from samtune.data.maps import MapDataset
+from samtune.data.frames import resize
+from samtune.data.maps import map_dataset
 from samtune.data.pair_splits import check_pairs
 from samtune.errors import ConfigError, DataError
 from samtune.files.description import Description
@@ -29,12 +30,14 @@ from samtune.models.backbone import evaluation_mode
 from samtune.models.sam.model import SamModel
 from samtune.tasks.evaluate import Evaluation, measure_file
 from samtune.tasks.instances.objects import read_objects, renumbered
-from samtune.tasks.instances.prompting import grid_instances
+from samtune.tasks.instances.prompting import grid_instances, grid_of_tiles
 from samtune.tasks.instances.report import INSTANCE_DEFINITIONS, InstanceReport, InstanceRow
 from samtune.tasks.instances.separate import MAPS, separate
 from samtune.tasks.instances.splits import kind_of
 from samtune.tasks.pixels import low_logits, pairs_to_measure, to_original
 from samtune.tasks.probe.answers import prompted_dice
+from samtune.tasks.tiles.blend import blended
+from samtune.tasks.tiles.join import join_strips
 from samtune.types import Batch, Instances, Size
 
 
@@ -63,6 +66,8 @@ def predict_instances(
 ) -> list[Instances]:
     """Finds the objects of one batch at the original sizes, on the CPU: the single prediction path.
 
+    A picture with tiles is answered tile by tile, and its objects are found strip by strip, see `join_strips`.
+
     Args:
         model: maps a `Batch` to (B, 3, S/4, S/4) logits of the maps; the caller has set evaluation mode.
         batch: on the device of the model.
@@ -72,6 +77,9 @@ def predict_instances(
     Raises:
         NonFiniteError: the logits of an image are not finite; the message names it.
     """
+    if batch.tiles is not None:
+        bands = ((rows, expit(logits)) for rows, logits in blended(model, batch, autocast_dtype))
+        return [join_strips(bands, sizes_original[0], separate)]
     side, found = batch.images.shape[-1], []
     for low, size_input, size in zip(
         low_logits(model, batch, autocast_dtype), batch.sizes_input, sizes_original, strict=True
@@ -135,17 +143,19 @@ def evaluate_instance_file(request: Evaluation) -> InstanceReport:
     kind = replace(kind_of(request.data, source), pixels=info.pixels, tuned=True)
     pairs, part = pairs_to_measure(request.data, request.split, kind)
     check_pairs(pairs, kind)
-    dataset = MapDataset(pairs, read_objects, outside=0, image_size=info.image_size, pixels=info.pixels)
-    loader = DataLoader(dataset, batch_size=1, collate_fn=Collate(info.image_size))
+    dataset = map_dataset(info.tiling, info.image_size)(pairs, read_objects, outside=0, pixels=info.pixels)
+    loader = DataLoader(dataset, batch_size=1, collate_fn=dataset.collate)
     measured = partial(evaluate_instances, model, loader, split=part)
     return measure_file(request, pairs, lambda step: measured(advance=step), part=part, batches=len(loader))
 
 
 def _by_grid(model: SamModel, batch: Batch, item: int) -> Instances:
-    """Answers a grid of clicks on the picture in the input frame, at the original size."""
+    """Answers a grid of clicks on the picture in the input frame, or on each of its tiles, at the original size."""
     height, width = batch.sizes_input[item]
     picture: Any = batch.images[item, :, :height, :width].permute(1, 2, 0).cpu().numpy()
     pixels = Pixels(len(batch.images[item]), None if picture.dtype == np.uint8 else (0, 255))
+    if batch.tiles is not None:
+        return grid_of_tiles(model, picture, batch.tiles, pixels=pixels)
     found = grid_instances(model, np.ascontiguousarray(picture), pixels=pixels)
     labels, numbers = renumbered(resize(found.labels, batch.truths[item].shape))
     return Instances(labels, found.scores[numbers - 1])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samtune.data.channels.read import read_stored
+from samtune.data.channels.tiff import picture_size
 from samtune.data.formats.drawing import drawn_file
 from samtune.data.pairs import Pair, by_stem, scan_folder
 from samtune.data.pictures import is_picture
@@ -99,7 +99,8 @@ def _masks(folder: Path, problems: list[str]) -> list[Path]:
 
 def _drawn(image: Path, files: Sequence[Path]) -> np.ndarray:
     """Draws the map of an image: (H, W) uint16; a `DataError` has a line for each mask that can't be drawn."""
-    size = read_stored(image).values.shape[:2]
+    width, height = picture_size(image)
+    size = (height, width)
     lines, masks, areas = list[str](), list[Callable[[], MaskArray]](), list[int]()
     for file in files:
         try:

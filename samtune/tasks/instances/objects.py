@@ -18,11 +18,12 @@ from samtune.data.cache import recall
 from samtune.data.pictures import ORIENTATION, open_picture
 from samtune.errors import DataError
 from samtune.metrics.instances import LIMITS
+from samtune.tasks.tiles.grid import Place
 from samtune.types import MaskArray, ObjectMap, Size
 
-Part = tuple[tuple[slice, slice], MaskArray]
+Part = tuple[Place, MaskArray]
 """Rows and columns of a picture, and the (h, w) mask there."""
-WHOLE = (slice(None), slice(None))
+WHOLE: Place = (slice(None), slice(None))
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +71,18 @@ def paint(masks: Iterable[Part], size: Size) -> ObjectMap:
     return labels
 
 
-def cut_out(mask: MaskArray) -> Part:
-    """Returns the part of an (H, W) mask that has all of its object: thousands of whole ones take too much memory."""
+def cut_out(mask: MaskArray, *, corner: tuple[int, int] = (0, 0)) -> Part:
+    """Returns the part of an (h, w) mask that has all of its object: thousands of whole ones take too much memory.
+
+    Args:
+        corner: row and column of the picture where the mask begins.
+    """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return (slice(0, 0), slice(0, 0)), mask[:0, :0]
-    place = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-    return place, mask[place].copy()
+    there = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    down, right = (slice(one.start + by, one.stop + by) for one, by in zip(there, corner, strict=True))
+    return (down, right), mask[there].copy()
 
 
 def paint_smaller_over(

@@ -21,7 +21,7 @@ from samtune.models.sam.model import SamModel
 from samtune.tasks.instances.draw import overlay
 from samtune.tasks.instances.evaluate import InstanceDescription, predict_instances
 from samtune.tasks.instances.outputs import annotated, counts_csv, geojson, index_png, index_values
-from samtune.tasks.instances.prompting import boxed_instances, grid_instances
+from samtune.tasks.instances.prompting import boxed_instances, grid_instances, grid_of_tiles
 from samtune.tasks.panels import save_panels
 from samtune.tasks.pixels import batch_of_one
 from samtune.tasks.predict import (
@@ -73,17 +73,19 @@ class InstancePredictor:
             DataError: not such an image.
             NonFiniteError: the model returns NaN or infinity.
         """
-        batch = batch_of_one(image_hwc, self.model.image_size, torch.int32, self.info.pixels)
+        batch = batch_of_one(image_hwc, self.model.image_size, torch.int32, self.info.pixels, self.info.tiling)
         sizes = [batch.truths[0].shape]
         (found,) = predict_instances(self.model, batch.to(self.model.device), sizes_original=sizes)
         return found
 
     def predict_in_boxes(self, image_hwc: PixelArray, boxes_xyxy: ArrayLike) -> Instances:
         """Segments an object in each of (N, 4) boxes in pixels of one image; see `boxed_instances`."""
-        return boxed_instances(self.model, image_hwc, boxes_xyxy, pixels=self.info.pixels)
+        return boxed_instances(self.model, image_hwc, boxes_xyxy, pixels=self.info.pixels, tiles=self.info.tiling)
 
     def predict_by_grid(self, image_hwc: PixelArray, points: int) -> Instances:
         """Finds the objects of one image by segment-anything's own generator; see `grid_instances`."""
+        if (tiles := self.info.tiling) is not None:
+            return grid_of_tiles(self.model, image_hwc, tiles, points=points, pixels=self.info.pixels)
         return grid_instances(self.model, image_hwc, points=points, pixels=self.info.pixels)
 
 
@@ -102,6 +104,7 @@ def predict_instance_files(request: Request) -> str:
     if request.grid is not None and (request.boxes_xyxy or request.points_xy):
         raise ConfigError(f"--point {request.grid}x{request.grid} asks for all objects, --box for some. Leave one out.")
     predictor = InstancePredictor.from_file(request.checkpoint, device=request.device)
+    predictor.info = request.seen(predictor.info)
     images = find_images(request.paths)
     if form in SUFFIXES:
         targets = targets_of(images, request.out, SUFFIXES[form])
@@ -110,7 +113,7 @@ def predict_instance_files(request: Request) -> str:
     if request.stack:
         return _predict_stacks(predictor, request, targets)
     if request.points_xy:
-        return segment_files(predictor.model, request, targets, predictor.info.pixels)
+        return segment_files(predictor.model, request, targets, predictor.info.pixels, predictor.info.tiling)
     return _predict_pictures(predictor, request, form, targets)
 
 

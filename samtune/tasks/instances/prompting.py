@@ -1,5 +1,7 @@
 """Which objects do boxes show, and a grid of clicks?"""
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,18 @@ from torch import Tensor
 
 from samtune.config.pixels import RGB, Pixels
 from samtune.data.channels.read import shown
+from samtune.data.frames import Collate
 from samtune.models.sam.model import SamModel
 from samtune.tasks.evaluate import check_finite
 from samtune.tasks.instances.objects import WHOLE, Part, cut_out, paint, renumbered
 from samtune.tasks.pixels import batch_of_one, to_original
+from samtune.tasks.predict import checked_image
 from samtune.tasks.probe.answers import AT_ONCE, asked
 from samtune.tasks.prompts import checked_boxes, clip_boxes
-from samtune.types import Instances, PixelArray
+from samtune.tasks.tiles.blend import tile_frame
+from samtune.tasks.tiles.grid import Place, into_part, place_of, size_of, starts
+from samtune.tasks.tiles.join import collect
+from samtune.types import Instances, PixelArray, Size, Tiles
 
 POINTS = 16  # of the grid, along a side
 EXPECTED, STABILITY = 0.7, 0.85
@@ -28,9 +35,11 @@ EXPECTED, STABILITY = 0.7, 0.85
 
 @torch.no_grad()
 def boxed_instances(
-    model: SamModel, image_hwc: PixelArray, boxes_xyxy: ArrayLike, *, pixels: Pixels = RGB
+    model: SamModel, image_hwc: PixelArray, boxes_xyxy: ArrayLike, *, pixels: Pixels = RGB, tiles: Tiles | None = None
 ) -> Instances:
     """Segments an object in each of (N, 4) boxes in pixels of an image, which is embedded once.
+
+    With tiles, the part of the image that shows a box best is embedded for each, see `place_of`.
 
     A pixel of several objects is the smallest's, and an object without a pixel of its own is left out; the others are
     numbered in the order of their boxes. The score is the IoU that the decoder expects.
@@ -44,24 +53,42 @@ def boxed_instances(
         PromptError: a box of a wrong shape, or outside the image.
         NonFiniteError: the model returns NaN or infinity.
     """
-    batch = batch_of_one(image_hwc, model.image_size, torch.int32, pixels).to(model.device)
-    size, size_input = batch.truths[0].shape, batch.sizes_input[0]
-    given = checked_boxes(boxes_xyxy)
+    image, given = checked_image(image_hwc, pixels), checked_boxes(boxes_xyxy)
     assert given is not None
-    boxes = clip_boxes(given, size) * np.tile([size_input[1] / size[1], size_input[0] / size[0]], 2)
-    prompts, embedding = torch.as_tensor(boxes, dtype=torch.float32, device=model.device), model.features(batch)
+    size = (image.shape[0], image.shape[1])
+    boxes = clip_boxes(given, size)
+    everything = (slice(0, size[0]), slice(0, size[1]))
+    places = [place_of(box, size, tiles) if tiles else everything for box in boxes.tolist()]
+    whole = None if tiles else _embedded(model, image, [everything], 0)
     masks, scores = list[Part](), list[float]()
-    for start in range(0, len(prompts), AT_ONCE):
-        part = prompts[start : start + AT_ONCE]
-        low, expected = model.decode_all(embedding.expand(len(part), -1, -1, -1), asked(part, None))
-        check_finite(low, ["the image"] * len(part))
-        logits = (to_original(one, model.image_size, size_input, size) for one in low[:, 0].float())
-        masks += [cut_out((one > 0).cpu().numpy()) for one in logits]
+    for start in range(0, len(boxes), AT_ONCE):
+        chosen = places[start : start + AT_ONCE]
+        embeddings, sizes = whole or _embedded(model, image, chosen, tiles.size if tiles else 0)
+        sizes = sizes * (len(chosen) // len(sizes))
+        shown_at = list(zip(chosen, sizes, strict=True))
+        framed = [into_part(box, *at) for box, at in zip(boxes[start : start + AT_ONCE], shown_at, strict=True)]
+        prompts = torch.as_tensor(np.array(framed), dtype=torch.float32, device=model.device)
+        low, expected = model.decode_all(embeddings.expand(len(chosen), -1, -1, -1), asked(prompts, None))
+        check_finite(low, ["the image"] * len(chosen))
+        for one, (place, inner) in zip(low[:, 0].float(), shown_at, strict=True):
+            mask = to_original(one, model.image_size, inner, size_of(place)) > 0
+            masks.append(cut_out(mask.cpu().numpy(), corner=(place[0].start, place[1].start)))
         scores += expected[:, 0].float().clamp(0, 1).tolist()
-    order = sorted(range(len(masks)), key=lambda place: -int(masks[place][1].sum()))
-    places = np.array([0, *(place + 1 for place in order)], dtype=np.int32)
-    labels, numbers = renumbered(places[paint((masks[place] for place in order), size)])
+    order = sorted(range(len(masks)), key=lambda number: -int(masks[number][1].sum()))
+    numbers = np.array([0, *(number + 1 for number in order)], dtype=np.int32)
+    labels, numbers = renumbered(numbers[paint((masks[number] for number in order), size)])
     return Instances(labels, np.array(scores, dtype=np.float32)[numbers - 1])
+
+
+def _embedded(model: SamModel, image: PixelArray, places: Sequence[Place], least: int) -> tuple[Tensor, list[Size]]:
+    """Returns (M, C, h, w) embeddings of parts of an image, and their sizes in the input frame.
+
+    Args:
+        least: pixels of a tile's side, see `resize_longest`.
+    """
+    samples = [tile_frame("the image", image[place], model.image_size, least=least) for place in places]
+    frames = Collate(model.image_size)(samples).to(model.device)
+    return model.features(frames), list(frames.sizes_input)
 
 
 class Stock:
@@ -116,3 +143,19 @@ def grid_instances(model: SamModel, image_hwc: PixelArray, *, points: int = POIN
     labels, numbers = renumbered(paint(masks, batch.truths[0].shape))
     scores = np.array([record["predicted_iou"] for record in records], dtype=np.float32).clip(0, 1)
     return Instances(labels, scores[numbers - 1])
+
+
+def grid_of_tiles(
+    model: SamModel, image_hwc: PixelArray, tiles: Tiles, *, points: int = POINTS, pixels: Pixels = RGB
+) -> Instances:
+    """Finds objects by a grid of clicks on each tile of an image; see `grid_instances` and `collect`."""
+    image = checked_image(image_hwc, pixels)
+    size = (image.shape[0], image.shape[1])
+    rows, columns = (
+        [slice(start, start + min(tiles.size, length)) for start in starts(length, tiles)] for length in size
+    )
+    parts = (
+        (place, grid_instances(model, np.ascontiguousarray(image[place]), points=points, pixels=pixels))
+        for place in product(rows, columns)
+    )
+    return collect(parts, size, tiles)

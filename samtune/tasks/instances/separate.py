@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from samtune.metrics.trivial import grey, otsu
+from samtune.tasks.tiles.blend import Bands
+from samtune.tasks.tiles.join import join_strips
 from samtune.types import Batch, Instances, MaskArray, ObjectMap, PixelArray
 
 MAPS = ("foreground", "boundary", "centre")
@@ -27,6 +29,7 @@ LEVEL = 0.5
 """Of foreground, above which a pixel belongs to an object."""
 HEIGHT = 0.15
 """By how much a peak of centre - boundary stands out that is an object of its own."""
+BAND = 512  # rows of a picture that are looked at together
 DEPTH = 1.0  # pixels, as HEIGHT, of the distance to the edge of what Otsu's threshold finds
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -94,9 +97,19 @@ def trivial_instances(image: PixelArray) -> dict[str, Instances]:
     bright, found = otsu(grey(image)), {}
     for key, mask in (("watershed_bright", bright), ("watershed_dark", ~bright)):
         depth: Any = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-        labels, count = parted(depth, mask, DEPTH)
-        found[key] = Instances(labels, np.ones(count, dtype=np.float32))
+        found[key] = join_strips(_bands(depth), (len(mask), mask.shape[1]), _parted_by_depth)
     return found
+
+
+def _bands(depth: Floats) -> Bands:
+    """Yields the rows of an (H, W) depth, some at a time, as (1, h, W)."""
+    for start in range(0, len(depth), BAND):
+        yield slice(start, min(start + BAND, len(depth))), depth[None, start : start + BAND]
+
+
+def _parted_by_depth(depth: Floats) -> Instances:
+    labels, count = parted(depth[0], depth[0] > 0, DEPTH)
+    return Instances(labels, np.ones(count, dtype=np.float32))
 
 
 def crops(labels: ObjectMap) -> Iterator[tuple[int, tuple[slice, slice], MaskArray]]:

@@ -36,7 +36,7 @@ class InstanceService(Service):
     def about(self) -> dict[str, Any]:
         info = self.predictor.info
         return {
-            **{key: getattr(info, key) for key in ("task", "model", "image_size", "channels", "range")},
+            **{key: getattr(info, key) for key in ("task", "model", "image_size", "channels", "range", "tiles")},
             "prompt": "none",
             "base_hash": info.base_hash,
             "parameters": sum(p.numel() for p in self.predictor.model.parameters()),
@@ -44,7 +44,8 @@ class InstanceService(Service):
 
     def answer(self, image_hwc_uint8: ImageArray, values: Mapping[str, Any], warnings: list[str]) -> Answer:
         if values.get("box") is not None or values.get("points") is not None or values.get("labels") is not None:
-            return answer_prompt(self.predictor.model, image_hwc_uint8, values, warnings)
+            model, tiles = self.predictor.model, self.predictor.info.tiling
+            return answer_prompt(model, image_hwc_uint8, values, warnings, tiles=tiles)
         found = self.predictor.predict(image_hwc_uint8)
         if values.get("format") == "json":
             return Answer.of_json({"size": list(found.labels.shape), "objects": told(found), "warnings": warnings})

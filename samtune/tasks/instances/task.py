@@ -11,7 +11,7 @@ from samtune.base.paths import find_path
 from samtune.data.channels.read import read_pixels
 from samtune.data.formats.table import Source
 from samtune.data.loaders import Loaders
-from samtune.data.maps import MapDataset, build_map_data
+from samtune.data.maps import MapDataset, build_map_data, map_dataset
 from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
@@ -71,7 +71,7 @@ class InstanceTask(PixelTask[InstanceConfig]):
         )
         model = self._model(self.checkpoint())
         how: Any = {"image_size": model.image_size, "augment": data.augment, "pixels": self.pixels}
-        return model, build_map_data(splits, self.loader_options(), read_objects, outside=0, **how)
+        return model, build_map_data(splits, self.tiled_options(model), read_objects, outside=0, **how)
 
     def skeleton(self) -> Backbone:
         with torch.device("meta"):
@@ -133,12 +133,11 @@ class InstanceTask(PixelTask[InstanceConfig]):
 
     def _with_kept(self, report: InstanceReport, model: nn.Module, loaders: Loaders) -> InstanceReport:
         assert isinstance(model, SamModel) and model.classes is not None
-        count, side = self.config.eval.prompts, model.image_size
-        val = MapDataset(
-            spread(loaders.splits.val, count), read_objects, outside=0, image_size=side, pixels=self.pixels
-        )
+        count, side, tiles = self.config.eval.prompts, model.image_size, self.tiling(model)
+        pairs = spread(loaders.splits.val, count)
+        val = map_dataset(tiles, side)(pairs, read_objects, outside=0, pixels=self.pixels)
         unprompted = not model.classes.fresh  # an untuned model has no maps
-        kept = measure_kept(model, object_batches(val, side), pictures=count, unprompted=unprompted)
+        kept = measure_kept(model, object_batches(val, side, tiles), pictures=count, unprompted=unprompted)
         return replace(report, kept=kept, definition=report.definition | {"prompts": DEFINITION})
 
     def remarks(self, model: Backbone, loaders: Loaders, report: Any, before: AnyReport | None) -> list[str]:
@@ -150,6 +149,7 @@ class InstanceTask(PixelTask[InstanceConfig]):
     ) -> InstanceDescription:
         data = self.config.data
         own: Any = {"classes": MAPS, "data_format": data.format, "categories": data.categories, "range": data.range}
+        own["tiles"] = self.tile_sides
         return InstanceDescription.of(model, base_hash=base_hash, additions=additions, **own)
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:

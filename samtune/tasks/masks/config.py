@@ -51,13 +51,17 @@ class Data(PixelData):
     )
 
     def faults(self) -> Iterator[Fault]:
-        """Yields pictures without an object where the model is told of one."""
+        """Yields pictures without an object, and tiles, where the model is told of an object."""
         yield from super().faults()
         if self.empty == "train" and self.asked != "none":
             expected = f"refuse with data.prompt: {self.prompt}, which leaves out pictures with nothing to prompt for"
             yield impossible_pair("empty", "train", expected, "prompt")
         if self.prompt != "mixed" and self.mix != Mix():
             yield impossible_pair("mix", self.mix.shares(), "no value without data.prompt: mixed", "prompt")
+        if self.tiles.size is not None and self.asked != "none":
+            how = "mixed without a share of none" if self.prompt == "mixed" else self.prompt
+            expected = f"no tiles with data.prompt: {how}, which measures whole objects of whole pictures"
+            yield impossible_pair("tiles.size", self.tiles.size, expected, "prompt")
 
     @property
     def shares(self) -> dict[Kind, float]:

@@ -1,6 +1,6 @@
 """From pairs of image and mask to augmented `Sample`s, `Batch`es of the input frame, and the loaders of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -9,8 +9,9 @@ import torch
 
 from samtune.config.pixels import RGB, Pixels
 from samtune.data.channels.read import read_pixels
-from samtune.data.frames import Collate, augmented, resize, resize_longest, train_augmentation
+from samtune.data.frames import Collate, CollateWhole, augmented, crop_place, resize, resize_longest, train_augmentation
 from samtune.data.loaders import EpochDataset, LoaderOptions, Loaders, build_loaders
+from samtune.data.maps import crop_items
 from samtune.data.pairs import Pair
 from samtune.data.splits import Splits
 from samtune.errors import DataError
@@ -18,7 +19,7 @@ from samtune.tasks.binary import mask_facts, read_mask
 from samtune.tasks.masks.config import asked_of
 from samtune.tasks.masks.splits import with_object
 from samtune.tasks.prompts import box_of, components, point_in
-from samtune.types import MaskArray, PixelArray, PromptMode, Sample, Size
+from samtune.types import Batch, MaskArray, PixelArray, PromptMode, Sample, Size, Tiles
 
 
 class SegmentationDataset(EpochDataset[Sample, tuple[PixelArray, MaskArray]]):
@@ -63,7 +64,7 @@ class SegmentationDataset(EpochDataset[Sample, tuple[PixelArray, MaskArray]]):
 
     def __getitem__(self, index: int) -> Sample:
         which, component = self._items[index]
-        image, truth = self.load(which)
+        image, truth = self._view(index, which)
         if component is not None:
             truth = components(truth)[component]
         name, mask = self.names[index], _shrink(truth, (image.shape[0], image.shape[1]))
@@ -79,6 +80,15 @@ class SegmentationDataset(EpochDataset[Sample, tuple[PixelArray, MaskArray]]):
         # What is drawn has no original frame: its truth is the target that is trained on.
         return _sample(name, image, mask, mask, kind, rng=rng)
 
+    @property
+    def collate(self) -> Callable[[Sequence[Sample]], Batch]:
+        """What makes batches of the samples."""
+        return Collate(self.image_size)
+
+    def _view(self, index: int, which: int) -> tuple[PixelArray, MaskArray]:
+        """Returns what a model sees of a picture for an item, and the mask of that."""
+        return self.load(which)
+
     @cached_property
     def names(self) -> list[str]:
         """The name of each item, without reading it: the stem, with `#1`, `#2`, ... for components."""
@@ -92,12 +102,16 @@ class SegmentationDataset(EpochDataset[Sample, tuple[PixelArray, MaskArray]]):
 
     def decode(self, which: int) -> tuple[PixelArray, MaskArray]:
         """Returns the image in the input frame, without padding, and the mask at the original size."""
+        image, mask = self._read(which)
+        return resize_longest(image, self.image_size), mask
+
+    def _read(self, which: int) -> tuple[PixelArray, MaskArray]:
         pair = self.pairs[which]
         image, mask = read_pixels(pair.image, self.pixels), read_mask(pair.mask)
         if image.shape[:2] != mask.shape:
             wanted, found = (f"{a.shape[1]} x {a.shape[0]}" for a in (image, mask))
             raise DataError(f"{pair.mask}: mask of {found} pixels, image of {wanted}; both must be equal")
-        return resize_longest(image, self.image_size), mask
+        return image, mask
 
     @cached_property
     def _items(self) -> list[tuple[int, int | None]]:
@@ -130,6 +144,46 @@ class SegmentationDataset(EpochDataset[Sample, tuple[PixelArray, MaskArray]]):
         return drawn if mask.any() else "none"
 
 
+class WholeMasks(SegmentationDataset):
+    """Pictures with their masks at their own size, for a model that answers them by tiles; without prompts."""
+
+    def __init__(self, pairs: Sequence[Pair], *, tiles: Tiles, **how: Any) -> None:
+        super().__init__(pairs, image_size=tiles.side, **how)
+        self.tiles = tiles
+
+    @property
+    def collate(self) -> Callable[[Sequence[Sample]], Batch]:
+        return CollateWhole(self.tiles)
+
+    def decode(self, which: int) -> tuple[PixelArray, MaskArray]:
+        """Returns the image and the mask at the original size."""
+        return self._read(which)
+
+
+class CropMasks(WholeMasks):
+    """Crops of a tile's size from pictures with their masks, in the input frame; see `crop_place`, `crop_items`."""
+
+    @property
+    def collate(self) -> Callable[[Sequence[Sample]], Batch]:
+        return Collate(self.image_size)
+
+    @cached_property
+    def _items(self) -> list[tuple[int, int | None]]:
+        return [(which, None) for which in crop_items(self.pairs, self.tiles)]
+
+    def _view(self, index: int, which: int) -> tuple[PixelArray, MaskArray]:
+        image, mask = self.load(which)
+        place = crop_place(mask, self.tiles, np.random.default_rng((self.seed, self.epoch, index, 1)))
+        return resize_longest(image[place], self.image_size, least=self.tiles.size), mask[place]
+
+
+def mask_dataset(tiles: Tiles | None, image_size: int, *, crops: bool = False) -> Callable[..., SegmentationDataset]:
+    """Returns what makes a dataset of pairs: of pictures in the input frame, or with tiles whole ones, or crops."""
+    if tiles is None:
+        return partial(SegmentationDataset, image_size=image_size)
+    return partial(CropMasks if crops else WholeMasks, tiles=tiles)
+
+
 def build_data(
     splits: Splits[Pair],
     options: LoaderOptions,
@@ -154,19 +208,22 @@ def build_data(
     Raises:
         DataError: no training image has an object to prompt for.
     """
-    dataset_of = partial(SegmentationDataset, image_size=image_size, seed=options.seed, pixels=pixels)
+    crops, whole = (
+        partial(mask_dataset(options.tiles, image_size, crops=cut), seed=options.seed, pixels=pixels)
+        for cut in (True, False)
+    )
     scored = options.scored(splits.train if score_empty else with_object(splits.train))
-    score = dataset_of(sorted(scored, key=lambda pair: pair.name), prompt=score_prompt)
-    train = dataset_of(splits.train, prompt=prompt, augment=augment, cache=options.cache)
+    score = crops(sorted(scored, key=lambda pair: pair.name), prompt=score_prompt)
+    train = crops(splits.train, prompt=prompt, augment=augment, cache=options.cache)
     if not len(score) or not len(train):
         raise DataError(
             f"no training image has a foreground to prompt for: all {len(splits.train)} masks are empty, such as "
             f"{splits.train[0].mask}; add images with an object"
         )
     asked = prompt if isinstance(prompt, str) else asked_of(prompt)
-    val = dataset_of(splits.val, prompt=asked, cache=options.cache)
-    test = dataset_of(splits.test, prompt=asked)
-    return build_loaders(splits, options, Collate(image_size), score=score, train=train, val=val, test=test)
+    val = whole(splits.val, prompt=asked, cache=options.cache)
+    test = whole(splits.test, prompt=asked)
+    return build_loaders(splits, options, train.collate, score=score, train=train, val=val, test=test)
 
 
 def _sample(

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from samtune.data.channels.read import read_pixels, shown
-from samtune.data.frames import Collate
 from samtune.data.pairs import Pair
 from samtune.models.backbone import Backbone
 from samtune.report.page import Picture, Section
@@ -95,7 +94,7 @@ def _cases(model: Backbone, dataset: SegmentationDataset, pairs: Sequence[Pair],
     images = {pair.name: pair.image for pair in pairs}
     for name in names:
         sample = dataset[numbers[name]]
-        batch = Collate(model.image_size)([sample]).to(model.device)
+        batch = dataset.collate([sample]).to(model.device)
         (prediction,) = predict_batch(model, batch, sizes_original=[sample.truth.shape])
         file = images[name if name in images else name.rpartition("#")[0]]
         image = shown(read_pixels(file, dataset.pixels))

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 
 from samtune.base.machine import pick_device
 from samtune.data.formats.table import FormatName, Source
-from samtune.data.frames import Collate
 from samtune.data.pair_splits import check_pairs
 from samtune.errors import ConfigError, DataError, unknown_name
 from samtune.files.description import Description
@@ -26,7 +25,7 @@ from samtune.files.merged import load_merged
 from samtune.metrics.table import DEFINITIONS, METRICS, POOLED_METRICS, PROBABILITY_METRICS
 from samtune.models.backbone import evaluation_mode
 from samtune.tasks.evaluate import Evaluation, measure_file
-from samtune.tasks.masks.dataset import SegmentationDataset
+from samtune.tasks.masks.dataset import mask_dataset
 from samtune.tasks.masks.report import DEFAULT_METRICS, EMPTY_METRICS, ROW_METRICS, SIZES, Report, Row
 from samtune.tasks.masks.splits import kind_of
 from samtune.tasks.pixels import pairs_to_measure
@@ -112,8 +111,8 @@ def evaluate_file(request: Evaluation) -> Report:
     kind = replace(kind_of(request.data, source), pixels=info.pixels, tuned=True)
     pairs, part = pairs_to_measure(request.data, request.split, kind)
     check_pairs(pairs, kind)
-    dataset = SegmentationDataset(pairs, image_size=info.image_size, prompt=info.prompt, pixels=info.pixels)
-    loader = DataLoader(dataset, batch_size=1, collate_fn=Collate(info.image_size))
+    dataset = mask_dataset(info.tiling, info.image_size)(pairs, prompt=info.prompt, pixels=info.pixels)
+    loader = DataLoader(dataset, batch_size=1, collate_fn=dataset.collate)
     measured = partial(evaluate, model, loader, metrics=(*DEFAULT_METRICS, *request.metrics), split=part)
     return measure_file(request, pairs, lambda step: measured(on_batch=step), part=part, batches=len(loader))
 

@@ -81,6 +81,7 @@ class Predictor:
             points_xy=points_xy,
             labels=labels,
             pixels=self.info.pixels,
+            tiles=self.info.tiling,
         )
 
 
@@ -98,6 +99,7 @@ def predict_files(request: Request) -> str:
     check_stack(request)
     refuse_grid(request)
     predictor = Predictor.from_file(request.checkpoint, device=request.device)
+    predictor.info = request.seen(predictor.info)
     if request.stack:
         return _predict_stacks(predictor, request)
     boxes, points = request.boxes_xyxy or None, request.points_xy or None

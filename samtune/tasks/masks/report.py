@@ -202,21 +202,22 @@ def compare_reports(a: Report, b: Report) -> dict[str, tuple[float, float, float
     return {name: paired_bootstrap(*both, images=a.images) for name, both in values.items()}
 
 
-def object_sides(pairs: Sequence[Pair], report: Report) -> list[float]:
-    """Returns the side of a mean object of each row with one, as a part of the longer side of its picture.
+def object_sides(pairs: Sequence[Pair], report: Report, *, tile: int | None = None) -> list[tuple[float, float]]:
+    """Returns the side of a mean object of each row with one, and that of what shows it, both in pixels.
 
     Args:
         pairs: at least those of the report's images.
+        tile: side of a tile; None where the longer side of a picture fills the input frame.
     """
     wanted = set(report.images)
     pairs = [pair for pair in pairs if pair.name in wanted]
     facts = dict(zip((pair.name for pair in pairs), mask_facts([pair.mask for pair in pairs]), strict=True))
-    sides = []
+    sides = list[tuple[float, float]]()
     for name, row in zip(report.images, report.rows, strict=True):
         found = facts[name]
         if row.truth_px and isinstance(found, MaskFacts):
             objects = found.components if row.name == name else 1  # with a prompt a row is an object
-            sides.append(math.sqrt(row.truth_px / objects) / max(found.width, found.height))
+            sides.append((math.sqrt(row.truth_px / objects), tile or max(found.width, found.height)))
     return sides
 
 

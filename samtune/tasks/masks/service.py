@@ -28,11 +28,23 @@ class MaskService(Service):
 
     def about(self) -> dict[str, Any]:
         info = self.predictor.info
-        told = ("task", "model", "image_size", "channels", "range", "prompt", "prompts", "threshold", "base_hash")
+        told = (
+            "task",
+            "model",
+            "image_size",
+            "channels",
+            "range",
+            "tiles",
+            "prompt",
+            "prompts",
+            "threshold",
+            "base_hash",
+        )
         parameters = sum(p.numel() for p in self.predictor.model.parameters())
         return {**{name: getattr(info, name) for name in told}, "parameters": parameters}
 
     def answer(self, image_hwc_uint8: ImageArray, values: Mapping[str, Any], warnings: list[str]) -> Answer:
         box, points = values.get("box") is not None, values.get("points") is not None
         advice = other_prompt(self.predictor, box=box, points=points)
-        return answer_prompt(self.predictor.model, image_hwc_uint8, values, warnings, advice=advice)
+        model, tiles = self.predictor.model, self.predictor.info.tiling
+        return answer_prompt(model, image_hwc_uint8, values, warnings, tiles=tiles, advice=advice)

@@ -25,7 +25,7 @@ from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.binary import read_mask
 from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.masks.config import Data, SegmentationConfig
-from samtune.tasks.masks.dataset import SegmentationDataset, build_data
+from samtune.tasks.masks.dataset import SegmentationDataset, build_data, mask_dataset
 from samtune.tasks.masks.draw import gallery_sections
 from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
 from samtune.tasks.masks.evaluate import MaskDescription, evaluate, evaluate_file
@@ -80,7 +80,7 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         by_task = needs is not None and needs.loss == "task"
         loaders = build_data(
             splits if data.shots is None else splits.with_few(data.shots, config.run.seed),
-            self.loader_options(),
+            self.tiled_options(model),
             image_size=model.image_size,
             prompt=data.shares if data.prompt == "mixed" else data.prompt,
             augment=data.augment,
@@ -145,9 +145,9 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
 
     def _with_kept(self, report: Report, model: nn.Module, loaders: Loaders) -> Report:
         assert isinstance(model, Backbone)
-        count, side = self.config.eval.prompts, model.image_size
+        count, side, tiles = self.config.eval.prompts, model.image_size, self.tiling(model)
         pairs = spread(with_object(loaders.splits.val), count)
-        objects = object_batches(SegmentationDataset(pairs, image_size=side, pixels=self.pixels), side)
+        objects = object_batches(mask_dataset(tiles, side)(pairs, pixels=self.pixels), side, tiles)
         kept = measure_kept(model, objects, pictures=count, unprompted=True)
         return replace(report, kept=kept, definition=report.definition | {"prompts": DEFINITION})
 
@@ -156,6 +156,7 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
     ) -> MaskDescription:
         data = self.config.data
         own: Any = {"data_format": data.format, "categories": data.categories, "range": data.range}
+        own["tiles"] = self.tile_sides
         if len(data.shares) > 1:
             own["prompts"] = tuple(data.shares)
         return MaskDescription.of(model, base_hash=base_hash, additions=additions, prompt=data.asked, **own)
@@ -167,11 +168,12 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         return [f"of the decoder, {count:,} parameters serve other mask tokens than 0 and get no gradient"]
 
     def remarks(self, model: Backbone, loaders: Loaders, report: Any, before: AnyReport | None) -> list[str]:
-        sides = object_sides(getattr(loaders.splits, report.split), report)
-        mixed = self.config.data.prompt == "mixed"
+        data = self.config.data
+        objects = object_sides(getattr(loaders.splits, report.split), report, tile=data.tiles.size)
+        mixed = data.prompt == "mixed"
         remedy = "Larger shares of them in data.mix keep them." if mixed else "data.prompt=mixed keeps them."
         return [
-            *too_small(sides, image_size=model.image_size),
+            *too_small(objects, image_size=model.image_size, tiled=data.asked == "none"),
             *lost(report.kept, {} if before is None else before.kept, remedy),
         ]
 

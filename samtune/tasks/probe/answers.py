@@ -4,7 +4,8 @@ The prompts come from the true objects, and a further click is set where a perso
 error.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import cv2
@@ -12,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samtune.data.frames import Collate
 from samtune.metrics.overlap import dice
 from samtune.models.backbone import Backbone
 from samtune.tasks.pixels import to_original
+from samtune.tasks.probe.parts import boxes_of, part_around
 from samtune.tasks.prompts import box_of, point_in
-from samtune.types import Answering, Batch, MaskArray, Prompts
+from samtune.types import Answering, Batch, MaskArray, Prompts, Tiles
 
 KINDS = {"box": "its box", "point": "a click in its middle", "points3": "that click and two in the largest errors"}
 MOST = 32  # objects of an image, spread over its numbers
@@ -31,12 +34,16 @@ Dice = Mapping[str, float]
 def prompted_dice(model: Backbone, batch: Batch, *, most: int = MOST) -> list[tuple[int, Dice]]:
     """Returns for each item of a batch with truths how many of its objects were asked for, and their mean Dice.
 
-    Objects of which no pixel is left in the input frame are not asked for.
+    Objects of which no pixel is left in the input frame are not asked for. With tiles, each is asked for in the part
+    of the picture that shows it best, see `part_around`.
 
     Args:
         model: in evaluation mode; the batch is on its device, and its masks and truths are maps of objects.
         most: objects of an image, spread over its numbers.
     """
+    if batch.tiles is not None:
+        parts = (part.to(model.device) for part in _single_objects(batch, batch.tiles, most))
+        return [_joined([dice_by_prompt(model.answering(part), part, 1) for part in parts])]
     return [dice_by_prompt(model.answering(one), one, most) for one in batch.split(1)]
 
 
@@ -75,6 +82,22 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     """Returns at most so many of the items, spread over them."""
     places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return [items[place] for place in np.unique(places).tolist()]
+
+
+def _single_objects(batch: Batch, tiles: Tiles, most: int) -> Iterator[Batch]:
+    """Yields the parts around objects of the large picture of a batch, each with the map of this object alone."""
+    image, labels = batch.images[0].permute(1, 2, 0).cpu().numpy(), batch.truths[0]
+    boxes = boxes_of(labels)
+    for number in spread(list(boxes), most):
+        part = part_around(batch.names[0], image, labels, boxes[number], tiles)
+        mask, truth = part.mask * (part.mask == number), part.truth * (part.truth == number)
+        yield Collate(tiles.side)([replace(part, mask=mask, truth=truth)])
+
+
+def _joined(found: Sequence[tuple[int, Dice]]) -> tuple[int, Dice]:
+    """Returns the number of all objects and their mean Dice, of those of one each, or none."""
+    each = [by_kind for count, by_kind in found if count]
+    return len(each), {kind: float(np.mean([one[kind] for one in each])) for kind in (KINDS if each else ())}
 
 
 def _answers(answer: Answering, masks: Sequence[MaskArray], device: torch.device, side: int) -> dict[str, Tensor]:

@@ -18,9 +18,10 @@ from samtune.models.backbone import Backbone, evaluation_mode
 from samtune.report.page import Section, Table, percent
 from samtune.tasks.pixels import to_original
 from samtune.tasks.probe.answers import KINDS, dice_by_prompt
+from samtune.tasks.probe.parts import boxes_of, part_around
 from samtune.tasks.probe.scenes import SCENES, scene_batches
 from samtune.tasks.prompts import numbered_components
-from samtune.types import Batch, Sample
+from samtune.types import Batch, Sample, Tiles
 
 ReportT = TypeVar("ReportT", bound=AnyReport)
 NONE = "none"
@@ -32,7 +33,8 @@ FALL, KNOWN = 0.1, 0.5
 DEFINITION = (
     f"Mean Dice before and after tuning, in the input frame: over objects, at most {OBJECTS} of a picture, by box, one "
     "click, and that click with two in the largest errors; over pictures of the whole foreground without a prompt. Of "
-    f"pictures of val, spread over it, and of at most {SCENES} generated scenes, eval.prompts of each at most. The "
+    f"pictures of val, spread over it, and of at most {SCENES} generated scenes, eval.prompts of each at most; with "
+    "data.tiles a picture of val is a part of one, as large as a tile, around one of its objects. The "
     "prompts come from the true objects: with those of a person the numbers would be lower."
 )
 
@@ -51,15 +53,25 @@ def measure_kept(model: Backbone, val: Iterable[Batch], *, pictures: int, unprom
     return {place: found for place, found in measured.items() if found}
 
 
-def object_batches(dataset: Dataset[Sample], side: int) -> Iterator[Batch]:
+def object_batches(dataset: Dataset[Sample], side: int, tiles: Tiles | None = None) -> Iterator[Batch]:
     """Yields the pictures of a dataset of masks or maps of objects for `measure_kept`, in the frame of S = `side`.
 
     The objects of a mask are its `components`.
+
+    Args:
+        tiles: how the model sees pictures, which are whole in the dataset: in place of each, the part around the object
+            in the middle of its numbers is given; none of a picture without an object.
     """
     for index in range(len(dataset)):  # type: ignore[arg-type]
         sample = dataset[index]
         mask = sample.mask.numpy()
         labels = numbered_components(mask) if mask.dtype == np.bool_ else mask
+        if tiles is not None:
+            if not (boxes := list(boxes_of(labels).values())):
+                continue
+            image = sample.image.permute(1, 2, 0).numpy()
+            sample = part_around(sample.name, image, labels, boxes[len(boxes) // 2], tiles)
+            labels = sample.mask.numpy()
         yield Collate(side)([replace(sample, mask=torch.from_numpy(labels), truth=labels)])
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from samtune.base.figures import ACCENT, INK, new_axes
 from samtune.data.channels.read import read_pixels, shown
 from samtune.data.formats.index_pictures import distinct_colours
-from samtune.data.frames import Collate
 from samtune.data.maps import MapDataset
 from samtune.models.backbone import Backbone
 from samtune.report.confusion import draw_confusion, short_name
@@ -106,7 +105,7 @@ def _rows(
     numbers = {pair.name: number for number, pair in enumerate(dataset.pairs)}
     for name in names:
         sample = dataset[numbers[name]]
-        batch = Collate(model.image_size)([sample]).to(model.device)
+        batch = dataset.collate([sample]).to(model.device)
         (found,) = predict_maps(model, batch, sizes_original=[sample.truth.shape])
         image = shown(read_pixels(dataset.pairs[numbers[name]].image, dataset.pixels))
         yield name, map_row(image, sample.truth, found.places, classes)

@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 
 from samtune.base.machine import pick_device
 from samtune.data.formats.table import FormatName, Source
-from samtune.data.frames import Collate
-from samtune.data.maps import MapDataset
+from samtune.data.maps import map_dataset
 from samtune.data.pair_splits import check_pairs
 from samtune.errors import ConfigError, DataError
 from samtune.files.description import Description
@@ -29,6 +28,7 @@ from samtune.tasks.pixels import low_logits, pairs_to_measure, to_original
 from samtune.tasks.semantic.maps import ClassTable
 from samtune.tasks.semantic.report import MAP_DEFINITIONS, MapReport, MapRow
 from samtune.tasks.semantic.splits import kind_of
+from samtune.tasks.tiles.blend import Bands, blended
 from samtune.types import IGNORE, Batch, ClassMap, Size
 
 Floats = np.ndarray[tuple[int, int], np.dtype[np.float32]]
@@ -90,9 +90,20 @@ def predict_maps(
     Raises:
         NonFiniteError: the logits of an image are not finite; the message names it.
     """
+    if batch.tiles is not None:
+        return [_by_tiles(blended(model, batch, autocast_dtype), sizes_original[0])]
     side = batch.images.shape[-1]
     items = zip(low_logits(model, batch, autocast_dtype), batch.sizes_input, sizes_original, strict=True)
     return [_map_of(low, side, size_input, size) for low, size_input, size in items]
+
+
+def _by_tiles(bands: Bands, size: Size) -> MapPrediction:
+    """Goes band by band, so that the logits of a large picture are never there at once."""
+    places, confidence = np.zeros(size, dtype=np.uint8), np.zeros(size, dtype=np.float32)
+    for rows, logits in bands:
+        places[rows] = logits.argmax(axis=0)
+        confidence[rows] = np.exp(logits.max(axis=0) - np.logaddexp.reduce(logits, axis=0))
+    return MapPrediction(places, confidence)
 
 
 def _map_of(low: Tensor, side: int, size_input: Size, size: Size) -> MapPrediction:
@@ -156,8 +167,7 @@ def evaluate_map_file(request: Evaluation) -> MapReport:
     kind = kind_of(request.data, names, table.ignore, trains=False, source=source, pixels=info.pixels)
     pairs, part = pairs_to_measure(request.data, request.split, kind)
     check_pairs(pairs, kind)
-    how: Any = {"outside": IGNORE, "image_size": info.image_size, "pixels": info.pixels}
-    dataset = MapDataset(pairs, table.places, **how)
-    loader = DataLoader(dataset, batch_size=1, collate_fn=Collate(info.image_size))
+    dataset = map_dataset(info.tiling, info.image_size)(pairs, table.places, outside=IGNORE, pixels=info.pixels)
+    loader = DataLoader(dataset, batch_size=1, collate_fn=dataset.collate)
     measured = partial(evaluate_maps, model, loader, classes=info.classes, split=part)
     return measure_file(request, pairs, lambda step: measured(advance=step), part=part, batches=len(loader))

@@ -64,7 +64,8 @@ class MapPredictor:
             DataError: not such an image.
             NonFiniteError: the model returns NaN or infinity.
         """
-        batch = batch_of_one(image_hwc_uint8, self.model.image_size, torch.uint8, self.info.pixels)
+        info = self.info
+        batch = batch_of_one(image_hwc_uint8, self.model.image_size, torch.uint8, info.pixels, info.tiling)
         (found,) = predict_maps(self.model, batch.to(self.model.device), sizes_original=[batch.truths[0].shape])
         return found
 
@@ -72,8 +73,9 @@ class MapPredictor:
         self, image_hwc_uint8: PixelArray, *, boxes_xyxy: ArrayLike | None = None, points_xy: ArrayLike | None = None
     ) -> Prediction:
         """Predicts the mask of a prompted object, by Segment Anything's own tokens; see `predict_prompted`."""
-        how: Any = {"boxes_xyxy": boxes_xyxy, "points_xy": points_xy, "pixels": self.info.pixels}
-        return predict_prompted(self.model, image_hwc_uint8, **how)
+        prompt: Any = {"boxes_xyxy": boxes_xyxy, "points_xy": points_xy}
+        how: Any = {"pixels": self.info.pixels, "tiles": self.info.tiling}
+        return predict_prompted(self.model, image_hwc_uint8, **prompt, **how)
 
 
 def predict_map_files(request: Request) -> str:
@@ -89,6 +91,7 @@ def predict_map_files(request: Request) -> str:
     refuse_grid(request)
     form = checked_format(request, SUFFIXES)
     predictor = MapPredictor.from_file(request.checkpoint, device=request.device)
+    predictor.info = request.seen(predictor.info)
     images, written = find_images(request.paths), request.out
     if form in SUFFIXES:
         targets = targets_of(images, request.out, SUFFIXES[form])
@@ -97,7 +100,7 @@ def predict_map_files(request: Request) -> str:
     if request.stack:
         return _predict_stacks(predictor, request, targets)
     if request.boxes_xyxy or request.points_xy:
-        return segment_files(predictor.model, request, targets, predictor.info.pixels)
+        return segment_files(predictor.model, request, targets, predictor.info.pixels, predictor.info.tiling)
 
     def answer(path: Path) -> Annotated | None:
         image = read_pixels(path, predictor.info.pixels)

@@ -38,7 +38,7 @@ class MapService(Service):
     def about(self) -> dict[str, Any]:
         info = self.predictor.info
         return {
-            **{key: getattr(info, key) for key in ("task", "model", "image_size", "channels", "range")},
+            **{key: getattr(info, key) for key in ("task", "model", "image_size", "channels", "range", "tiles")},
             "prompt": "none",
             "classes": [
                 {"name": name, "value": value, "colour": colour}
@@ -52,7 +52,8 @@ class MapService(Service):
 
     def answer(self, image_hwc_uint8: ImageArray, values: Mapping[str, Any], warnings: list[str]) -> Answer:
         if values.get("box") is not None or values.get("points") is not None or values.get("labels") is not None:
-            return answer_prompt(self.predictor.model, image_hwc_uint8, values, warnings)
+            model, tiles = self.predictor.model, self.predictor.info.tiling
+            return answer_prompt(model, image_hwc_uint8, values, warnings, tiles=tiles)
         found, table = self.predictor.predict(image_hwc_uint8), self.predictor.table
         if values.get("format") != "json":
             headers = {"X-Samtune-Kind": "classes", "X-Samtune-Score": f"{float(np.mean(found.confidence)):.6f}"}

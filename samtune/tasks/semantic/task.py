@@ -68,7 +68,7 @@ class SemanticTask(PixelTask[SemanticConfig]):
         model = build_model(name, checkpoint=self.checkpoint(), image_size=size, **added)
         how: Any = {"image_size": model.image_size, "augment": data.augment, "pixels": self.pixels}
         few = splits if data.shots is None else splits.with_few(data.shots, config.run.seed)
-        return model, build_map_data(few, self.loader_options(), splits.table.places, outside=IGNORE, **how)
+        return model, build_map_data(few, self.tiled_options(model), splits.table.places, outside=IGNORE, **how)
 
     def skeleton(self) -> Backbone:
         model = self.config.model
@@ -119,6 +119,7 @@ class SemanticTask(PixelTask[SemanticConfig]):
         own = {"classes": table.names, "values": table.values, "ignore_index": table.ignore}
         data = self.config.data
         own |= {"data_format": data.format, "categories": data.categories, "range": data.range}
+        own |= {"tiles": self.tile_sides}
         return MapDescription.of(model, base_hash=base_hash, additions=additions, **own)
 
     def draw(self, model: Backbone, loaders: Loaders, report: Any, folder: Path) -> Pages:

@@ -85,11 +85,19 @@ def test_train_and_val_that_part_ways_are_told(
         assert "after epoch 3 mDice on val fell from 0.800 to 0.650" in lines[0] and "0.333 to 0.125" in lines[0]
 
 
-def test_objects_below_the_grid_name_the_frame_that_would_do() -> None:
-    assert too_small([0.08, 0.1, 0.2], image_size=256) == []
-    (line,) = too_small([0.03, 0.03, 0.5], image_size=256)  # 1.9 cells
-    assert "1.9 x 1.9 of the 64 x 64 cells" in line and "model.image_size=544 would do" in line
-    assert too_small([0.03, 0.03, 0.5], image_size=544) == []
-    (line,) = too_small([0.003], image_size=256)
-    assert "cut the pictures into tiles" in line
-    assert too_small([], image_size=256) == []
+def test_objects_below_the_grid_name_the_frame_and_the_tile_that_would_do() -> None:
+    def told(*sides: float, image_size: int, tiled: bool = True) -> list[str]:
+        return too_small([(1000 * side, 1000) for side in sides], image_size=image_size, tiled=tiled)
+
+    assert told(0.08, 0.1, 0.2, image_size=256) == []
+    (line,) = told(0.03, 0.03, 0.5, image_size=256)  # 1.9 cells
+    assert "1.9 x 1.9 of the 64 x 64 cells" in line
+    assert "model.image_size=544 or data.tiles.size=480 would do" in line  # 30 of 480 px are 4.0 cells
+    (line,) = told(0.03, 0.03, 0.5, image_size=256, tiled=False)
+    assert "model.image_size=544 would do" in line and "tiles" not in line
+    assert told(0.03, 0.03, 0.5, image_size=544) == []
+    assert told(image_size=256) == []
+    (line,) = too_small([(10, 5000)], image_size=256)
+    assert line.endswith("Dice: data.tiles.size=160 would do.")
+    (line,) = too_small([(2, 5000)], image_size=256)
+    assert "no model.image_size would do (up to 4096)" in line and "tiles" not in line

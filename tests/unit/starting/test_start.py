@@ -226,6 +226,15 @@ def test_small_objects_get_a_larger_frame() -> None:
     assert chosen(found_of())["model.image_size"].value == 256
 
 
+def test_small_objects_of_large_pictures_may_get_tiles() -> None:
+    large = Pictures(sizes=[(4000, 3000)] * 100, channels={}, formats={}, same=0, near=0)
+    setting = chosen(found_of(sides=[0.01] * 9, pictures=large))["data.tiles"]
+    assert setting.off and setting.value == {"size": 1280}  # 40 px are 4 cells of 128, at the 512 px that a CPU gets
+    assert "4 cells" in setting.why
+    assert "data.tiles" not in chosen(found_of(sides=[0.1] * 9, pictures=large))
+    assert "data.tiles" not in chosen(found_of(sides=[0.0003] * 9, pictures=large))  # no tile would do
+
+
 def test_batch_and_epochs_follow_from_machine_and_number() -> None:
     many = chosen(found_of(parts={"train": 720, "val": 100, "test": 80}))
     assert many["train.epochs"].value == 4  # 8 min of 0.15 s are 4.4 epochs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 from torch import Tensor
 from toy import toy_model
 
+from samtune.data.frames import CollateWhole
 from samtune.models.sam.model import SamModel
 from samtune.models.table import build_model
 from samtune.tasks.masks.report import Report, Row
 from samtune.tasks.probe.answers import prompted_dice, spread
 from samtune.tasks.probe.kept import kept_sections, lost, measure_kept, object_batches
 from samtune.tasks.probe.scenes import scene_batches
-from samtune.types import Answering, Batch, Prompts, Sample
+from samtune.types import Answering, Batch, Prompts, Sample, Tiles
 
 SIDE = 64
 
@@ -101,6 +103,27 @@ def test_an_object_of_one_pixel_is_asked_for() -> None:
     model: Any = Perfect()
     found = measure_kept(model, [batch_of(squares((5, 50), size=1))], pictures=0, unprompted=True)
     assert found["val"]["box"] == 1.0 and found["val"]["points3"] == 1.0
+
+
+def test_of_a_large_picture_a_part_is_asked_for_as_large_as_a_tile() -> None:
+    tiles, large = Tiles(SIDE, 16, SIDE), np.zeros((150, 200), dtype=np.int32)
+    for number, (y, x) in enumerate([(5, 5), (70, 90), (75, 110), (140, 180)], start=1):
+        large[y : y + 8, x : x + 8] = number
+    image = torch.from_numpy(np.stack([large.astype(np.uint8) * 20] * 3))
+    sample = Sample("a", image, torch.from_numpy(large), large)
+    empty = Sample("b", image, torch.zeros(150, 200, dtype=torch.bool), large > 9)
+    batches = list(object_batches([sample, empty], SIDE, tiles))  # type: ignore[arg-type]
+    assert [batch.names for batch in batches] == [("a",)] and batches[0].tiles is None
+    labels = batches[0].truths[0]
+    assert labels.shape == (SIDE, SIDE) and set(np.unique(labels)) == {0, 2, 3}
+    np.testing.assert_array_equal(batches[0].images[0, 0], labels * 20)
+    assert (labels == 3).sum() == 64 and abs(np.argwhere(labels == 3).mean() - 31.5) <= 1  # in the middle
+    model: Any = Perfect()
+    assert measure_kept(model, batches, pictures=0, unprompted=True)["val"]["none"] == 1.0
+    whole = CollateWhole(tiles)([sample])
+    assert prompted_dice(model, whole)[0][0] == 4
+    assert prompted_dice(model, whole, most=2)[0][1]["box"] == 1.0
+    assert prompted_dice(model, CollateWhole(tiles)([replace(sample, truth=large * 0)])) == [(0, {})]
 
 
 def test_masks_become_objects_in_the_input_frame() -> None:

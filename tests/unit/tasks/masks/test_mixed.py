@@ -18,7 +18,7 @@ from samtune.errors import ConfigError
 from samtune.models.table import build_model
 from samtune.run.settings import load_config
 from samtune.tasks.masks.dataset import SegmentationDataset, build_data
-from samtune.tasks.masks.mixed import ByPrompt
+from samtune.tasks.masks.mixed import ByPrompt, by_prompt
 from samtune.tasks.masks.splits import resolve_split
 from samtune.types import Batch
 
@@ -79,7 +79,7 @@ def test_a_batch_is_taken_apart_by_kind(pairs: list[Any]) -> None:
     batch = batch_of(pairs)
     assert batch.prompts is not None and batch.prompts.boxes_input is not None
     assert batch.prompts.boxes_input[:, 0].isnan().tolist() == [True, False, True, True, False, True, True]
-    parts = batch.by_prompt()
+    parts = by_prompt(batch)
     assert [places.tolist() for places, _ in parts] == [[0, 3, 6], [1, 4], [2, 5]]
     (_, none), (_, boxed), (_, clicked) = parts
     assert none.prompts is None and none.names == tuple(batch.names[i] for i in (0, 3, 6))
@@ -88,7 +88,7 @@ def test_a_batch_is_taken_apart_by_kind(pairs: list[Any]) -> None:
     assert clicked.prompts is not None and clicked.prompts.boxes_input is None
     assert clicked.prompts.labels is not None and (clicked.prompts.labels == 1).all()
     assert torch.equal(clicked.images, batch.images[[2, 5]]) and torch.equal(clicked.masks, batch.masks[[2, 5]])
-    for place, (places, part) in enumerate([*boxed.by_prompt(), *none.by_prompt()]):
+    for place, (places, part) in enumerate([*by_prompt(boxed), *by_prompt(none)]):
         assert part is (boxed, none)[place] and places.tolist() == list(range(len(part)))
     assert [len(part) for part in batch.split(3)] == [3, 3, 1]
 
@@ -101,7 +101,7 @@ def test_each_item_is_answered_as_if_it_was_asked_alone(pairs: list[Any]) -> Non
     with torch.no_grad():
         whole = ByPrompt(model)(batch)
         for place, one in enumerate(batch.split(1)):
-            (_, alone) = one.by_prompt()[0]
+            (_, alone) = by_prompt(one)[0]
             torch.testing.assert_close(whole[place : place + 1], model(alone), atol=1e-5, rtol=1e-4)
     assert not whole.isnan().any()
 
@@ -115,7 +115,7 @@ def test_one_kind_is_one_pass(pairs: list[Any]) -> None:
             return torch.zeros(len(batch), 1, 16, 16)
 
     model = Counted()
-    (_, none), (_, boxed), _ = batch_of(pairs).by_prompt()
+    (_, none), (_, boxed), _ = by_prompt(batch_of(pairs))
     network = ByPrompt(model)
     network(none)
     network(boxed)
