@@ -127,6 +127,10 @@ def test_cutting_out() -> None:
     mask[2:4, 5:8] = True
     place, part = cut_out(mask)
     assert place == (slice(2, 4), slice(5, 8)) and part.all() and part.base is None
+    tile, there = np.zeros((20, 30), dtype=bool), slice(10, 19)
+    place, part = cut_out(mask, corner=(10, 20))
+    tile[place] |= part
+    np.testing.assert_array_equal(tile[there, 20:29], mask[:9, :9])
     place, part = cut_out(np.zeros((9, 9), dtype=bool))
     assert part.size == 0 and mask[place].size == 0
 

@@ -75,6 +75,14 @@ def test_the_masks_of_a_picture_become_its_map(tmp_path: Path, write: Write) -> 
     assert not SegmentationTask.recognises(data) or write is by_folder
 
 
+def test_a_picture_for_tiles_is_not_decoded_for_the_size_of_its_map(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "data", "a", apart(discs()))
+    monkeypatch.setattr("samtune.data.pictures.MAX_PIXELS", 9)
+    assert read(tmp_path / "data")["a"].shape == discs().shape
+
+
 def test_parts(tmp_path: Path, write: Write) -> None:
     for part, count in (("train", 4), ("val", 2), ("test", 2)):
         for number in range(count):

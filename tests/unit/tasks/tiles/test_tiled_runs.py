@@ -59,7 +59,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
             for number in range(count):
                 write_object_map(place / "data" / part, f"{part}{number}", mosaic(3, 3))
         torch.save(build_model("toy").net.state_dict(), place / "base.pth")
-        rest = ("train.epochs=2", "train.validate_every=2", "data.dir=data", "data.tiles={size: 64, overlap: 16}")
+        rest = (
+            "train.epochs=2",
+            "train.validate_every=2",
+            "data.dir=data",
+            "data.tiles={size: 64, overlap: 16}",
+            "eval.prompts=2",
+        )
         assert run("finetune", "--config", "instances.yaml", *SET, *rest, "--run-dir", "run") == 0
         yield place
 
