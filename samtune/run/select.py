@@ -22,12 +22,15 @@ from samtune.models.backbone import Backbone
 from samtune.run.checkpoints.keep import ScoreKeeper
 from samtune.run.prepare import Job
 from samtune.scoring.file import check_scores_file, load_scores, save_scores
-from samtune.scoring.score import ScoreLoss, hash_batches, mean_loss, score
+from samtune.scoring.score import ScoreLoss, hash_batches, mean_loss, score, score_inputs
 from samtune.selection import Needs, Selection, check_selection, load_selection, select
 from samtune.tuning import Counts, count, count_by_block
 from samtune.types import AnyBatch, Scores
 
 logger = logging.getLogger(__name__)
+
+INPUTS = "mean input"
+"""What a score file of forward passes has in the place of a loss."""
 
 
 def select_parameters(
@@ -88,7 +91,7 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
     """Returns the selection and writes a page on it: where its entries lie, how far they are noise or chance of a draw.
 
     Costs four passes over the scoring images: the selection's own, one with another seed where the loss draws by it,
-    and one on two halves for each seed. `against` is another selection to compare with.
+    and one on two halves for each seed. Scores of inputs have no noise. `against` is another selection to compare with.
 
     Raises:
         CheckpointError: `against` does not fit the model.
@@ -100,7 +103,7 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
         selection = select_parameters(job)
     else:
         source = _smallest_subset(job, needs)
-        scores = scores_of(job, replace(needs, squares=True), source)
+        scores = scores_of(job, replace(needs, squares=needs.of == "gradients"), source)
         selection = selection_from(job, scores)
         steady = _stability(job, needs, source, scores)
     save_selection_report(
@@ -108,7 +111,7 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
         title=job.config.run.name,
         distribution=distribution(job.model, selection),
         overlap=None if against is None else overlap(job.model, selection, against),
-        noise=None if scores is None or scores.batches < 2 else noise(job.model, scores, selection),
+        noise=noise(job.model, scores, selection) if scores and scores.squares and scores.batches > 1 else None,
         stability=steady,
         counts=count(job.model, selection).to_json(),
         provenance=selection.provenance,
@@ -125,27 +128,14 @@ def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability
     seed = job.config.run.seed
     seeds = (seed, seed + 1) if needs.loss == "contrastive" and job.task.contrast_draws else (seed,)
     passes = 2 * len(seeds) - 1
-    with console.progress("score again", passes * len(source if needs.per == "batch" else source.dataset)) as advance:
-
-        def loss_of(draw: int) -> ScoreLoss:
-            loss = job.task.scoring_loss(needs, draw)[0]
-
-            def told(model: Any, batch: Any) -> Any:
-                value = loss(model, batch)
-                advance()
-                return value
-
-            return told
-
+    with console.progress("score again", passes * len(source)) as advance:
         return stability(
             job.model,
             source,
-            loss_of=loss_of,
+            scored=lambda images, draw: _score(job, needs, _counted(images, advance), seed=draw),
             choose=lambda found: selection_from(job, found),
             seeds=seeds,
             first=scores,
-            per=needs.per,
-            squares=needs.squares,
         )
 
 
@@ -155,10 +145,10 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, keeper: ScoreKeeper |
     With `batches` to score on instead of the job's own, nothing is read or written.
     """
     config = job.config.score
-    loss, said = job.task.scoring_loss(needs, job.config.run.seed)
     source, file = (_smallest_subset(job, needs), config.file) if batches is None else (batches, None)
     if file is not None and job.share.of_first(file.is_file()):
         scores = load_scores(file)
+        said = _loss_of(job, needs, job.config.run.seed)[1]
         wanted = {"base_hash": job.base_hash, "loss": said, "images_hash": hash_batches(source)}
         check_scores_file(scores, per=needs.per, squares=needs.squares, **wanted)
         logger.info("scores of %d passes read from %s", scores.batches, file)
@@ -167,13 +157,26 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, keeper: ScoreKeeper |
         with disk_errors(file.parent):  # now, not after the pass
             file.parent.mkdir(parents=True, exist_ok=True)
     with console.progress("score", len(source)) as advance:
-        batches = _counted(source, advance)
-        options: Any = {"per": needs.per, "squares": needs.squares, "keeper": keeper, "share": job.share}
-        found = score(job.model, batches, loss, **options)
-    scores = replace(found, loss=said, base_hash=job.base_hash)
+        ours: Any = {"keeper": keeper, "share": job.share}
+        scores = _score(job, needs, _counted(source, advance), seed=job.config.run.seed, **ours)
     if file is not None and job.share.first:
         save_scores(scores, file)
     return scores
+
+
+def _score(job: Job, needs: Needs, batches: Any, *, seed: int, **kept: Any) -> Scores:
+    """Runs a scoring pass, of a loss drawn by a seed, and says what it was of."""
+    loss, said = _loss_of(job, needs, seed)
+    if loss is None:
+        found = score_inputs(job.model, batches, **kept)
+    else:
+        found = score(job.model, batches, loss, per=needs.per, squares=needs.squares, **kept)
+    return replace(found, loss=said, base_hash=job.base_hash)
+
+
+def _loss_of(job: Job, needs: Needs, seed: int) -> tuple[ScoreLoss | None, str]:
+    """Returns the loss of a pass, None for forward passes alone, and the text of all that its scores depend on."""
+    return (None, INPUTS) if needs.of == "inputs" else job.task.scoring_loss(needs, seed)
 
 
 def announce(job: Job, selection: Selection) -> Counts:
