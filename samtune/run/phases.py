@@ -1,9 +1,11 @@
 """The phases of a run that may be done already, when it goes on: each is read back, or done and kept."""
 
 import logging
+import time
 from itertools import takewhile
 from pathlib import Path
 
+from samtune.base.machine import forget_peak, peak_mib
 from samtune.base.signals import deferred
 from samtune.base.tracking import RunLog
 from samtune.base.tracking.sync import read_history
@@ -42,7 +44,7 @@ def open_log(job: Job, folder: Path, keeper: RunKeeper) -> RunLog:
     every = read_history(file) if file.is_file() else []
     earlier = every[: keeper.events]
     if keeper.start is None:
-        earlier = list(takewhile(lambda event: event["split"] == "before", every))
+        earlier = list(takewhile(lambda event: event["split"] in ("before", "select"), every))
     elif keeper.start.progress.finished:  # what it took is known to the process that made the steps
         earlier += [event for event in every[keeper.events :] if event["split"] == "fit"]
     params = job.config.model_dump(mode="json")
@@ -69,8 +71,11 @@ def measure_before(job: Job, folder: Path, log: RunLog) -> AnyReport | None:
     return before
 
 
-def selection_of(job: Job, folder: Path) -> Selection:
+def selection_of(job: Job, folder: Path, log: RunLog | None = None) -> Selection:
     """Returns the selection of a run: the one that it has, else a new one, written to it.
+
+    Args:
+        log: is told what selecting took, with the scoring pass that it needs.
 
     Raises:
         CheckpointError: it is damaged, or of another base.
@@ -83,8 +88,10 @@ def selection_of(job: Job, folder: Path) -> Selection:
         check_selection(selection, job.model)
         logger.info("%s: selected before", file)
         return selection
+    loaded, began = forget_peak(job.model.device), time.monotonic()
     if job.share.count > 1:
         selection = select_parameters(job)  # each process has a part of the sums: there is nothing to keep
+        _tell_cost(log, job, time.monotonic() - began, loaded)
         if job.share.first:
             save_selection(selection, file, shapes_of(job.model))
         job.share.of_first(None)  # the others read it when it is there
@@ -97,6 +104,19 @@ def selection_of(job: Job, folder: Path) -> Selection:
         except Exception:
             stop.end()  # a signal to all processes of a group may be what made it fail
             raise
+        _tell_cost(log, job, keeper.seconds, loaded)  # first: what has a selection is not selected again
         save_selection(selection, file, shapes_of(job.model))
         stop.end()
     return selection
+
+
+def _tell_cost(log: RunLog | None, job: Job, seconds: float, loaded: float) -> None:
+    """Logs what selecting took, once; of a selection that was read there is nothing to tell.
+
+    Args:
+        loaded: MiB in use before it.
+    """
+    if log is None or job.config.select.file is not None or any(e["split"] == "select" for e in log.history):
+        return
+    memory = max(0.0, peak_mib(job.model.device) - loaded)
+    log.event({"split": "select", "step": 0, "seconds": seconds, "memory_mib": memory})

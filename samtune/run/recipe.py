@@ -111,7 +111,7 @@ def _run(job: Job, folder: Path, command: str) -> RunResult:
     keeper = open_keeper(job, folder)
     with open_log(job, folder, keeper) as log:
         before = measure_before(job, folder, log)
-        selection = selection_of(job, folder)
+        selection = selection_of(job, folder, log)
         counts = announce(job, selection)
         try:
             with keeper.training(folder / SELECTION, lambda: len(log.history)):
