@@ -214,6 +214,7 @@ class Scores:
         images_hash: SHA-256 over the pixels and targets, in order.
         squares: parameter name -> sum of the squared gradients; None unless asked for.
         loss: the loss with its options, as text; empty where nobody said, as `base_hash`, the weights' `state_hash`.
+        seconds, memory_mib: what the pass took, and how far it raised the memory in use; None where nobody measured.
     """
 
     sums: dict[str, Tensor]
@@ -225,6 +226,8 @@ class Scores:
     loss: str = ""
     base_hash: str = ""
     of: Summed = "gradients"
+    seconds: float | None = None
+    memory_mib: float | None = None
 
 
 Metric = Callable[[MaskArray, MaskArray], float]

@@ -1,11 +1,9 @@
 """The phases of a run that may be done already, when it goes on: each is read back, or done and kept."""
 
 import logging
-import time
 from itertools import takewhile
 from pathlib import Path
 
-from samtune.base.machine import forget_peak, peak_mib
 from samtune.base.signals import deferred
 from samtune.base.tracking import RunLog
 from samtune.base.tracking.sync import read_history
@@ -16,7 +14,7 @@ from samtune.run.checkpoints.resume import HISTORY
 from samtune.run.fit import Event
 from samtune.run.prepare import Job
 from samtune.run.publish import evaluate_model
-from samtune.run.select import select_parameters, shapes_of
+from samtune.run.select import Chosen, select_parameters, shapes_of
 from samtune.selection import Selection, check_selection, load_selection, save_selection
 
 logger = logging.getLogger(__name__)
@@ -88,35 +86,29 @@ def selection_of(job: Job, folder: Path, log: RunLog | None = None) -> Selection
         check_selection(selection, job.model)
         logger.info("%s: selected before", file)
         return selection
-    loaded, began = forget_peak(job.model.device), time.monotonic()
     if job.share.count > 1:
-        selection = select_parameters(job)  # each process has a part of the sums: there is nothing to keep
-        _tell_cost(log, job, time.monotonic() - began, loaded)
+        chosen = select_parameters(job)  # each process has a part of the sums: there is nothing to keep
+        _tell_cost(log, chosen)
         if job.share.first:
-            save_selection(selection, file, shapes_of(job.model))
+            save_selection(chosen.selection, file, shapes_of(job.model))
         job.share.of_first(None)  # the others read it when it is there
-        return selection
+        return chosen.selection
     with deferred("saves the scores so far") as stop:
         keeper = ScoreKeeper(folder, about={"base": job.base_hash}, stop=stop)
         keeper.read()
         try:
-            selection = select_parameters(job, keeper=keeper)
+            chosen = select_parameters(job, keeper=keeper)
         except Exception:
             stop.end()  # a signal to all processes of a group may be what made it fail
             raise
-        _tell_cost(log, job, keeper.seconds, loaded)  # first: what has a selection is not selected again
-        save_selection(selection, file, shapes_of(job.model))
+        _tell_cost(log, chosen)  # first: what has a selection is not selected again
+        save_selection(chosen.selection, file, shapes_of(job.model))
         stop.end()
-    return selection
+    return chosen.selection
 
 
-def _tell_cost(log: RunLog | None, job: Job, seconds: float, loaded: float) -> None:
-    """Logs what selecting took, once; of a selection that was read there is nothing to tell.
-
-    Args:
-        loaded: MiB in use before it.
-    """
-    if log is None or job.config.select.file is not None or any(e["split"] == "select" for e in log.history):
+def _tell_cost(log: RunLog | None, chosen: Chosen) -> None:
+    """Logs what selecting took, once, where it is known."""
+    if log is None or chosen.seconds is None or any(event["split"] == "select" for event in log.history):
         return
-    memory = max(0.0, peak_mib(job.model.device) - loaded)
-    log.event({"split": "select", "step": 0, "seconds": seconds, "memory_mib": memory})
+    log.event({"split": "select", "step": 0, "seconds": chosen.seconds, "memory_mib": chosen.memory_mib})

@@ -150,7 +150,7 @@ def select_only(
     with new_run(config.run.dir / config.run.name, run_dir, overwrite=overwrite) as folder:
         write_text(folder / "config.yaml", _resolved(job))
         page = folder / "selection.html"
-        selection = report_selection(job, page, against=other) if report else select_parameters(job)
+        selection = report_selection(job, page, against=other) if report else select_parameters(job).selection
         announce(job, selection)
         save_selection(selection, folder / SELECTION, shapes_of(job.model))
     return folder

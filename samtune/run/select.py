@@ -2,8 +2,9 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from samtune import console
 from samtune.base.disk import disk_errors
+from samtune.base.machine import forget_peak, peak_mib
 from samtune.base.paths import find_path
 from samtune.errors import CheckpointError, DataError
 from samtune.files.layouts import selection_for
@@ -33,9 +35,20 @@ INPUTS = "mean input"
 """What a score file of forward passes has in the place of a loss."""
 
 
-def select_parameters(
-    job: Job, batches: list[AnyBatch] | None = None, *, keeper: ScoreKeeper | None = None
-) -> Selection:
+@dataclass(frozen=True)
+class Chosen:
+    """A selection and what it took: its scoring pass, also where a file has the scores of it, and the choice.
+
+    Attributes:
+        seconds, memory_mib: the time, and how far the memory in use rose; None where a file does not say it.
+    """
+
+    selection: Selection
+    seconds: float | None = None
+    memory_mib: float | None = None
+
+
+def select_parameters(job: Job, batches: list[AnyBatch] | None = None, *, keeper: ScoreKeeper | None = None) -> Chosen:
     """Scores if the selector needs it, on `batches` or the job's own, and selects; or reads `select.file`.
 
     Args:
@@ -45,7 +58,7 @@ def select_parameters(
         CheckpointError: a selection file of another base, or one that does not fit the model.
     """
     if job.config.select.file is None:
-        return selection_from(job, None if job.needs is None else scores_of(job, job.needs, batches, keeper))
+        return _chosen(job, None if job.needs is None else scores_of(job, job.needs, batches, keeper))
     file = find_path(job.config.select.file)
     selection = load_selection(file)
     base = selection.provenance.get("base_hash")
@@ -54,14 +67,25 @@ def select_parameters(
         if mapped is not None:
             logger.info("%s is of the same base in SAM's other layout: its names are mapped", file)
             check_selection(mapped, job.model)
-            return mapped
+            return Chosen(mapped)
         raise CheckpointError(
             f"{file} was selected on another base (hash {str(base)[:12]}) than {job.model.name} as configured "
             f"({job.base_hash[:12]}). Set model.checkpoint to that base, or leave select.file empty to select anew."
         )
     check_selection(selection, job.model)
     logger.info("%s: selected by %s, nothing is scored", file, selection.provenance.get("method", "hand"))
-    return selection
+    return Chosen(selection)
+
+
+def _chosen(job: Job, scores: Scores | None) -> Chosen:
+    began, loaded = time.monotonic(), forget_peak(job.model.device)
+    selection = selection_from(job, scores)
+    seconds, memory = time.monotonic() - began, max(0.0, peak_mib(job.model.device) - loaded)
+    if scores is None:
+        return Chosen(selection, seconds, memory)
+    if scores.seconds is None or scores.memory_mib is None:
+        return Chosen(selection)
+    return Chosen(selection, scores.seconds + seconds, max(scores.memory_mib, memory))
 
 
 def selection_from(job: Job, scores: Scores | None) -> Selection:
@@ -100,7 +124,7 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
         check_selection(against, job.model)
     scores = steady = None
     if (needs := job.needs) is None:
-        selection = select_parameters(job)
+        selection = select_parameters(job).selection
     else:
         source = _smallest_subset(job, needs)
         scores = scores_of(job, replace(needs, squares=needs.of == "gradients"), source)
@@ -156,9 +180,12 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, keeper: ScoreKeeper |
     if file is not None:
         with disk_errors(file.parent):  # now, not after the pass
             file.parent.mkdir(parents=True, exist_ok=True)
+    began, loaded = time.monotonic(), forget_peak(job.model.device)
     with console.progress("score", len(source)) as advance:
         ours: Any = {"keeper": keeper, "share": job.share}
-        scores = _score(job, needs, _counted(source, advance), seed=job.config.run.seed, **ours)
+        found = _score(job, needs, _counted(source, advance), seed=job.config.run.seed, **ours)
+    seconds = time.monotonic() - began + (keeper.earlier if keeper else 0.0)
+    scores = replace(found, seconds=seconds, memory_mib=max(0.0, peak_mib(job.model.device) - loaded))
     if file is not None and job.share.first:
         save_scores(scores, file)
     return scores

@@ -15,6 +15,7 @@ from samtune.types import Granularity, Scores, Summed
 FORMAT = "samtune-scores-1"
 _REMEDY = "Delete the file, or give another score.file."
 _COUNTS = ("batches", "skipped")  # fields of `Scores` that are kept in the metadata
+_COSTS = ("seconds", "memory_mib")  # where they are known
 _TEXTS = {"images_hash": "", "per": "", "loss": "", "base_hash": "", "of": "gradients"}  # and what none of it means
 
 
@@ -26,7 +27,9 @@ def save_scores(scores: Scores, path: Path) -> None:
     """
     tensors = {f"sum/{name}": tensor for name, tensor in scores.sums.items()}
     tensors |= {f"square/{name}": tensor for name, tensor in (scores.squares or {}).items()}
-    save_tensors(path, tensors, {"format": FORMAT, **{key: str(getattr(scores, key)) for key in (*_COUNTS, *_TEXTS)}})
+    about = {key: str(getattr(scores, key)) for key in (*_COUNTS, *_TEXTS)}
+    about |= {key: str(value) for key in _COSTS if (value := getattr(scores, key)) is not None}
+    save_tensors(path, tensors, {"format": FORMAT, **about})
 
 
 def load_scores(path: Path) -> Scores:
@@ -50,6 +53,7 @@ def load_scores(path: Path) -> Scores:
     if not known or not complete or not all(map(str.isdecimal, counts.values())):
         raise CheckpointError(f"{path} is damaged (its parts don't belong together). {_REMEDY}")
     fields: dict[str, Any] = texts | {key: int(count) for key, count in counts.items()}
+    fields |= {key: float(metadata[key]) for key in _COSTS if key in metadata}
     return Scores(sums, squares=squares or None, **fields)
 
 

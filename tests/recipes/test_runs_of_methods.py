@@ -135,6 +135,9 @@ def test_a_criterion_of_forward_passes_keeps_its_scores_and_takes_no_loss(
     first, again = (load_selection(result.run_dir / "selection.safetensors") for result in runs)
     assert first.provenance == again.provenance and first.provenance["loss"] == "mean input"
     assert all(torch.equal(first.entries[name], again.entries[name]) for name in first.entries)
+    costs = [json.loads(line) for r in runs for line in (r.run_dir / "history.jsonl").read_text().splitlines()]
+    took = [event["seconds"] for event in costs if event["split"] == "select"]
+    assert len(took) == 2 and min(took) >= float(read_metadata(Path("inputs.safetensors"))["seconds"]) > 0
     given = [*SETTINGS, f"data.dir={data}", f"select={select}"]
     code, err = run("finetune", "--config", "polyp.yaml", *given, "score.loss=task", "score.subsets=2")
     assert code == 2

@@ -151,13 +151,10 @@ class ScoreKeeper:
     def __init__(self, folder: Path, *, about: Mapping[str, str], stop: Stop) -> None:
         self.checkpoints, self.stop = Checkpoints(folder / CHECKPOINTS, about), stop
         self.start: PartialScores | None = None
+        self.earlier = 0.0
+        """Seconds that the pass took before it was cut off, as far as it is kept."""
         self._began = self._saved = time.monotonic()
         self._cost = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """What the pass took so far, with what was done before it was cut off."""
-        return time.monotonic() - self._began
 
     def read(self) -> None:
         """Finds the pass to go on with; one that can't be used is said, and scored anew."""
@@ -174,7 +171,8 @@ class ScoreKeeper:
             return
         began, found = time.monotonic(), make()
         tensors = {"sums": found.sums} | ({} if found.squares is None else {"squares": found.squares})
-        counts = {"taken": found.taken, "counted": found.counted, "skipped": found.skipped, "seconds": self.seconds}
+        counts = {"taken": found.taken, "counted": found.counted, "skipped": found.skipped}
+        counts["seconds"] = self.earlier + began - self._began
         name = self.checkpoints.save(SCORE, found.taken, tensors, counts)
         self.checkpoints.keep({name}, (SCORE,))
         self._saved = time.monotonic()
@@ -184,11 +182,10 @@ class ScoreKeeper:
     def _take(self, found: Checkpoint) -> PartialScores:
         state = dict(found.state)
         try:
-            seconds = float(state.pop("seconds", 0.0))  # an older version has none
+            self.earlier = float(state.pop("seconds", 0.0))  # an older version has none
             partial = PartialScores(**state, sums=found.tensors["sums"], squares=found.tensors.get("squares"))
         except (KeyError, TypeError, ValueError) as err:
             raise CheckpointError(f"the scores of {found.name} are of another version ({err!r}).") from err
-        self._began -= seconds
         return partial
 
 
