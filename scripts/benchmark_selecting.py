@@ -4,9 +4,10 @@
 
 Weights, images and labels are random. Every row has a process of its own, one after the other, which loads the model,
 passes one batch forwards to get warm, and then scores and selects, once for its memory and some times for its time, of
-which the least counts. Memory is the peak over what the process has before: of the GPU, or resident (Linux only), with
-every tensor above 1 MiB mapped on its own. A row of gradients has the task's loss on one view of each image; GPS's own
-loss for classifiers, contrastive on two views, takes twice the images.
+which the least counts: of the clock, and of all cores together, which other work on the machine changes less. Memory is
+the peak over what the process has before: of the GPU, or resident (Linux only), with every tensor above 1 MiB mapped on
+its own. A row of gradients has the task's loss on one view of each image; GPS's own loss for classifiers, contrastive
+on two views, takes twice the images.
 """
 
 from __future__ import annotations
@@ -68,15 +69,15 @@ def measure(args: argparse.Namespace, criterion: str) -> dict[str, Any]:
     batches = [task.batch] * (args.images // args.batch)  # what they show does not matter
     needs = SELECTORS["gps"].needs(criterion=criterion)
 
-    def run() -> tuple[float, float]:
-        began, scores = time.monotonic(), None
+    def run() -> tuple[float, float, float]:
+        began, worked, scores = time.monotonic(), time.process_time(), None
         if needs is not None and needs.of == "inputs":
             scores = score_inputs(model, batches)
         elif needs is not None:
             scores = score(model, batches, task.score_loss, per=needs.per, squares=needs.squares)
         scored = time.monotonic()
         select(model, scores, name="gps", criterion=criterion, biases=False, decoder=False)
-        return scored - began, time.monotonic() - scored
+        return scored - began, time.monotonic() - scored, time.process_time() - worked
 
     with torch.no_grad():
         model.features(task.batch.to(device))
@@ -85,21 +86,22 @@ def measure(args: argparse.Namespace, criterion: str) -> dict[str, Any]:
     run()
     memory = peak_mib(device) - before
     map_from(LARGE)
-    scoring, choosing = min((run() for _ in range(args.repeats)), key=sum)
-    return {"criterion": criterion, "scoring_s": scoring, "choosing_s": choosing, "memory_mib": memory}
+    scoring, choosing, cpu = min((run() for _ in range(args.repeats)), key=lambda took: took[0] + took[1])
+    found = {"criterion": criterion, "scoring_s": scoring, "choosing_s": choosing, "cpu_s": cpu}
+    return found | {"memory_mib": memory}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Returns the rows in Markdown, with their shares of the gradient's where it is among them."""
     base = next((row for row in rows if row["criterion"] == BASE), None)
-    lines = ["| criterion | scoring, s | choosing, s | both / gradient | memory, MiB | / gradient |", "|---" * 6 + "|"]
+    columns = ("criterion", "scoring, s", "choosing, s", "/ gradient", "of all cores, s", "/ gradient")
+    lines = ["| " + " | ".join([*columns, "memory, MiB", "/ gradient"]) + " |", "|---" * 8 + "|"]
     for row in rows:
-        seconds, memory = row["scoring_s"] + row["choosing_s"], row["memory_mib"]
-        shares = ["", ""]
-        if base is not None:
-            shares = [f"{seconds / (base['scoring_s'] + base['choosing_s']):.2f}", f"{memory / base['memory_mib']:.2f}"]
+        now, other = ([r["scoring_s"] + r["choosing_s"], r["cpu_s"], r["memory_mib"]] for r in (row, base or row))
+        shares = ["" if base is None else f"{a / b:.2f}" for a, b in zip(now, other, strict=True)]
         cells = [row["criterion"], f"{row['scoring_s']:.1f}", f"{row['choosing_s']:.1f}", shares[0]]
-        lines.append("| " + " | ".join([*cells, f"{memory:,.0f}", shares[1]]) + " |")
+        cells += [f"{row['cpu_s']:.1f}", shares[1], f"{row['memory_mib']:,.0f}", shares[2]]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ def input_shapes(model: Backbone) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-class InputSums(TorchFunctionMode):  # type: ignore[misc]
+class InputSums(TorchFunctionMode):
     """Sums over images of the mean |x| over the positions of an image: tokens, pixels, windows with their padding.
 
     Attributes:
@@ -109,4 +109,4 @@ def _margins(padding: Any, reach: tuple[int, int]) -> tuple[int, int, int, int]:
 def _pair(value: Any) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
-    return tuple(value) if len(value) == 2 else (value[0], value[0])  # type: ignore[return-value]
+    return tuple(value) if len(value) == 2 else (value[0], value[0])

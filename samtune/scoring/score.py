@@ -240,10 +240,9 @@ class _Gradients:
 class _Inputs:
     """Sums of inputs, over images."""
 
-    squares = None
-
     def __init__(self, model: Backbone) -> None:
         self.model, self.watch = model, InputSums(model)
+        self.squares: dict[str, Tensor] | None = None
 
     def take(self, batch: Any) -> bool:
         """Adds what one forward pass takes in."""

@@ -95,13 +95,14 @@ class DoRA(LoRA):
         """Sets `up` to zero, and the magnitudes to the lengths of the host's rows."""
         super().clear(host)
         with torch.no_grad():
-            self.magnitude.copy_(_weight(host, self.rows).to(self.magnitude.dtype).norm(dim=1))
+            rows = _weight(host, self.rows).to(self.magnitude.dtype)
+            self.magnitude.copy_(torch.linalg.vector_norm(rows, dim=1))
 
     def _factor(self, weight: Tensor) -> Tensor:
         """Returns magnitude / |W + dW|, (rows,), of a (rows, in) weight: 1, exactly, after `clear`."""
         with torch.no_grad():
             whole = weight.to(self.magnitude.dtype) + self.scale * (self.up @ self.down)
-            length = whole.norm(dim=1)
+            length = torch.linalg.vector_norm(whole, dim=1)
         return self.magnitude / length.clamp_min(torch.finfo(length.dtype).tiny)
 
 
@@ -115,6 +116,9 @@ class PiSSA(LoRA):
         down, up: as of LoRA; at the start S^(1/2) V^T and U S^(1/2) of the decomposition of W, by the scale.
         first_down, first_up: the same at the start, frozen.
     """
+
+    first_down: Tensor
+    first_up: Tensor
 
     def __init__(self, host: nn.Module, addition: Addition) -> None:
         super().__init__(host, addition)

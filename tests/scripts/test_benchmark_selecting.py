@@ -39,6 +39,7 @@ def test_it_measures_two_criteria(
     share = (second["scoring_s"] + second["choosing_s"]) / (first["scoring_s"] + first["choosing_s"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and f"| {share:.2f} |" in lines[3] and lines[2].split(" | ")[3] == "1.00"
+    assert lines[3].endswith(f"| {second['memory_mib']:,.0f} | {second['memory_mib'] / first['memory_mib']:.2f} |")
 
 
 def test_a_criterion_without_a_pass_scores_nothing() -> None:

@@ -171,7 +171,7 @@ class ScoreKeeper:
             return
         began, found = time.monotonic(), make()
         tensors = {"sums": found.sums} | ({} if found.squares is None else {"squares": found.squares})
-        counts = {"taken": found.taken, "counted": found.counted, "skipped": found.skipped}
+        counts: dict[str, float] = {"taken": found.taken, "counted": found.counted, "skipped": found.skipped}
         counts["seconds"] = self.earlier + began - self._began
         name = self.checkpoints.save(SCORE, found.taken, tensors, counts)
         self.checkpoints.keep({name}, (SCORE,))
