@@ -23,7 +23,7 @@ from samtune.errors import ConfigError
 from samtune.files.audit import audit
 from samtune.files.delta import delta_restores, save_delta
 from samtune.models.backbone import Backbone
-from samtune.scoring.score import score
+from samtune.scoring.score import score, score_inputs
 from samtune.selection import SELECTORS, Selection, load_selection, save_selection, select
 from samtune.tasks.classes.losses import head_cross_entropy
 from samtune.tasks.masks.losses import dice_bce
@@ -44,6 +44,9 @@ EXTRA = {
     "gps-net": {"name": "gps", "level": "net"},
     "gps-magnitude": {"name": "gps", "criterion": "magnitude"},
     "gps-random": {"name": "gps", "criterion": "random"},
+    "gps-fps": {"name": "gps", "criterion": "fps"},
+    "lora-dora": {"name": "lora", "variant": "dora", "rank": 2},
+    "lora-pissa": {"name": "lora", "variant": "pissa", "rank": 2},
     "grft-columns": {"name": "grft", "pattern": "columns"},
     "grft-sparse": {"name": "grft", "pattern": "sparse"},
     "spt-adapter": {"name": "spt", "tau": 2000, "structure": "adapter", "rank": 2},
@@ -57,8 +60,13 @@ UNDEFINED = {
     ("adaptformer", "sam_lite"),
     ("adaptformer", "edgetam"),
 }
+# What differs between these and the selector's default is checked on all networks in `tests/unit`.
+ONLY = {"gps-fps": ("sam_lite",), "lora-dora": ("vit", "sam_lite"), "lora-pissa": ("vit", "sam_lite")}
 DEFINED = [
-    (case, model) for model in MODELS for case in FEW.get(model, CASES) if (CASES[case]["name"], model) not in UNDEFINED
+    (case, model)
+    for model in MODELS
+    for case in FEW.get(model, CASES)
+    if (CASES[case]["name"], model) not in UNDEFINED and model in ONLY.get(case, MODELS)
 ]
 
 
@@ -93,6 +101,8 @@ def scores_of(case: str, family: str) -> Scores | None:
     needs = SELECTORS[CASES[case]["name"]].needs(**options)
     if needs is None:
         return None
+    if needs.of == "inputs":
+        return score_inputs(model_of(family), batches_of(family))
     if (family, needs.per) not in SCORES:
         loss = task_loss(dice_bce) if family in SAMS else head_cross_entropy
         SCORES[family, needs.per] = score(model_of(family), batches_of(family), loss, per=needs.per, squares=True)
