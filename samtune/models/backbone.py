@@ -228,6 +228,14 @@ class Backbone(nn.Module):
         """Writes a merged model as its library keeps it, to the folder `out`, which is replaced."""
         raise NotImplementedError
 
+    def in_own_layout(self, state: Mapping[str, Tensor], source: Path) -> Mapping[str, Tensor]:
+        """Returns what was read from a file by the names of `net`, where a file may have the model in another layout.
+
+        Raises:
+            CheckpointError: the other layout of another model.
+        """
+        return state
+
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
         """Says in a sentence which model of the family a state dict that does not fit looks like."""
         return f"It is not of {self.name}."

@@ -15,6 +15,7 @@ from samtune.errors import CheckpointError, ConfigError, unknown_name
 from samtune.models.hf.families import FAMILIES, Family
 from samtune.models.hf.folder import PROCESSORS, library, load_folder, quiet, read_folder
 from samtune.models.hf.hub import published_folder
+from samtune.models.hf.meta_sizes import config_of_meta
 from samtune.models.hf.model import BACKBONES, HfSam
 from samtune.models.weights import RANDOM, check_finite, load_weights
 
@@ -37,8 +38,9 @@ def build_hf(
 
     Args:
         name: key of `FAMILIES`.
-        checkpoint: a folder of transformers; a file of such a model's weights beside `config`; "random"; None for the
-            published weights, from the cache of the Hugging Face hub or the hub itself.
+        checkpoint: a folder of transformers; Meta's own file of a published SAM 2 or 3; a file of such a model's
+            weights beside `config`; "random"; None for the published weights, from the cache of the Hugging Face hub or
+            the hub itself.
         image_size: side of the square input in pixels; None for the checkpoint's own.
         config, processor: as transformers keeps them in JSON; None for those of the folder, or of the family.
 
@@ -52,6 +54,7 @@ def build_hf(
     _check_asked(name, classes, channels)
     library()  # before anything is downloaded for it
     family = FAMILIES[name]
+    config = config or config_of_meta(name, checkpoint)
     folder = _folder(name, family, checkpoint, configured=config is not None)
     if config is None or processor is None:
         found = _defaults(family) if folder is None else read_folder(family, folder)
@@ -87,11 +90,15 @@ def _folder(name: str, family: Family, checkpoint: str | Path | None, *, configu
         return path
     if path.is_file() and configured:
         return None
-    sam_1 = ", or set model.name to sam_vit_b, sam_vit_l or sam_vit_h for Meta's file" if name == "sam_hf" else ""
+    others = {
+        "sam_hf": ", or set model.name to sam_vit_b, sam_vit_l or sam_vit_h for Meta's file",
+        "sam2": ", or give Meta's own file of a published SAM 2 or 2.1, sam2.1_hiera_tiny.pt",
+        "sam3": ", or give Meta's own sam3.pt",
+    }
     found = "is a file" if path.is_file() else "does not exist"
     raise CheckpointError(
         f"{path} {found}: the checkpoint of {name} is a folder of transformers with config.json, *.safetensors and "
-        f"processor_config.json. Get all files of https://huggingface.co/{family.hub} into one{sam_1}."
+        f"processor_config.json. Get all files of https://huggingface.co/{family.hub} into one{others.get(name, '')}."
     )
 
 

@@ -19,6 +19,7 @@ from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
 from samtune.models.hf.families import FAMILIES
 from samtune.models.hf.folder import save_folder
+from samtune.models.hf.meta import meta_family, meta_weights
 from samtune.types import Batch, Prompts, Role
 
 ENCODER = "vision_encoder."
@@ -203,6 +204,10 @@ class HfSam2(HfSam):
         """Returns a point that is none, as SAM 2 was trained."""
         point = torch.zeros(batch, 1, 1, 2, device=self.device)
         return {"input_points": point, "input_labels": -torch.ones(batch, 1, 1, dtype=torch.int64, device=self.device)}
+
+    def in_own_layout(self, state: Mapping[str, Tensor], source: Path) -> Mapping[str, Tensor]:
+        """Takes a file of Meta's too; raises as `meta_weights`."""
+        return state if meta_family(state) is None else meta_weights(self.name, state, source)
 
     def block_modules(self) -> list[str]:
         """Returns the blocks of all stages."""
