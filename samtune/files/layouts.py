@@ -20,8 +20,9 @@ from samtune.errors import CheckpointError
 from samtune.files.description import Description
 from samtune.models.backbone import Backbone
 from samtune.models.hf.build import build_hf
-from samtune.models.hf.layout import Layout, layout_of, module_renamed, renamed
+from samtune.models.hf.layout import layout_of, module_renamed, renamed
 from samtune.models.hf.meta import META, meta_family, meta_map_of
+from samtune.models.hf.names import Layout
 from samtune.models.sam.specs import VITS, SamSpec
 from samtune.models.weights import RANDOM
 from samtune.selection.selection import Selection

@@ -173,7 +173,7 @@ class MetaMap:
             for run in self.runs[FEATURES if theirs == SHARED else theirs]:
                 inside = indices[(indices >= run.start) & (indices < run.start + run.count)]
                 found.setdefault(run.name, []).append(inside - run.start + run.place)
-        return {name: torch.cat(parts).unique() for name, parts in found.items()}  # unique sorts
+        return {name: torch.cat(parts).sort().values for name, parts in found.items()}
 
 
 def meta_family(names: Mapping[str, object]) -> str | None:
