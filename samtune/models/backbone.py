@@ -38,6 +38,7 @@ class Backbone(nn.Module):
         attention: what its library calls the attention of a block.
         keeps_folder: whether its library keeps a model as a folder of files, which `save_stock` writes.
         packages: what beside torch computes its output.
+        answers_prompts: whether it segments what a box or points show, if its output is of pixels.
     """
 
     pixel_mean: Tensor
@@ -47,6 +48,7 @@ class Backbone(nn.Module):
     attention: str = "attn"
     keeps_folder: bool = False
     packages: tuple[str, ...] = ()
+    answers_prompts: bool = True
 
     def __init__(
         self,

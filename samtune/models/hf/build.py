@@ -1,25 +1,28 @@
 """From the name of a family and a checkpoint to a backbone: what config, which size, whose weights."""
 
-import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from samtune.base.machine import is_out_of_memory
 from samtune.errors import CheckpointError, ConfigError, unknown_name
 from samtune.models.hf.families import FAMILIES, Family
-from samtune.models.hf.folder import PROCESSORS, library, load_folder, quiet, read_folder
+from samtune.models.hf.folder import (
+    colours_of,
+    library,
+    load_folder,
+    on_meta,
+    quiet,
+    read_folder,
+    tell_loaded,
+    values_of,
+)
 from samtune.models.hf.hub import published_folder
 from samtune.models.hf.meta_sizes import config_of_meta
 from samtune.models.hf.model import BACKBONES, HfSam
-from samtune.models.weights import RANDOM, check_finite, load_weights
-
-logger = logging.getLogger(__name__)
+from samtune.models.weights import RANDOM, load_weights
 
 Settings = dict[str, Any]
 
@@ -62,8 +65,8 @@ def build_hf(
     settings = _sized(name, family, _config(family, config, name), image_size)
     net, more = _network(name, family, settings, folder)
     model = _wrapped(name, family, net, settings, processor)
-    if folder is not None and not _on_meta():
-        _tell(net.state_dict(), more, folder)
+    if folder is not None and not on_meta():
+        tell_loaded(net.state_dict(), more, folder)
     elif checkpoint not in (None, RANDOM) and folder is None:
         load_weights(model, Path(str(checkpoint)))
     return model.eval()
@@ -118,7 +121,7 @@ def _config(family: Family, given: Mapping[str, Any], name: str) -> Any:
         raise ConfigError(
             f"{name} needs a transformers that has {family.prefix}Model; {library_.__version__} has none."
         )
-    with _values_of(name):
+    with values_of(name):
         config = getattr(library_, f"{family.prefix}Config").from_dict(dict(given))
         trunk = str(getattr(getattr(config.vision_config, "backbone_config", None), "architecture", ""))
         if ":" in trunk:  # timm would ask the hub for it
@@ -127,21 +130,6 @@ def _config(family: Family, given: Mapping[str, Any], name: str) -> Any:
     if hasattr(config.mask_decoder_config, "dynamic_multimask_via_stability"):
         config.mask_decoder_config.dynamic_multimask_via_stability = False  # token 0 is what is tuned and measured
     return config
-
-
-@contextmanager
-def _values_of(name: str) -> Iterator[None]:
-    """Turns what odd values of a config lead to, in checks of the library or in its networks, into one error."""
-    try:
-        with quiet():
-            yield
-    except Exception as err:
-        if is_out_of_memory(err):
-            raise
-        reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
-        raise CheckpointError(
-            f"impossible values in the config of {name} ({reason}). Get its config.json again."
-        ) from err
 
 
 def _sized(name: str, family: Family, config: Any, size: int | None) -> Any:
@@ -184,10 +172,10 @@ def _step(config: Any) -> int:
 def _network(name: str, family: Family, config: Any, folder: Path | None) -> tuple[nn.Module, int]:
     """Returns the network with the weights of a folder, or as it is drawn, and the tensors that were left out."""
     net_class = getattr(library(), f"{family.prefix}Model")
-    if folder is not None and not _on_meta():
+    if folder is not None and not on_meta():
         net, more = load_folder(net_class, config, folder)
     else:
-        with _values_of(name):
+        with values_of(name):
             net, more = net_class(config), 0
     _untie(net)
     for module in net.modules():
@@ -205,7 +193,7 @@ def _untie(net: Any) -> None:
 
 def _wrapped(name: str, family: Family, net: nn.Module, config: Any, processor: Mapping[str, Any]) -> HfSam:
     """Returns the backbone around a network; its options rebuild it without the folder."""
-    mean, std = _colours(name, processor)
+    mean, std = colours_of(name, processor)
     size = config.prompt_encoder_config.image_size
     side = size if isinstance(size, int) else int(size[0])
     return BACKBONES[name](
@@ -221,25 +209,6 @@ def _wrapped(name: str, family: Family, net: nn.Module, config: Any, processor: 
     )
 
 
-def _colours(name: str, processor: Mapping[str, Any]) -> tuple[list[float], list[float]]:
-    """Returns mean and deviation of RGB values of 0 to 255, or raises a `CheckpointError`."""
-    found = processor.get("image_processor") if isinstance(processor, Mapping) else None
-    images: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
-    mean, std = images.get("image_mean"), images.get("image_std")
-    if not (_are_three(mean, least=-10) and _are_three(std, least=1e-5)):
-        raise CheckpointError(
-            f"impossible colours in the processor of {name}: image_mean {mean!r} and image_std {std!r}, expected three "
-            f"numbers each, of pixels of 0 to 1. Get its {PROCESSORS[0]} again."
-        )
-    return [255 * value for value in images["image_mean"]], [255 * value for value in images["image_std"]]
-
-
-def _are_three(values: Any, *, least: float) -> bool:
-    if not isinstance(values, list | tuple) or len(values) != 3:
-        return False
-    return all(isinstance(value, int | float) and least <= value <= 10 for value in values)
-
-
 def _resized(family: Family, processor: Mapping[str, Any], prompts: Any, side: int) -> Settings:
     """Returns the processor's settings with the side of the input frame, and that of the maps of logits."""
     low = side // prompts.patch_size * 4
@@ -252,14 +221,3 @@ def _resized(family: Family, processor: Mapping[str, Any], prompts: Any, side: i
     sizes |= {key: {"height": value, "width": value} for key, value in squares.items()}
     more = {"target_size": side} if "target_size" in processor else {}
     return {**processor, "image_processor": {**processor["image_processor"], **sizes}, **more}
-
-
-def _tell(state: Mapping[str, Tensor], more: int, folder: Path) -> None:
-    """Checks loaded weights, and logs how many there are."""
-    check_finite(state, folder)
-    videos = f"; {more} more are for videos and not used" if more else ""
-    logger.info("loaded %d/%d tensors from %s%s", len(state), len(state), folder, videos)
-
-
-def _on_meta() -> bool:
-    return torch.get_default_device().type == "meta"
