@@ -103,10 +103,10 @@ def _sam3(state: State) -> State:
     positions = state[f"{stem}embeddings.position_embeddings"]
     found[f"{TRUNK}pos_embed"] = torch.cat([torch.full_like(positions[:, :1], 9.0), positions], dim=1)
     found[f"{TRUNK}blocks.0.attn.freqs_cis"] = torch.polar(torch.ones(4, 8), torch.rand(4, 8, generator=generator))
-    others: tuple[str, ...] = (
+    others = (
         "transformer.encoder.layers.0.linear1.weight",
         "backbone.language_backbone.encoder.ln_final.weight",
+        "backbone.vision_backbone.convs.0.conv_1x1.weight",
     )
-    others += ("backbone.vision_backbone.convs.0.conv_1x1.weight",)
     found |= {f"detector.{name}": torch.randn(4, generator=generator) for name in others}
     return found | _videos("tracker.", "transformer.encoder.", "maskmem_backbone.")

@@ -52,9 +52,7 @@ def predict_prompted(
     """
     if not model.answers_prompts:
         field = "points" if boxes_xyxy is None else "box"
-        raise PromptError(
-            field, f"{model.name} gives a map of classes, and answers no boxes or points: leave them out."
-        )
+        raise PromptError(field, f"{model.name} gives a map of classes, and answers no boxes or points: give none.")
     image = checked_image(image_hwc, pixels)
     size = (image.shape[0], image.shape[1])
     given = checked_boxes(boxes_xyxy)

@@ -132,11 +132,8 @@ def _folder(name: str, family: Family, checkpoint: str | Path | None, *, configu
 def _defaults(family: Family) -> tuple[Settings, Settings]:
     """Returns the config of transformers for the published model, and a processor for it."""
     mean, std = family.colours
-    images: dict[str, Any] = {
-        "image_mean": list(mean),
-        "image_std": list(std),
-        "image_processor_type": family.image_processor,
-    }
+    images: dict[str, Any] = {"image_mean": list(mean), "image_std": list(std)}
+    images["image_processor_type"] = family.image_processor
     cuts, side = family.image_processor == _BIT, {"height": 224, "width": 224}
     images |= {"resample": _BICUBIC, "crop_size": side} if cuts else {"resample": _BILINEAR, "size": side}
     with quiet():
