@@ -118,10 +118,10 @@ def test_prompts_are_refused(maps: Path, capsys: pytest.CaptureFixture[str]) -> 
     asked = ("predict", "--checkpoint", maps / "run", image, "--out", maps / "asked", "--box", "1,1,9,9")
     assert run(*asked) != 0 and "answers no boxes or points" in capsys.readouterr().err
     service = MapService.from_file(maps / "run" / "merged.safetensors", device="cpu")
-    with TestClient(create_app(service)) as client:
-        upload = {"file": (image.name, image.read_bytes())}
-        assert client.post("/predict", files=upload).status_code == 200
-        answer = client.post("/predict", files=upload, data={"box": "[1,1,9,9]"})
+    with TestClient(create_app(MapService, service), base_url="http://127.0.0.1") as web:
+        upload = {"image": (image.name, image.read_bytes())}
+        assert web.post("/v1/predict", files=upload).status_code == 200
+        answer = web.post("/v1/predict", files=upload, data={"box": "[1,1,9,9]"})
     assert answer.status_code == 422 and "answers no boxes or points" in answer.text
 
 

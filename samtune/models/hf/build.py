@@ -67,7 +67,7 @@ def build_hf(
     model = _wrapped(name, family, net, settings, processor)
     if folder is not None and not on_meta():
         tell_loaded(net.state_dict(), more, folder)
-    elif checkpoint not in (None, RANDOM) and folder is None:
+    elif checkpoint not in (None, RANDOM) and folder is None and not on_meta():
         load_weights(model, Path(str(checkpoint)))
     return model.eval()
 

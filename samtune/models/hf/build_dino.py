@@ -88,7 +88,7 @@ def build_dino(
         tell_loaded(encoder.state_dict(), 0, folder)
         if head == "checkpoint":
             _load_head(model, folder / HEAD_FILE)
-    elif checkpoint not in (None, RANDOM) and folder is None:
+    elif checkpoint not in (None, RANDOM) and folder is None and not on_meta():
         _load_file(model, Path(str(checkpoint)), head=head)
     return model.eval()
 

@@ -17,7 +17,7 @@ from samtune.errors import ConfigError
 from samtune.models.hf.blocks import HfBackbone
 from samtune.models.hf.families import FAMILIES
 from samtune.models.hf.folder import save_folder
-from samtune.models.hf.meta import meta_family, meta_weights
+from samtune.models.hf.meta import META, meta_family, meta_weights
 from samtune.types import Batch, Prompts, Role
 
 ENCODER = "vision_encoder."
@@ -177,6 +177,11 @@ class HfSam2(HfSam):
         """Returns a point that is none, as SAM 2 was trained."""
         point = torch.zeros(batch, 1, 1, 2, device=self.device)
         return {"input_points": point, "input_labels": -torch.ones(batch, 1, 1, dtype=torch.int64, device=self.device)}
+
+    def stock_notes(self, file: Path) -> list[str]:
+        """As of all families, and how the tuned model gets into a file of Meta's."""
+        more = "for Meta's own code: samtune apply META.pt --delta DELTA --out FILE.pt, META.pt being Meta's file"
+        return [*super().stock_notes(file), *([more] if self.name in META else [])]
 
     def in_own_layout(self, state: Mapping[str, Tensor], source: Path) -> Mapping[str, Tensor]:
         """Takes a file of Meta's too; raises as `meta_weights`."""

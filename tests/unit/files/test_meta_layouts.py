@@ -22,7 +22,7 @@ from samtune.models.backbone import Backbone
 from samtune.models.hf.build import build_hf
 from samtune.models.hf.meta import meta_map_of
 from samtune.models.hf.meta_sizes import HIERAS, config_of_hiera, config_of_meta
-from samtune.models.table import build_model
+from samtune.models.table import build_model, build_shapes
 from samtune.selection import Selection, save_selection, select
 from samtune.tasks.masks.evaluate import MaskDescription
 from samtune.tuning import attach, merge
@@ -119,6 +119,9 @@ def test_metas_file_is_a_checkpoint_like_the_folder(tuned: Tuned, caplog: pytest
     loaded = build_hf(family, checkpoint=tuned.meta, config=config_of(family))
     assert f"{tuned.meta} is in the layout of Meta's" in caplog.text
     assert state_hash(loaded.net.state_dict()) == state_hash(tuned.base)  # so scores and selections are of both
+    shapes = build_shapes(family, checkpoint=tuned.meta, image_size=None, config=config_of(family))
+    assert all(parameter.is_meta for parameter in shapes.parameters())
+    assert "samtune apply META.pt" in loaded.stock_notes(Path("sam.pth"))[1]
     batch = toy_batch(prompts=prompts_of("point"))
     with torch.no_grad():
         assert torch.equal(loaded(batch), toy_hf(family)(batch))

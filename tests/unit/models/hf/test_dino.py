@@ -22,6 +22,8 @@ from samtune.errors import CheckpointError, ConfigError
 from samtune.models.hf.dino import HEAD_FILE
 from samtune.models.hf.families import DINOS
 from samtune.models.table import build_model, build_shapes
+from samtune.selection import select
+from samtune.tuning import attach, merge
 
 families = pytest.mark.parametrize("family", CONFIGS)
 
@@ -153,6 +155,26 @@ def test_maps_are_four_times_the_grid_and_see_no_padding() -> None:
             assert torch.equal(model(other), low)
         assert model.head_module() is None and not model.answers_prompts
         assert {role for name, role in model.roles().items() if name.startswith("head.")} == {"head"}
+
+
+@families
+@pytest.mark.parametrize(
+    "method", [{"name": "gps", "criterion": "magnitude"}, {"name": "lora", "rank": 2}, {"name": "linear"}]
+)
+def test_methods_tune_and_merge_a_model_of_maps(family: str, method: dict[str, Any]) -> None:
+    model, batch = toy_dino(family, grid=True), toy_batch()
+    base = {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
+    selection = select(model, None, name=method, **options)
+    assert {name for name in base if name.startswith("head.")} <= set(selection.whole)
+    optimizer = torch.optim.SGD(attach(model, selection).values(), lr=0.1)
+    model(batch).square().mean().backward()
+    optimizer.step()
+    with torch.no_grad():
+        tuned = model(batch)
+        merge(model)
+        torch.testing.assert_close(model(batch), tuned, rtol=1e-4, atol=1e-4)
+    changed = {name for name, tensor in model.net.state_dict().items() if not torch.equal(tensor, base[name])}
+    assert changed <= set(selection.changes({name: tensor.shape for name, tensor in base.items()}))
 
 
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
