@@ -1,6 +1,7 @@
 """From a name and a checkpoint to a DINOv2 or DINOv3 with a head: what config, which size, whose weights."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,22 @@ _STILL = dict.fromkeys(("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescal
 """DINOv3 moves its positions by chance while it trains, which pretraining needed: here they stay."""
 
 
+@dataclass(frozen=True)
+class Options:
+    """What else a DINO is built of.
+
+    Attributes:
+        config, processor: as transformers keeps them in JSON; None for those of the folder, or of the family.
+        grid: whether the head gives a map of each class; else logits of each image.
+        channels: of the pictures.
+    """
+
+    config: Settings | None = None
+    processor: Settings | None = None
+    grid: bool = False
+    channels: int = 3
+
+
 def build_dino(
     name: str,
     *,
@@ -43,10 +60,6 @@ def build_dino(
     head: Head = "new",
     drop_path: float = 0.0,
     seed: int = 0,
-    grid: bool = False,
-    channels: int = 3,
-    config: Settings | None = None,
-    processor: Settings | None = None,
     **options: Any,
 ) -> Dino:
     """Builds a DINO of transformers in eval mode.
@@ -59,17 +72,17 @@ def build_dino(
         head: "new" draws one from `seed`, whatever the weights are; "checkpoint" takes that of a file.
         drop_path: probability that a block is skipped (stochastic depth), in train mode only.
         seed: of the new head, and of random weights.
-        grid: whether the head gives a map of each class; else logits of each image.
-        config, processor: as transformers keeps them in JSON; None for those of the folder, or of the family.
+        **options: those of `Options`.
 
     Raises:
         ConfigError: transformers not installed, a size or option that the model does not have.
         CheckpointError: weights that can't be had, are damaged, or belong to another model.
     """
-    family = DINOS[name]
-    _check_asked(name, channels, options, head, checkpoint)
+    family, own = DINOS[name], _options(name, options)
+    _check_head(head, checkpoint)
     library()  # before anything is downloaded for it
-    folder = _folder(name, family, checkpoint, configured=config is not None)
+    folder = _folder(name, family, checkpoint, configured=own.config is not None)
+    config, processor = own.config, own.processor
     if config is None or processor is None:
         found = _defaults(family) if folder is None else read_folder(family, folder)
         config, processor = config or found[0], processor or found[1]
@@ -78,11 +91,11 @@ def build_dino(
         torch.manual_seed(seed)
         encoder = _encoder(family, settings, folder, name)
         torch.manual_seed(seed)  # again: the head depends on nothing but its shape
-        net = DinoNet(encoder, classes, grid=grid)
-        last = net.head[-1] if grid else net.head
+        net = DinoNet(encoder, classes, grid=own.grid)
+        last = net.head[-1] if own.grid else net.head
         nn.init.trunc_normal_(last.weight, std=0.02)
         nn.init.zeros_(last.bias)
-    model = _wrapped(name, net, settings, processor, image_size, grid=grid)
+    model = _wrapped(name, net, settings, processor, image_size, grid=own.grid)
     model.head_seed = seed if head == "new" else None
     if folder is not None and not on_meta():
         tell_loaded(encoder.state_dict(), 0, folder)
@@ -93,20 +106,24 @@ def build_dino(
     return model.eval()
 
 
-def _check_asked(name: str, channels: int, options: Settings, head: Head, checkpoint: str | Path | None) -> None:
-    if channels != 3:
-        raise ConfigError(f"model.channels is {channels}, but {name} takes 3 only, RGB and grey.")
-    if options:
+def _options(name: str, given: Settings) -> Options:
+    """Returns what else is asked for, or raises a `ConfigError`."""
+    if unknown := given.keys() - {field.name for field in fields(Options)}:
         known = "config and processor, as transformers keeps them in JSON"
-        raise ConfigError(f"model.options has {min(options)}, which {name} does not have: it takes {known}.")
+        raise ConfigError(f"model.options has {min(unknown)}, which {name} does not have: it takes {known}.")
+    own = Options(**given)
+    if own.channels != 3:
+        raise ConfigError(f"model.channels is {own.channels}, but {name} takes 3 only, RGB and grey.")
+    return own
+
+
+def _check_head(head: Head, checkpoint: str | Path | None) -> None:
+    """Refuses a head of a checkpoint that has none."""
     place = Path(str(checkpoint))
-    if head == "checkpoint" and (
-        checkpoint in (None, RANDOM) or (place.is_dir() and not (place / HEAD_FILE).is_file())
-    ):
-        raise ConfigError(
-            f"model.head=checkpoint needs a head, but {checkpoint or 'the published model'} has none: use "
-            "model.head=new."
-        )
+    headless = checkpoint in (None, RANDOM) or (place.is_dir() and not (place / HEAD_FILE).is_file())
+    if head == "checkpoint" and headless:
+        found = checkpoint or "the published model"
+        raise ConfigError(f"model.head=checkpoint needs a head, but {found} has none: use model.head=new.")
 
 
 def _folder(name: str, family: Family, checkpoint: str | Path | None, *, configured: bool) -> Path | None:

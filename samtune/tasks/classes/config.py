@@ -31,9 +31,9 @@ class Model(shared.Model):
         """Yields options that others set, and a model that gives no classes."""
         yield from super().faults()
         ours = {key: f"model.{key}" for key in ("name", "checkpoint", "image_size", "head")}
-        ours |= {"classes": "the data", "drop_path": "train.drop_path", "seed": "run.seed"}
+        ours |= {"classes": "the data", "drop_path": "train.drop_path", "seed": "run.seed", "grid": "the task"}
         for key in (key for key in self.options if key in ours):
-            yield Fault(f"options.{key}", f"is no option of timm: {ours[key]} sets it.")
+            yield Fault(f"options.{key}", f"is no option of the model: {ours[key]} sets it.")
         if entry_of(self.name).gives != "classes":
             yield Fault("name", f'"{self.name}" gives masks, not classes. Set task: segmentation.')
 
