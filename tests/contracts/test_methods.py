@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from toy import prompts_of, toy_batch, toy_lite, toy_model
+from toy_dino import toy_dino
 from toy_hf import toy_hf
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
@@ -23,6 +24,7 @@ from samtune.errors import ConfigError
 from samtune.files.audit import audit
 from samtune.files.delta import delta_restores, save_delta
 from samtune.models.backbone import Backbone
+from samtune.models.hf.families import DINOS
 from samtune.scoring.score import score, score_inputs
 from samtune.selection import SELECTORS, Selection, load_selection, save_selection, select
 from samtune.tasks.classes.losses import head_cross_entropy
@@ -35,7 +37,8 @@ from samtune.types import AnyBatch, Granularity, Scores
 # Of these families, whose blocks are those of others, what differs by family; all methods would take minutes.
 FEW = {"sam2": ("gps", "lora", "ssf"), "sam3": ("spt", "lora"), "sam_hq": ("ssf",), "edgetam": ("gps",)}
 SAMS = {"sam": toy_model, "sam_lite": toy_lite, **{name: partial(toy_hf, name) for name in FEW}}
-MODELS = [*SAMS, *FAMILIES]
+FEW["dinov3"] = ("gps", "grft", "spt", "lora", "ssf", "adaptformer")  # but for names and positions it is DINOv2
+MODELS = [*SAMS, *FAMILIES, *DINOS]
 OPTIONS: dict[str, dict[str, Any]] = {"spt": {"tau": 2000, "rank": 2}}
 # Beside these, every method runs with its defaults.
 EXTRA = {
@@ -55,7 +58,7 @@ EXTRA = {
 }
 CASES = {**{name: {"name": name, **OPTIONS.get(name, {})} for name in SELECTORS}, **EXTRA}
 UNDEFINED = {
-    *((name, model) for name in ("vpt_shallow", "vpt_deep") for model in MODELS if model != "vit"),
+    *((name, model) for name in ("vpt_shallow", "vpt_deep") for model in MODELS if model not in ("vit", "dinov2")),
     *(("mlp", model) for model in SAMS),
     ("adaptformer", "sam_lite"),
     ("adaptformer", "edgetam"),
@@ -71,6 +74,8 @@ DEFINED = [
 
 
 def model_of(family: str, *, dtype: torch.dtype = torch.float32) -> Backbone:
+    if family in DINOS:
+        return toy_dino(family, dtype=dtype)
     return SAMS[family](dtype=dtype) if family in SAMS else toy_classifier(family, dtype=dtype)
 
 

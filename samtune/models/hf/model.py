@@ -6,19 +6,18 @@ another token where that one's mask is unstable.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from samtune.errors import ConfigError
-from samtune.models.backbone import Backbone
+from samtune.models.hf.blocks import HfBackbone
 from samtune.models.hf.families import FAMILIES
 from samtune.models.hf.folder import save_folder
+from samtune.models.hf.meta import META, meta_family, meta_weights
 from samtune.types import Batch, Prompts, Role
 
 ENCODER = "vision_encoder."
@@ -26,13 +25,11 @@ _INNER = ("vision_encoder", "backbone", "timm_model")  # modules that only wrap 
 _IDLE = ("iou_prediction_head.", "pred_obj_score_head.")
 
 
-class HfSam(Backbone):
+class HfSam(HfBackbone):
     """SAM 1, and what all families share."""
 
     net: Any
-    targets = MappingProxyType({**Backbone.targets, "proj_in": "fc1", "proj_out": "fc2"})
-    keeps_folder = True
-    packages = ("transformers",)
+    targets = MappingProxyType({**HfBackbone.targets, "proj_in": "fc1", "proj_out": "fc2"})
 
     def __init__(self, net: nn.Module, **about: Any) -> None:
         super().__init__(net, **about)
@@ -93,21 +90,6 @@ class HfSam(Backbone):
             positions = self.net.get_image_wide_positional_embeddings()
         return sparse, dense, positions.expand(batch, -1, -1, -1)
 
-    def recompute_blocks(self, on: bool) -> None:
-        """Tells the blocks of transformers, which recompute while they train.
-
-        Raises:
-            ConfigError: blocks of another library.
-        """
-        for name in self.block_modules():
-            block: Any = self.net.get_submodule(name)
-            if not hasattr(block, "gradient_checkpointing"):
-                if on:
-                    raise ConfigError(f"train.checkpointing is true, but the blocks of {self.name} can't recompute.")
-                continue
-            block.gradient_checkpointing = on
-            block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-
     def role(self, name: str, owner: nn.Module) -> Role:
         """Says what a parameter is; the same parameters have the same roles as in segment-anything's layout.
 
@@ -132,14 +114,6 @@ class HfSam(Backbone):
     def block_modules(self) -> list[str]:
         """Returns the blocks of the vision encoder."""
         return [f"vision_encoder.layers.{index}" for index in range(len(self.net.vision_encoder.layers))]
-
-    def sublayers(self) -> dict[str, dict[str, int]]:
-        """As of the base; of an attention, whose output here may be a pair, its last linear map."""
-        found = super().sublayers()
-        if attention := found.get("attention"):
-            proj = [name for name in self.linears()["proj"] if name.rpartition(".")[0] in attention]
-            found["attention"] = {name: attention[name.rpartition(".")[0]] for name in proj}
-        return found
 
     def idle(self) -> list[str]:
         """Returns what mask token 0 does not depend on: scores of masks, and the other tokens' hypernetworks."""
@@ -203,6 +177,15 @@ class HfSam2(HfSam):
         """Returns a point that is none, as SAM 2 was trained."""
         point = torch.zeros(batch, 1, 1, 2, device=self.device)
         return {"input_points": point, "input_labels": -torch.ones(batch, 1, 1, dtype=torch.int64, device=self.device)}
+
+    def stock_notes(self, file: Path) -> list[str]:
+        """As of all families, and how the tuned model gets into a file of Meta's."""
+        more = "for Meta's own code: samtune apply META.pt --delta DELTA --out FILE.pt, META.pt being Meta's file"
+        return [*super().stock_notes(file), *([more] if self.name in META else [])]
+
+    def in_own_layout(self, state: Mapping[str, Tensor], source: Path) -> Mapping[str, Tensor]:
+        """Takes a file of Meta's too; raises as `meta_weights`."""
+        return state if meta_family(state) is None else meta_weights(self.name, state, source)
 
     def block_modules(self) -> list[str]:
         """Returns the blocks of all stages."""

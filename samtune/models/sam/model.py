@@ -18,6 +18,7 @@ from samtune.models.backbone import Backbone
 from samtune.models.sam.channels import RGB, check_channels, extended_colours, extended_filters, kept
 from samtune.models.sam.classes import KEPT, PREFIX, ClassTokens
 from samtune.models.sam.specs import LITES, VITS
+from samtune.models.weights import looks_elsewhere
 from samtune.types import Batch, Prompts, Role
 
 CELL = 16
@@ -197,7 +198,7 @@ class SamModel(Backbone):
         if "image_encoder.trunk.conv_stem.weight" in state:  # SAM 2 has a trunk too
             found = next(iter(LITES))
         if found is None:
-            return "It does not look like a Segment Anything checkpoint."
+            return looks_elsewhere(state) or "It does not look like a Segment Anything checkpoint."
         stem = state.get(f"{self.stem}.weight")
         if found == self.name and stem is not None and stem.dim() == 4 and stem.shape[1] not in (RGB, self.channels):
             return f"It is of a {found} for {stem.shape[1]} channels: set model.channels to that."

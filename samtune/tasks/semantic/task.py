@@ -64,7 +64,7 @@ class SemanticTask(PixelTask[SemanticConfig]):
             pixels=self.pixels,
         )
         count, size = len(splits.table.names), config.model.image_size
-        added = {"classes": count, "channels": self.pixels.channels}
+        added = {"classes": count, "channels": self.pixels.channels, "pixel_seed": config.run.seed}
         model = build_model(name, checkpoint=self.checkpoint(), image_size=size, **added)
         how: Any = {"image_size": model.image_size, "augment": data.augment, "pixels": self.pixels}
         few = splits if data.shots is None else splits.with_few(data.shots, config.run.seed)
@@ -72,7 +72,11 @@ class SemanticTask(PixelTask[SemanticConfig]):
 
     def skeleton(self) -> Backbone:
         model = self.config.model
-        added = {"classes": 2, "channels": model.channels}  # two do for a check: how many there are, the data says
+        added = {
+            "classes": 2,
+            "channels": model.channels,
+            "pixel_seed": 0,
+        }  # two do for a check: how many there are, the data says
         return build_shapes(model.name, checkpoint=self.checkpoint(), image_size=model.image_size, **added)
 
     def target_text(self) -> str:

@@ -22,6 +22,7 @@ from samtune.errors import CheckpointError, ConfigError, DiskError
 from samtune.models.hf.build import build_hf
 from samtune.models.hf.families import FAMILIES
 from samtune.models.hf.folder import family_of, save_folder
+from samtune.models.hf.meta_sizes import HIERAS, config_of_hiera
 from samtune.models.table import build_model, build_shapes
 from samtune.types import Prompts
 
@@ -92,30 +93,11 @@ def test_the_meaning_of_parameters_by_family() -> None:
     assert list(toy_hf("edgetam").linears()) == ["pointwise"]
 
 
-def hiera(width: int, blocks: list[int], heads: int, attend: list[int], **more: Any) -> dict[str, Any]:
-    """The published numbers of a SAM 2."""
-    widths = [width * 2**stage for stage in range(4)]
-    backbone = {
-        "model_type": "sam2_hiera_det_model", "hidden_size": width, "embed_dim_per_stage": widths,
-        "blocks_per_stage": blocks, "num_attention_heads_per_stage": [heads * 2**stage for stage in range(4)],
-        "global_attention_blocks": attend, **more,
-    }  # fmt: skip
-    vision = {"model_type": "sam2_vision_model", "backbone_config": backbone, "backbone_channel_list": widths[::-1]}
-    return {"vision_config": vision}
-
-
 @pytest.mark.parametrize(
-    ("config", "neurons"),
-    [
-        (hiera(96, [1, 2, 7, 2], 1, [5, 7, 9]), 44_800),
-        (hiera(96, [1, 2, 11, 2], 1, [7, 10, 13]), 58_624),
-        (hiera(112, [2, 3, 16, 3], 2, [12, 16, 20]), 99_472),
-        (hiera(144, [2, 6, 36, 4], 2, [23, 33, 43]), 249_424),
-    ],
-    ids=["tiny", "small", "base_plus", "large"],
+    ("size", "neurons"), [("tiny", 44_800), ("small", 58_624), ("base_plus", 99_472), ("large", 249_424)]
 )
-def test_k_1_of_the_published_sizes_of_sam_2(config: dict[str, Any], neurons: int) -> None:
-    model = build_shapes("sam2", checkpoint="random", image_size=None, config=config)
+def test_k_1_of_the_published_sizes_of_sam_2(size: str, neurons: int) -> None:
+    model = build_shapes("sam2", checkpoint="random", image_size=None, config=config_of_hiera(HIERAS[size]))
     roles = model.roles()
     weights = [p for name, p in model.net.named_parameters() if roles[name] in ("linear", "conv")]
     assert sum(len(weight) for weight in weights) == neurons and all(weight.is_meta for weight in weights)
