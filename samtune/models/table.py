@@ -65,7 +65,7 @@ def build_model(
         image_size: side of the square input in pixels; None for the model's own.
         **options: what else the builder takes; a classifier needs `classes`, the number of outputs, and what gives
             masks takes it too: then it gives one of each class. What gives masks also takes `channels`, those of the
-            pictures: 3, or 2 and 4 to 12 with a stem that is extended. Of transformers' only 3, and no classes.
+            pictures: 3, or 2 and 4 to 12 with a stem that is extended. Of transformers' only 3.
 
     Raises:
         ConfigError: unknown name, or a size or option that the model does not have.

@@ -119,7 +119,15 @@ def load_folder(net_class: Any, config: Any, folder: Path) -> tuple[nn.Module, i
         raise CheckpointError(
             f"the weights in {folder} do not fit its {CONFIG}: {', '.join(parts)}. Get the folder again."
         )
+    _copy_values(net)
     return net, max(0, _stored(folder) - len(net.state_dict()))
+
+
+def _copy_values(net: nn.Module) -> None:
+    """Copies all tensors of a network: those of a file lie in it at any address, and products round by that."""
+    with torch.no_grad():
+        for tensor in (*net.parameters(), *net.buffers()):
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
 
 
 def save_folder(net: Any, processor: Mapping[str, Any], folder: Path, *, left_out: str) -> None:
