@@ -66,7 +66,8 @@ class Segmenter(Backbone):
         """Puts class tokens beside SAM's own, which keep their values and their part in every other pass."""
         decoder = self.net.mask_decoder
         token = decoder.mask_tokens.weight.detach()[0]
-        tokens = ClassTokens(count, len(token)).to(token)
+        with token.device:
+            tokens = ClassTokens(count, len(token)).to(token.dtype)
         tokens.start(token, list(self.hypernetwork_layers(decoder.output_hypernetworks_mlps[0])))
         decoder.classes = tokens
 
