@@ -83,7 +83,7 @@ def build_model(
         pixel_seed: of a task of pixels: what gives classes else then gets a head of maps, drawn from it.
         **options: what else the builder takes; a classifier needs `classes`, the number of outputs, and what gives
             masks takes it too: then it gives one of each class. What gives masks also takes `channels`, those of the
-            pictures: 3, or 2 and 4 to 12 with a stem that is extended. Of transformers' only 3, and no classes.
+            pictures: 3, or 2 and 4 to 12 with a stem that is extended. Of transformers' only 3.
 
     Raises:
         ConfigError: unknown name, or a size or option that the model does not have.

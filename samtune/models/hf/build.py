@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from samtune.errors import CheckpointError, ConfigError, unknown_name
+from samtune.models.classes import has_classes
 from samtune.models.hf.families import FAMILIES, Family
 from samtune.models.hf.folder import (
     colours_of,
@@ -19,10 +20,16 @@ from samtune.models.hf.folder import (
     tell_loaded,
     values_of,
 )
+from samtune.models.hf.hq import HfSamHQ
 from samtune.models.hf.hub import published_folder
 from samtune.models.hf.meta_sizes import config_of_meta
-from samtune.models.hf.model import BACKBONES, HfSam
-from samtune.models.weights import RANDOM, load_weights
+from samtune.models.hf.model import HfEdgeTam, HfSam, HfSam2, HfSam3
+from samtune.models.weights import RANDOM, load_state, read_state
+
+BACKBONES: dict[str, type[HfSam]] = {
+    "sam_hf": HfSam, "sam_hq": HfSamHQ, "sam2": HfSam2, "sam3": HfSam3, "edgetam": HfEdgeTam,
+}  # fmt: skip
+_OWN = "sam_lite, sam_tiny or a sam_vit"
 
 Settings = dict[str, Any]
 
@@ -46,10 +53,11 @@ def build_hf(
             the hub itself.
         image_size: side of the square input in pixels; None for the checkpoint's own.
         config, processor: as transformers keeps them in JSON; None for those of the folder, or of the family.
+        classes: number of class tokens, which a file of weights may have already; None for a model that only segments.
 
     Raises:
-        ConfigError: an unknown name, transformers not installed, a size that the model can't have, `classes`, or other
-            `channels` than 3.
+        ConfigError: an unknown name, transformers not installed, a size that the model can't have, other `channels`
+            than 3, or `classes` of SAM-HQ.
         CheckpointError: weights that can't be had, are damaged, or belong to another model.
     """
     if name not in FAMILIES:
@@ -68,18 +76,28 @@ def build_hf(
     if folder is not None and not on_meta():
         tell_loaded(net.state_dict(), more, folder)
     elif checkpoint not in (None, RANDOM) and folder is None and not on_meta():
-        load_weights(model, Path(str(checkpoint)))
+        path = Path(str(checkpoint))
+        state = read_state(path)
+        if classes is not None and has_classes(state):
+            model.add_classes(classes)
+        load_state(model, state, path)
+    if classes is not None and model.classes is None:
+        model.add_classes(classes)
     return model.eval()
 
 
 def _check_asked(name: str, classes: int | None, channels: int) -> None:
-    """Raises a `ConfigError` for what only samtune's own families have."""
-    others = "Set model.name to sam_lite, sam_tiny or a sam_vit."
-    if classes is not None:
+    """Raises a `ConfigError` for what other families have."""
+    if classes is not None and not BACKBONES[name].takes_classes:
         tasks = "which task: semantic and task: instances need"
-        raise ConfigError(f"{name} gives one mask and has no class tokens, {tasks}. {others}")
+        others = ", ".join(other for other, kind in BACKBONES.items() if kind.takes_classes)
+        raise ConfigError(
+            f"{name} gives one mask and has no class tokens, {tasks}. Set model.name to one of {others}, or to {_OWN}."
+        )
     if channels != 3:
-        raise ConfigError(f"model.channels is {channels}, but {name} takes 3 only, RGB and grey. {others}")
+        raise ConfigError(
+            f"model.channels is {channels}, but {name} takes 3 only, RGB and grey. Set model.name to {_OWN}."
+        )
 
 
 def _folder(name: str, family: Family, checkpoint: str | Path | None, *, configured: bool) -> Path | None:

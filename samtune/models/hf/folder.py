@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from samtune.base.disk import disk_errors, write_json
+from samtune.base.disk import disk_errors, write_json, write_text
 from samtune.base.machine import is_out_of_memory
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.hf.families import ALL, FAMILIES, Family
@@ -121,7 +121,15 @@ def load_folder(net_class: Any, config: Any, folder: Path) -> tuple[nn.Module, i
         raise CheckpointError(
             f"the weights in {folder} do not fit its {CONFIG}: {', '.join(parts)}. Get the folder again."
         )
+    _copy_values(net)
     return net, max(0, _stored(folder) - len(net.state_dict()))
+
+
+def _copy_values(net: nn.Module) -> None:
+    """Copies all tensors of a network: those of a file lie in it at any address, and products round by that."""
+    with torch.no_grad():
+        for tensor in (*net.parameters(), *net.buffers()):
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
 
 
 @contextmanager
@@ -170,23 +178,43 @@ def on_meta() -> bool:
     return torch.get_default_device().type == "meta"
 
 
-def save_folder(net: Any, processor: Mapping[str, Any], folder: Path) -> None:
-    """Writes a network and its processor as `from_pretrained` reads them; an older folder is replaced at the end."""
+def save_folder(net: Any, processor: Mapping[str, Any], folder: Path, *, left_out: tuple[str, ...] = ()) -> None:
+    """Writes a network and its processor as `from_pretrained` reads them; an older folder is replaced at the end.
+
+    Args:
+        left_out: starts of the names of tensors of classes, which transformers has no place for. Where there are any, a
+            README.md names them.
+    """
     partial = folder.with_name(f"{folder.name}.part")
+    state = net.state_dict()
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(left_out)}
     with disk_errors(folder):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             with quiet():
-                net.save_pretrained(partial)
+                net.save_pretrained(partial, state_dict=dict(kept))  # which it empties
         except SafetensorError as err:  # how it reports a full disk
             shutil.rmtree(partial, ignore_errors=True)
             raise OSError(str(err)) from err
         for file in partial.iterdir():
             file.chmod(0o644)  # safetensors makes files that only their owner can read
         write_json(partial / PROCESSORS[0], processor)
+        if len(kept) < len(state):
+            text = _without([name for name in state if name not in kept])
+            write_text(partial / "README.md", text)
+            logger.info("%s: %s", folder, text.splitlines()[0])
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
+
+
+def _without(names: list[str]) -> str:
+    """Returns what a folder says of tensors that it lacks."""
+    said = (
+        f"{len(names)} tensors of the tuned model are left out: transformers has no place for tokens of classes. "
+        "This folder segments what a prompt shows; the merged.safetensors of its run has them too."
+    )
+    return "\n".join([said, "", *(f"- `{name}`" for name in names), ""])
 
 
 def _read_processor(family: Family, folder: Path) -> dict[str, Any]:

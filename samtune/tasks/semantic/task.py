@@ -15,7 +15,7 @@ from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.models.backbone import Backbone
-from samtune.models.sam.model import SamModel
+from samtune.models.segmenter import Segmenter
 from samtune.models.table import build_model, build_shapes
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.evaluate import Evaluation
@@ -88,7 +88,7 @@ class SemanticTask(PixelTask[SemanticConfig]):
     def network(
         self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
-        return BoxPractice(model) if self.config.loss.box_weight and isinstance(model, SamModel) else model
+        return BoxPractice(model) if self.config.loss.box_weight and isinstance(model, Segmenter) else model
 
     def training_loss(self) -> OutputLoss:
         classes, weight = super().training_loss(), self.config.loss.box_weight
