@@ -103,7 +103,8 @@ class DoRA(LoRA):
         with torch.no_grad():
             whole = weight.to(self.magnitude.dtype) + self.scale * (self.up @ self.down)
             length = torch.linalg.vector_norm(whole, dim=1)
-        return self.magnitude / length.clamp_min(torch.finfo(length.dtype).tiny)
+        factor: Tensor = self.magnitude / length.clamp_min(torch.finfo(length.dtype).tiny)
+        return factor
 
 
 class PiSSA(LoRA):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from toy import toy_batch, toy_lite, toy_model
 from toy_hf import toy_hf
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
+from samtune.base.share import Share
 from samtune.errors import ConfigError, DataError, NonFiniteError
 from samtune.models.backbone import Backbone
 from samtune.scoring.file import check_scores_file, load_scores, save_scores
@@ -147,6 +148,23 @@ def test_a_pass_that_goes_on_has_the_same_bits(taken: int) -> None:
     found = score_inputs(toy_model(), batches, keeper=Kept(start=whole.kept[taken - 1]))
     assert (found.batches, found.images_hash) == (expected.batches, expected.images_hash) == (4, expected.images_hash)
     assert all(torch.equal(found.sums[name], value) for name, value in expected.sums.items())
+
+
+def test_processes_that_share_the_batches_have_the_sums_of_all() -> None:
+    class Alone(Share):
+        """One of two processes, which does not hear of the other."""
+
+        def add(self, tensors: Sequence[Tensor]) -> None: ...
+
+        def total(self, *values: float) -> list[float]:
+            return list(values)
+
+    batches = [toy_batch(seed=seed) for seed in range(3)]
+    whole = score_inputs(toy_model(), batches)
+    parts = [score_inputs(toy_model(), batches, share=Alone(number, 2)) for number in (0, 1)]
+    assert [part.batches for part in parts] == [1, 2] and {part.images_hash for part in parts} == {whole.images_hash}
+    for name, total in whole.sums.items():
+        torch.testing.assert_close(parts[0].sums[name] + parts[1].sums[name], total, rtol=1e-5, atol=1e-7)
 
 
 def test_the_number_of_images_in_a_batch_does_not_matter() -> None:
