@@ -28,6 +28,8 @@ Size = tuple[int, int]
 PromptMode = Literal["none", "box", "point"]
 Role = Literal["linear", "conv", "bias", "norm", "position", "head", "decoder", "fixed"]
 Granularity = Literal["batch", "sample"]
+Summed = Literal["gradients", "inputs"]
+"""What a scoring pass adds up."""
 Resize = Literal["squash", "crop"]
 """How an image becomes a square: straight to it; or scaled by the shorter side, then the middle cut out."""
 Interpolation = Literal["bicubic", "bilinear"]
@@ -227,11 +229,13 @@ class Scores:
     """What a scoring pass found: for one loss, one granularity and one image set.
 
     Attributes:
-        sums: parameter name -> signed sum of the gradients, fp32, of the parameter's shape.
+        sums: parameter name -> signed sum of the gradients, fp32, of the parameter's shape; or, `of` inputs, weight
+            name -> sum over images of the mean |input|, of the shape of `samtune.scoring.inputs.input_shapes`.
         batches: gradients that were summed, each of one `per`; for `skipped` more the loss is undefined.
         images_hash: SHA-256 over the pixels and targets, in order.
         squares: parameter name -> sum of the squared gradients; None unless asked for.
         loss: the loss with its options, as text; empty where nobody said, as `base_hash`, the weights' `state_hash`.
+        seconds, memory_mib: what the pass took, and how far it raised the memory in use; None where nobody measured.
     """
 
     sums: dict[str, Tensor]
@@ -242,6 +246,9 @@ class Scores:
     per: Granularity = "batch"
     loss: str = ""
     base_hash: str = ""
+    of: Summed = "gradients"
+    seconds: float | None = None
+    memory_mib: float | None = None
 
 
 Metric = Callable[[MaskArray, MaskArray], float]

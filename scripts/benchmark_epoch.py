@@ -96,7 +96,7 @@ def write_task(folder: Path, *, images: int) -> None:
 
 def measure(job: Job) -> dict[str, Any]:
     """Trains two epochs and returns for each its seconds, the floor's, and the share of loading."""
-    selection = select_parameters(job)
+    selection = select_parameters(job).selection
     trainable = attach_selection(job, selection)
     floor_step = make_floor(job)
     loader = Timed(job.loaders.train)

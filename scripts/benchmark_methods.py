@@ -85,13 +85,13 @@ class Model:
     Attributes:
         build: makes its task from size and batch.
         size: its own side of the images, in pixels.
-        library: what its task imports late.
+        libraries: what its task imports late.
         small: a small model of its kind.
     """
 
     build: Callable[[int, int], Task]
     size: int
-    library: str
+    libraries: tuple[str, ...]
     small: str
 
 
@@ -194,12 +194,15 @@ def sam_task(name: str, size: int, batch: int) -> Task:
     )
 
 
+LOSS = "monai.losses.dice"
+SAM_2 = "transformers.models.sam2.modeling_sam2"
 MODELS: dict[str, Model] = {
-    "vit_b16": Model(partial(classifier_task, "vit_base_patch16_224.augreg_in21k"), 224, "timm", "vit_tiny"),
-    "vit_tiny": Model(partial(classifier_task, "vit_tiny_patch16_224"), 224, "timm", "vit_tiny"),
-    "sam_vit_b": Model(partial(sam_task, "sam_vit_b"), 1024, "monai.losses.dice", "sam_tiny"),
-    "sam_lite": Model(partial(sam_task, "sam_lite"), 256, "monai.losses.dice", "sam_lite"),
-    "sam_tiny": Model(partial(sam_task, "sam_tiny"), 256, "monai.losses.dice", "sam_tiny"),
+    "vit_b16": Model(partial(classifier_task, "vit_base_patch16_224.augreg_in21k"), 224, ("timm",), "vit_tiny"),
+    "vit_tiny": Model(partial(classifier_task, "vit_tiny_patch16_224"), 224, ("timm",), "vit_tiny"),
+    "sam_vit_b": Model(partial(sam_task, "sam_vit_b"), 1024, (LOSS,), "sam_tiny"),
+    "sam_lite": Model(partial(sam_task, "sam_lite"), 256, (LOSS,), "sam_lite"),
+    "sam_tiny": Model(partial(sam_task, "sam_tiny"), 256, (LOSS,), "sam_tiny"),
+    "sam2": Model(partial(sam_task, "sam2"), 1024, (LOSS, SAM_2), "sam2"),  # of transformers, tiny by default
 }
 
 
@@ -248,7 +251,7 @@ def measure(args: argparse.Namespace, facts: dict[str, dict[str, Any]]) -> list[
     """Starts a process per method, one after the other, lets them step in turns, and returns the table's rows."""
     context = multiprocessing.get_context("forkserver")  # a fork of clean imports: fast, and they are shared
     late = ["peft"] if any(name.startswith("peft") for name in facts) else []
-    context.set_forkserver_preload([*PRELOAD, MODELS[args.model].library, *late])
+    context.set_forkserver_preload([*PRELOAD, *MODELS[args.model].libraries, *late])
     rows: list[dict[str, Any]] = []
     running: list[tuple[dict[str, Any], Connection]] = []
     for name, known in facts.items():

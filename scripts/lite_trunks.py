@@ -80,7 +80,7 @@ def measure(number: int, data: Path, minutes: float, folder: Path) -> Line:
     settings = [f"data.dir={data}", f"model.name={name_of(number)}", f"model.checkpoint={file}", "track.mlflow=false"]
     config = load_config("kvasir_lite.yaml", settings)
     job = prepare(config)
-    trainable = attach_selection(job, select_parameters(job))
+    trainable = attach_selection(job, select_parameters(job).selection)
     options: dict[str, Any] = {"fabric": job.fabric, "objective": objective_of(job, trainable)}
     events: list[Event] = []
 

@@ -38,6 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from samtune.base.tensors import save_tensors
 from samtune.models.sam.lite import LiteSam, build_lite
 from samtune.models.sam.model import upsample_logits
+from samtune.models.segmenter import Embedded
 from samtune.models.weights import RANDOM, load_weights
 from samtune.types import Prompts
 
@@ -140,7 +141,7 @@ def answers(
     labels = None if points is None else torch.ones(points.shape[:2], dtype=torch.int64, device=points.device)
     last = None
     for _ in range(ROUNDS):
-        logits, expected = model.decode_all(embeddings, Prompts(boxes, points, labels), last)
+        logits, expected = model.decode_all(Embedded(embeddings), Prompts(boxes, points, labels), last)
         single = boxes is None and last is None
         yield logits, expected, single
         with torch.no_grad():
@@ -163,7 +164,7 @@ def training_loss(model: LiteSam, scenes: Scenes, generator: torch.Generator, *,
         maps = model.net.image_encoder.trunk(pixels.contiguous(memory_format=torch.channels_last))
     with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
         embeddings = model.net.image_encoder.neck(*maps)
-        union = model.decode_all(embeddings)
+        union = model.decode_all(Embedded(embeddings))
         loss, _ = losses_of(union[0][:, :1], scenes.instances > 0)
         losses = {"none": loss.mean()}
         masks = draw_objects(scenes.instances, OBJECTS, generator)
@@ -309,10 +310,10 @@ def held_out(model: LiteSam, material: Material, pictures: int = 256) -> dict[st
     for number in range(pictures // 16):
         scenes = draw_scenes(16, size=SIDE, seed=(HELD_OUT_SEED, number), material=material)
         embeddings = model.encode(model.normalise(scenes.images, torch.ones((), dtype=torch.bool)))
-        found.setdefault("none", []).append(dice(_answer(model.decode(embeddings)), scenes.instances > 0))
+        found.setdefault("none", []).append(dice(_answer(model.decode(Embedded(embeddings))), scenes.instances > 0))
         masks = draw_objects(scenes.instances, 2, generator)
         each = embeddings.repeat_interleave(2, 0)
-        logits, _ = model.decode_all(each, Prompts(boxes_of(masks)))
+        logits, _ = model.decode_all(Embedded(each), Prompts(boxes_of(masks)))
         found.setdefault("box", []).append(dice(_answer(logits[:, :1]), masks))
         for index, (logits, _, _) in enumerate(answers(model, each, masks, "point", generator), start=1):
             found.setdefault(f"click{index}", []).append(dice(_answer(logits[:, :1]), masks))

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from samtune.base.tensors import save_tensors
 from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.sam.vit import build_vit
+from samtune.models.segmenter import Embedded
 from samtune.models.weights import RANDOM
 from samtune.scoring.contrastive import supervised_contrastive
 from samtune.types import Prompts
@@ -233,7 +234,7 @@ def training_loss(model: SamModel, heads: DenseHeads, scenes: Scenes, generator:
     losses = {"dense": heads(embeddings, scenes.instances)}
     for kind, count in (("box", BOXES), ("point", POINTS), ("none", 1)):
         targets = draw_targets(scenes.instances, kind, count, generator)
-        logits = model.decode(embeddings.repeat_interleave(count, 0), targets.prompts)
+        logits = model.decode(Embedded(embeddings.repeat_interleave(count, 0)), targets.prompts)
         losses[kind] = mask_loss(logits, targets.masks)
     return losses
 
@@ -260,10 +261,10 @@ def held_out_dice(model: SamModel, size: int, device: torch.device) -> dict[str,
     radii = torch.arange(4, 96, 4, device=device) * size / 256
     for _ in range(HELD_OUT_SCENES // 32):
         scenes = generate_scenes(32, size=size, generator=generator, photos=photos, device=device)
-        embeddings = model.encode(pixels_of(model, scenes.images))
+        embedded = Embedded(model.encode(pixels_of(model, scenes.images)))
         for kind in ("box", "point", "none"):
             targets = draw_targets(scenes.instances, kind, 1, generator)
-            logits = upsample_logits(model.decode(embeddings, targets.prompts), size)[:, 0]
+            logits = upsample_logits(model.decode(embedded, targets.prompts), size)[:, 0]
             totals.setdefault(kind, []).append(dice(logits > 0, targets.masks))
             if kind == "box":
                 filled, ellipse = box_answers(boxes_of(targets.masks), size)
@@ -361,7 +362,7 @@ def pretrain(args: argparse.Namespace) -> None:
 def overfit_dice(model: SamModel, pool: Pool, generator: torch.Generator) -> float:
     """Mean box Dice on the scenes of the pool themselves."""
     targets = draw_targets(pool.instances, "box", 1, generator)
-    logits = model.decode(model.encode(pixels_of(model, pool.images)), targets.prompts)
+    logits = model.decode(Embedded(model.encode(pixels_of(model, pool.images))), targets.prompts)
     return float(dice(upsample_logits(logits, pool.size)[:, 0] > 0, targets.masks).mean())
 
 

@@ -28,6 +28,7 @@ from pretrain_tiny_sam import dice
 from torch import Tensor
 
 from samtune.models.sam.model import SamModel, upsample_logits
+from samtune.models.segmenter import Embedded
 from samtune.models.table import build_model
 from samtune.types import Prompts
 
@@ -131,7 +132,7 @@ def measure_model(model: SamModel, embedding: Tensor, truths: Tensor, found: Fou
         truths: (N, S, S) bool.
     """
     rates = model.name != "sam_tiny"  # whose pre-training left out the IoU head, further masks and mask prompts
-    each = embedding.expand(len(truths), -1, -1, -1)
+    each = Embedded(embedding).repeated(len(truths))
     boxes = torch.stack([_box(truth) for truth in truths])
     logits, expected = model.decode_all(each, Prompts(boxes))
     hit = _full(logits[:, 0])

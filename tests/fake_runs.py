@@ -107,12 +107,13 @@ class FakeChildren(Children):
             write_run(folder, [value] * len(NAMES))
         (folder / "merged.safetensors").write_bytes(b"merged")
         events: list[dict[str, Any]] = [
+            {"split": "select", "step": 0, "seconds": 0.5, "memory_mib": 12.0},
             {"split": "val", "step": 1, metric: value},
             {"split": "val", "step": 2, metric: value / 2},
             {"split": "fit", "step": 2, "seconds": 12.34, "memory_mib": 321.4},
             {"split": "test", "step": 2, metric: 0.9, "seconds": 1.5, "memory_mib": 99.0},
         ]
         if given.get("data.retrain") == "true":
-            events = events[2:]
+            events = [events[0], *events[3:]]
         (folder / "history.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
         return 0

@@ -9,6 +9,8 @@ from samtune.compare.read import Method
 
 LINES = ("selected", "bias", "norm", "decoder", "head", "added", "total")  # of `trainable` in `metrics.json`
 COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "select_seconds": ("selecting", lambda value: f"{value:.1f} s"),
+    "select_memory_mib": ("its memory", lambda value: f"{value:,.0f} MiB"),
     "seconds": ("training", lambda value: f"{value / 60:.1f} min"),
     "memory_mib": ("its memory", lambda value: f"{value:,} MiB"),
     "test_seconds": ("test", lambda value: f"{value:.1f} s"),
@@ -25,6 +27,8 @@ DEFINITION = {
     "the seeds; it speaks about the choice of images, not about the luck of a run.",
     "difference": "Mean over the images of this row minus that row, each image averaged over its row's seeds first, "
     "with the 95 % interval of the paired bootstrap. An interval without 0 speaks for a real difference.",
+    "selecting": "Time of the scoring pass, if the method needs one, and of the choice, also where runs "
+    "share the scores of one pass. Its memory is the peak minus what was in use before.",
     "training": "Time with validations, without imports, scoring and evaluation, mean over the runs; its memory is "
     "the peak of a run minus what was in use before. Test: the same of the evaluation.",
 }

@@ -10,9 +10,11 @@ from torch import Tensor
 from samtune.base.download import file_sha256
 from samtune.base.tensors import load_tensors, read_metadata, state_hash
 from samtune.errors import CheckpointError
-from samtune.files.delta import base_of, base_state, bits_of, expect_hash, given_file, read_weights
+from samtune.files.delta import base_of, base_state, bits_of, given_file, hash_problem, read_weights
 from samtune.files.description import Description
+from samtune.files.layouts import selection_in
 from samtune.models.hf.folder import family_of
+from samtune.models.hf.meta import meta_family, meta_map_of
 from samtune.models.weights import read_state
 from samtune.selection.selection import Selection, load_selection
 
@@ -32,11 +34,14 @@ class AuditReport:
 
 def audit_files(base: str | Path, merged: Path, selection: Path) -> AuditReport:
     """As `audit`, of files; a damaged one, or a selection made for another base, is a `CheckpointError`."""
-    chosen = load_selection(selection)
+    chosen, tuned = load_selection(selection), read_weights(merged)
     state = base_of(base, Description.read(merged), merged)
-    if "base_hash" in chosen.provenance:
-        expect_hash(state, chosen.provenance["base_hash"], f"{selection} belongs to another base than {base}")
-    return audit(state, read_weights(merged), chosen)
+    if meta_family(state) is None and meta_family(tuned) is not None:
+        tuned = meta_map_of(tuned, merged).to_transformers(tuned)
+    fitting, found = selection_in(state, chosen, base)
+    if (wanted := chosen.provenance.get("base_hash", found)) != found:
+        raise CheckpointError(hash_problem(f"{selection} belongs to another base than {base}", found, wanted))
+    return audit(state, tuned, fitting)
 
 
 def audit(base: Mapping[str, Tensor], merged: Mapping[str, Tensor], selection: Selection) -> AuditReport:
@@ -111,6 +116,8 @@ def inspect_file(given: str | Path) -> dict[str, object]:
         state = load_tensors(path)
     else:
         state = read_state(path)
+    if meta_family(state) is not None:
+        facts["layout"] = meta_map_of(state, "the file").account("it")
     return facts | _counts(state) | {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
@@ -134,7 +141,8 @@ def diff_files(a: str | Path, b: str | Path) -> list[DiffRow]:
     rows = []
     for name, tensor in left.items():
         if changed := int((bits_of(tensor) != bits_of(right[name])).sum()):
-            largest = float((tensor.float() - right[name].float()).abs().max())
+            pair = [t if t.is_complex() else t.float() for t in (tensor, right[name])]
+            largest = float((pair[0] - pair[1]).abs().max())
             rows.append(DiffRow(name, changed, tensor.numel(), largest))
     return rows
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from samtune.base.tensors import check_file, in_fp32, load_tensors, read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.description import Description
-from samtune.files.layouts import back_from, in_layout_of, own_layout, twin_metadata
+from samtune.files.layouts import has_layouts, in_layout_of, own_layout, twin_metadata
 from samtune.models.hf.folder import CONFIG, family_of
+from samtune.models.hf.meta import meta_family
 from samtune.models.table import build_model, entry_of, names_that_give
-from samtune.models.weights import RANDOM, check_finite, read_state
+from samtune.models.weights import RANDOM, check_finite, read_state, save_pth
 from samtune.selection.selection import Selection, pack_indices, unpack_indices
 
 DELTA_FORMAT = "samtune-delta-1"
@@ -50,6 +51,7 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
     """Writes the merged model of a base and a delta, in the layout of the base.
 
     Args:
+        out: `.safetensors`, or `.pth` and `.pt` for the code of the model's authors, without what samtune needs.
         base: a checkpoint file or folder, or a model's name for its own weights; of a classifier also "random".
 
     Raises:
@@ -58,21 +60,21 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
     metadata = _delta_metadata(delta)
     described = _merged_metadata(metadata["merged"], delta)
     description = Description.from_metadata(described, delta)
-    own = own_layout(description.model)
-    elsewhere = given_file(base) is not None or own_layout(str(base)) not in (None, own)
-    given = base_state(base) if own is not None and elsewhere else {}
+    file, own = given_file(base), own_layout(description.model)
+    elsewhere = has_layouts(description, file) and (file or own_layout(str(base)) not in (None, own))
+    given = base_state(base) if elsewhere else {}
     mapped = in_layout_of(description.model, given, base)
-    state = base_of(base, description, delta) if mapped is None else mapped
+    state = base_of(base, description, delta) if mapped is None else mapped.state
     expect_hash(state, metadata["base_hash"], f"{delta} belongs to another base than {base}")
     merged = _forward(state, delta)
     expect_hash(merged, metadata["merged_hash"], f"{delta} is damaged: the merged weights are not those of its run")
     if mapped is not None:  # the merged model is what its base is
-        merged, described = back_from(mapped, merged), twin_metadata(described, description, given)
-    save_tensors(out, merged, described)
+        merged, described = mapped.back(merged), twin_metadata(described, description, given)
+    _save(out, merged, described)
 
 
 def undo_delta(merged: Path, delta: Path, out: Path) -> None:
-    """Writes the base of a merged model, bit for bit, as fp32 safetensors.
+    """Writes the base of a merged model, bit for bit, in fp32; `out` as of `apply_delta`.
 
     Raises:
         CheckpointError: files of two runs, or a damaged file.
@@ -80,13 +82,21 @@ def undo_delta(merged: Path, delta: Path, out: Path) -> None:
     state, metadata = read_weights(merged), _delta_metadata(delta)
     model = _merged_metadata(metadata["merged"], delta).get("model", "")
     mapped = in_layout_of(model, state, merged)
-    tuned = state if mapped is None else mapped
+    tuned = state if mapped is None else mapped.state
     expect_hash(tuned, metadata["merged_hash"], f"{delta} belongs to another merged model than {merged}")
     base = _backward(tuned, delta)
     expect_hash(base, metadata["base_hash"], f"{delta} is damaged: the result is not its base")
     if mapped is not None:
-        base = back_from(mapped, base)
-    save_tensors(out, base, {"base_hash": state_hash(base)})
+        base = mapped.back(base)
+    _save(out, base, {"base_hash": state_hash(base)})
+
+
+def _save(out: Path, state: State, metadata: Mapping[str, str]) -> None:
+    if out.suffix not in (".pth", ".pt"):
+        save_tensors(out, state, metadata)
+        return
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    save_pth(out, tensors if meta_family(state) is None else {"model": tensors})  # as Meta's own code reads it
 
 
 def delta_restores(base: State, delta: Path) -> bool:
@@ -183,7 +193,12 @@ def expect_hash(state: State, wanted: str, problem: str) -> None:
     """Raises a `CheckpointError` with the problem and both hashes if a state's hash is not the wanted one."""
     found = state_hash(state)
     if found != wanted:
-        raise CheckpointError(f"{problem} (hash {found[:12]}, expected {wanted[:12]}).")
+        raise CheckpointError(hash_problem(problem, found, wanted))
+
+
+def hash_problem(problem: str, found: str, wanted: str) -> str:
+    """Returns a problem with the hashes that show it."""
+    return f"{problem} (hash {found[:12]}, expected {wanted[:12]})."
 
 
 def _forward(base: State, delta: Path) -> dict[str, Tensor]:
@@ -217,5 +232,7 @@ def _flip(state: State, packed: State, delta: Path) -> dict[str, Tensor]:
 
 
 def bits_of(tensor: Tensor) -> Tensor:
-    """Returns the (n,) int32 view of an fp32 tensor's bits."""
+    """Returns the (n,) int32 view of an fp32 tensor's bits; of complex64 an int64 one."""
+    if tensor.is_complex():
+        return tensor.detach().cpu().contiguous().view(-1).view(torch.int64)
     return tensor.detach().cpu().contiguous().float().view(-1).view(torch.int32)

@@ -1,14 +1,18 @@
-"""One SAM 1, two layouts: the weights, the selection and the description of one are those of the other by other names.
+"""One model, two layouts: weights, selection and description in Meta's are those in transformers', by other names.
 
 A delta, selection or merged file that was made with segment-anything's model so serves that of transformers, and back.
+Of SAM 2 and 3 runs have transformers' names, and Meta's own files take their deltas.
 """
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from samtune.base.tensors import in_fp32, state_hash
@@ -16,7 +20,9 @@ from samtune.errors import CheckpointError
 from samtune.files.description import Description
 from samtune.models.backbone import Backbone
 from samtune.models.hf.build import build_hf
-from samtune.models.hf.layout import Layout, layout_of, module_renamed, renamed
+from samtune.models.hf.layout import layout_of, module_renamed, renamed
+from samtune.models.hf.meta import META, meta_family, meta_map_of
+from samtune.models.hf.names import Layout
 from samtune.models.sam.specs import VITS, SamSpec
 from samtune.models.weights import RANDOM
 from samtune.selection.selection import Selection
@@ -33,7 +39,26 @@ def own_layout(model: str) -> Layout | None:
     return "transformers" if model == TRANSFORMERS else "Meta" if model in VITS else None
 
 
-def in_layout_of(model: str, state: Mapping[str, Tensor], source: object) -> dict[str, Tensor] | None:
+@dataclass(frozen=True)
+class Mapped:
+    """Weights of a file by the names of a model in whose other layout the file is.
+
+    Attributes:
+        state: without what the model does not have.
+        back: takes such a state to the names of the file, with what else the file holds.
+    """
+
+    state: dict[str, Tensor]
+    back: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+def has_layouts(description: Description, file: Path | None) -> bool:
+    """Whether the base of a model, in a file or folder or under a name, may be in another layout than its own."""
+    in_meta = description.model in META and not description.classes  # Meta's code has no tokens of classes
+    return own_layout(description.model) is not None or (in_meta and file is not None and file.is_file())
+
+
+def in_layout_of(model: str, state: Mapping[str, Tensor], source: object) -> Mapped | None:
     """Returns weights by the names of a model where they are in its other layout; logs which they are in.
 
     Args:
@@ -42,7 +67,14 @@ def in_layout_of(model: str, state: Mapping[str, Tensor], source: object) -> dic
 
     Returns:
         None where they are in the model's own layout, or in none that is known.
+
+    Raises:
+        CheckpointError: a file of Meta's with tensors that are in no such file.
     """
+    if model in META and meta_family(state) == model:
+        found_in_meta = meta_map_of(state, source)
+        logger.info("%s; %s is in that of transformers: names are mapped", found_in_meta.account(source), model)
+        return Mapped(found_in_meta.to_transformers(state), partial(found_in_meta.to_meta, original=state))
     own, found = own_layout(model), layout_of(state)
     if own is None or found is None:
         return None
@@ -50,14 +82,7 @@ def in_layout_of(model: str, state: Mapping[str, Tensor], source: object) -> dic
         logger.info("%s is in the layout of %s, as %s is", source, found, model)
         return None
     logger.info("%s is in the layout of %s, and %s in that of %s: names are mapped", source, found, model, own)
-    return renamed(state, own)
-
-
-def back_from(mapped: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state by the names of the other layout than that of `mapped`, which its names are of."""
-    found = layout_of(mapped)
-    assert found is not None  # of what `in_layout_of` returned
-    return renamed(state, _OTHER[found])
+    return Mapped(renamed(state, own), partial(renamed, layout=found))
 
 
 def twin_metadata(metadata: Mapping[str, str], description: Description, base: Mapping[str, Tensor]) -> dict[str, str]:
@@ -69,6 +94,8 @@ def twin_metadata(metadata: Mapping[str, str], description: Description, base: M
     Raises:
         CheckpointError: a model that the other layout does not have.
     """
+    if description.model in META:  # names alone tell its layouts apart
+        return {**metadata, "base_hash": state_hash(base)}
     name, options = twin_of(description)
     texts = {"model": name, "options": json.dumps(options), "base_hash": state_hash(base)}
     return {**metadata, **texts}
@@ -127,6 +154,31 @@ def selection_for(
         replace(addition, module=module_renamed(addition.module, own)) for addition in selection.additions
     )
     return Selection(entries, whole, {**selection.provenance, "base_hash": base_hash}, additions)
+
+
+def selection_in(state: Mapping[str, Tensor], selection: Selection, source: object) -> tuple[Selection, str]:
+    """Returns a selection of transformers' names by those of `state`, and the hash of the base that it is of.
+
+    Args:
+        state: of a base, in the layout of transformers, or a file of Meta's of a SAM 2 or 3.
+        source: where that is, for messages.
+
+    Raises:
+        CheckpointError: modules that were added, by names that Meta's file does not have; a damaged file.
+    """
+    if meta_family(state) is None:
+        return selection, state_hash(state)
+    found = meta_map_of(state, source)
+    if any(not addition.merges for addition in selection.additions):
+        raise CheckpointError(f"{source} is Meta's, and the selection adds modules: give the base as transformers'.")
+    theirs = found.to_transformers(state)
+    if unknown := sorted(set(selection.names()) - theirs.keys()):
+        raise CheckpointError(f"the selection tunes {unknown[0]!r}, which {source} does not have: another model's?")
+    changes = selection.changes({name: tensor.shape for name, tensor in theirs.items()})
+    entries = found.entries_in_meta(
+        {name: torch.arange(theirs[name].numel()) if where is None else where for name, where in changes.items()}
+    )
+    return Selection(entries, (), selection.provenance), state_hash(theirs)
 
 
 def twin_model(description: Description, state: Mapping[str, Tensor]) -> Backbone:

@@ -12,9 +12,8 @@ from torch import Tensor
 from samtune.errors import ConfigError, DataError
 from samtune.insight.distribution import Overlap, Summed, overlap, ratio, weights_of
 from samtune.models.backbone import Backbone
-from samtune.scoring.score import ScoreLoss, score
 from samtune.selection.selection import Selection, check_selection
-from samtune.types import Granularity, Scores
+from samtune.types import Scores
 
 
 @dataclass(frozen=True)
@@ -145,20 +144,18 @@ def stability(
     model: Backbone,
     batches: Loader,
     *,
-    loss_of: Callable[[int], ScoreLoss],
+    scored: Callable[[Any, int], Scores],
     choose: Callable[[Scores], Selection],
     seeds: Sequence[int],
     first: Scores,
-    per: Granularity = "batch",
-    squares: bool = False,
 ) -> Stability:
     """Selects again with other seeds, and on halves of the images: two passes for each seed, less the first.
 
     Args:
         model: pretrained, in fp32; it is left as it was.
         batches: of the training split, in fixed order, two or more.
-        loss_of: seed -> the scoring loss; the contrastive loss draws its cells by it.
-        seeds: one or more, of the losses and of the splits into halves.
+        scored: (batches, seed) -> the scores of a pass; the contrastive loss draws its cells by the seed.
+        seeds: one or more, of the passes and of the splits into halves.
         first: the scores of all images by the first seed.
 
     Raises:
@@ -166,7 +163,7 @@ def stability(
     """
 
     def selected(images: Any, seed: int) -> Selection:
-        return choose(score(model, images, loss_of(seed), per=per, squares=squares))
+        return choose(scored(images, seed))
 
     split = {seed: split_halves(batches, seed=seed) for seed in seeds}  # first, as it can fail
     full = {seed: choose(first) if seed == seeds[0] else selected(batches, seed) for seed in seeds}

@@ -38,6 +38,7 @@ class Backbone(nn.Module):
         attention: what its library calls the attention of a block.
         keeps_folder: whether its library keeps a model as a folder of files, which `save_stock` writes.
         packages: what beside torch computes its output.
+        answers_prompts: whether it segments what a box or points show, if its output is of pixels.
     """
 
     pixel_mean: Tensor
@@ -47,6 +48,7 @@ class Backbone(nn.Module):
     attention: str = "attn"
     keeps_folder: bool = False
     packages: tuple[str, ...] = ()
+    answers_prompts: bool = True
 
     def __init__(
         self,
@@ -241,6 +243,14 @@ class Backbone(nn.Module):
     def save_stock(self, out: Path) -> None:
         """Writes a merged model as its library keeps it, to the folder `out`, which is replaced."""
         raise NotImplementedError
+
+    def in_own_layout(self, state: Mapping[str, Tensor], source: Path) -> Mapping[str, Tensor]:
+        """Returns what was read from a file by the names of `net`, where a file may have the model in another layout.
+
+        Raises:
+            CheckpointError: the other layout of another model.
+        """
+        return state
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
         """Says in a sentence which model of the family a state dict that does not fit looks like."""

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
+from samtune.base.disk import replacing
 from samtune.base.download import file_sha256
 from samtune.base.tensors import PYTORCH, check_file, file_kind, load_tensors
 from samtune.errors import CheckpointError
@@ -31,6 +33,17 @@ COUNTERS = (torch.int64, torch.bool)  # steps of batch norms, masks in buffers
 _WRAPPERS = ("model_state", "state_dict", "model", "model_state_dict")
 _PREFIXES = ("module.sam.", "module.", "sam.", "model.")
 
+_CONFIG = "config.json"
+_FAMILY = (
+    "Set model.name to its family, sam_hf, sam_hq, sam2, sam3, edgetam, dinov2 or dinov3: its config.json says which."
+)
+_ELSEWHERE = {
+    "image_encoder.trunk.patch_embed.": "It is Meta's file of a SAM 2: set model.name to sam2.",
+    "detector.backbone.vision_backbone.": "It is Meta's file of a SAM 3: set model.name to sam3.",
+    "vision_encoder.": "It is of a model of transformers: give its folder, with config.json, and set model.name to its "
+    "family, such as sam_hf or sam2.",
+}
+
 
 def load_weights(model: Backbone, path: Path) -> None:
     """Loads a checkpoint strictly, as the model's own dtype: the same names and shapes, nothing over, all finite.
@@ -45,6 +58,7 @@ def load_weights(model: Backbone, path: Path) -> None:
 
 def load_state(model: Backbone, state: Mapping[str, Tensor], path: Path) -> None:
     """Loads what was read from a checkpoint; raises as `load_weights`."""
+    state = model.in_own_layout(state, path)
     check_state(model.net.state_dict(), state, path, model.looks_like)
     model.net.load_state_dict(state)
     log_loaded(len(state), path)
@@ -61,18 +75,41 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: missing, damaged, no checkpoint, one that would execute code, or one of odd tensors.
     """
+    if (path / _CONFIG).is_file():
+        raise CheckpointError(f"{path} is a folder of transformers, and this model's checkpoint is a file. {_FAMILY}")
     try:
         check_file(path)
     except CheckpointError as err:
         raise CheckpointError(f"{err} Check model.checkpoint or --checkpoint.") from err
     state = _unwrap(load_tensors(path) if path.suffix == ".safetensors" else _read_pickle(path), path)
-    if odd := [f"{name}: {kind}" for name, tensor in state.items() if (kind := _odd_kind(tensor))]:
+    if odd := [f"{name}: {kind}" for name, tensor in state.items() if (kind := _odd_kind(name, tensor))]:
         floats = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
         raise CheckpointError(
             f"{path} holds {len(odd)} tensors that are no weights ({_few(odd)}). Allowed are dense ones of {floats}, "
             "and int64 or bool where something is counted or masked. Save the state dict again in one of these."
         )
     return state
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a checkpoint's tensors by name, without their values; nothing of what can't be read."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        content = torch.load(path, map_location="meta", weights_only=True)
+        return {name: tuple(tensor.shape) for name, tensor in _unwrap(content, path).items()}
+    except Exception:  # whoever reads the values says what is wrong
+        return {}
+
+
+def save_pth(path: Path, content: object) -> None:
+    """Writes what PyTorch reads, atomically; a `DiskError` where that can't be."""
+    with replacing(path) as partial:
+        try:
+            torch.save(content, partial)
+        except RuntimeError as err:  # how torch reports a full disk
+            raise OSError(str(err)) from err
 
 
 def _read_pickle(path: Path) -> object:
@@ -108,11 +145,13 @@ def _pickle_problem(path: Path) -> str | None:
     return None if broken is None else f"the checksum of {broken} in it is wrong"
 
 
-def _odd_kind(tensor: Tensor) -> str | None:
+def _odd_kind(name: str, tensor: Tensor) -> str | None:
     """Returns in a word what a tensor is that is no weight; None for one that may be."""
     if tensor.is_meta:
         return "without values (meta)"
     kind = str(tensor.dtype).removeprefix("torch.")
+    if name.endswith(".freqs_cis") and tensor.dtype == torch.complex64:  # Meta's table of rotations by position
+        return None
     if tensor.layout != torch.strided:
         return f"{kind}, {str(tensor.layout).removeprefix('torch.')}"
     return None if tensor.dtype in (*FLOATS, *COUNTERS) else kind
@@ -162,6 +201,11 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
     state = {str(name): value for name, value in content.items()}
     prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in state)), "")
     return {name.removeprefix(prefix): value for name, value in state.items()}
+
+
+def looks_elsewhere(names: Mapping[str, object]) -> str | None:
+    """Returns a sentence on what has tensors of these names, where it is a model of another library that is known."""
+    return next((said for start, said in _ELSEWHERE.items() if any(name.startswith(start) for name in names)), None)
 
 
 def _few(names: list[str]) -> str:

@@ -87,6 +87,8 @@ def _when(history: Sequence[Event]) -> dict[str, str]:
         facts["Finished"] = f"{datetime.fromtimestamp(times[-1], UTC):%Y-%m-%d %H:%M} UTC"
     if seconds := [event["seconds"] for event in history if event.get("split") == "fit"]:
         facts["Training took"] = _duration(seconds[-1])
+    if selecting := [event for event in history if event.get("split") == "select"]:
+        facts["Selecting took"] = f"{selecting[-1]['seconds']:.1f} s, {selecting[-1]['memory_mib']:,.0f} MiB"
     return facts
 
 

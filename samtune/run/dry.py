@@ -44,7 +44,7 @@ class DryRun:
 def dry_run(config: Config) -> DryRun:
     """Scores on one batch, selects, and trains two steps; writes nothing."""
     job = prepare(config)
-    selection = select_parameters(job, batches=[next(iter(job.loaders.score))])
+    selection = select_parameters(job, batches=[next(iter(job.loaders.score))]).selection
     counts = count(job.model, selection)
     trainable = attach_selection(job, selection)
     network = job.task.network(job.model, selection, base_hash=job.base_hash, autocast=job.autocast)

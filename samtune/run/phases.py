@@ -14,7 +14,7 @@ from samtune.run.checkpoints.resume import HISTORY
 from samtune.run.fit import Event
 from samtune.run.prepare import Job
 from samtune.run.publish import evaluate_model
-from samtune.run.select import select_parameters, shapes_of
+from samtune.run.select import Chosen, select_parameters, shapes_of
 from samtune.selection import Selection, check_selection, load_selection, save_selection
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def open_log(job: Job, folder: Path, keeper: RunKeeper) -> RunLog:
     every = read_history(file) if file.is_file() else []
     earlier = every[: keeper.events]
     if keeper.start is None:
-        earlier = list(takewhile(lambda event: event["split"] == "before", every))
+        earlier = list(takewhile(lambda event: event["split"] in ("before", "select"), every))
     elif keeper.start.progress.finished:  # what it took is known to the process that made the steps
         earlier += [event for event in every[keeper.events :] if event["split"] == "fit"]
     params = job.config.model_dump(mode="json")
@@ -69,8 +69,11 @@ def measure_before(job: Job, folder: Path, log: RunLog) -> AnyReport | None:
     return before
 
 
-def selection_of(job: Job, folder: Path) -> Selection:
+def selection_of(job: Job, folder: Path, log: RunLog | None = None) -> Selection:
     """Returns the selection of a run: the one that it has, else a new one, written to it.
+
+    Args:
+        log: is told what selecting took, with the scoring pass that it needs.
 
     Raises:
         CheckpointError: it is damaged, or of another base.
@@ -84,19 +87,28 @@ def selection_of(job: Job, folder: Path) -> Selection:
         logger.info("%s: selected before", file)
         return selection
     if job.share.count > 1:
-        selection = select_parameters(job)  # each process has a part of the sums: there is nothing to keep
+        chosen = select_parameters(job)  # each process has a part of the sums: there is nothing to keep
+        _tell_cost(log, chosen)
         if job.share.first:
-            save_selection(selection, file, shapes_of(job.model))
+            save_selection(chosen.selection, file, shapes_of(job.model))
         job.share.of_first(None)  # the others read it when it is there
-        return selection
+        return chosen.selection
     with deferred("saves the scores so far") as stop:
         keeper = ScoreKeeper(folder, about={"base": job.base_hash}, stop=stop)
         keeper.read()
         try:
-            selection = select_parameters(job, keeper=keeper)
+            chosen = select_parameters(job, keeper=keeper)
         except Exception:
             stop.end()  # a signal to all processes of a group may be what made it fail
             raise
-        save_selection(selection, file, shapes_of(job.model))
+        _tell_cost(log, chosen)  # first: what has a selection is not selected again
+        save_selection(chosen.selection, file, shapes_of(job.model))
         stop.end()
-    return selection
+    return chosen.selection
+
+
+def _tell_cost(log: RunLog | None, chosen: Chosen) -> None:
+    """Logs what selecting took, once, where it is known."""
+    if log is None or chosen.seconds is None or any(event["split"] == "select" for event in log.history):
+        return
+    log.event({"split": "select", "step": 0, "seconds": chosen.seconds, "memory_mib": chosen.memory_mib})

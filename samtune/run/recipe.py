@@ -111,7 +111,7 @@ def _run(job: Job, folder: Path, command: str) -> RunResult:
     keeper = open_keeper(job, folder)
     with open_log(job, folder, keeper) as log:
         before = measure_before(job, folder, log)
-        selection = selection_of(job, folder)
+        selection = selection_of(job, folder, log)
         counts = announce(job, selection)
         try:
             with keeper.training(folder / SELECTION, lambda: len(log.history)):
@@ -150,7 +150,7 @@ def select_only(
     with new_run(config.run.dir / config.run.name, run_dir, overwrite=overwrite) as folder:
         write_text(folder / "config.yaml", _resolved(job))
         page = folder / "selection.html"
-        selection = report_selection(job, page, against=other) if report else select_parameters(job)
+        selection = report_selection(job, page, against=other) if report else select_parameters(job).selection
         announce(job, selection)
         save_selection(selection, folder / SELECTION, shapes_of(job.model))
     return folder

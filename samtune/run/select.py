@@ -2,8 +2,9 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from samtune import console
 from samtune.base.disk import disk_errors
+from samtune.base.machine import forget_peak, peak_mib
 from samtune.base.paths import find_path
 from samtune.errors import CheckpointError, DataError
 from samtune.files.layouts import selection_for
@@ -22,17 +24,31 @@ from samtune.models.backbone import Backbone
 from samtune.run.checkpoints.keep import ScoreKeeper
 from samtune.run.prepare import Job
 from samtune.scoring.file import check_scores_file, load_scores, save_scores
-from samtune.scoring.score import ScoreLoss, hash_batches, mean_loss, score
+from samtune.scoring.score import ScoreLoss, hash_batches, mean_loss, score, score_inputs
 from samtune.selection import Needs, Selection, check_selection, load_selection, select
 from samtune.tuning import Counts, count, count_by_block
 from samtune.types import AnyBatch, Scores
 
 logger = logging.getLogger(__name__)
 
+INPUTS = "mean input"
+"""What a score file of forward passes has in the place of a loss."""
 
-def select_parameters(
-    job: Job, batches: list[AnyBatch] | None = None, *, keeper: ScoreKeeper | None = None
-) -> Selection:
+
+@dataclass(frozen=True)
+class Chosen:
+    """A selection and what it took: its scoring pass, also where a file has the scores of it, and the choice.
+
+    Attributes:
+        seconds, memory_mib: the time, and how far the memory in use rose; None where a file does not say it.
+    """
+
+    selection: Selection
+    seconds: float | None = None
+    memory_mib: float | None = None
+
+
+def select_parameters(job: Job, batches: list[AnyBatch] | None = None, *, keeper: ScoreKeeper | None = None) -> Chosen:
     """Scores if the selector needs it, on `batches` or the job's own, and selects; or reads `select.file`.
 
     Args:
@@ -42,7 +58,7 @@ def select_parameters(
         CheckpointError: a selection file of another base, or one that does not fit the model.
     """
     if job.config.select.file is None:
-        return selection_from(job, None if job.needs is None else scores_of(job, job.needs, batches, keeper))
+        return _chosen(job, None if job.needs is None else scores_of(job, job.needs, batches, keeper))
     file = find_path(job.config.select.file)
     selection = load_selection(file)
     base = selection.provenance.get("base_hash")
@@ -51,14 +67,25 @@ def select_parameters(
         if mapped is not None:
             logger.info("%s is of the same base in SAM's other layout: its names are mapped", file)
             check_selection(mapped, job.model)
-            return mapped
+            return Chosen(mapped)
         raise CheckpointError(
             f"{file} was selected on another base (hash {str(base)[:12]}) than {job.model.name} as configured "
             f"({job.base_hash[:12]}). Set model.checkpoint to that base, or leave select.file empty to select anew."
         )
     check_selection(selection, job.model)
     logger.info("%s: selected by %s, nothing is scored", file, selection.provenance.get("method", "hand"))
-    return selection
+    return Chosen(selection)
+
+
+def _chosen(job: Job, scores: Scores | None) -> Chosen:
+    began, loaded = time.monotonic(), forget_peak(job.model.device)
+    selection = selection_from(job, scores)
+    seconds, memory = time.monotonic() - began, max(0.0, peak_mib(job.model.device) - loaded)
+    if scores is None:
+        return Chosen(selection, seconds, memory)
+    if scores.seconds is None or scores.memory_mib is None:
+        return Chosen(selection)
+    return Chosen(selection, scores.seconds + seconds, max(scores.memory_mib, memory))
 
 
 def selection_from(job: Job, scores: Scores | None) -> Selection:
@@ -88,7 +115,7 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
     """Returns the selection and writes a page on it: where its entries lie, how far they are noise or chance of a draw.
 
     Costs four passes over the scoring images: the selection's own, one with another seed where the loss draws by it,
-    and one on two halves for each seed. `against` is another selection to compare with.
+    and one on two halves for each seed. Scores of inputs have no noise. `against` is another selection to compare with.
 
     Raises:
         CheckpointError: `against` does not fit the model.
@@ -97,10 +124,10 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
         check_selection(against, job.model)
     scores = steady = None
     if (needs := job.needs) is None:
-        selection = select_parameters(job)
+        selection = select_parameters(job).selection
     else:
         source = _smallest_subset(job, needs)
-        scores = scores_of(job, replace(needs, squares=True), source)
+        scores = scores_of(job, replace(needs, squares=needs.of == "gradients"), source)
         selection = selection_from(job, scores)
         steady = _stability(job, needs, source, scores)
     save_selection_report(
@@ -108,7 +135,7 @@ def report_selection(job: Job, path: Path, *, against: Selection | None = None) 
         title=job.config.run.name,
         distribution=distribution(job.model, selection),
         overlap=None if against is None else overlap(job.model, selection, against),
-        noise=None if scores is None or scores.batches < 2 else noise(job.model, scores, selection),
+        noise=noise(job.model, scores, selection) if scores and scores.squares and scores.batches > 1 else None,
         stability=steady,
         counts=count(job.model, selection).to_json(),
         provenance=selection.provenance,
@@ -125,27 +152,14 @@ def _stability(job: Job, needs: Needs, source: Any, scores: Scores) -> Stability
     seed = job.config.run.seed
     seeds = (seed, seed + 1) if needs.loss == "contrastive" and job.task.contrast_draws else (seed,)
     passes = 2 * len(seeds) - 1
-    with console.progress("score again", passes * len(source if needs.per == "batch" else source.dataset)) as advance:
-
-        def loss_of(draw: int) -> ScoreLoss:
-            loss = job.task.scoring_loss(needs, draw)[0]
-
-            def told(model: Any, batch: Any) -> Any:
-                value = loss(model, batch)
-                advance()
-                return value
-
-            return told
-
+    with console.progress("score again", passes * len(source)) as advance:
         return stability(
             job.model,
             source,
-            loss_of=loss_of,
+            scored=lambda images, draw: _score(job, needs, _counted(images, advance), seed=draw),
             choose=lambda found: selection_from(job, found),
             seeds=seeds,
             first=scores,
-            per=needs.per,
-            squares=needs.squares,
         )
 
 
@@ -155,10 +169,10 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, keeper: ScoreKeeper |
     With `batches` to score on instead of the job's own, nothing is read or written.
     """
     config = job.config.score
-    loss, said = job.task.scoring_loss(needs, job.config.run.seed)
     source, file = (_smallest_subset(job, needs), config.file) if batches is None else (batches, None)
     if file is not None and job.share.of_first(file.is_file()):
         scores = load_scores(file)
+        said = _loss_of(job, needs, job.config.run.seed)[1]
         wanted = {"base_hash": job.base_hash, "loss": said, "images_hash": hash_batches(source)}
         check_scores_file(scores, per=needs.per, squares=needs.squares, **wanted)
         logger.info("scores of %d passes read from %s", scores.batches, file)
@@ -166,14 +180,30 @@ def scores_of(job: Job, needs: Needs, batches: Any = None, keeper: ScoreKeeper |
     if file is not None:
         with disk_errors(file.parent):  # now, not after the pass
             file.parent.mkdir(parents=True, exist_ok=True)
+    began, loaded = time.monotonic(), forget_peak(job.model.device)
     with console.progress("score", len(source)) as advance:
-        batches = _counted(source, advance)
-        options: Any = {"per": needs.per, "squares": needs.squares, "keeper": keeper, "share": job.share}
-        found = score(job.model, batches, loss, **options)
-    scores = replace(found, loss=said, base_hash=job.base_hash)
+        ours: Any = {"keeper": keeper, "share": job.share}
+        found = _score(job, needs, _counted(source, advance), seed=job.config.run.seed, **ours)
+    seconds = time.monotonic() - began + (keeper.earlier if keeper else 0.0)
+    scores = replace(found, seconds=seconds, memory_mib=max(0.0, peak_mib(job.model.device) - loaded))
     if file is not None and job.share.first:
         save_scores(scores, file)
     return scores
+
+
+def _score(job: Job, needs: Needs, batches: Any, *, seed: int, **kept: Any) -> Scores:
+    """Runs a scoring pass, of a loss drawn by a seed, and says what it was of."""
+    loss, said = _loss_of(job, needs, seed)
+    if loss is None:
+        found = score_inputs(job.model, batches, **kept)
+    else:
+        found = score(job.model, batches, loss, per=needs.per, squares=needs.squares, **kept)
+    return replace(found, loss=said, base_hash=job.base_hash)
+
+
+def _loss_of(job: Job, needs: Needs, seed: int) -> tuple[ScoreLoss | None, str]:
+    """Returns the loss of a pass, None for forward passes alone, and the text of all that its scores depend on."""
+    return (None, INPUTS) if needs.of == "inputs" else job.task.scoring_loss(needs, seed)
 
 
 def announce(job: Job, selection: Selection) -> Counts:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from samtune.config.load import read_config
 from samtune.config.sections import Config
+from samtune.errors import ConfigError
 from samtune.selection import SELECTORS, Needs
 from samtune.tasks.table import TASKS
 
@@ -24,8 +25,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def needs_of(config: Config) -> Needs | None:
-    """Returns the scoring pass that the config's selector needs, with the loss that the config asks for."""
+    """Returns the scoring pass that the config's selector needs, with the loss that the config asks for.
+
+    Raises:
+        ConfigError: a loss, or a choice of images by it, for a pass that has none.
+    """
     if config.select.file is not None:
         return None
-    needs, kind = SELECTORS[config.select.name].needs(**config.select.options), config.score.kind
-    return needs if needs is None or kind is None else replace(needs, loss=kind)
+    needs, score = SELECTORS[config.select.name].needs(**config.select.options), config.score
+    if needs is None or needs.of == "gradients":
+        return needs if needs is None or score.kind is None else replace(needs, loss=score.kind)
+    wrong = ["score.loss"] * (score.loss is not None) + ["score.subsets"] * (score.subsets > 1)
+    if wrong:
+        raise ConfigError(
+            f"{' and '.join(wrong)} can't be used here: this criterion of select.name={config.select.name} scores by "
+            "forward passes, without a loss. Leave it out, or choose a criterion that reads gradients."
+        )
+    return needs

@@ -10,12 +10,13 @@ import torch
 
 from samtune.base.tensors import load_tensors, read_metadata, save_tensors
 from samtune.errors import CheckpointError
-from samtune.types import Granularity, Scores
+from samtune.types import Granularity, Scores, Summed
 
 FORMAT = "samtune-scores-1"
 _REMEDY = "Delete the file, or give another score.file."
 _COUNTS = ("batches", "skipped")  # fields of `Scores` that are kept in the metadata
-_TEXTS = ("images_hash", "per", "loss", "base_hash")
+_COSTS = ("seconds", "memory_mib")  # where they are known
+_TEXTS = {"images_hash": "", "per": "", "loss": "", "base_hash": "", "of": "gradients"}  # and what none of it means
 
 
 def save_scores(scores: Scores, path: Path) -> None:
@@ -26,7 +27,9 @@ def save_scores(scores: Scores, path: Path) -> None:
     """
     tensors = {f"sum/{name}": tensor for name, tensor in scores.sums.items()}
     tensors |= {f"square/{name}": tensor for name, tensor in (scores.squares or {}).items()}
-    save_tensors(path, tensors, {"format": FORMAT, **{key: str(getattr(scores, key)) for key in (*_COUNTS, *_TEXTS)}})
+    about = {key: str(getattr(scores, key)) for key in (*_COUNTS, *_TEXTS)}
+    about |= {key: str(value) for key in _COSTS if (value := getattr(scores, key)) is not None}
+    save_tensors(path, tensors, {"format": FORMAT, **about})
 
 
 def load_scores(path: Path) -> Scores:
@@ -43,11 +46,14 @@ def load_scores(path: Path) -> Scores:
         raise CheckpointError(f"{path} has scores that are not finite float32 numbers ({odd[0]}). {_REMEDY}")
     sums = {key.removeprefix("sum/"): tensor for key, tensor in tensors.items() if key.startswith("sum/")}
     squares = {key.removeprefix("square/"): tensor for key, tensor in tensors.items() if key.startswith("square/")}
-    counts, texts = ({key: metadata.get(key, "") for key in keys} for keys in (_COUNTS, _TEXTS))
+    counts = {key: metadata.get(key, "") for key in _COUNTS}
+    texts = {key: metadata.get(key, absent) for key, absent in _TEXTS.items()}
     complete = len(sums) + len(squares) == len(tensors) and squares.keys() in (sums.keys(), set())
-    if texts["per"] not in get_args(Granularity) or not complete or not all(map(str.isdecimal, counts.values())):
+    known = texts["per"] in get_args(Granularity) and texts["of"] in get_args(Summed)
+    if not known or not complete or not all(map(str.isdecimal, counts.values())):
         raise CheckpointError(f"{path} is damaged (its parts don't belong together). {_REMEDY}")
     fields: dict[str, Any] = texts | {key: int(count) for key, count in counts.items()}
+    fields |= {key: float(metadata[key]) for key in _COSTS if key in metadata}
     return Scores(sums, squares=squares or None, **fields)
 
 

@@ -1,7 +1,7 @@
 """Baselines: whole tensors by their role, and small modules beside a frozen backbone, where they go and how large."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from samtune.types import Scores
 
 Positive = Annotated[float, Field(gt=0)]
 Value = TypeVar("Value")
+Variant = Literal["lora", "dora", "pissa"]
 
 
 def linear(model: Backbone, scores: Scores | None) -> Selection:
@@ -52,6 +53,7 @@ def lora(
     *,
     rank: int = 8,
     alpha: Positive | None = None,
+    variant: Variant = "lora",
     targets: Names | None = None,
 ) -> Selection:
     """Adds low-rank updates to linear maps of the blocks, pointwise convolutions included (arXiv:2106.09685).
@@ -60,6 +62,8 @@ def lora(
 
     Args:
         alpha: the update is scaled by alpha / rank; None for a scale of 1.
+        variant: lora; dora, which learns the length of each row apart (arXiv:2402.09353); or pissa, which starts from
+            the largest singular values (arXiv:2404.02948).
         targets: keys of `model.linears()`; None for qkv where there is one, else for all.
 
     Raises:
@@ -69,7 +73,7 @@ def lora(
     hosts = [module for modules in _chosen(model, "targets", targets, "qkv", model.linears()) for module in modules]
     for module in hosts:
         check_rank(rank, f"{module}.weight", shapes[f"{module}.weight"][:2])
-    return _adding(lora_addition(module, rank, alpha) for module in hosts)
+    return _adding(lora_addition(module, rank, alpha, kind=variant) for module in hosts)
 
 
 def adapter(model: Backbone, scores: Scores | None, *, width: int = 8, places: Names | None = None) -> Selection:
@@ -153,9 +157,11 @@ def mlp(model: Backbone, scores: Scores | None, *, layers: int = 2) -> Selection
     return _adding([Addition("mlp", head, options={"layers": layers, "dim": width})])
 
 
-def lora_addition(module: str, rank: int, alpha: float | None, rows: tuple[int, int] | None = None) -> Addition:
+def lora_addition(
+    module: str, rank: int, alpha: float | None, rows: tuple[int, int] | None = None, *, kind: Variant = "lora"
+) -> Addition:
     """Returns a LoRA of a linear map, or of the given rows of it; alpha None for a scale of 1."""
-    return Addition("lora", module, rows, {"rank": rank, "alpha": float(rank) if alpha is None else alpha})
+    return Addition(kind, module, rows, {"rank": rank, "alpha": float(rank) if alpha is None else alpha})
 
 
 def check_rank(rank: int, name: str, shape: Sequence[int]) -> None:
@@ -175,11 +181,11 @@ def added_size(model: Backbone, addition: Addition) -> int:
     """Returns the number of parameters that an addition brings."""
     size = {key: int(value) for key, value in addition.options.items() if key not in ("until", "axis")}
     match addition.kind:
-        case "lora":
+        case "lora" | "dora" | "pissa":
             rows, columns = dict(model.net.named_parameters())[f"{addition.module}.weight"].shape[:2]
             if addition.rows is not None:
                 rows = addition.rows[1] - addition.rows[0]
-            return size["rank"] * (rows + columns)
+            return size["rank"] * (rows + columns) + (rows if addition.kind == "dora" else 0)
         case "adapter" | "adaptformer":
             return 2 * size["dim"] * size["width"] + size["width"] + size["dim"]
         case "ssf":

@@ -1,24 +1,24 @@
 """GPS: gradient-based parameter selection (Zhang et al., CVPR 2024, section 3.1), with the variants of its Tab. 6.
 
-Only chosen entries are updated, eq. 5 and 6: that is `samtune.tuning`'s business.
+Other papers choose entries in the same way by another number: those are its criteria. Only chosen entries are updated,
+eq. 5 and 6: that is `samtune.tuning`'s business.
 """
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
+from samtune.selection.criteria import CRITERIA, Criterion
 from samtune.selection.matrices import limiting_matrices, log_short, top_overall, top_per_row, weight_matrices
 from samtune.selection.selection import Selection
 from samtune.selection.selector import Needs
 from samtune.types import Scores
 
 Level = Literal["neuron", "layer", "net"]
-Criterion = Literal["gradient", "magnitude", "random"]
 
 
 def gps(
@@ -30,19 +30,20 @@ def gps(
     criterion: Criterion = "gradient",
     seed: Annotated[int, Field(ge=0)] = 0,
 ) -> Selection:
-    """Selects, for every output neuron of every backbone weight, the K inputs with the largest |gradient|.
+    """Selects, for every output neuron of every backbone weight, the K inputs with the largest score.
 
     Convolutions count as (out, in/groups * kh * kw); each row of a fused qkv is a neuron. A neuron of a depthwise
     convolution has only kh * kw inputs: a larger K takes all of them.
 
     Args:
-        scores: signed gradient sums; None for the criteria that read none.
+        scores: of the pass that the criterion needs; None for the criteria that need none.
         per_neuron: K >= 1, one that passes `check_gps`.
         level: where entries compete: within a neuron (the method), a layer or the whole net; there are K times as many
             as neurons, but for depthwise ones.
-        criterion: the gradient (the method), |weight|, or a random number.
+        criterion: what the score of an entry is, see `samtune.selection.criteria`; |gradient| is the method's.
+        seed: of the criterion `random`.
     """
-    importance = _importance(model, scores, criterion, seed)
+    importance = CRITERIA[criterion].importance(model, scores, seed)
     if level != "net":
         log_short(importance, 1, per_neuron)
     if level == "neuron":
@@ -54,8 +55,8 @@ def gps(
 
 
 def gps_needs(*, criterion: Criterion = "gradient", **_: object) -> Needs | None:
-    """Returns the scoring pass: contrastive, as no random head may take part (section 3.1)."""
-    return Needs("contrastive") if criterion == "gradient" else None
+    """Returns the scoring pass of the criterion."""
+    return CRITERIA[criterion].needs
 
 
 def gps_size(model: Backbone, *, per_neuron: int = 1, level: Level = "neuron", **_: object) -> int:
@@ -86,15 +87,3 @@ def check_gps(model: Backbone, *, per_neuron: int = 1, level: Level = "neuron", 
 def _total(matrices: Mapping[str, Tensor], per_neuron: int, level: Level) -> int:
     """Returns K times the number of rows; where entries compete within a matrix or row, a shorter row counts whole."""
     return sum(len(m) * (per_neuron if level == "net" else min(per_neuron, m.shape[1])) for m in matrices.values())
-
-
-def _importance(model: Backbone, scores: Scores | None, criterion: Criterion, seed: int) -> dict[str, Tensor]:
-    """Returns name -> (out, in), no entry negative."""
-    matrices = weight_matrices(model)
-    if criterion == "magnitude":
-        return {name: matrix.abs() for name, matrix in matrices.items()}
-    if criterion == "random":
-        generator = torch.Generator().manual_seed(seed)
-        return {name: torch.rand(matrix.shape, generator=generator) for name, matrix in matrices.items()}
-    assert scores is not None  # `select` refuses missing scores
-    return {name: scores.sums[name].abs().flatten(1) for name in matrices}

@@ -25,7 +25,7 @@ OLD_FORMAT = "samtune-selection-1"
 _INDICES = (torch.uint8, torch.uint16, torch.int32, torch.int64)  # what `pack_indices` writes
 
 # Kinds of additions that end as new values of their host's own tensors; any other kind stays beside the model.
-FOLDS = {"lora": ("weight",), "ssf": ("weight", "bias")}
+FOLDS = {"lora": ("weight",), "dora": ("weight",), "pissa": ("weight",), "ssf": ("weight", "bias")}
 
 
 @dataclass(frozen=True)

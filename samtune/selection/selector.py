@@ -7,17 +7,26 @@ from typing import Literal
 from samtune.base.tensors import state_hash
 from samtune.errors import ConfigError, NonFiniteError
 from samtune.models.backbone import Backbone
+from samtune.scoring.inputs import input_shapes
 from samtune.selection.selection import Selection
-from samtune.types import Granularity, Scores
+from samtune.types import Granularity, Scores, Summed
 
 
 @dataclass(frozen=True)
 class Needs:
-    """A scoring pass: of a contrastive loss on features or the task's own, with squared gradients if needed."""
+    """A scoring pass: of a contrastive loss on features or the task's own, with squared gradients if needed.
 
-    loss: Literal["contrastive", "task"]
+    Without a loss it is forward passes, of the inputs of the layers.
+    """
+
+    loss: Literal["contrastive", "task"] | None
     per: Granularity = "batch"
     squares: bool = False
+
+    @property
+    def of(self) -> Summed:
+        """What it adds up."""
+        return "gradients" if self.loss is not None else "inputs"
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,8 @@ def check_scores(scores: Scores, needs: Needs, model: Backbone) -> None:
         ConfigError: naming what is missing or does not fit.
         NonFiniteError: NaN or infinity in a sum, or in a square where they are needed.
     """
+    if scores.of != needs.of:
+        raise ConfigError(f"the scores are of {scores.of}, but {needs.of} are needed; score again.")
     if scores.per != needs.per:
         raise ConfigError(f"the scores are of gradients per {scores.per}, but per {needs.per} is needed; score again.")
     if needs.squares and scores.squares is None:
@@ -71,15 +82,17 @@ def check_scores(scores: Scores, needs: Needs, model: Backbone) -> None:
     tables = {"sum": scores.sums}
     if needs.squares and scores.squares is not None:
         tables["square"] = scores.squares
-    parameters = dict(model.net.named_parameters())
-    for name, parameter in parameters.items():
+    own = {name: tuple(parameter.shape) for name, parameter in model.net.named_parameters()}
+    shapes = own if needs.of == "gradients" else input_shapes(model)
+    for name, shape in shapes.items():
         for table in tables.values():
             if name not in table:
                 raise ConfigError(f"the scores have no {name!r}, which {model.name} has: scores of another model?")
-            if table[name].shape != parameter.shape:
+            if table[name].shape != shape:
+                what = "parameter" if needs.of == "gradients" else "layer's input"
                 raise ConfigError(
-                    f"the scores of {name!r} have the shape {tuple(table[name].shape)}, the parameter of {model.name} "
-                    f"has {tuple(parameter.shape)}: scores of another model?"
+                    f"the scores of {name!r} have the shape {tuple(table[name].shape)}, the {what} of {model.name} "
+                    f"has {shape}: scores of another model?"
                 )
     found = state_hash(dict(model.net.state_dict())) if scores.base_hash else ""
     if found != scores.base_hash:
@@ -88,9 +101,9 @@ def check_scores(scores: Scores, needs: Needs, model: Backbone) -> None:
             f"{found[:12]}); score again, or set model.checkpoint to the one that was scored."
         )
     for kind, table in tables.items():
-        for name in parameters:
+        for name in shapes:
             if not bool(table[name].isfinite().all()):
                 raise NonFiniteError(
-                    f"the scores of {name!r} hold NaN or infinity (the {kind}s of its gradients); "
+                    f"the scores of {name!r} hold NaN or infinity (the {kind}s of its {needs.of}); "
                     "score again, with finite weights and images."
                 )

@@ -230,4 +230,4 @@ def score_key(config: Config) -> str | None:
     how = config.score.model_dump(mode="json", exclude={"file"})
     covered = {"needs": asdict(needs), "model": config.model.model_dump(mode="json"), "data": data, "score": how}
     digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:12]
-    return f"{config.score.loss or needs.loss}-{needs.per}-seed{config.run.seed}-{digest}"
+    return f"{config.score.loss or needs.loss or needs.of}-{needs.per}-seed{config.run.seed}-{digest}"

@@ -151,12 +151,13 @@ def _facts(cell: Cell) -> dict[str, Any]:
 
 
 def costs(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns time and memory of a run, from its events: of the training, unless it has not ended, and of the test."""
-    # of the training alone: scores are shared, and imports and pictures are no cost of a method
+    """Returns time and memory of a run, from its events: of selecting, of the training if it has ended, of the test."""
+    # apart: scores can be shared, and imports and pictures are no cost of a method
     found = {event["split"]: event for event in reversed(events) if {"split", "seconds", "memory_mib"} <= event.keys()}
-    fit, test = found.get("fit"), found.get("test", {})
+    fit, test, select = found.get("fit"), found.get("test", {}), found.get("select")
     training = {"seconds": round(fit["seconds"], 1), "memory_mib": round(fit["memory_mib"])} if fit else {}
-    return training | {"test_seconds": test.get("seconds"), "test_memory_mib": test.get("memory_mib")}
+    selecting = {"select_seconds": select["seconds"], "select_memory_mib": select["memory_mib"]} if select else {}
+    return selecting | training | {"test_seconds": test.get("seconds"), "test_memory_mib": test.get("memory_mib")}
 
 
 def _settings(config: Config) -> dict[str, str]:

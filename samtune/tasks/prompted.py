@@ -55,9 +55,12 @@ def predict_prompted(
 
     Raises:
         DataError: not such an image.
-        PromptError: a prompt of a wrong shape, or outside the image.
+        PromptError: a prompt of a wrong shape, or outside the image; or a model that answers none.
         NonFiniteError: the model returns NaN or infinity.
     """
+    if not model.answers_prompts:
+        field = "points" if boxes_xyxy is None else "box"
+        raise PromptError(field, f"{model.name} gives a map of classes, and answers no boxes or points: give none.")
     image = checked_image(image_hwc, pixels)
     size = (image.shape[0], image.shape[1])
     given = checked_boxes(boxes_xyxy)

@@ -11,7 +11,7 @@ from samtune.config.pixels import FEWEST_CHANNELS, MOST_CHANNELS, RGB
 from samtune.config.problems import Fault, impossible_pair, shown, told
 from samtune.config.sections import LARGEST, PathText
 from samtune.data.formats.table import FormatName
-from samtune.models.table import names_that_give
+from samtune.models.table import is_repository, names_that_give
 
 Bound = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
@@ -31,11 +31,16 @@ class PixelModel(shared.Model):
         description="channels of the pictures; 3: RGB, and grey, which becomes three equal ones",
     )
 
+    @classmethod
+    def fitting(cls) -> list[str]:
+        """Returns the names of models that the task can tune."""
+        return names_that_give("masks")
+
     @field_validator("name")
     @classmethod
-    def _gives_masks(cls, name: str) -> str:
-        *first, last = map(repr, names_that_give("masks"))
-        if repr(name) not in (*first, last):
+    def _fits(cls, name: str) -> str:
+        *first, last = map(repr, cls.fitting())
+        if repr(name) not in (*first, last) and not is_repository(name):
             expected = f"{', '.join(first)} or {last}"
             raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
         return name

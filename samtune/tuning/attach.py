@@ -10,11 +10,15 @@ from samtune.errors import CheckpointError
 from samtune.models.backbone import Backbone
 from samtune.selection.selection import Selection, check_selection
 from samtune.tuning.added import build_added
+from samtune.tuning.addition import Folding
 from samtune.tuning.compact import CompactModule, release_entries, tune_entries
 from samtune.tuning.hooks import added_modules, fold_all, install
 from samtune.tuning.precision import is_lowered, lower_base, restore_base
 
 _Model = TypeVar("_Model", bound=Backbone)
+
+ALONE = {"ssf", "dora"}
+"""Kinds of additions that scale what their host gives, and so would scale what others add."""
 
 
 def attach(
@@ -41,9 +45,12 @@ def attach(
     added = [(addition, build_added(model, addition)) for addition in selection.additions]
     generator = torch.Generator().manual_seed(seed)
     for addition, module in added:
-        module.to_empty(device="cpu").start(generator)  # on the CPU in fp32: the same wherever the host lives
-        like = next(model.net.get_submodule(addition.module).parameters())
+        host = model.net.get_submodule(addition.module)
+        module.to_empty(device="cpu").start(generator, host)  # on the CPU in fp32: the same wherever the host lives
+        like = next(host.parameters())
         module.to(like.device, torch.promote_types(like.dtype, torch.float32))
+        if isinstance(module, Folding):
+            module.clear(host)  # the identity there too, to the last bit
     model.requires_grad_(False)
     trainable: dict[str, nn.Parameter] = {}
     for name, indices in selection.entries.items():
@@ -111,8 +118,8 @@ def _check(model: Backbone, selection: Selection) -> None:
                 known = f"{blocks[0]} to {blocks[-1]}" if blocks else "none; prompts need a plain ViT"
                 raise CheckpointError(f"the selection puts prompt tokens at {name}; blocks that take them: {known}.")
     for host, found in kinds.items():
-        if "ssf" in found and found & {"lora", "adapter", "adaptformer"}:
+        if len(found) > 1 and (alone := sorted(found & ALONE)):
             raise CheckpointError(
-                f"the selection puts {', '.join(sorted(found))} on {host}; ssf can't share a host with others: "
+                f"the selection puts {', '.join(sorted(found))} on {host}; {alone[0]} can't share a host with others: "
                 "leave one of them out."
             )

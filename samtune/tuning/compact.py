@@ -63,7 +63,7 @@ def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
     elif is_depthwise(module) and name == "weight" and (plan := plan_taps(indices, *dense.flatten(1).shape)):
         module.register_buffer("tuned_taps", plan.taps, persistent=False)
         module.register_buffer("tuned_places", plan.places, persistent=False)
-        module.__class__ = _compact_depthwise(type(module))
+        module.__class__ = _compact_depthwise(type(module))  # type: ignore[arg-type]
     else:
         module.__class__ = _compact_class(type(module), name)  # type: ignore[arg-type]
     return values

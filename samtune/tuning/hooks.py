@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from samtune.models.backbone import Backbone
 from samtune.selection.selection import Addition
-from samtune.tuning.added import Added, Folding, Prompt
+from samtune.tuning.added import Prompt
+from samtune.tuning.addition import Added, Folding
 from samtune.tuning.compact import CompactModule
 
 
@@ -34,6 +35,7 @@ def install(model: Backbone, addition: Addition, added: Added) -> None:
     if isinstance(added, Folding):
         added.handles.append(host.register_state_dict_post_hook(partial(_save_folded, short)))  # type: ignore[no-untyped-call]
         added.handles.append(host.register_load_state_dict_pre_hook(partial(_fold_before_loading, short)))  # type: ignore[no-untyped-call]
+        added.handles.append(host.register_load_state_dict_post_hook(partial(_clear_after_loading, short)))  # type: ignore[no-untyped-call]
 
 
 def fold_all(model: Backbone) -> None:
@@ -54,7 +56,7 @@ def added_modules(model: Backbone) -> Iterator[tuple[str, Added]]:
 
 
 def _map_output(short: str, host: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    return getattr(host, short)(args[0], output)  # type: ignore[no-any-return]
+    return getattr(host, short)(args[0], output, host)  # type: ignore[no-any-return]
 
 
 def _map_input(short: str, host: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -77,6 +79,11 @@ def _fold_before_loading(short: str, host: nn.Module, *_: Any) -> None:
     _fold_into(host, getattr(host, short))
 
 
+def _clear_after_loading(short: str, host: nn.Module, _: Any) -> None:
+    """Load hook: the addition is the identity on what was loaded."""
+    getattr(host, short).clear(host)
+
+
 def _fold_into(host: nn.Module, added: Folding) -> None:
     """Writes the folded values into the host's tensors; the addition becomes the identity."""
     if isinstance(host, CompactModule):
@@ -87,4 +94,4 @@ def _fold_into(host: nn.Module, added: Folding) -> None:
             tensors[name].copy_(tensor)
             if isinstance(host, CompactModule) and host.tuned_name == name:
                 host.values().copy_(tensor.flatten()[host.tuned_indices])
-    added.clear()
+    added.clear(host)

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from samtune.tuning.product import once_differentiable
 
+Over = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Stride, padding and dilation, each (vertical, horizontal) in pixels."""
+
 _WORTH_IT = 1 / 4  # share of a kernel's taps up to which one convolution each is faster than the whole gradient
 
 
@@ -68,9 +71,9 @@ def convolve(module: nn.Conv2d, x: Tensor, weight: Tensor, values: Tensor, plan:
     if torch.is_autocast_enabled(device := x.device.type):
         x = x.to(torch.get_autocast_dtype(device))
     if _pads_as_tensorflow(module):
-        from timm.layers import pad_same
+        from timm.layers.padding import pad_same
 
-        x = pad_same(x, weight.shape[-2:], module.stride, module.dilation)
+        x = pad_same(x, list(weight.shape[-2:]), list(module.stride), list(module.dilation))
     over = (module.stride, module.padding, module.dilation)
     return SelectedTaps.apply(over, x, weight, module._parameters["bias"], values, *plan)  # type: ignore[no-any-return]
 
@@ -80,12 +83,11 @@ class SelectedTaps(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, over: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, *plan: Tensor
+        ctx: Any, over: Over, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, *plan: Tensor
     ) -> Tensor:
         """Maps (..., channels, h, w) to the same with other h and w.
 
         Args:
-            over: stride, padding and dilation, each (vertical, horizontal) in pixels.
             weight: (channels, 1, kh, kw), of any float dtype.
             bias: (channels,), or None.
             values: (n,), which get the gradient.
@@ -93,7 +95,7 @@ class SelectedTaps(torch.autograd.Function):
         """
         ctx.save_for_backward(x, weight, *plan)
         ctx.over, ctx.values_dtype = over, values.dtype
-        return F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), *over, len(weight))
+        return _depthwise(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), over)
 
     @staticmethod
     @once_differentiable
@@ -101,19 +103,24 @@ class SelectedTaps(torch.autograd.Function):
         """Returns the gradients of x, bias and the (n,) values; `grad` is as the answer."""
         x, weight, taps, places = ctx.saved_tensors
         _, needs_x, _, needs_bias, needs_values, *_ = ctx.needs_input_grad
-        grad_x = _input_gradient(grad, x, weight.to(x.dtype), *ctx.over) if needs_x else None
+        grad_x = _input_gradient(grad, x, weight.to(x.dtype), ctx.over) if needs_x else None
         grad_bias = _channel_sums(grad) if needs_bias else None
         grad_values = None
         if needs_values:
-            rounds = [_channel_sums(grad * _under(tap, x, weight, *ctx.over)) for tap in taps]
+            rounds = [_channel_sums(grad * _under(tap, x, weight, ctx.over)) for tap in taps]
             grad_values = torch.cat(rounds)[places].to(ctx.values_dtype)
         return None, grad_x, None, grad_bias, grad_values, None, None
 
 
-def _under(tap: Tensor, x: Tensor, weight: Tensor, *over: tuple[int, int]) -> Tensor:
+def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, over: Over) -> Tensor:
+    stride, padding, dilation = over
+    return F.conv2d(x, weight, bias, stride, padding, dilation, len(weight))
+
+
+def _under(tap: Tensor, x: Tensor, weight: Tensor, over: Over) -> Tensor:
     """Returns the inputs that tap (channels,) of each channel's kernel meets, in the places of the outputs."""
     kernels = x.new_zeros(len(tap), weight[0].numel()).scatter_(1, tap[:, None], 1)
-    return F.conv2d(x, kernels.view_as(weight), None, *over, len(tap))
+    return _depthwise(x, kernels.view_as(weight), None, over)
 
 
 def _channel_sums(x: Tensor) -> Tensor:
@@ -122,7 +129,7 @@ def _channel_sums(x: Tensor) -> Tensor:
     return x.sum(pixels, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, *over: tuple[int, int]) -> Tensor:
+def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, over: Over) -> Tensor:
     """Returns the gradient of (..., channels, h, w); `torch.nn.grad` would not know the layout of x in memory."""
     batch, gradients = (t if t.dim() == 4 else t[None] for t in (x, grad))
     only_input = [True, False, False]
@@ -132,6 +139,6 @@ def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, *over: tuple[int, i
 
 
 def _pads_as_tensorflow(module: nn.Module) -> bool:
-    from timm.layers import Conv2dSame
+    from timm.layers.conv2d_same import Conv2dSame
 
     return isinstance(module, Conv2dSame)

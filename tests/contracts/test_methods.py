@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from toy import prompts_of, toy_batch, toy_lite, toy_model
+from toy_dino import toy_dino
 from toy_hf import toy_hf
 from toyvit import FAMILIES, labelled_batch, toy_classifier
 
@@ -23,7 +24,8 @@ from samtune.errors import ConfigError
 from samtune.files.audit import audit
 from samtune.files.delta import delta_restores, save_delta
 from samtune.models.backbone import Backbone
-from samtune.scoring.score import score
+from samtune.models.hf.families import DINOS
+from samtune.scoring.score import score, score_inputs
 from samtune.selection import SELECTORS, Selection, load_selection, save_selection, select
 from samtune.tasks.classes.losses import head_cross_entropy
 from samtune.tasks.masks.losses import dice_bce
@@ -35,7 +37,8 @@ from samtune.types import AnyBatch, Granularity, Scores
 # Of these families, whose blocks are those of others, what differs by family; all methods would take minutes.
 FEW = {"sam2": ("gps", "lora", "ssf"), "sam3": ("spt", "lora"), "sam_hq": ("ssf",), "edgetam": ("gps",)}
 SAMS = {"sam": toy_model, "sam_lite": toy_lite, **{name: partial(toy_hf, name) for name in FEW}}
-MODELS = [*SAMS, *FAMILIES]
+FEW["dinov3"] = ("gps", "grft", "spt", "lora", "ssf", "adaptformer")  # but for names and positions it is DINOv2
+MODELS = [*SAMS, *FAMILIES, *DINOS]
 OPTIONS: dict[str, dict[str, Any]] = {"spt": {"tau": 2000, "rank": 2}}
 # Beside these, every method runs with its defaults.
 EXTRA = {
@@ -44,6 +47,9 @@ EXTRA = {
     "gps-net": {"name": "gps", "level": "net"},
     "gps-magnitude": {"name": "gps", "criterion": "magnitude"},
     "gps-random": {"name": "gps", "criterion": "random"},
+    "gps-fps": {"name": "gps", "criterion": "fps"},
+    "lora-dora": {"name": "lora", "variant": "dora", "rank": 2},
+    "lora-pissa": {"name": "lora", "variant": "pissa", "rank": 2},
     "grft-columns": {"name": "grft", "pattern": "columns"},
     "grft-sparse": {"name": "grft", "pattern": "sparse"},
     "spt-adapter": {"name": "spt", "tau": 2000, "structure": "adapter", "rank": 2},
@@ -52,17 +58,24 @@ EXTRA = {
 }
 CASES = {**{name: {"name": name, **OPTIONS.get(name, {})} for name in SELECTORS}, **EXTRA}
 UNDEFINED = {
-    *((name, model) for name in ("vpt_shallow", "vpt_deep") for model in MODELS if model != "vit"),
+    *((name, model) for name in ("vpt_shallow", "vpt_deep") for model in MODELS if model not in ("vit", "dinov2")),
     *(("mlp", model) for model in SAMS),
     ("adaptformer", "sam_lite"),
     ("adaptformer", "edgetam"),
 }
+# What differs between these and the selector's default is checked on all networks in `tests/unit`.
+ONLY = {"gps-fps": ("sam_lite",), "lora-dora": ("vit", "sam_lite"), "lora-pissa": ("vit", "sam_lite")}
 DEFINED = [
-    (case, model) for model in MODELS for case in FEW.get(model, CASES) if (CASES[case]["name"], model) not in UNDEFINED
+    (case, model)
+    for model in MODELS
+    for case in FEW.get(model, CASES)
+    if (CASES[case]["name"], model) not in UNDEFINED and model in ONLY.get(case, MODELS)
 ]
 
 
 def model_of(family: str, *, dtype: torch.dtype = torch.float32) -> Backbone:
+    if family in DINOS:
+        return toy_dino(family, dtype=dtype)
     return SAMS[family](dtype=dtype) if family in SAMS else toy_classifier(family, dtype=dtype)
 
 
@@ -93,6 +106,8 @@ def scores_of(case: str, family: str) -> Scores | None:
     needs = SELECTORS[CASES[case]["name"]].needs(**options)
     if needs is None:
         return None
+    if needs.of == "inputs":
+        return score_inputs(model_of(family), batches_of(family))
     if (family, needs.per) not in SCORES:
         loss = task_loss(dice_bce) if family in SAMS else head_cross_entropy
         SCORES[family, needs.per] = score(model_of(family), batches_of(family), loss, per=needs.per, squares=True)

@@ -30,7 +30,7 @@ CASES: dict[str, tuple[Prepare, int, bool]] = {  # what happens, the exit code, 
     "SIGTERM in a step": (trap(Updates, "_update", 5, send(signal.SIGTERM)), 143, True),
     "Ctrl-C in a step": (trap(Updates, "_update", 2, send(signal.SIGINT)), 130, True),
     "the terminal goes": (trap(Updates, "_update", 4, send(signal.SIGHUP)), 129, True),
-    "SIGTERM in the scoring pass": (trap(score._Totals, "take", 2, send(signal.SIGTERM)), 143, True),
+    "SIGTERM in the scoring pass": (trap(score._Gradients, "take", 2, send(signal.SIGTERM)), 143, True),
     "Ctrl-C twice": (trap(Updates, "_update", 5, send(signal.SIGINT, signal.SIGINT)), 130, False),
     "SIGTERM in the evaluation": (trap(publish, "peak_mib", 2, send(signal.SIGTERM)), 143, True),
 }

@@ -25,7 +25,7 @@ MOMENTS = {
     "while the untuned model is measured": at(publish, "peak_mib"),
     "after it is measured": at(recipe, "measure_before", after=True),
     "after the first scoring batch": at(ScoreKeeper, "offer", after=True),
-    "in the second scoring batch": at(score._Totals, "take", 2),
+    "in the second scoring batch": at(score._Gradients, "take", 2),
     "after the scores": at(select, "selection_from"),
     "after the selection": at(phases, "save_selection", after=True),
     "in the first step": at(Updates, "_update"),

@@ -193,6 +193,8 @@ def test_the_history_tells_the_run(job: Job) -> None:
     assert [event["step"] for event in job.history("train")] == list(range(1, 13))
     assert [event["epoch"] for event in job.history("val")] == [1, 2, 3, 4]
     (before,), (test,) = job.history("before"), job.history("test")
+    (chosen,) = job.history("select")
+    assert chosen["step"] == 0 and 0 < chosen["seconds"] < 600 and 0 <= chosen["memory_mib"] < 4000
     assert (before["step"], before["mDice"]) == (0, job.result.before.mDice)
     assert (test["step"], test["mIoU"]) == (12, job.result.report.mIoU)
     best = max(event["mDice"] for event in job.history("val"))

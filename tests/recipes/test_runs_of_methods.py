@@ -57,6 +57,8 @@ def metrics_of(result: RunResult) -> dict[str, Any]:
 
 MERGING = {
     "lora": "{name: lora, rank: 2}",
+    "dora": "{name: lora, variant: dora, rank: 2}",
+    "pissa": "{name: lora, variant: pissa, rank: 2}",
     "ssf": "{name: ssf}",
     "spt": "{name: spt, budget: 20000, rank: 2}",
     "grft": "{name: grft, pattern: columns}",
@@ -120,6 +122,31 @@ def test_scores_are_computed_once_for_methods_that_share_them(
     same = [load_selection(result.run_dir / "selection.safetensors") for result in (first, again)]
     assert same[0].provenance == same[1].provenance and same[0].entries.keys() == same[1].entries.keys()
     assert all(torch.equal(same[0].entries[name], same[1].entries[name]) for name in same[0].entries)
+
+
+def test_a_criterion_of_forward_passes_keeps_its_scores_and_takes_no_loss(
+    run_job: Finetune, run: RunCommand, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    select, kept = "{name: gps, criterion: fps}", "score.file=inputs.safetensors"
+    with caplog.at_level("INFO", logger="samtune"):
+        runs = [run_job(select, kept, name=name) for name in ("first", "again")]
+    assert sum("passes read from" in line for line in caplog.messages) == 1
+    assert read_metadata(Path("inputs.safetensors"))["of"] == "inputs"
+    first, again = (load_selection(result.run_dir / "selection.safetensors") for result in runs)
+    assert first.provenance == again.provenance and first.provenance["loss"] == "mean input"
+    assert all(torch.equal(first.entries[name], again.entries[name]) for name in first.entries)
+    costs = [json.loads(line) for r in runs for line in (r.run_dir / "history.jsonl").read_text().splitlines()]
+    took = [event["seconds"] for event in costs if event["split"] == "select"]
+    assert len(took) == 2 and min(took) >= float(read_metadata(Path("inputs.safetensors"))["seconds"]) > 0
+    given = [*SETTINGS, f"data.dir={data}", f"select={select}"]
+    code, err = run("finetune", "--config", "polyp.yaml", *given, "score.loss=task", "score.subsets=2")
+    assert code == 2
+    assert "score.loss and score.subsets can't be used here" in err and "choose a criterion that reads gradients" in err
+    code, err = run("finetune", "--config", "polyp.yaml", *given, kept, "select.criterion=gradient", "--run-dir", "x")
+    assert code == 4 and "of another loss (mean input, here pixel_contrastive" in err
+    code, _ = run("select", "--config", "polyp.yaml", *given, "--report", "--run-dir", "page")
+    page = Path("page/selection.html").read_text()
+    assert code == 0 and "halves by seed 0" in page and "standard error" not in page
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,20 @@ def test_every_row_trains_what_its_name_says(name: str) -> None:
     assert found["selected"] == expected.get(name, found["selected"])
 
 
+def test_sam_2_of_transformers_is_measured_as_the_others() -> None:
+    """Its floor goes back to the first convolution, and through the maps of higher resolution."""
+    task = build_task(argparse.Namespace(model="sam2", size=64, batch=1))
+    tuned = floor(task.model, None, None)
+    seen: list[bool] = []
+
+    def watch(module: object, inputs: object, output: torch.Tensor) -> None:
+        output.register_hook(lambda grad: seen.append(True))
+
+    task.model.net.get_submodule("vision_encoder.backbone.patch_embed.projection").register_forward_hook(watch)
+    make_step(task.model, task.batch, task.loss, tuned, bf16=True)()
+    assert tuned[0] == {} and seen == [True]
+
+
 def test_tasks_are_the_same_on_every_call() -> None:
     args = argparse.Namespace(model="sam_tiny", size=64, batch=2)
     first, again = build_task(args), build_task(args)

@@ -15,6 +15,7 @@ from toy import toy_lite
 
 from samtune.models.sam.lite import build_lite
 from samtune.models.sam.model import SamModel
+from samtune.models.segmenter import Embedded
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_each_round_adds_a_click_on_the_error(kind: str, singles: list[bool], mo
     model, seen = toy_lite(), []
     decode = SamModel.decode_all
 
-    def spy(self: SamModel, embeddings: torch.Tensor, prompts: object, masks: torch.Tensor | None) -> object:
+    def spy(self: SamModel, embeddings: Embedded, prompts: object, masks: torch.Tensor | None) -> object:
         seen.append((prompts, masks))
         return decode(self, embeddings, prompts, masks)  # type: ignore[arg-type]
 

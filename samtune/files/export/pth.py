@@ -5,10 +5,9 @@ from pathlib import Path
 
 import torch
 
-from samtune.base.disk import replacing
 from samtune.errors import CheckpointError
 from samtune.files.description import Description
-from samtune.models.weights import RANDOM, check_state, read_state
+from samtune.models.weights import RANDOM, check_state, read_state, save_pth
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +32,7 @@ def export_pth(merged: Path, out: Path) -> None:
         model = description.build(checkpoint=RANDOM)
     notes, state = model.stock_notes(out), read_state(merged)
     check_state(model.net.state_dict(), state, merged, model.looks_like)
-    with replacing(out) as partial:
-        try:
-            torch.save(state, partial)
-        except RuntimeError as err:  # how torch reports a full disk
-            raise OSError(str(err)) from err
+    save_pth(out, state)
     for line in notes:
         logger.info("%s", line)
     if description.range is not None:

@@ -1,24 +1,35 @@
 """From the name of a family and a checkpoint to a backbone: what config, which size, whose weights."""
 
-import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from samtune.base.machine import is_out_of_memory
 from samtune.errors import CheckpointError, ConfigError, unknown_name
+from samtune.models.classes import has_classes
 from samtune.models.hf.families import FAMILIES, Family
-from samtune.models.hf.folder import PROCESSORS, library, load_folder, quiet, read_folder
+from samtune.models.hf.folder import (
+    colours_of,
+    library,
+    load_folder,
+    on_meta,
+    quiet,
+    read_folder,
+    tell_loaded,
+    values_of,
+)
+from samtune.models.hf.hq import HfSamHQ
 from samtune.models.hf.hub import published_folder
-from samtune.models.hf.model import BACKBONES, HfSam
-from samtune.models.weights import RANDOM, check_finite, load_weights
+from samtune.models.hf.meta_sizes import config_of_meta
+from samtune.models.hf.model import HfEdgeTam, HfSam, HfSam2, HfSam3
+from samtune.models.weights import RANDOM, load_state, read_state
 
-logger = logging.getLogger(__name__)
+BACKBONES: dict[str, type[HfSam]] = {
+    "sam_hf": HfSam, "sam_hq": HfSamHQ, "sam2": HfSam2, "sam3": HfSam3, "edgetam": HfEdgeTam,
+}  # fmt: skip
+_OWN = "sam_lite, sam_tiny or a sam_vit"
 
 Settings = dict[str, Any]
 
@@ -37,14 +48,16 @@ def build_hf(
 
     Args:
         name: key of `FAMILIES`.
-        checkpoint: a folder of transformers; a file of such a model's weights beside `config`; "random"; None for the
-            published weights, from the cache of the Hugging Face hub or the hub itself.
+        checkpoint: a folder of transformers; Meta's own file of a published SAM 2 or 3; a file of such a model's
+            weights beside `config`; "random"; None for the published weights, from the cache of the Hugging Face hub or
+            the hub itself.
         image_size: side of the square input in pixels; None for the checkpoint's own.
         config, processor: as transformers keeps them in JSON; None for those of the folder, or of the family.
+        classes: number of class tokens, which a file of weights may have already; None for a model that only segments.
 
     Raises:
-        ConfigError: an unknown name, transformers not installed, a size that the model can't have, `classes`, or other
-            `channels` than 3.
+        ConfigError: an unknown name, transformers not installed, a size that the model can't have, other `channels`
+            than 3, or `classes` of SAM-HQ.
         CheckpointError: weights that can't be had, are damaged, or belong to another model.
     """
     if name not in FAMILIES:
@@ -52,6 +65,7 @@ def build_hf(
     _check_asked(name, classes, channels)
     library()  # before anything is downloaded for it
     family = FAMILIES[name]
+    config = config or config_of_meta(name, checkpoint)
     folder = _folder(name, family, checkpoint, configured=config is not None)
     if config is None or processor is None:
         found = _defaults(family) if folder is None else read_folder(family, folder)
@@ -59,21 +73,31 @@ def build_hf(
     settings = _sized(name, family, _config(family, config, name), image_size)
     net, more = _network(name, family, settings, folder)
     model = _wrapped(name, family, net, settings, processor)
-    if folder is not None and not _on_meta():
-        _tell(net.state_dict(), more, folder)
-    elif checkpoint not in (None, RANDOM) and folder is None:
-        load_weights(model, Path(str(checkpoint)))
+    if folder is not None and not on_meta():
+        tell_loaded(net.state_dict(), more, folder)
+    elif checkpoint not in (None, RANDOM) and folder is None and not on_meta():
+        path = Path(str(checkpoint))
+        state = read_state(path)
+        if classes is not None and has_classes(state):
+            model.add_classes(classes)
+        load_state(model, state, path)
+    if classes is not None and model.classes is None:
+        model.add_classes(classes)
     return model.eval()
 
 
 def _check_asked(name: str, classes: int | None, channels: int) -> None:
-    """Raises a `ConfigError` for what only samtune's own families have."""
-    others = "Set model.name to sam_lite, sam_tiny or a sam_vit."
-    if classes is not None:
+    """Raises a `ConfigError` for what other families have."""
+    if classes is not None and not BACKBONES[name].takes_classes:
         tasks = "which task: semantic and task: instances need"
-        raise ConfigError(f"{name} gives one mask and has no class tokens, {tasks}. {others}")
+        others = ", ".join(other for other, kind in BACKBONES.items() if kind.takes_classes)
+        raise ConfigError(
+            f"{name} gives one mask and has no class tokens, {tasks}. Set model.name to one of {others}, or to {_OWN}."
+        )
     if channels != 3:
-        raise ConfigError(f"model.channels is {channels}, but {name} takes 3 only, RGB and grey. {others}")
+        raise ConfigError(
+            f"model.channels is {channels}, but {name} takes 3 only, RGB and grey. Set model.name to {_OWN}."
+        )
 
 
 def _folder(name: str, family: Family, checkpoint: str | Path | None, *, configured: bool) -> Path | None:
@@ -87,11 +111,15 @@ def _folder(name: str, family: Family, checkpoint: str | Path | None, *, configu
         return path
     if path.is_file() and configured:
         return None
-    sam_1 = ", or set model.name to sam_vit_b, sam_vit_l or sam_vit_h for Meta's file" if name == "sam_hf" else ""
+    others = {
+        "sam_hf": ", or set model.name to sam_vit_b, sam_vit_l or sam_vit_h for Meta's file",
+        "sam2": ", or give Meta's own file of a published SAM 2 or 2.1, sam2.1_hiera_tiny.pt",
+        "sam3": ", or give Meta's own sam3.pt",
+    }
     found = "is a file" if path.is_file() else "does not exist"
     raise CheckpointError(
         f"{path} {found}: the checkpoint of {name} is a folder of transformers with config.json, *.safetensors and "
-        f"processor_config.json. Get all files of https://huggingface.co/{family.hub} into one{sam_1}."
+        f"processor_config.json. Get all files of https://huggingface.co/{family.hub} into one{others.get(name, '')}."
     )
 
 
@@ -111,7 +139,7 @@ def _config(family: Family, given: Mapping[str, Any], name: str) -> Any:
         raise ConfigError(
             f"{name} needs a transformers that has {family.prefix}Model; {library_.__version__} has none."
         )
-    with _values_of(name):
+    with values_of(name):
         config = getattr(library_, f"{family.prefix}Config").from_dict(dict(given))
         trunk = str(getattr(getattr(config.vision_config, "backbone_config", None), "architecture", ""))
         if ":" in trunk:  # timm would ask the hub for it
@@ -120,21 +148,6 @@ def _config(family: Family, given: Mapping[str, Any], name: str) -> Any:
     if hasattr(config.mask_decoder_config, "dynamic_multimask_via_stability"):
         config.mask_decoder_config.dynamic_multimask_via_stability = False  # token 0 is what is tuned and measured
     return config
-
-
-@contextmanager
-def _values_of(name: str) -> Iterator[None]:
-    """Turns what odd values of a config lead to, in checks of the library or in its networks, into one error."""
-    try:
-        with quiet():
-            yield
-    except Exception as err:
-        if is_out_of_memory(err):
-            raise
-        reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
-        raise CheckpointError(
-            f"impossible values in the config of {name} ({reason}). Get its config.json again."
-        ) from err
 
 
 def _sized(name: str, family: Family, config: Any, size: int | None) -> Any:
@@ -177,10 +190,10 @@ def _step(config: Any) -> int:
 def _network(name: str, family: Family, config: Any, folder: Path | None) -> tuple[nn.Module, int]:
     """Returns the network with the weights of a folder, or as it is drawn, and the tensors that were left out."""
     net_class = getattr(library(), f"{family.prefix}Model")
-    if folder is not None and not _on_meta():
+    if folder is not None and not on_meta():
         net, more = load_folder(net_class, config, folder)
     else:
-        with _values_of(name):
+        with values_of(name):
             net, more = net_class(config), 0
     _untie(net)
     for module in net.modules():
@@ -198,7 +211,7 @@ def _untie(net: Any) -> None:
 
 def _wrapped(name: str, family: Family, net: nn.Module, config: Any, processor: Mapping[str, Any]) -> HfSam:
     """Returns the backbone around a network; its options rebuild it without the folder."""
-    mean, std = _colours(name, processor)
+    mean, std = colours_of(name, processor)
     size = config.prompt_encoder_config.image_size
     side = size if isinstance(size, int) else int(size[0])
     return BACKBONES[name](
@@ -214,25 +227,6 @@ def _wrapped(name: str, family: Family, net: nn.Module, config: Any, processor: 
     )
 
 
-def _colours(name: str, processor: Mapping[str, Any]) -> tuple[list[float], list[float]]:
-    """Returns mean and deviation of RGB values of 0 to 255, or raises a `CheckpointError`."""
-    found = processor.get("image_processor") if isinstance(processor, Mapping) else None
-    images: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
-    mean, std = images.get("image_mean"), images.get("image_std")
-    if not (_are_three(mean, least=-10) and _are_three(std, least=1e-5)):
-        raise CheckpointError(
-            f"impossible colours in the processor of {name}: image_mean {mean!r} and image_std {std!r}, expected three "
-            f"numbers each, of pixels of 0 to 1. Get its {PROCESSORS[0]} again."
-        )
-    return [255 * value for value in images["image_mean"]], [255 * value for value in images["image_std"]]
-
-
-def _are_three(values: Any, *, least: float) -> bool:
-    if not isinstance(values, list | tuple) or len(values) != 3:
-        return False
-    return all(isinstance(value, int | float) and least <= value <= 10 for value in values)
-
-
 def _resized(family: Family, processor: Mapping[str, Any], prompts: Any, side: int) -> Settings:
     """Returns the processor's settings with the side of the input frame, and that of the maps of logits."""
     low = side // prompts.patch_size * 4
@@ -245,14 +239,3 @@ def _resized(family: Family, processor: Mapping[str, Any], prompts: Any, side: i
     sizes |= {key: {"height": value, "width": value} for key, value in squares.items()}
     more = {"target_size": side} if "target_size" in processor else {}
     return {**processor, "image_processor": {**processor["image_processor"], **sizes}, **more}
-
-
-def _tell(state: Mapping[str, Tensor], more: int, folder: Path) -> None:
-    """Checks loaded weights, and logs how many there are."""
-    check_finite(state, folder)
-    videos = f"; {more} more are for videos and not used" if more else ""
-    logger.info("loaded %d/%d tensors from %s%s", len(state), len(state), folder, videos)
-
-
-def _on_meta() -> bool:
-    return torch.get_default_device().type == "meta"

@@ -1,4 +1,4 @@
-"""The Segment Anything models of transformers, by the name of their family: facts that need no library."""
+"""The models of transformers, by the name of their family: facts that need no library."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,3 +55,19 @@ FAMILIES = {
         config={"vision_config": {"model_type": "edgetam_vision_model", "backbone_config": _REPVIT}},
     ),
 }  # fmt: skip
+
+DINOS = {
+    "dinov2": Family(
+        "Dinov2", ("dinov2",), "facebook/dinov2-base", "BitImageProcessor", "BitImageProcessor",
+        config={"image_size": 518},
+    ),
+    "dinov3": Family(
+        "DINOv3ViT", ("dinov3_vit",), "facebook/dinov3-vitb16-pretrain-lvd1689m", "DINOv3ViTImageProcessor",
+        "DINOv3ViTImageProcessor", gated=True,
+        config={
+            "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_register_tokens": 4,
+        },
+    ),
+}  # fmt: skip
+"""Backbones without a head of their own."""
+ALL = {**FAMILIES, **DINOS}

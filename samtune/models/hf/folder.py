@@ -1,6 +1,7 @@
 """A folder of transformers: config.json, weights and processor, read strictly, and written as transformers reads it."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,16 +10,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
-from samtune.base.disk import disk_errors, write_json
+from samtune.base.disk import disk_errors, write_json, write_text
+from samtune.base.machine import is_out_of_memory
 from samtune.errors import CheckpointError, ConfigError
-from samtune.models.hf.families import FAMILIES, Family
+from samtune.models.hf.families import ALL, FAMILIES, Family
+from samtune.models.weights import check_finite
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 """Where the processor's settings are: of transformers 5, and of older versions."""
-_KNOWN = f"Known: {', '.join(kind for family in FAMILIES.values() for kind in family.types)}."
+_KNOWN = f"Known: {', '.join(kind for family in ALL.values() for kind in family.types)}."
 _SHOWN = 3
 
 
@@ -54,7 +59,7 @@ def quiet() -> Iterator[None]:
 
 def family_of(folder: Path) -> str:
     """Returns the name of the family that a folder's config.json is of; else raises a `CheckpointError`."""
-    kind = _read_json(folder / CONFIG).get("model_type")
+    kind = read_json(folder / CONFIG).get("model_type")
     for name, family in FAMILIES.items():
         if kind in family.types:
             return name
@@ -76,9 +81,9 @@ def read_folder(family: Family, folder: Path) -> tuple[dict[str, Any], dict[str,
     if missing:
         found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise CheckpointError(f"{what}: it lacks {', '.join(missing)} (it holds: {found}). {remedy}")
-    config = _read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     if (kind := config.get("model_type")) not in family.types:
-        hint = next((f"Set model.name to {name}." for name, other in FAMILIES.items() if kind in other.types), _KNOWN)
+        hint = next((f"Set model.name to {name}." for name, other in ALL.items() if kind in other.types), _KNOWN)
         raise CheckpointError(f"{what}: its {CONFIG} is of the architecture {kind!r}, not {family.types[0]!r}. {hint}")
     nested = config.get("tracker_config")
     return (nested if isinstance(nested, dict) else config), _read_processor(family, folder)
@@ -116,33 +121,107 @@ def load_folder(net_class: Any, config: Any, folder: Path) -> tuple[nn.Module, i
         raise CheckpointError(
             f"the weights in {folder} do not fit its {CONFIG}: {', '.join(parts)}. Get the folder again."
         )
+    _copy_values(net)
     return net, max(0, _stored(folder) - len(net.state_dict()))
 
 
-def save_folder(net: Any, processor: Mapping[str, Any], folder: Path) -> None:
-    """Writes a network and its processor as `from_pretrained` reads them; an older folder is replaced at the end."""
+def _copy_values(net: nn.Module) -> None:
+    """Copies all tensors of a network: those of a file lie in it at any address, and products round by that."""
+    with torch.no_grad():
+        for tensor in (*net.parameters(), *net.buffers()):
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def values_of(name: str) -> Iterator[None]:
+    """Turns what odd values of a config lead to, in checks of the library or in its networks, into one error."""
+    try:
+        with quiet():
+            yield
+    except Exception as err:
+        if is_out_of_memory(err):
+            raise
+        reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
+        raise CheckpointError(
+            f"impossible values in the config of {name} ({reason}). Get its config.json again."
+        ) from err
+
+
+def colours_of(name: str, processor: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Returns mean and deviation of RGB values of 0 to 255, or raises a `CheckpointError`."""
+    found = processor.get("image_processor") if isinstance(processor, Mapping) else None
+    images: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    mean, std = images.get("image_mean"), images.get("image_std")
+    if not (_are_three(mean, least=-10) and _are_three(std, least=1e-5)):
+        raise CheckpointError(
+            f"impossible colours in the processor of {name}: image_mean {mean!r} and image_std {std!r}, expected three "
+            f"numbers each, of pixels of 0 to 1. Get its {PROCESSORS[0]} again."
+        )
+    return [255 * value for value in images["image_mean"]], [255 * value for value in images["image_std"]]
+
+
+def _are_three(values: Any, *, least: float) -> bool:
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        return False
+    return all(isinstance(value, int | float) and least <= value <= 10 for value in values)
+
+
+def tell_loaded(state: Mapping[str, Tensor], more: int, folder: Path) -> None:
+    """Checks loaded weights, and logs how many there are."""
+    check_finite(state, folder)
+    videos = f"; {more} more are for videos and not used" if more else ""
+    logger.info("loaded %d/%d tensors from %s%s", len(state), len(state), folder, videos)
+
+
+def on_meta() -> bool:
+    """Whether networks are built without values here."""
+    return torch.get_default_device().type == "meta"
+
+
+def save_folder(net: Any, processor: Mapping[str, Any], folder: Path, *, left_out: tuple[str, ...] = ()) -> None:
+    """Writes a network and its processor as `from_pretrained` reads them; an older folder is replaced at the end.
+
+    Args:
+        left_out: starts of the names of tensors of classes, which transformers has no place for. Where there are any, a
+            README.md names them.
+    """
     partial = folder.with_name(f"{folder.name}.part")
+    state = net.state_dict()
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(left_out)}
     with disk_errors(folder):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             with quiet():
-                net.save_pretrained(partial)
+                net.save_pretrained(partial, state_dict=dict(kept))  # which it empties
         except SafetensorError as err:  # how it reports a full disk
             shutil.rmtree(partial, ignore_errors=True)
             raise OSError(str(err)) from err
         for file in partial.iterdir():
             file.chmod(0o644)  # safetensors makes files that only their owner can read
         write_json(partial / PROCESSORS[0], processor)
+        if len(kept) < len(state):
+            text = _without([name for name in state if name not in kept])
+            write_text(partial / "README.md", text)
+            logger.info("%s: %s", folder, text.splitlines()[0])
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
+
+
+def _without(names: list[str]) -> str:
+    """Returns what a folder says of tensors that it lacks."""
+    said = (
+        f"{len(names)} tensors of the tuned model are left out: transformers has no place for tokens of classes. "
+        "This folder segments what a prompt shows; the merged.safetensors of its run has them too."
+    )
+    return "\n".join([said, "", *(f"- `{name}`" for name in names), ""])
 
 
 def _read_processor(family: Family, folder: Path) -> dict[str, Any]:
     """Returns a processor's settings as transformers 5 keeps them: those of the images under `image_processor`."""
     for name in PROCESSORS:
         path = folder / name
-        found = _read_json(path) if path.is_file() else {}
+        found = read_json(path) if path.is_file() else {}
         images = found.get("image_processor", found)
         if isinstance(images, dict) and "image_mean" in images and "image_std" in images:
             return (
@@ -154,7 +233,8 @@ def _read_processor(family: Family, folder: Path) -> dict[str, Any]:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the settings in a JSON file; else raises a `CheckpointError`."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as err:

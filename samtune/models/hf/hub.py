@@ -4,8 +4,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from samtune.errors import CheckpointError
-from samtune.models.hf.families import Family
-from samtune.models.hf.folder import CONFIG, PROCESSORS
+from samtune.models.hf.families import ALL, Family
+from samtune.models.hf.folder import CONFIG, PROCESSORS, read_json
 
 HUB_SECONDS = 10
 """How long the hub may take to answer whether it has a file."""
@@ -13,28 +13,57 @@ FILES = (CONFIG, *PROCESSORS, "*.safetensors", "model.safetensors.index.json")
 
 
 def published_folder(family: Family) -> Path:
-    """Returns the folder of a family's published weights, downloaded once.
+    """Returns the folder of a family's published weights; raises as `repository_folder`."""
+    return _download(family.hub, list(FILES), gated=family.gated)
+
+
+def repository_folder(repository: str, name: str) -> Path:
+    """Returns the folder of a repository of the family `name`, downloaded once.
 
     Raises:
         CheckpointError: it is not in the cache, and there is no network, or the hub refuses; the message says which
             files to put where.
     """
+    return _download(repository, list(FILES), gated=ALL[name].gated)
+
+
+def family_in(repository: str) -> str:
+    """Returns the family of the model in a repository, a key of `ALL`, by its config.json.
+
+    Raises:
+        CheckpointError: as `repository_folder`, or another architecture.
+    """
+    found = read_json(_download(repository, [CONFIG], gated=False) / CONFIG)
+    kind = found.get("model_type")
+    for name, family in ALL.items():
+        if kind in family.types:
+            return name
+    known = ", ".join(f"{name} ({', '.join(family.types)})" for name, family in ALL.items())
+    classes = ", ".join(map(str, found.get("architectures") or ())) or "none"
+    raise CheckpointError(
+        f"{repository} is of the architecture {kind!r} (architectures: {classes}), which samtune does not know. "
+        f"Known: {known}; and timm's models, by timm's own names."
+    )
+
+
+def _download(repository: str, patterns: list[str], *, gated: bool) -> Path:
+    """Returns the folder of a repository with the files that fit the patterns."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    patterns = list(FILES)
+    needed = CONFIG if patterns == [CONFIG] else "*.safetensors"
     try:
         with suppress(LocalEntryNotFoundError):
-            folder = Path(snapshot_download(family.hub, allow_patterns=patterns, local_files_only=True))
-            if any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
+            if any(folder.glob(needed)):
                 return folder
-        get_hf_file_metadata(hf_hub_url(family.hub, CONFIG), timeout=HUB_SECONDS)
-        return Path(snapshot_download(family.hub, allow_patterns=patterns))
+        get_hf_file_metadata(hf_hub_url(repository, CONFIG), timeout=HUB_SECONDS)
+        return Path(snapshot_download(repository, allow_patterns=patterns))
     except Exception as err:  # the client's errors are of the HTTP library that its version uses
         reason = (str(err).strip().splitlines() or ["no details"])[0]
-        consent = " It is gated: accept its licence there, then `hf auth login`." if family.gated else ""
+        consent = " It is gated: accept its licence there, then `hf auth login`." if gated else ""
         raise CheckpointError(
-            f"can't get {family.hub} from the Hugging Face hub ({type(err).__name__}: {reason}).{consent} "
+            f"can't get {repository} from the Hugging Face hub ({type(err).__name__}: {reason}).{consent} "
             f"On a machine with network, get config.json, processor_config.json or preprocessor_config.json, and all "
-            f"*.safetensors of https://huggingface.co/{family.hub} into a folder; model.checkpoint=FOLDER takes it."
+            f"*.safetensors of https://huggingface.co/{repository} into a folder; model.checkpoint=FOLDER takes it."
         ) from err

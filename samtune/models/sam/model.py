@@ -1,11 +1,12 @@
 """Segment Anything, trainable: any image size, batched through encoder and decoder, gradients everywhere.
 
-What all of them share, built from segment-anything's own modules (Kirillov et al., arXiv:2304.02643) with the state
-dict's keys and shapes unchanged. The decoder takes a batch of images with one prompt set each; image encoders are in
-modules of their own: `vit` has the official ones, `lite` a small convolutional one.
+What samtune's own families share, built from segment-anything's own modules (Kirillov et al., arXiv:2304.02643) with
+the state dict's keys and shapes unchanged. Image encoders are in modules of their own: `vit` has the official ones,
+`lite` a small convolutional one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +15,17 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from samtune.errors import ConfigError
-from samtune.models.backbone import Backbone
 from samtune.models.sam.channels import RGB, check_channels, extended_colours, extended_filters, kept
-from samtune.models.sam.classes import KEPT, PREFIX, ClassTokens
 from samtune.models.sam.specs import LITES, VITS
-from samtune.types import Answering, Batch, Prompts, Role
+from samtune.models.segmenter import Embedded, Segmenter
+from samtune.models.weights import looks_elsewhere
+from samtune.types import Batch, Prompts, Role
 
 CELL = 16
 """Side of a cell of the image embedding, in pixels of the input frame."""
 
 
-class SamModel(Backbone):
+class SamModel(Segmenter):
     """A Segment Anything: an image encoder before segment-anything's prompt encoder and mask decoder.
 
     A family implements `encode` and `block_modules`, and says what its parameters are where that differs.
@@ -35,21 +36,6 @@ class SamModel(Backbone):
 
     net: Sam
     stem: str
-    keeps_prompts = True
-    """Whether, beside classes, what only answers to prompts stays as it is; a task that trains it says so."""
-    takes_masks = True
-    """Whether it was pre-trained with earlier answers as prompts."""
-
-    @property
-    def classes(self) -> ClassTokens | None:
-        """The tokens of the classes that it tells apart; None where it only segments."""
-        return getattr(self.net.mask_decoder, "classes", None)
-
-    def add_classes(self, count: int) -> None:
-        """Puts class tokens beside SAM's own, which keep their values and their part in every other pass."""
-        tokens = ClassTokens(count, self.net.mask_decoder.transformer_dim).to(self.device)
-        tokens.start(self.net.mask_decoder)
-        self.net.mask_decoder.classes = tokens
 
     def add_channels(self, count: int) -> None:
         """Makes the stem take `count` channels, see `extended_filters`."""
@@ -72,86 +58,29 @@ class SamModel(Backbone):
         places = torch.arange(shape.numel(), device="cpu").view(shape)
         return {name: places[:, kept(self.channels) :].flatten()}
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Predicts (B, 1, S/4, S/4) logits, foreground where > 0: mask token 0, SAM's `multimask_output=False`.
-
-        With classes, a batch without prompts gets (B, n, S/4, S/4) logits of a softmax over them.
-        """
-        if self.classes is not None and batch.prompts is None:
-            return self.decode_classes(self.features(batch))
-        return self.decode(self.features(batch), batch.prompts)
-
-    def answering(self, batch: Batch) -> Answering:
-        """Embeds the picture once; earlier answers are mask prompts. With classes, no prompt asks for the first."""
-        embedding = self.features(batch)
-
-        def answer(prompts: Prompts | None, masks: Tensor | None) -> Tensor:
-            if prompts is None:
-                return self.decode(embedding) if self.classes is None else self.decode_classes(embedding)[:, :1]
-            masks = masks if self.takes_masks else None
-            return self.decode(embedding.expand(len(prompts), -1, -1, -1), prompts, masks)
-
-        return answer
-
-    def features(self, batch: Batch) -> Tensor:
-        """Returns the (B, C, S/16, S/16) image embeddings, after the neck."""
-        return self.encode(self.normalise(batch.images, batch.valid()))
-
-    def normalise(self, images: Tensor, valid: Tensor) -> Tensor:
-        """Normalises (B, 3, S, S) values of 0 to 255 to float32, 0 where `valid`, (B, 1, S, S) bool, is False."""
-        return (images.float() - self.pixel_mean) / self.pixel_std * valid
+    def embed(self, batch: Batch) -> Embedded:
+        """Encodes the pictures of a batch: nothing goes past the image embeddings, of (B, C, S/16, S/16)."""
+        return Embedded(self.encode(self.normalise(batch.images, batch.valid())))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Maps normalised (B, 3, S, S) pixels, S any multiple that the family allows, to (B, C, S/16, S/16)."""
         raise NotImplementedError
 
-    def decode(self, embeddings: Tensor, prompts: Prompts | None = None, masks: Tensor | None = None) -> Tensor:
-        """Decodes (B, C, h, w) embeddings, with one prompt set per item or no prompt, to (B, 1, 4h, 4w) logits.
+    def hypernetwork_layers(self, mlp: Any) -> Iterable[nn.Module]:
+        """Returns the layers of segment-anything's MLP."""
+        layers: nn.ModuleList = mlp.layers
+        return layers
 
-        Args:
-            masks: (B, 1, 4h, 4w) logits of an earlier answer, as a further prompt.
-        """
-        hidden, upscaled = self._attend(embeddings, prompts, masks)
-        weights = self.net.mask_decoder.output_hypernetworks_mlps[0](hidden[:, 1])  # token 0 is the IoU token; (B, C/8)
-        return torch.einsum("bc,bchw->bhw", weights, upscaled)[:, None]
-
-    def decode_classes(self, embeddings: Tensor) -> Tensor:
-        """Decodes (B, C, h, w) embeddings to (B, n, 4h, 4w), the logits of the n classes that `add_classes` added."""
-        assert self.classes is not None
-        hidden, upscaled = self._attend(embeddings, None, None, further=self.classes.tokens)
-        first = hidden.shape[1] - len(self.classes.tokens)  # without a prompt the classes' tokens are the last
-        return torch.einsum("bnc,bchw->bnhw", self.classes(hidden[:, first:]), upscaled)
-
-    def decode_all(
-        self, embeddings: Tensor, prompts: Prompts | None = None, masks: Tensor | None = None
+    def attend(
+        self, embedded: Embedded, prompts: Prompts | None, masks: Tensor | None, *, further: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Decodes as `decode`, to all of SAM's masks: token 0, then the three of `multimask_output=True`.
-
-        Args:
-            masks: (B, 1, 4h, 4w) logits of an earlier answer, as a further prompt.
-
-        Returns:
-            (B, 4, 4h, 4w) logits and (B, 4), the IoU with the truth that the decoder expects of each.
-        """
-        decoder = self.net.mask_decoder
-        hidden, upscaled = self._attend(embeddings, prompts, masks)
-        mlps = enumerate(decoder.output_hypernetworks_mlps, start=1)
-        weights = torch.stack([mlp(hidden[:, token]) for token, mlp in mlps], dim=1)  # (B, 4, C/8)
-        return torch.einsum("bnc,bchw->bnhw", weights, upscaled), decoder.iou_prediction_head(hidden[:, 0])
-
-    def _attend(
-        self, embeddings: Tensor, prompts: Prompts | None, masks: Tensor | None, *, further: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Returns the decoder's tokens (B, 5 + prompts + further, C) and its map at stride 4, (B, C/8, 4h, 4w).
-
-        Args:
-            further: (n, C) tokens that take part beside SAM's own.
-        """
+        """Runs segment-anything's transformer; see `Segmenter.attend`."""
+        embeddings = embedded.image
         decoder = self.net.mask_decoder
         batch, channels, height, width = embeddings.shape
         # one dtype from here on: under autocast, sums of fp32 and bf16 tensors are slow and no more exact
-        embedded = self._embed_prompts(prompts, masks, batch)
-        sparse, dense, positions = (t.to(embeddings.dtype) for t in embedded)
+        given = self._embed_prompts(prompts, masks, batch)
+        sparse, dense, positions = (t.to(embeddings.dtype) for t in given)
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).to(embeddings.dtype)
         tokens = torch.cat([output_tokens.expand(batch, -1, -1), sparse], dim=1)  # (B, 5 + prompts, C)
         if further is not None:
@@ -173,36 +102,25 @@ class SamModel(Backbone):
             positions = self.net.prompt_encoder.get_dense_pe()
         return sparse.expand(batch, -1, -1), dense.expand(batch, -1, -1, -1), positions
 
-    def role(self, name: str, owner: nn.Module) -> Role:
+    def own_role(self, name: str, owner: nn.Module) -> Role:
         """Says what a parameter is, for selectors and counts.
 
         The shifts of the neck's LayerNorm2d count as `bias`: GPS's released code trains them with the biases (a
         named exception). `decoder` is the mask decoder and the no-mask embedding; the rest of the prompt encoder is
-        `fixed`. The tokens of classes are the `head`; beside them, what only answers to prompts need is `fixed` too,
-        where it is kept.
+        `fixed`.
         """
-        if name.startswith(PREFIX):
-            return "head"
-        if self.classes is not None and self.keeps_prompts and name.startswith(KEPT):
-            return "fixed"
         if name.startswith(("mask_decoder.", "prompt_encoder.no_mask_embed.")):
             return "decoder"
         if name.startswith("prompt_encoder."):
             return "fixed"
         if isinstance(owner, LayerNorm2d):  # segment-anything's own class
             return "bias" if name.endswith(".bias") else "norm"
-        return super().role(name, owner)
+        return super().own_role(name, owner)
 
     def part(self, name: str) -> str:
         """Returns `patch_embed`, `neck`, ... for the encoder, else `prompt_encoder` or `mask_decoder`."""
         parts = name.split(".")
         return parts[1] if parts[0] == "image_encoder" else parts[0]
-
-    def idle(self) -> list[str]:
-        """Returns what mask token 0 does not depend on: the IoU head and the other tokens' hypernetworks."""
-        others = (f"output_hypernetworks_mlps.{token}." for token in range(1, self.net.mask_decoder.num_mask_tokens))
-        prefixes = tuple(f"mask_decoder.{part}" for part in ("iou_prediction_head.", *others))
-        return [name for name, _ in self.net.named_parameters() if name.startswith(prefixes)]
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
         """Says which Segment Anything a state dict looks like, by the encoder's position table or trunk."""
@@ -211,7 +129,7 @@ class SamModel(Backbone):
         if "image_encoder.trunk.conv_stem.weight" in state:  # SAM 2 has a trunk too
             found = next(iter(LITES))
         if found is None:
-            return "It does not look like a Segment Anything checkpoint."
+            return looks_elsewhere(state) or "It does not look like a Segment Anything checkpoint."
         stem = state.get(f"{self.stem}.weight")
         if found == self.name and stem is not None and stem.dim() == 4 and stem.shape[1] not in (RGB, self.channels):
             return f"It is of a {found} for {stem.shape[1]} channels: set model.channels to that."

@@ -11,8 +11,8 @@ from torch import Tensor
 from samtune.base.disk import cache_folder
 from samtune.base.download import download
 from samtune.errors import CheckpointError
+from samtune.models.classes import has_classes
 from samtune.models.sam.channels import check_channels
-from samtune.models.sam.classes import PREFIX
 from samtune.models.sam.model import SamModel
 from samtune.models.weights import RANDOM, load_state, read_state
 
@@ -51,7 +51,7 @@ def load_sam(model: SamModel, checkpoint: str | Path | None, *, classes: int | N
     if checkpoint != RANDOM:
         with _file(model.name, checkpoint) as path:
             state = read_state(path)
-            if classes is not None and any(name.startswith(PREFIX) for name in state):
+            if classes is not None and has_classes(state):
                 model.add_classes(classes)
             if channels != model.channels and _channels(model, state) == channels:
                 model.add_channels(channels)

@@ -151,13 +151,15 @@ class ScoreKeeper:
     def __init__(self, folder: Path, *, about: Mapping[str, str], stop: Stop) -> None:
         self.checkpoints, self.stop = Checkpoints(folder / CHECKPOINTS, about), stop
         self.start: PartialScores | None = None
-        self._saved = time.monotonic()
+        self.earlier = 0.0
+        """Seconds that the pass took before it was cut off, as far as it is kept."""
+        self._began = self._saved = time.monotonic()
         self._cost = 0.0
 
     def read(self) -> None:
         """Finds the pass to go on with; one that can't be used is said, and scored anew."""
         try:
-            self.start = self.checkpoints.newest(SCORE, _partial_of)
+            self.start = self.checkpoints.newest(SCORE, self._take)
         except CheckpointError:
             return
         if self.start is not None:
@@ -169,21 +171,24 @@ class ScoreKeeper:
             return
         began, found = time.monotonic(), make()
         tensors = {"sums": found.sums} | ({} if found.squares is None else {"squares": found.squares})
-        counts = {"taken": found.taken, "counted": found.counted, "skipped": found.skipped}
+        counts: dict[str, float] = {"taken": found.taken, "counted": found.counted, "skipped": found.skipped}
+        counts["seconds"] = self.earlier + began - self._began
         name = self.checkpoints.save(SCORE, found.taken, tensors, counts)
         self.checkpoints.keep({name}, (SCORE,))
         self._saved = time.monotonic()
         self._cost = self._saved - began
         self.stop.end()
 
+    def _take(self, found: Checkpoint) -> PartialScores:
+        state = dict(found.state)
+        try:
+            self.earlier = float(state.pop("seconds", 0.0))  # an older version has none
+            partial = PartialScores(**state, sums=found.tensors["sums"], squares=found.tensors.get("squares"))
+        except (KeyError, TypeError, ValueError) as err:
+            raise CheckpointError(f"the scores of {found.name} are of another version ({err!r}).") from err
+        return partial
+
 
 def _is_due(saved: float, cost: float) -> bool:
     """Tells whether it is time to save, by when that was done last and the seconds that it took."""
     return time.monotonic() - saved >= max(SECONDS, SHARE * cost)
-
-
-def _partial_of(found: Checkpoint) -> PartialScores:
-    try:
-        return PartialScores(**found.state, sums=found.tensors["sums"], squares=found.tensors.get("squares"))
-    except (KeyError, TypeError) as err:
-        raise CheckpointError(f"the scores of {found.name} are of another version ({err!r}).") from err

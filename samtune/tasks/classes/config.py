@@ -15,19 +15,25 @@ RecipeName = Literal["gps", "grft", "spt"]
 
 
 class Model(shared.Model):
-    """`model`: a ViT, Swin, ConvNeXt or EfficientNet of timm, or a small ViT of ours."""
+    """`model`: a ViT, Swin, ConvNeXt or EfficientNet of timm, a DINO of transformers, or a small ViT of ours."""
 
-    name: str = Field("vit_base_patch16_224.augreg_in21k", min_length=1, description="a model of timm, or vit_mini")
+    name: str = Field(
+        "vit_base_patch16_224.augreg_in21k",
+        min_length=1,
+        description="a model of timm, or vit_mini; dinov2, dinov3, or a repository of one on the hub, OWNER/NAME",
+    )
     head: Literal["new", "checkpoint"] = Field("new", description="a fresh head for the classes, or the checkpoint's")
-    options: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="further arguments of timm.create_model; of a DINO config and processor"
+    )
 
     def faults(self) -> Iterator[Fault]:
         """Yields options that others set, and a model that gives no classes."""
         yield from super().faults()
         ours = {key: f"model.{key}" for key in ("name", "checkpoint", "image_size", "head")}
-        ours |= {"classes": "the data", "drop_path": "train.drop_path", "seed": "run.seed"}
+        ours |= {"classes": "the data", "drop_path": "train.drop_path", "seed": "run.seed", "grid": "the task"}
         for key in (key for key in self.options if key in ours):
-            yield Fault(f"options.{key}", f"is no option of timm: {ours[key]} sets it.")
+            yield Fault(f"options.{key}", f"is no option of the model: {ours[key]} sets it.")
         if entry_of(self.name).gives != "classes":
             yield Fault("name", f'"{self.name}" gives masks, not classes. Set task: segmentation.')
 

@@ -27,7 +27,7 @@ from samtune.files.description import Description
 from samtune.files.merged import load_merged
 from samtune.metrics.instances import match
 from samtune.models.backbone import evaluation_mode
-from samtune.models.sam.model import SamModel
+from samtune.models.segmenter import Segmenter
 from samtune.tasks.evaluate import Evaluation, measure_file
 from samtune.tasks.instances.objects import read_objects, renumbered
 from samtune.tasks.instances.prompting import grid_instances, grid_of_tiles
@@ -112,7 +112,7 @@ def evaluate_instances(
         DataError: the loader is empty.
         NonFiniteError: the logits of an image are not finite.
     """
-    sam = cast(SamModel, model)
+    sam = cast(Segmenter, model)
     rows: list[InstanceRow] = []
     with evaluation_mode(model):
         for batch in loader:
@@ -149,7 +149,7 @@ def evaluate_instance_file(request: Evaluation) -> InstanceReport:
     return measure_file(request, pairs, lambda step: measured(advance=step), part=part, batches=len(loader))
 
 
-def _by_grid(model: SamModel, batch: Batch, item: int) -> Instances:
+def _by_grid(model: Segmenter, batch: Batch, item: int) -> Instances:
     """Answers a grid of clicks on the picture in the input frame, or on each of its tiles, at the original size."""
     height, width = batch.sizes_input[item]
     picture: Any = batch.images[item, :, :height, :width].permute(1, 2, 0).cpu().numpy()

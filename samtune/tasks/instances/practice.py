@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from samtune.models.sam.model import SamModel
+from samtune.models.segmenter import Embedded, Segmenter
 from samtune.tasks.pixels import coverage, object_loss
 from samtune.tasks.probe.answers import asked
 from samtune.tasks.prompts import box_of, point_in
@@ -23,7 +23,7 @@ class Answers:
     """What the decoder said of M prompted objects.
 
     Attributes:
-        low: (M, 4, h, w) logits, see `SamModel.decode_all`.
+        low: (M, 4, h, w) logits, see `Segmenter.decode_all`.
         expected: (M, 4), the IoU with the truth that it expects of each.
         target, valid: (M, 1, h, w) shares of each small pixel that the object, and the picture, cover.
         ambiguous: a single click asked, which may mean several things: the best of three masks counts too.
@@ -59,7 +59,7 @@ class PromptPractice(nn.Module):
         objects: how many of a picture's objects are asked for, at most.
     """
 
-    def __init__(self, model: SamModel, objects: int) -> None:
+    def __init__(self, model: Segmenter, objects: int) -> None:
         super().__init__()
         self.model, self.objects = model, objects
 
@@ -67,19 +67,19 @@ class PromptPractice(nn.Module):
         """Returns (B, n, S/4, S/4) logits of the maps; in training also the answers to prompts, in rounds."""
         if not self.training:
             return self.model.forward(batch)
-        embeddings = self.model.features(batch)
+        embedded = self.model.embed(batch)
         drawn = draw_objects(batch.masks.cpu(), self.objects)
-        return self.model.decode_classes(embeddings), self._rounds(embeddings, drawn, batch.valid())
+        return self.model.decode_classes(embedded), self._rounds(embedded, drawn, batch.valid())
 
-    def _rounds(self, embeddings: Tensor, drawn: Drawn, valid: Tensor) -> list[Answers]:
+    def _rounds(self, embedded: Embedded, drawn: Drawn, valid: Tensor) -> list[Answers]:
         """Asks for the first half by boxes, for the others by clicks, and corrects both."""
-        side, device, count = 4 * embeddings.shape[-1], embeddings.device, len(drawn.which)
+        side, device, count = 4 * embedded.image.shape[-1], valid.device, len(drawn.which)
         rounds = []
         for part, boxed in ((slice(count // 2), True), (slice(count // 2, count), False)):
             which = drawn.which[part].to(device)
             if not len(which):
                 continue
-            of = embeddings[which]
+            of = embedded[which]
             target, inside = coverage(drawn.objects[part].to(device), valid[which], side)
             boxes = drawn.boxes[part].to(device) if boxed else None
             points = None if boxed else drawn.points[part].to(device)

@@ -17,7 +17,7 @@ from samtune.data.formats.annotations import Annotated
 from samtune.data.formats.table import SEPARATE
 from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
-from samtune.models.sam.model import SamModel
+from samtune.models.segmenter import Segmenter
 from samtune.tasks.instances.draw import overlay
 from samtune.tasks.instances.evaluate import InstanceDescription, predict_instances
 from samtune.tasks.instances.outputs import annotated, counts_csv, geojson, index_png, index_values
@@ -49,7 +49,7 @@ COUNTS_FILE = "counts.csv"
 class InstancePredictor:
     """Finds the objects of pictures with one model in eval mode, in fp32; every call stands alone."""
 
-    def __init__(self, model: SamModel, info: InstanceDescription) -> None:
+    def __init__(self, model: Segmenter, info: InstanceDescription) -> None:
         self.model, self.info = model, info
 
     @classmethod
@@ -61,7 +61,7 @@ class InstancePredictor:
             ConfigError: an unknown device, or one that this machine doesn't have.
         """
         model, info = load_merged(Path(path), InstanceDescription, device=pick_device(device))
-        assert isinstance(model, SamModel)
+        assert isinstance(model, Segmenter)
         return cls(model, info)
 
     def predict(self, image_hwc: PixelArray) -> Instances:

@@ -15,7 +15,7 @@ from torch import Tensor
 from samtune.config.pixels import RGB, Pixels
 from samtune.data.channels.read import shown
 from samtune.data.frames import Collate
-from samtune.models.sam.model import SamModel
+from samtune.models.segmenter import Embedded, Segmenter
 from samtune.tasks.evaluate import check_finite
 from samtune.tasks.instances.objects import WHOLE, Part, cut_out, paint, renumbered
 from samtune.tasks.pixels import batch_of_one, to_original
@@ -25,7 +25,7 @@ from samtune.tasks.prompts import checked_boxes, clip_boxes
 from samtune.tasks.tiles.blend import tile_frame
 from samtune.tasks.tiles.grid import Place, into_part, place_of, size_of, starts
 from samtune.tasks.tiles.join import collect
-from samtune.types import Instances, PixelArray, Size, Tiles
+from samtune.types import Instances, PixelArray, Prompts, Size, Tiles
 
 POINTS = 16  # of the grid, along a side
 EXPECTED, STABILITY = 0.7, 0.85
@@ -35,7 +35,7 @@ EXPECTED, STABILITY = 0.7, 0.85
 
 @torch.no_grad()
 def boxed_instances(
-    model: SamModel, image_hwc: PixelArray, boxes_xyxy: ArrayLike, *, pixels: Pixels = RGB, tiles: Tiles | None = None
+    model: Segmenter, image_hwc: PixelArray, boxes_xyxy: ArrayLike, *, pixels: Pixels = RGB, tiles: Tiles | None = None
 ) -> Instances:
     """Segments an object in each of (N, 4) boxes in pixels of an image, which is embedded once.
 
@@ -63,12 +63,14 @@ def boxed_instances(
     masks, scores = list[Part](), list[float]()
     for start in range(0, len(boxes), AT_ONCE):
         chosen = places[start : start + AT_ONCE]
-        embeddings, sizes = whole or _embedded(model, image, chosen, tiles.size if tiles else 0)
+        embedded, sizes = whole or _embedded(model, image, chosen, tiles.size if tiles else 0)
         sizes = sizes * (len(chosen) // len(sizes))
         shown_at = list(zip(chosen, sizes, strict=True))
         framed = [into_part(box, *at) for box, at in zip(boxes[start : start + AT_ONCE], shown_at, strict=True)]
         prompts = torch.as_tensor(np.array(framed), dtype=torch.float32, device=model.device)
-        low, expected = model.decode_all(embeddings.expand(len(chosen), -1, -1, -1), asked(prompts, None))
+        low, expected = model.decode_all(
+            embedded if len(embedded) == len(chosen) else embedded.repeated(len(chosen)), asked(prompts, None)
+        )
         check_finite(low, ["the image"] * len(chosen))
         for one, (place, inner) in zip(low[:, 0].float(), shown_at, strict=True):
             mask = to_original(one, model.image_size, inner, size_of(place)) > 0
@@ -80,46 +82,71 @@ def boxed_instances(
     return Instances(labels, np.array(scores, dtype=np.float32)[numbers - 1])
 
 
-def _embedded(model: SamModel, image: PixelArray, places: Sequence[Place], least: int) -> tuple[Tensor, list[Size]]:
-    """Returns (M, C, h, w) embeddings of parts of an image, and their sizes in the input frame.
+def _embedded(model: Segmenter, image: PixelArray, places: Sequence[Place], least: int) -> tuple[Embedded, list[Size]]:
+    """Returns M parts of an image, encoded, and their sizes in the input frame.
 
     Args:
         least: pixels of a tile's side, see `resize_longest`.
     """
     samples = [tile_frame("the image", image[place], model.image_size, least=least) for place in places]
     frames = Collate(model.image_size)(samples).to(model.device)
-    return model.features(frames), list(frames.sizes_input)
+    return model.embed(frames), list(frames.sizes_input)
 
 
 class Stock:
-    """What segment-anything's predictor asks of a `Sam`, answered by one of ours: of any size, with any encoder.
+    """What segment-anything's predictor asks of a `Sam`, answered by any of ours: the network and its three parts.
 
-    Of the picture that the predictor is given, only the size counts: the (1, C, h, w) embedding is there already, of
-    the channels and the depth that the model takes.
+    Of the picture that the predictor is given, only the size counts: it is encoded already, of the channels and the
+    depth that the model takes.
     """
 
     image_format, mask_threshold = "RGB", 0.0
     postprocess_masks = Sam.postprocess_masks
 
-    def __init__(self, model: SamModel, embedding: Tensor) -> None:
-        self.embedding, self.device, self.img_size = embedding, model.device, model.image_size
-        self.prompt_encoder, self.mask_decoder, self.image_encoder = (
-            model.net.prompt_encoder,
-            model.net.mask_decoder,
-            self,
-        )
+    def __init__(self, model: Segmenter, embedded: Embedded) -> None:
+        self.model, self.embedded, self.device, self.img_size = model, embedded, model.device, model.image_size
+        self.image_encoder = self
+        self.prompt_encoder, self.mask_decoder = _StockPrompts(), self.masks
 
     def preprocess(self, values: Tensor) -> Tensor:
         """Returns the predictor's picture as it is."""
         return values
 
     def __call__(self, _: Tensor) -> Tensor:
-        """Returns the embedding: the image encoder."""
-        return self.embedding
+        """Returns the image embeddings: the image encoder."""
+        return self.embedded.image
+
+    def masks(
+        self,
+        *,
+        sparse_prompt_embeddings: Prompts,
+        dense_prompt_embeddings: Tensor | None,
+        multimask_output: bool,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns (N, 3 or 1, h, w) logits of N prompts, and the IoU expected of each: the mask decoder."""
+        prompts = sparse_prompt_embeddings
+        count = next(len(given) for given in vars(prompts).values() if given is not None)
+        low, expected = self.model.decode_all(self.embedded.repeated(count), prompts, dense_prompt_embeddings)
+        wanted = slice(1, None) if multimask_output else slice(1)
+        return low[:, wanted], expected[:, wanted]
+
+
+class _StockPrompts:
+    """The prompt encoder, which hands prompts on as they are: points and boxes, and masks."""
+
+    def __call__(
+        self, *, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
+    ) -> tuple[Prompts, Tensor | None]:
+        places, labels = (None, None) if points is None else (points[0].float(), points[1].long())
+        return Prompts(None if boxes is None else boxes.float(), places, labels), masks
+
+    def get_dense_pe(self) -> None:
+        """Returns nothing: the model knows where its cells are."""
 
 
 @torch.no_grad()
-def grid_instances(model: SamModel, image_hwc: PixelArray, *, points: int = POINTS, pixels: Pixels = RGB) -> Instances:
+def grid_instances(model: Segmenter, image_hwc: PixelArray, *, points: int = POINTS, pixels: Pixels = RGB) -> Instances:
     """Finds objects by a click at each of points x points places of an image.
 
     Masks may overlap: a pixel of several is the smallest's. The score is the IoU that the decoder expects.
@@ -132,7 +159,7 @@ def grid_instances(model: SamModel, image_hwc: PixelArray, *, points: int = POIN
         DataError: not such an image.
     """
     batch = batch_of_one(image_hwc, model.image_size, torch.int32, pixels).to(model.device)
-    stock: Any = Stock(model, model.features(batch))
+    stock: Any = Stock(model, model.embed(batch))
     find = SamAutomaticMaskGenerator(
         stock, points_per_side=points, pred_iou_thresh=EXPECTED, stability_score_thresh=STABILITY,
         output_mode="uncompressed_rle",
@@ -146,7 +173,7 @@ def grid_instances(model: SamModel, image_hwc: PixelArray, *, points: int = POIN
 
 
 def grid_of_tiles(
-    model: SamModel, image_hwc: PixelArray, tiles: Tiles, *, points: int = POINTS, pixels: Pixels = RGB
+    model: Segmenter, image_hwc: PixelArray, tiles: Tiles, *, points: int = POINTS, pixels: Pixels = RGB
 ) -> Instances:
     """Finds objects by a grid of clicks on each tile of an image; see `grid_instances` and `collect`."""
     image = checked_image(image_hwc, pixels)

@@ -1,5 +1,6 @@
 """Instances: a Segment Anything with maps of objects, pairs of image and map, average precision."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,8 @@ from samtune.errors import ConfigError
 from samtune.metrics.instances import Matches, match
 from samtune.metrics.report import AnyReport
 from samtune.models.backbone import Backbone
-from samtune.models.sam.model import SamModel
-from samtune.models.table import build_model
-from samtune.models.weights import RANDOM
+from samtune.models.segmenter import Segmenter
+from samtune.models.table import build_model, build_shapes
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.instances.config import InstanceConfig
@@ -69,19 +69,18 @@ class InstanceTask(PixelTask[InstanceConfig]):
             source=Source(data.format, data.categories),
             pixels=self.pixels,
         )
-        model = self._model(self.checkpoint())
+        model = self._built(build_model)
         how: Any = {"image_size": model.image_size, "augment": data.augment, "pixels": self.pixels}
         return model, build_map_data(splits, self.tiled_options(model), read_objects, outside=0, **how)
 
     def skeleton(self) -> Backbone:
-        with torch.device("meta"):
-            return self._model(RANDOM)
+        return self._built(build_shapes)
 
-    def _model(self, checkpoint: str | None) -> SamModel:
+    def _built(self, build: Callable[..., Backbone]) -> Segmenter:
         name, side = self.config.model.name, self.config.model.image_size
         added = {"classes": len(MAPS), "channels": self.pixels.channels}
-        model = build_model(name, checkpoint=checkpoint, image_size=side, **added)
-        if not isinstance(model, SamModel):
+        model = build(name, checkpoint=self.checkpoint(), image_size=side, **added)
+        if not isinstance(model, Segmenter):
             raise ConfigError(f"task: instances is for Segment Anything, which {name} is not.")
         model.keeps_prompts = not self.config.loss.prompt_weight
         return model
@@ -100,7 +99,7 @@ class InstanceTask(PixelTask[InstanceConfig]):
     def network(
         self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
-        assert isinstance(model, SamModel)
+        assert isinstance(model, Segmenter)
         return PromptPractice(model, self.config.train.objects) if self.config.loss.prompt_weight else model
 
     def training_loss(self) -> OutputLoss:
@@ -132,7 +131,7 @@ class InstanceTask(PixelTask[InstanceConfig]):
         return replace(report, answers=answers)
 
     def _with_kept(self, report: InstanceReport, model: nn.Module, loaders: Loaders) -> InstanceReport:
-        assert isinstance(model, SamModel) and model.classes is not None
+        assert isinstance(model, Segmenter) and model.classes is not None
         count, side, tiles = self.config.eval.prompts, model.image_size, self.tiling(model)
         pairs = spread(loaders.splits.val, count)
         val = map_dataset(tiles, side)(pairs, read_objects, outside=0, pixels=self.pixels)

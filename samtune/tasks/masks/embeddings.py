@@ -10,6 +10,7 @@ from samtune.base.disk import disk_errors
 from samtune.base.tensors import load_tensors, save_tensors
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.sam.model import SamModel
+from samtune.models.segmenter import Embedded
 from samtune.selection.selection import Selection
 from samtune.types import Batch
 
@@ -43,7 +44,7 @@ class CachedEncoder(nn.Module):
             for item, embedding in zip(new, found, strict=True):
                 save_tensors(paths[item], {"embedding": embedding}, {})
         embeddings = torch.stack([_read(path) for path in paths])
-        return self.model.decode(embeddings.to(batch.images.device), batch.prompts)
+        return self.model.decode(Embedded(embeddings.to(batch.images.device)), batch.prompts)
 
     def _path(self, batch: Batch, item: int) -> Path:
         extent = f"{tuple(batch.images.shape[1:])} {batch.sizes_input[item]}".encode()

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 from samtune.config import sections as shared
 from samtune.config.problems import Fault, impossible_pair, shown, told
 from samtune.config.sections import LARGEST
+from samtune.models.table import names_for_maps
 from samtune.tasks.sections import PixelData, PixelEval, PixelModel, PixelScore
 
 MOST = 255  # values of a picture of 8 bits, of which one stands for what does not count
@@ -29,6 +30,14 @@ def _named(value: object) -> object:
         wanted = "two or more different names, [sky, road], or by their values from 0 to 255, {0: sky, 7: road}"
         raise told(f"{shown(value)}, expected {wanted}.")
     return dict(sorted(pairs))
+
+
+class Model(PixelModel):
+    """`model`: a model that gives a map of each class."""
+
+    @classmethod
+    def fitting(cls) -> list[str]:
+        return names_for_maps()
 
 
 class Data(PixelData):
@@ -71,7 +80,7 @@ class SemanticConfig(shared.Config):
     """All settings of a semantic job; sections in the order of use."""
 
     task: Literal["semantic"] = Field("semantic", description="kind of job")
-    model: PixelModel = PixelModel()
+    model: Model = Model()
     data: Data = Field(description="images and maps of classes")
     score: PixelScore = PixelScore()
     train: shared.Train = shared.Train()

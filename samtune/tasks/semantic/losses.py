@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samtune.models.sam.model import SamModel
+from samtune.models.segmenter import Segmenter
 from samtune.tasks.prompts import box_of, components
 from samtune.types import IGNORE, Batch, Prompts
 
@@ -42,7 +42,7 @@ LOSSES = {"dice_ce": dice_ce}
 class BoxPractice(nn.Module):
     """A model that also answers a box per image while it trains, from the same embeddings; else it is the model."""
 
-    def __init__(self, model: SamModel) -> None:
+    def __init__(self, model: Segmenter) -> None:
         super().__init__()
         self.model = model
 
@@ -53,11 +53,10 @@ class BoxPractice(nn.Module):
         """
         if not self.training:
             return self.model.forward(batch)
-        embeddings = self.model.features(batch)
+        embedded, device = self.model.embed(batch), batch.images.device
         boxes, objects = draw_objects(batch.masks.cpu())
-        prompts = Prompts(boxes_input=boxes.to(embeddings.device))
-        answer = self.model.decode(embeddings, prompts)
-        return self.model.decode_classes(embeddings), answer, objects.to(embeddings.device)
+        answer = self.model.decode(embedded, Prompts(boxes_input=boxes.to(device)))
+        return self.model.decode_classes(embedded), answer, objects.to(device)
 
 
 def draw_objects(maps: Tensor) -> tuple[Tensor, Tensor]:

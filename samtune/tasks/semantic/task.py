@@ -15,7 +15,7 @@ from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.models.backbone import Backbone
-from samtune.models.sam.model import SamModel
+from samtune.models.segmenter import Segmenter
 from samtune.models.table import build_model, build_shapes
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.evaluate import Evaluation
@@ -64,7 +64,7 @@ class SemanticTask(PixelTask[SemanticConfig]):
             pixels=self.pixels,
         )
         count, size = len(splits.table.names), config.model.image_size
-        added = {"classes": count, "channels": self.pixels.channels}
+        added = {"classes": count, "channels": self.pixels.channels, "pixel_seed": config.run.seed}
         model = build_model(name, checkpoint=self.checkpoint(), image_size=size, **added)
         how: Any = {"image_size": model.image_size, "augment": data.augment, "pixels": self.pixels}
         few = splits if data.shots is None else splits.with_few(data.shots, config.run.seed)
@@ -72,7 +72,11 @@ class SemanticTask(PixelTask[SemanticConfig]):
 
     def skeleton(self) -> Backbone:
         model = self.config.model
-        added = {"classes": 2, "channels": model.channels}  # two do for a check: how many there are, the data says
+        added = {
+            "classes": 2,
+            "channels": model.channels,
+            "pixel_seed": 0,
+        }  # two do for a check: how many there are, the data says
         return build_shapes(model.name, checkpoint=self.checkpoint(), image_size=model.image_size, **added)
 
     def target_text(self) -> str:
@@ -84,7 +88,7 @@ class SemanticTask(PixelTask[SemanticConfig]):
     def network(
         self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
-        return BoxPractice(model) if self.config.loss.box_weight and isinstance(model, SamModel) else model
+        return BoxPractice(model) if self.config.loss.box_weight and isinstance(model, Segmenter) else model
 
     def training_loss(self) -> OutputLoss:
         classes, weight = super().training_loss(), self.config.loss.box_weight

@@ -113,6 +113,7 @@ def test_run_folders_are_rows_of_their_own(tmp_path: Path) -> None:
 def test_a_run_folder_knows_its_time_and_memory(tmp_path: Path) -> None:
     run = write_run(tmp_path / "x", LOW)
     events = [
+        {"split": "select", "step": 0, "seconds": 12.34, "memory_mib": 1234.5},
         {"split": "train", "step": 1, "loss": 0.5},
         {"split": "fit", "step": 9, "seconds": 93.04, "memory_mib": 447.4},
         {"split": "test", "step": 9, "mDice": 0.5, "seconds": 2.5, "memory_mib": 190.0},
@@ -120,6 +121,8 @@ def test_a_run_folder_knows_its_time_and_memory(tmp_path: Path) -> None:
     (run / "history.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + '{"split": "te')
     assert row_of(compare([run]).to_markdown(), str(run), 2) == [
         "0.001",
+        "12.3 s",
+        "1,234 MiB",
         "1.6 min",
         "447 MiB",
         "2.5 s",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from samtune.errors import CheckpointError, ConfigError, DataError
 from samtune.insight.distribution import Amount, Distribution, Shared, distribution, overlap
 from samtune.insight.stability import noise, split_halves, stability, standard_error
 from samtune.models.backbone import Backbone
-from samtune.scoring.score import ScoreLoss, score
+from samtune.scoring.score import score
 from samtune.selection import select
 from samtune.selection.selection import Addition, Selection
 from samtune.tasks.pixels import contrastive_loss
@@ -281,11 +282,10 @@ def test_stability_between_seeds_and_halves() -> None:
     def choose(scores: Scores) -> Selection:
         return select(model, scores, name="gps", per_neuron=1)
 
-    def loss_of(seed: int) -> ScoreLoss:
-        return contrastive_loss(cells=4, seed=seed, temperature=0.1)
+    def scored(images: Any, seed: int) -> Scores:
+        return score(model, images, contrastive_loss(cells=4, seed=seed, temperature=0.1))
 
-    first = score(model, batches, loss_of(0))
-    found = stability(model, batches, loss_of=loss_of, choose=choose, seeds=(0, 1), first=first)
+    found = stability(model, batches, scored=scored, choose=choose, seeds=(0, 1), first=scored(batches, 0))
     assert [label for label, _ in found.seeds] == ["seeds 0 and 1"]
     assert [label for label, _ in found.halves] == ["halves by seed 0", "halves by seed 1"]
     for _, pair in (*found.seeds, *found.halves):
@@ -300,17 +300,10 @@ def test_the_same_loss_selects_the_same() -> None:
         seen.append((scores.batches, scores.per, scores.squares is None))
         return Selection({QKV: scores.sums[QKV].abs().argmax(dim=1) + 32 * torch.arange(96)})
 
+    def scored(images: Any, seed: int) -> Scores:
+        return score(model, images, contrastive_loss(cells=4, seed=0, temperature=0.1), per="sample", squares=True)
+
     batches = [toy_batch(seed=seed) for seed in range(2)]
-    first = score(model, batches, contrastive_loss(cells=4, seed=0, temperature=0.1), per="sample", squares=True)
-    found = stability(
-        model,
-        batches,
-        loss_of=lambda seed: contrastive_loss(cells=4, seed=0, temperature=0.1),
-        choose=choose,
-        seeds=(0, 5),
-        first=first,
-        per="sample",
-        squares=True,
-    )
+    found = stability(model, batches, scored=scored, choose=choose, seeds=(0, 5), first=scored(batches, 0))
     assert found.seeds[0][1].total.jaccard == 1
     assert seen == [(4, "sample", False)] * 2 + [(2, "sample", False)] * 4

@@ -13,10 +13,10 @@ from toy_backbone import ENTRY, ToyBackbone
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.files.merged import load_merged, save_merged
-from samtune.models.hf.families import FAMILIES
+from samtune.models.hf.families import DINOS, FAMILIES
 from samtune.models.sam.model import SamModel
 from samtune.models.sam.specs import LITES, VITS
-from samtune.models.table import MODELS, OTHERS, build_model, entry_of, names_that_give
+from samtune.models.table import MODELS, OTHERS, build_model, entry_of, names_for_maps, names_that_give
 from samtune.models.timm.families import OWN
 from samtune.models.timm.model import Classifier
 from samtune.scoring.score import score
@@ -38,7 +38,8 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> ToyBackbone:
 
 def test_the_table_names_what_the_families_have() -> None:
     assert sorted(names_that_give("masks")) == sorted({**LITES, **VITS, **FAMILIES})
-    assert names_that_give("classes") == [*OWN]
+    assert sorted(names_that_give("classes")) == sorted({**OWN, **DINOS})
+    assert set(names_for_maps()) == {*names_that_give("masks"), *DINOS}
     assert entry_of("vit_base_patch16_224.augreg_in21k") is OTHERS and OTHERS.gives == "classes"
     assert isinstance(build_model("sam_tiny", checkpoint="random", image_size=64), SamModel)
     vit = build_model("vit_tiny_patch16_224", classes=3, checkpoint="random", depth=1, embed_dim=24, num_heads=2)
@@ -51,7 +52,7 @@ def test_the_table_imports_no_library_of_models() -> None:
 
 
 def test_unknown_names_and_a_missing_number_of_classes() -> None:
-    message = r"unknown model 'sam_vitb'. Did you mean 'sam_vit_b'\? Known: edgetam, .* A model of timm needs classes=N"
+    message = r"unknown model 'sam_vitb'. Did you mean 'sam_vit_b'\? Known: dinov2, .* A model of timm needs classes=N"
     with pytest.raises(ConfigError, match=message):
         build_model("sam_vitb")
     with pytest.raises(ConfigError, match=r"vit_mini is a classifier: give classes=N"):

@@ -95,6 +95,9 @@ def test_the_report_says_when_and_how_long(tmp_path: Path) -> None:
     events = [{"time": 1.7e9, "split": "fit", "step": 4, "seconds": 4000.4}, {"time": 1.7e9 + 60, "split": "test"}]
     _, checker = make_report(tmp_path, history=[*HISTORY, *events])
     assert "2023-11-14 22:14 UTC" in checker.words and "1 h 06 min" in checker.words
+    assert "Selecting took " not in checker.words
+    _, checker = make_report(tmp_path, history=[{"split": "select", "step": 0, "seconds": 2.34, "memory_mib": 1234.5}])
+    assert "2.3 s, 1,234 MiB" in checker.words
 
 
 @pytest.mark.parametrize(

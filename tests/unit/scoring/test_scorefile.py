@@ -143,3 +143,21 @@ def test_missing_squares_and_origins() -> None:
         check_scores_file(replace(SCORES, squares=None), **FITS)
     with pytest.raises(CheckpointError, match=r"weights not known, here 2{12}\); of another loss \(not known, here"):
         check_scores_file(replace(SCORES, base_hash="", loss=""), **FITS)
+
+
+def test_what_a_pass_took_is_kept_where_it_is_known(tmp_path: Path) -> None:
+    save_scores(replace(SCORES, seconds=1.25, memory_mib=300.5), tmp_path / "s")
+    assert (load_scores(tmp_path / "s").seconds, load_scores(tmp_path / "s").memory_mib) == (1.25, 300.5)
+    save_scores(SCORES, tmp_path / "t")
+    assert load_scores(tmp_path / "t").seconds is None
+
+
+def test_a_file_of_an_older_version_is_of_gradients(tmp_path: Path) -> None:
+    save_scores(SCORES, tmp_path / "s")
+    metadata = {key: value for key, value in read_metadata(tmp_path / "s").items() if key != "of"}
+    old = {key: value for key, value in metadata.items() if not key.startswith("samtune_")}
+    save_file(load_file(tmp_path / "s"), tmp_path / "old", old)
+    assert same(load_scores(tmp_path / "old"), SCORES)
+    save_file(load_file(tmp_path / "s"), tmp_path / "odd", {**old, "of": "outputs"})
+    with pytest.raises(CheckpointError, match="odd is damaged"):
+        load_scores(tmp_path / "odd")

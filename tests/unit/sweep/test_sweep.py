@@ -297,6 +297,7 @@ def test_the_best_value_of_the_grid_is_used(monkeypatch: pytest.MonkeyPatch) -> 
     assert [cells[name]["edge"] for name in ("linear_0", "gps_1", "full_0")] == [False, False, True]
     gps = cells["gps_1"]
     assert (gps["title"], gps["seed"], gps["steps"], gps["memory_mib"], gps["choice"]) == ("GPS", 1, 2, 321, 1.0)
+    assert (gps["select_seconds"], gps["select_memory_mib"]) == (0.5, 12.0)
     assert (gps["values"], gps["test_seconds"], gps["test_memory_mib"]) == ({"train.lr": 0.2}, 1.5, 99.0)
     assert gps["overrides"] == ['select={"name": "gps", "per_neuron": 2}']
     assert (result.folder / "cells/gps_1/merged.safetensors").is_file()

@@ -14,7 +14,8 @@ from torch import Tensor
 from toy import toy_model
 
 from samtune.data.frames import CollateWhole
-from samtune.models.sam.model import SamModel
+from samtune.models.backbone import Backbone
+from samtune.models.segmenter import Embedded, Segmenter
 from samtune.models.table import build_model
 from samtune.tasks.masks.report import Report, Row
 from samtune.tasks.probe.answers import prompted_dice, spread
@@ -154,21 +155,21 @@ def test_an_untuned_model_answers_boxes_in_scenes() -> None:
 
 def test_a_picture_is_embedded_once_and_answers_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = toy_model(), 0
-    batch, real = batch_of(squares((4, 4), (40, 40))), SamModel.features
+    batch, real = batch_of(squares((4, 4), (40, 40))), type(toy_model()).embed
 
-    def counted(self: SamModel, one: Batch) -> Tensor:
+    def counted(self: Segmenter, one: Batch) -> Embedded:
         nonlocal calls
         calls += 1
         return real(self, one)
 
-    monkeypatch.setattr(type(model), "features", counted)
+    monkeypatch.setattr(type(model), "embed", counted)
     with torch.no_grad():
         answer = model.answering(batch)
         prompts = Prompts(boxes_input=torch.tensor([[4.0, 4, 15, 15], [40, 40, 51, 51]]))
         low, plain = answer(prompts, None), answer(None, None)
     assert calls == 1 and low.shape == (2, 1, 16, 16) and plain.shape == (1, 1, 16, 16)
     with torch.no_grad():
-        slow = super(SamModel, model).answering(batch)(prompts, None)
+        slow = Backbone.answering(model, batch)(prompts, None)
     torch.testing.assert_close(low, slow, atol=1e-5, rtol=1e-4)
 
 

@@ -35,12 +35,12 @@ def additions_of(kind: str, model: Backbone) -> tuple[Addition, ...]:
     if kind == "ssf":
         return tuple(ssf(model, name) for name in hosts_of_ssf(model))
     found = []
-    if kind == "lora":
+    if kind in ("lora", "dora", "pissa"):
         for name in model.linears().get("qkv", []):
             third = linear_of(model, name).out_features // 3
             for start in (0, 2 * third):
-                found.append(Addition("lora", name, (start, start + third), {"rank": 2, "alpha": 4}))
-        return (*found, *(Addition("lora", n, None, {"rank": 3, "alpha": 3}) for n in model.linears()["fc1"]))
+                found.append(Addition(kind, name, (start, start + third), {"rank": 2, "alpha": 4}))
+        return (*found, *(Addition(kind, n, None, {"rank": 3, "alpha": 3}) for n in model.linears()["fc1"]))
     scale = {"scale": 0.1} if kind == "adaptformer" else {}
     sublayers = model.sublayers() if kind == "adapter" else {"mlp": model.sublayers()["mlp"]}
     for widths in sublayers.values():

@@ -19,8 +19,10 @@ from toyvit import labelled_batch, toy_classifier
 from samtune.models.backbone import Backbone
 from samtune.selection.selection import FOLDS, Addition, Selection
 from samtune.tuning import attach, merge
-from samtune.tuning.added import KINDS, Folding
+from samtune.tuning.added import KINDS
+from samtune.tuning.addition import Folding
 from samtune.tuning.compact import CompactLinear
+from samtune.tuning.low_rank import PiSSA
 
 # --- what a kind says of itself
 
@@ -56,7 +58,7 @@ def test_gradient_reaches_the_addition_only_and_all_of_it(kind: str, net: str) -
     assert all(torch.equal(own[name], base[name]) for name in base if name in own)  # the dense tensors themselves
 
 
-@pytest.mark.parametrize("kind", [kind for kind, cls in KINDS.items() if kind != "ssf"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("ssf", "pissa")])
 def test_the_seed_decides_the_start(kind: str) -> None:
     def start(seed: int) -> dict[str, Tensor]:
         model = net_of("vit")
@@ -130,7 +132,7 @@ def test_ssf_scales_and_shifts_channels_and_folds(name: str) -> None:
 
 def test_bf16_hosts_get_fp32_additions() -> None:
     for kind, options in (
-        ("lora", {"rank": 2, "alpha": 2}),
+        *((kind, {"rank": 2, "alpha": 2}) for kind in ("lora", "dora", "pissa")),
         ("adapter", {"width": 2, "dim": 4}),
         ("adaptformer", {"width": 2, "dim": 4, "scale": 0.1}),
         ("ssf", {"dim": 4, "shift": 1}),
@@ -150,27 +152,35 @@ def test_bf16_hosts_get_fp32_additions() -> None:
 # --- LoRA against the reference implementation
 
 
-def test_lora_is_the_reference_implementations() -> None:
+@pytest.mark.parametrize("kind", ["lora", "dora", "pissa"])
+def test_low_rank_changes_are_the_reference_implementations(kind: str) -> None:
     """Outputs, gradients, five SGD steps and the merged weights of Hugging Face's peft, in float64."""
     ours, theirs = toy_classifier("vit", dtype=torch.float64), toy_classifier("vit", dtype=torch.float64)
     targets = ["qkv", "fc1"]
     hosts = [name for target in targets for name in ours.linears()[target]]
-    additions = tuple(Addition("lora", name, None, {"rank": 3, "alpha": 5}) for name in hosts)
+    additions = tuple(Addition(kind, name, None, {"rank": 3, "alpha": 5}) for name in hosts)
     trained = attach(ours, Selection({}, (), {}, additions))
-    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=targets, lora_dropout=0.0)
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=targets, lora_dropout=0.0, use_dora=kind == "dora")
     # peft has no type for a plain module
     reference = peft.get_peft_model(theirs.net, config, autocast_adapter_dtype=False)  # type: ignore[arg-type]
+    names = {"down": "lora_A", "up": "lora_B"} | ({"magnitude": "lora_magnitude_vector"} if kind == "dora" else {})
     pairs = []
     for host in hosts:
-        layer = theirs.net.get_submodule(host)
-        for ours_name, theirs_name in (("down", "lora_A"), ("up", "lora_B")):
+        layer: Any = theirs.net.get_submodule(host)
+        for ours_name, theirs_name in names.items():
             other = getattr(layer, theirs_name)["default"].weight
-            mine = trained[f"{host}.lora.{ours_name}"]
+            mine = trained[f"{host}.{kind}.{ours_name}"]
+            if ours_name == "magnitude":
+                torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)
             with torch.no_grad():
                 other.copy_(mine)
             pairs.append((mine, other))
+        if kind == "pissa":  # the base of theirs keeps the rest
+            with torch.no_grad():
+                layer.base_layer.weight -= 5 / 3 * (pairs[-1][0] @ pairs[-2][0])
     assert len(pairs) == sum(p.requires_grad for p in reference.parameters())
-    optimizers = [torch.optim.SGD(side, lr=0.5) for side in zip(*pairs, strict=True)]
+    optimizers = [torch.optim.SGD(side, lr=0.1 if kind == "pissa" else 0.5) for side in zip(*pairs, strict=True)]
+    first = [mine.detach().clone() for mine, _ in pairs]
     for step in range(5):
         outputs = [output_of(ours, step), theirs(labelled_batch(seed=step))]
         torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-12)
@@ -181,10 +191,38 @@ def test_lora_is_the_reference_implementations() -> None:
             torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=1e-12)
         for optimizer in optimizers:
             optimizer.step()
-    assert max(float(mine.detach().abs().max()) for mine, _ in pairs[1::2]) > 1e-2  # it trained
+    moved = [float((mine.detach() - start).abs().max()) for (mine, _), start in zip(pairs, first, strict=True)]
+    assert max(moved) > 1e-2 and min(moved) > 0  # it trained
     merged, expected = merge(ours).net.state_dict(), reference.merge_and_unload().state_dict()
     for name in merged:
         torch.testing.assert_close(merged[name], expected[name], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (12, 8), (8, 8)], ids=str)
+def test_pissa_starts_from_the_principal_part_as_the_reference_does(shape: tuple[int, int]) -> None:
+    host = nn.Linear(shape[1], shape[0])
+    ours = PiSSA(host, Addition("pissa", "layer", None, {"rank": 3, "alpha": 5}))
+    ours.start(torch.Generator(), host)
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["layer"], init_lora_weights="pissa")
+    theirs = nn.ModuleDict({"layer": host})
+    peft.get_peft_model(theirs, config)  # type: ignore[arg-type]
+    layer: Any = theirs["layer"]
+    up, down = layer.lora_B["default"].weight, layer.lora_A["default"].weight
+    torch.testing.assert_close(ours.up @ ours.down, up @ down, rtol=0, atol=1e-5)
+    for mine, other in ((ours.up.T, up.T), (ours.down, down)):
+        signs = (mine * other).sum(1).sign()[:, None]
+        torch.testing.assert_close(mine, other * signs, rtol=0, atol=1e-5)
+
+
+def test_dora_scales_each_row_to_its_magnitude() -> None:
+    host = nn.Linear(5, 4)
+    net, p = hosted(deepcopy(host), Addition("dora", "layer", (1, 3), {"rank": 2, "alpha": 2}))
+    whole = host.weight.detach().clone()
+    part = whole[1:3] + p["up"] @ p["down"]
+    whole[1:3] = p["magnitude"][:, None] * part / part.norm(dim=1, keepdim=True)
+    x = torch.randn(2, 3, 5)
+    torch.testing.assert_close(net(x), F.linear(x, whole, host.bias))
+    torch.testing.assert_close(merge(net).net.get_parameter("layer.weight"), whole)
 
 
 def test_lora_beside_chosen_entries_is_the_dense_computation() -> None:
@@ -220,7 +258,7 @@ def test_lora_beside_chosen_entries_is_the_dense_computation() -> None:
 # --- how it runs
 
 
-@pytest.mark.parametrize("kind", ["lora", "adapter", "adaptformer", "ssf"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "pissa", "adapter", "adaptformer", "ssf"])
 def test_block_checkpointing_changes_no_gradient(kind: str) -> None:
     gradients = []
     for checkpointing in (False, True):

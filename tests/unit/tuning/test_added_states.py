@@ -12,7 +12,8 @@ from toyvit import toy_classifier
 
 from samtune.selection.selection import Addition, Selection
 from samtune.tuning import attach, merge
-from samtune.tuning.added import KINDS, Folding
+from samtune.tuning.added import KINDS
+from samtune.tuning.addition import Folding
 from samtune.tuning.hooks import added_modules
 
 # --- folding

@@ -102,6 +102,11 @@ REFUSED: dict[str, tuple[str, tuple[Addition, ...], str]] = {
         (Addition("lora", FC1, None, LORA), Addition("ssf", FC1, None, {"dim": 128, "shift": 1})),
         rf"puts lora, ssf on {FC1}; ssf can't share a host with others: leave one of them out",
     ),
+    "dora and lora": (
+        "vit",
+        (Addition("lora", FC1, None, LORA), Addition("dora", FC1, None, LORA)),
+        rf"puts dora, lora on {FC1}; dora can't share a host with others: leave one of them out",
+    ),
     "prompt of no block": (
         "vit",
         (Addition("prompt", "blocks.0", None, {"count": 2, "dim": 32, "until": "blocks.7"}),),
@@ -130,6 +135,8 @@ def test_additions_that_do_not_fit_are_refused_and_change_nothing(case: str) -> 
 
 SIZES = {
     "lora": 2 * (2 * 2 * (32 + 32) + 3 * (32 + 128)),
+    "dora": 2 * (2 * (2 * (32 + 32) + 32) + 3 * (32 + 128) + 128),
+    "pissa": 2 * (2 * 2 * (32 + 32) + 3 * (32 + 128)),
     "adapter": 2 * 2 * (2 * 32 * 4 + 4 + 32),
     "adaptformer": 2 * (2 * 32 * 4 + 4 + 32),
     "prompt": 5 * 32,

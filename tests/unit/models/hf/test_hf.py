@@ -22,6 +22,7 @@ from samtune.errors import CheckpointError, ConfigError, DiskError
 from samtune.models.hf.build import build_hf
 from samtune.models.hf.families import FAMILIES
 from samtune.models.hf.folder import family_of, save_folder
+from samtune.models.hf.meta_sizes import HIERAS, config_of_hiera
 from samtune.models.table import build_model, build_shapes
 from samtune.types import Prompts
 
@@ -92,30 +93,11 @@ def test_the_meaning_of_parameters_by_family() -> None:
     assert list(toy_hf("edgetam").linears()) == ["pointwise"]
 
 
-def hiera(width: int, blocks: list[int], heads: int, attend: list[int], **more: Any) -> dict[str, Any]:
-    """The published numbers of a SAM 2."""
-    widths = [width * 2**stage for stage in range(4)]
-    backbone = {
-        "model_type": "sam2_hiera_det_model", "hidden_size": width, "embed_dim_per_stage": widths,
-        "blocks_per_stage": blocks, "num_attention_heads_per_stage": [heads * 2**stage for stage in range(4)],
-        "global_attention_blocks": attend, **more,
-    }  # fmt: skip
-    vision = {"model_type": "sam2_vision_model", "backbone_config": backbone, "backbone_channel_list": widths[::-1]}
-    return {"vision_config": vision}
-
-
 @pytest.mark.parametrize(
-    ("config", "neurons"),
-    [
-        (hiera(96, [1, 2, 7, 2], 1, [5, 7, 9]), 44_800),
-        (hiera(96, [1, 2, 11, 2], 1, [7, 10, 13]), 58_624),
-        (hiera(112, [2, 3, 16, 3], 2, [12, 16, 20]), 99_472),
-        (hiera(144, [2, 6, 36, 4], 2, [23, 33, 43]), 249_424),
-    ],
-    ids=["tiny", "small", "base_plus", "large"],
+    ("size", "neurons"), [("tiny", 44_800), ("small", 58_624), ("base_plus", 99_472), ("large", 249_424)]
 )
-def test_k_1_of_the_published_sizes_of_sam_2(config: dict[str, Any], neurons: int) -> None:
-    model = build_shapes("sam2", checkpoint="random", image_size=None, config=config)
+def test_k_1_of_the_published_sizes_of_sam_2(size: str, neurons: int) -> None:
+    model = build_shapes("sam2", checkpoint="random", image_size=None, config=config_of_hiera(HIERAS[size]))
     roles = model.roles()
     weights = [p for name, p in model.net.named_parameters() if roles[name] in ("linear", "conv")]
     assert sum(len(weight) for weight in weights) == neurons and all(weight.is_meta for weight in weights)
@@ -138,6 +120,9 @@ def test_a_folder_is_what_transformers_loads_and_comes_back_bit_equal(family: st
     model, batch = toy_hf(family), toy_batch(prompts=prompts_of("point"))
     loaded = build_model(family, checkpoint=folders / family)
     assert family_of(folders / family) == family and loaded.colours == model.colours
+    before, after = model.net.state_dict(), loaded.net.state_dict()
+    assert list(before) == list(after) and all(torch.equal(before[name], after[name]) for name in before)
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in after.values())  # products round by where their factors lie
     theirs: Any = getattr(transformers, f"{FAMILIES[family].prefix}Model").from_pretrained(folders / family).eval()
     pixels = model.normalise(batch.images, batch.valid())
     with torch.no_grad():
@@ -282,12 +267,15 @@ def test_a_config_brings_nothing_of_the_hub() -> None:
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     class Full:
-        def save_pretrained(self, folder: Path) -> None:
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            return {}
+
+        def save_pretrained(self, folder: Path, *, state_dict: object) -> None:
             (folder / "model.safetensors").write_bytes(b"x")
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with pytest.raises(DiskError, match="No space left on device"):
-        save_folder(Full(), {}, tmp_path / "out")
+        save_folder(Full(), {}, tmp_path / "out", left_out="mask_decoder.classes.")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -300,8 +288,8 @@ def test_files_names_and_machines_that_are_refused(tmp_path: Path, monkeypatch: 
         build_model("sam_hf", checkpoint=file)
     with pytest.raises(CheckpointError, match=r"nothing does not exist: the checkpoint of sam2 is a folder"):
         build_model("sam2", checkpoint=tmp_path / "nothing")
-    with pytest.raises(ConfigError, match=r"sam2 gives one mask and has no class tokens.* sam_lite"):
-        build_model("sam2", checkpoint="random", classes=3, channels=3)
+    with pytest.raises(ConfigError, match=r"sam_hq gives one mask and has no class tokens.* sam2, sam3, edgetam"):
+        build_model("sam_hq", checkpoint="random", classes=3, channels=3)
     with pytest.raises(ConfigError, match=r"model\.channels is 4, but sam2 takes 3 only.* sam_lite"):
         build_model("sam2", checkpoint="random", channels=4)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))

@@ -9,7 +9,7 @@ import torch
 from toy import prompts_of, toy_batch, toy_lite, toy_model
 
 from samtune.errors import CheckpointError
-from samtune.models.sam.classes import KEPT, PREFIX
+from samtune.models.classes import KEPT, PREFIX
 from samtune.models.sam.model import SamModel
 from samtune.models.sam.vit import build_vit
 from samtune.models.sam.weights import load_sam
@@ -37,7 +37,7 @@ def test_prompts_are_answered_bit_for_bit_as_without_classes(kind: str) -> None:
 def test_the_masks_without_a_prompt_stay_too() -> None:
     stock, ours = toy_model(), with_classes()
     with torch.no_grad():
-        features = stock.features(toy_batch())
+        features = stock.embed(toy_batch())
         assert torch.equal(ours.decode(features), stock.decode(features))
         for one, other in zip(ours.decode_all(features), stock.decode_all(features), strict=True):
             assert torch.equal(one, other)

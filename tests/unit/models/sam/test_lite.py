@@ -25,6 +25,7 @@ from samtune.models.sam.lite import LiteSam, build_lite
 from samtune.models.sam.model import upsample_logits
 from samtune.models.sam.specs import LITES
 from samtune.models.sam.vit import build_vit
+from samtune.models.segmenter import Embedded
 from samtune.models.table import build_model
 from samtune.selection import select
 from samtune.tasks.masks.evaluate import MaskDescription
@@ -118,7 +119,7 @@ def test_segment_anythings_predictor_takes_the_network(lite: LiteSam) -> None:
     valid = torch.zeros(1, 1, 256, 256, dtype=torch.bool)
     valid[..., :192] = True
     with torch.no_grad():
-        logits, expected = lite.decode_all(lite.encode(lite.normalise(padded, valid)), Prompts(box))
+        logits, expected = lite.decode_all(Embedded(lite.encode(lite.normalise(padded, valid))), Prompts(box))
     ours = upsample_logits(logits, 256)[0, 1:, :, :192]
     torch.testing.assert_close(ours, torch.from_numpy(masks), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(expected[0, 1:], torch.from_numpy(scores), rtol=1e-4, atol=1e-4)
@@ -128,10 +129,10 @@ def test_segment_anythings_predictor_takes_the_network(lite: LiteSam) -> None:
 def test_the_first_of_all_masks_is_the_mask(kind: str) -> None:
     model, prompts = toy_lite(), prompts_of(kind)
     with torch.no_grad():
-        embeddings = model.features(toy_batch())
-        logits, expected = model.decode_all(embeddings, prompts)
-        one = model.decode(embeddings, prompts)
-        corrected, _ = model.decode_all(embeddings, prompts, one)
+        embedded = model.embed(toy_batch())
+        logits, expected = model.decode_all(embedded, prompts)
+        one = model.decode(embedded, prompts)
+        corrected, _ = model.decode_all(embedded, prompts, one)
     assert logits.shape == (2, 4, 16, 16) and expected.shape == (2, 4)
     torch.testing.assert_close(logits[:, :1], one, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(corrected, logits, atol=1e-3)  # a mask prompt is read

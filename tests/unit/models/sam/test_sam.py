@@ -16,6 +16,7 @@ from toy import SPEC, prompts_of, toy_batch, toy_model
 from samtune.errors import ConfigError
 from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.models.sam.vit import build_vit
+from samtune.models.segmenter import Embedded
 from samtune.models.table import build_model
 from samtune.types import Prompts
 
@@ -115,7 +116,7 @@ def test_decoder_equals_stock(kind: str) -> None:
     model, prompts = toy_model(), prompts_of(kind)
     embeddings = torch.randn(2, SPEC.prompt_dim, 4, 4)
     with torch.no_grad():
-        logits = model.decode(embeddings, prompts)
+        logits = model.decode(Embedded(embeddings), prompts)
         torch.testing.assert_close(logits, stock_decode(model, embeddings, prompts), rtol=1e-4, atol=1e-5)
     assert logits.shape == (2, 1, 16, 16)
     assert not torch.allclose(logits[0], logits[1])
@@ -172,7 +173,7 @@ def test_vit_b_equals_stock_at_1024() -> None:
         box = prompts.boxes_input[item : item + 1]
         items.append({"image": picture, "original_size": (height, width), "boxes": box})
     with torch.no_grad():
-        logits = model.decode(model.encode(model.normalise(images, valid)), prompts)
+        logits = model.decode(Embedded(model.encode(model.normalise(images, valid))), prompts)
         expected = torch.cat([answer["low_res_logits"] for answer in stock(items, multimask_output=False)])
     torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
 
@@ -226,9 +227,9 @@ def test_autocast_leaves_prompt_coordinates_exact(kind: str) -> None:
     model.net.prompt_encoder.image_embedding_size = (8, 8)
     with torch.no_grad():
         for given in (prompts, moved):
-            model.decode(embeddings, given)
+            model.decode(Embedded(embeddings), given)
             with torch.autocast("cpu", torch.bfloat16):
-                model.decode(embeddings, given)
+                model.decode(Embedded(embeddings), given)
     plain, cast, plain_moved, cast_moved = seen
     assert plain.dtype == cast.dtype == torch.float32
     assert torch.equal(plain, cast) and torch.equal(plain_moved, cast_moved)

@@ -51,7 +51,10 @@ def test_it_is_read_back_as_it_was(tmp_path: Path) -> None:
         (["loss.label_smoothing=-0.1"], "loss.label_smoothing: -0.1, expected a value >= 0"),
         (["data.shots=0"], "data.shots: 0, expected a value >= 1"),
         (["model.head=old"], "model.head: \"old\", expected 'new' or 'checkpoint'"),
-        (["model.options={drop_path: 0.1}"], "model.options.drop_path: is no option of timm: train.drop_path sets it."),
+        (
+            ["model.options={drop_path: 0.1}"],
+            "model.options.drop_path: is no option of the model: train.drop_path sets it.",
+        ),
         (["recipe=gpz"], "recipe: \"gpz\", expected 'gps', 'grft' or 'spt'. Did you mean 'gps'?"),
         (["recipe=gps", "data.name=vtab/kity"], "Did you mean 'vtab/kitti'?"),
         (["data.retrain=true", "eval.split=val"], 'eval.split: "val", expected test with data.retrain'),

@@ -219,7 +219,7 @@ def test_segment_anythings_predictor_sees_our_model() -> None:
     """Its own embedding and mask of a box are those of our path, at a size that is not the stock one."""
     model = build_model("toy", image_size=96)
     image = read_image(next(Path("data/test/images").iterdir()))
-    stock: Any = Stock(model, model.features(batch_of_one(image, 96, torch.int32)))  # type: ignore[arg-type]
+    stock: Any = Stock(model, model.embed(batch_of_one(image, 96, torch.int32)))  # type: ignore[arg-type]
     predictor = SamPredictor(stock)
     predictor.set_image(image)
     from samtune.tasks.prompted import predict_prompted

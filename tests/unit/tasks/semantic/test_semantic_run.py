@@ -18,7 +18,7 @@ from samtune.cli import main as cli
 from samtune.data.formats.index_pictures import read_values
 from samtune.data.pictures import read_image
 from samtune.files.description import Description
-from samtune.models.sam.classes import KEPT, PREFIX
+from samtune.models.classes import KEPT, PREFIX
 from samtune.models.table import MODELS, build_model
 from samtune.selection import load_selection
 from samtune.serve.app import create_app

@@ -1,15 +1,23 @@
 """Several classes at once: a learned mask token with its hypernetwork for each, beside Segment Anything's own."""
 
+from collections.abc import Iterable, Sequence
+
 import torch
-from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 
 PREFIX = "mask_decoder.classes."
 """Of the names of what this module adds to a Segment Anything."""
 KEPT = tuple(
-    f"mask_decoder.{part}." for part in ("iou_token", "mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
-)
-"""What only answers to prompts need: it stays as it is, so that a file with classes still segments by prompt."""
+    f"mask_decoder.{part}."
+    for part in (
+        "iou_token", "mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head",
+        "obj_score_token", "pred_obj_score_head",
+    )
+)  # fmt: skip
+"""What only answers to prompts need: it stays as it is, so that a file with classes still segments by prompt.
+
+The score of an object is of SAM 2 and later ones.
+"""
 
 
 class ClassTokens(nn.Module):
@@ -27,14 +35,17 @@ class ClassTokens(nn.Module):
         self.weights = nn.ParameterList(nn.Parameter(torch.zeros(count, *shape)) for shape in shapes)
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(count, shape[0])) for shape in shapes)
 
-    def start(self, decoder: MaskDecoder) -> None:
+    def start(self, token: Tensor, layers: Sequence[nn.Module]) -> None:
         """Starts every class as mask token 0, which segments without a prompt: all classes are equally likely then.
 
         Nothing is drawn: the loss tells the classes apart from the first step on.
+
+        Args:
+            token: (C,), mask token 0.
+            layers: the three linear ones of its hypernetwork.
         """
-        layers = decoder.output_hypernetworks_mlps[0].layers
         with torch.no_grad():
-            self.tokens.copy_(decoder.mask_tokens.weight[:1])
+            self.tokens.copy_(token)
             for layer, weight, bias in zip(layers, self.weights, self.biases, strict=True):
                 weight.copy_(layer.weight)
                 bias.copy_(layer.bias)
@@ -51,3 +62,8 @@ class ClassTokens(nn.Module):
             hidden = torch.einsum("bnc,noc->bno", hidden, weight) + bias
             hidden = hidden if number == last else hidden.relu()
         return hidden
+
+
+def has_classes(names: Iterable[str]) -> bool:
+    """Whether tensors of these names, those of a file, include tokens of classes."""
+    return any(name.startswith(PREFIX) for name in names)
