@@ -33,7 +33,12 @@ def train(job: Job, selection: Selection, keeper: RunKeeper, log: Callable[[Even
     network = job.task.network(job.model, selection, base_hash=job.base_hash, autocast=job.autocast)
     loaded = forget_peak(job.model.device)
     made = 0 if keeper.start is None else keeper.start.progress.step
-    with console.progress("train", total_steps(job.config.train, len(job.loaders.train)) - made) as advance:
+    plan = job.config.train
+    total = total_steps(plan, len(job.loaders.train))
+    if plan.steps is not None and total < plan.steps:
+        few = "train.epochs=%d ends the training after %d steps, before train.steps=%d: raise it for more"
+        logger.warning(few, plan.epochs, total, plan.steps)
+    with console.progress("train", total - made) as advance:
         choice, val = job.task.words.choice, dict[str, str]()
 
         def on_event(event: Event) -> None:
@@ -55,7 +60,7 @@ def train(job: Job, selection: Selection, keeper: RunKeeper, log: Callable[[Even
             job.loaders,
             fabric=job.fabric,
             objective=objective_of(job, trainable),
-            optimisation=job.config.train,
+            optimisation=plan,
             watch=Watch(on_event, None if job.loaders.val is None else validate, keeper),
         )
     memory = peak_mib(job.model.device) - loaded

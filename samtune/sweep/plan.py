@@ -176,8 +176,8 @@ def _overrides(sweep: Sweep, place: Place, *, in_grid: bool) -> list[str]:
     of_all = ("track.mlflow=false", *sweep.overrides, *_parts(sweep))
     overrides = [*of_all, *of_task, *sweep.cells[row].overrides]
     config = load_config(sweep.config, overrides)
-    if sweep.steps is not None:
-        overrides.append(f"train.steps={sweep.steps}")
+    if sweep.steps is not None:  # an epoch has at least a step, so that the steps are what ends a run
+        overrides += [f"train.epochs={max(config.train.epochs, sweep.steps)}", f"train.steps={sweep.steps}"]
     overrides[1:1] = TASKS[config.task].load().quiet(in_grid=in_grid)
     if in_grid:
         overrides.append("eval.split=val")  # no choice ever opens what is reported

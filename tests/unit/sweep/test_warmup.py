@@ -49,6 +49,7 @@ def risen(cell: Cell, batches: int = 10) -> tuple[int, int]:
         ({"overrides": {"train.warmup": 0.1, "train.epochs": 100}}, 7, (700, 70), (175, 70)),
         ({"overrides": {"train.epochs": 30, "train.steps": 200}, "grid_share": 0.5}, 10, (200, 10), (100, 10)),
         ({"overrides": {"train.epochs": 40, "train.warmup": 0.1}, "grid_share": 1.0}, 5, (200, 20), (200, 20)),
+        ({"steps": 1000}, 2, (1000, 50), (250, 50)),  # more steps than the config's epochs have
         ({"overrides": {"train.epochs": 200}, "steps": 200, "grid_share": 0.5}, 2, (200, 10), (100, 10)),
     ],
 )
