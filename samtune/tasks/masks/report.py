@@ -212,7 +212,7 @@ def object_sides(pairs: Sequence[Pair], report: Report, *, tile: int | None = No
     wanted = set(report.images)
     pairs = [pair for pair in pairs if pair.name in wanted]
     facts = dict(zip((pair.name for pair in pairs), mask_facts([pair.mask for pair in pairs]), strict=True))
-    sides = list[tuple[float, float]]()
+    sides: list[tuple[float, float]] = []
     for name, row in zip(report.images, report.rows, strict=True):
         found = facts[name]
         if row.truth_px and isinstance(found, MaskFacts):
