@@ -31,6 +31,7 @@ DEFINITIONS = {
 }
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -56,27 +57,49 @@ class Matches:
     union_px: int
 
 
+@dataclass(frozen=True)
+class Overlaps:
+    """Which found and true objects share pixels: k pairs, seldom more than the objects are.
+
+    Attributes:
+        found, truth: (k,) places of both, numbers less 1; pairs are in the order of `found`, then of `truth`.
+        common: (k,) pixels in both.
+        found_px, truth_px: (n,) and (m,) pixels of each object, whether it is in a pair or not.
+    """
+
+    found: Ints
+    truth: Ints
+    common: Ints
+    found_px: Ints
+    truth_px: Ints
+
+    @property
+    def iou(self) -> Floats:
+        """(k,) pixels in both objects of each pair, divided by those in either."""
+        either = self.found_px[self.found] + self.truth_px[self.truth] - self.common
+        return np.asarray(self.common / either, dtype=np.float64)
+
+
 def match(found: Instances, truth: ObjectMap) -> Matches:
     """Compares the objects of one image, both maps of its size."""
-    common, found_px, truth_px = overlaps(found.labels, truth)
-    iou = common / np.maximum(found_px[:, None] + truth_px[None, :] - common, 1)
-    paired = iou > 0.5
-    joined_px, union_px = _joined(common, iou, found_px, truth_px)
+    shared = overlaps(found.labels, truth)
+    paired = shared.iou > 0.5
+    joined_px, union_px = _joined(shared)
     order = np.argsort(-found.scores, kind="stable")[: LIMITS[-1]]
     return Matches(
-        truth=len(truth_px),
-        found=len(found_px),
+        truth=len(shared.truth_px),
+        found=len(shared.found_px),
         scores=found.scores[order].astype(np.float64),
-        hits=_hits(iou[order]),
+        hits=_hits(shared, order),
         pairs=int(paired.sum()),
-        pair_iou=float(iou[paired].sum()),
+        pair_iou=float(shared.iou[paired].sum()),
         joined_px=joined_px,
         union_px=union_px,
     )
 
 
-def overlaps(found: ObjectMap, truth: ObjectMap) -> tuple[Any, Any, Any]:
-    """Returns (n, m) common pixels of found and true objects, and the pixels (n,) and (m,) of each, by number.
+def overlaps(found: ObjectMap, truth: ObjectMap) -> Overlaps:
+    """Returns which objects of two maps share pixels. A table of all would not fit, with thousands of objects in both.
 
     Args:
         found: (H, W) map of objects whose numbers are 1 to n; every number is there.
@@ -85,9 +108,18 @@ def overlaps(found: ObjectMap, truth: ObjectMap) -> tuple[Any, Any, Any]:
     n = int(found.max(initial=0))
     numbers, places = np.unique(np.concatenate([[0], truth.ravel()]), return_inverse=True)
     m = len(numbers) - 1
-    pairs = found.ravel().astype(np.int64) * (m + 1) + places[1:]
-    counts = np.bincount(pairs, minlength=(n + 1) * (m + 1)).reshape(n + 1, m + 1)
-    return counts[1:, 1:], counts[1:].sum(axis=1), counts[:, 1:].sum(axis=0)
+    both = found.ravel().astype(np.int64) * (m + 1) + places[1:]
+    starts = np.flatnonzero(np.diff(both, prepend=-1))  # of runs of one pair: far fewer than pixels
+    lengths = np.diff(starts, append=len(both))
+    pairs, which = np.unique(both[starts], return_inverse=True)
+    common = np.bincount(which, weights=lengths, minlength=len(pairs)).astype(np.int64)
+    ours, theirs = pairs // (m + 1), pairs % (m + 1)
+    found_px, truth_px = (
+        np.bincount(of, weights=common, minlength=count + 1)[1:].astype(np.int64)
+        for of, count in ((ours, n), (theirs, m))
+    )
+    real = (ours > 0) & (theirs > 0)
+    return Overlaps(ours[real] - 1, theirs[real] - 1, common[real], found_px, truth_px)
 
 
 def average_precision(images: Sequence[Matches]) -> Floats:
@@ -150,33 +182,35 @@ def numbers(images: Sequence[Matches]) -> dict[str, float]:
     }
 
 
-def _joined(common: Any, iou: Floats, found_px: Any, truth_px: Any) -> tuple[int, int]:
+def _joined(shared: Overlaps) -> tuple[int, int]:
     """Returns AJI's pixels in both and in either; a true object that none overlaps is in either alone."""
-    if not len(found_px) or not len(truth_px):
-        return 0, int(found_px.sum() + truth_px.sum())
-    best, places = iou.argmax(axis=0), np.arange(len(truth_px))
-    touched = common[best, places] > 0
-    both = common[best, places].sum()
-    joined = np.unique(best[touched])
-    either = truth_px.sum() + found_px[best[touched]].sum() - both
-    return int(both), int(either + found_px.sum() - found_px[joined].sum())
+    order = np.lexsort((shared.found, -shared.iou, shared.truth))
+    _, first = np.unique(shared.truth[order], return_index=True)
+    best = order[first]  # of each true object that any overlaps, its pair of the highest IoU
+    both = shared.common[best].sum()
+    either = shared.truth_px.sum() + shared.found_px[shared.found[best]].sum() - both
+    alone = shared.found_px.sum() - shared.found_px[np.unique(shared.found[best])].sum()
+    return int(both), int(either + alone)
 
 
-def _hits(iou: Floats) -> Bools:
-    """Returns (10, d) bool: which found objects COCO takes for true ones, from (d, m) IoUs by falling score.
+def _hits(shared: Overlaps, order: Ints) -> Bools:
+    """Returns (10, d) bool: which found objects, in an `order` by falling score, COCO takes for true ones.
 
     As pycocotools matches, without its walk through all pairs: each in turn takes the true object of the highest IoU
     that is left, the last of equals.
     """
-    near = [np.flatnonzero(row >= THRESHOLDS[0]) for row in iou]  # seldom more than one
-    hits = np.zeros((len(THRESHOLDS), len(iou)), dtype=np.bool_)
+    near: dict[int, list[tuple[float, int]]] = {}  # seldom more than one
+    for one, true, iou in zip(shared.found.tolist(), shared.truth.tolist(), shared.iou.tolist(), strict=True):
+        if iou >= THRESHOLDS[0]:
+            near.setdefault(one, []).append((iou, true))
+    hits = np.zeros((len(THRESHOLDS), len(order)), dtype=np.bool_)
     for place, threshold in enumerate(np.minimum(THRESHOLDS, 1 - 1e-10)):
         taken: set[int] = set()
-        for one, true in enumerate(near):
-            left = [t for t in true.tolist() if t not in taken and iou[one, t] >= threshold]
+        for rank, one in enumerate(order.tolist()):
+            left = [(iou, true) for iou, true in near.get(one, ()) if true not in taken and iou >= threshold]
             if left:
-                taken.add(max(left, key=lambda t: (iou[one, t], t)))
-                hits[place, one] = True
+                taken.add(max(left)[1])
+                hits[place, rank] = True
     return hits
 
 

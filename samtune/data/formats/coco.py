@@ -125,7 +125,9 @@ def _add(reading: Reading, file: Path, known: Images, categories: Mapping[int, s
 
 def _region(item: Mapping[str, Any], height: int, width: int) -> Region:
     """Returns the polygons or run lengths of an annotation."""
-    shape = item["segmentation"]
+    shape = item.get("segmentation")
+    if not shape and "bbox" in item:
+        raise ValueError("a box without a segmentation, which does not say which pixels are the object's")
     if isinstance(shape, dict):
         return run_lengths(shape, height, width)
     if not isinstance(shape, list) or not shape:

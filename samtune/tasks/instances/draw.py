@@ -100,9 +100,11 @@ def _rows(model: Backbone, dataset: MapDataset, names: Sequence[str]) -> Iterato
 
 def _paired(found: ObjectMap, truth: ObjectMap) -> tuple[np.ndarray, np.ndarray]:
     """Returns (n + 1,) and (m + 1,) bool, which found and true objects, by number, are in a pair."""
-    common, found_px, truth_px = overlaps(found, truth)
-    paired = common / np.maximum(found_px[:, None] + truth_px[None] - common, 1) > 0.5
-    return np.r_[False, paired.any(axis=1)], np.r_[False, paired.any(axis=0)]
+    shared = overlaps(found, truth)
+    pairs = shared.iou > 0.5
+    sides = ((shared.found[pairs], shared.found_px), (shared.truth[pairs], shared.truth_px))
+    found_in, truth_in = (np.r_[False, np.isin(np.arange(len(px)), those)] for those, px in sides)
+    return found_in, truth_in
 
 
 def _errors(

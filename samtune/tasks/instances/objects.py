@@ -20,6 +20,10 @@ from samtune.errors import DataError
 from samtune.metrics.instances import LIMITS
 from samtune.types import MaskArray, ObjectMap, Size
 
+Part = tuple[tuple[slice, slice], MaskArray]
+"""Rows and columns of a picture, and the (h, w) mask there."""
+WHOLE = (slice(None), slice(None))
+
 logger = logging.getLogger(__name__)
 
 SPECK = 4  # pixels; a smaller object is hardly one
@@ -55,15 +59,24 @@ def object_facts(paths: Sequence[Path]) -> list[ObjectFacts | DataError]:
     return [answer if isinstance(answer, DataError) else ObjectFacts(*answer) for answer in answers]
 
 
-def paint(masks: Iterable[MaskArray], size: Size) -> ObjectMap:
-    """Draws (H, W) masks as one map, each with its place from 1 and over those before it: give the largest first.
+def paint(masks: Iterable[Part], size: Size) -> ObjectMap:
+    """Draws masks as one map, each with its place from 1 and over those before it: give the largest first.
 
     So a pixel of several is the smallest's. What is wholly under others is not in the map; see `renumbered`.
     """
     labels = np.zeros(size, dtype=np.int32)
-    for number, mask in enumerate(masks, start=1):
-        labels[mask] = number
+    for number, (place, mask) in enumerate(masks, start=1):
+        labels[place][mask] = number
     return labels
+
+
+def cut_out(mask: MaskArray) -> Part:
+    """Returns the part of an (H, W) mask that has all of its object: thousands of whole ones take too much memory."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return (slice(0, 0), slice(0, 0)), mask[:0, :0]
+    place = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    return place, mask[place].copy()
 
 
 def paint_smaller_over(
@@ -83,7 +96,7 @@ def paint_smaller_over(
         DataError: a line for each object that covers no pixel, or lies wholly under smaller ones.
     """
     order = np.argsort(-np.asarray(areas, dtype=np.int64), kind="stable").tolist()
-    labels = paint((masks[place]() for place in order), size)
+    labels = paint(((WHOLE, masks[place]()) for place in order), size)
     seen = set(np.unique(labels).tolist())
     lines = []
     for number, place in enumerate(order, start=1):

@@ -14,11 +14,11 @@ from samtune.config.pixels import RGB, Pixels
 from samtune.data.channels.read import shown
 from samtune.models.sam.model import SamModel
 from samtune.tasks.evaluate import check_finite
-from samtune.tasks.instances.objects import paint, renumbered
+from samtune.tasks.instances.objects import WHOLE, Part, cut_out, paint, renumbered
 from samtune.tasks.pixels import batch_of_one, to_original
 from samtune.tasks.probe.answers import AT_ONCE, asked
 from samtune.tasks.prompts import checked_boxes, clip_boxes
-from samtune.types import Instances, MaskArray, PixelArray
+from samtune.types import Instances, PixelArray
 
 POINTS = 16  # of the grid, along a side
 EXPECTED, STABILITY = 0.7, 0.85
@@ -50,15 +50,15 @@ def boxed_instances(
     assert given is not None
     boxes = clip_boxes(given, size) * np.tile([size_input[1] / size[1], size_input[0] / size[0]], 2)
     prompts, embedding = torch.as_tensor(boxes, dtype=torch.float32, device=model.device), model.features(batch)
-    masks, scores = list[MaskArray](), list[float]()
+    masks, scores = list[Part](), list[float]()
     for start in range(0, len(prompts), AT_ONCE):
         part = prompts[start : start + AT_ONCE]
         low, expected = model.decode_all(embedding.expand(len(part), -1, -1, -1), asked(part, None))
         check_finite(low, ["the image"] * len(part))
         logits = (to_original(one, model.image_size, size_input, size) for one in low[:, 0].float())
-        masks += [(one > 0).cpu().numpy() for one in logits]
+        masks += [cut_out((one > 0).cpu().numpy()) for one in logits]
         scores += expected[:, 0].float().clamp(0, 1).tolist()
-    order = sorted(range(len(masks)), key=lambda place: -int(masks[place].sum()))
+    order = sorted(range(len(masks)), key=lambda place: -int(masks[place][1].sum()))
     places = np.array([0, *(place + 1 for place in order)], dtype=np.int32)
     labels, numbers = renumbered(places[paint((masks[place] for place in order), size)])
     return Instances(labels, np.array(scores, dtype=np.float32)[numbers - 1])
@@ -112,7 +112,7 @@ def grid_instances(model: SamModel, image_hwc: PixelArray, *, points: int = POIN
     )  # fmt: skip
     records: list[dict[str, Any]] = find.generate(shown(image_hwc))
     records.sort(key=lambda record: -int(record["area"]))
-    masks = (rle_to_mask(record["segmentation"]) for record in records)
+    masks = ((WHOLE, rle_to_mask(record["segmentation"])) for record in records)
     labels, numbers = renumbered(paint(masks, batch.truths[0].shape))
     scores = np.array([record["predicted_iou"] for record in records], dtype=np.float32).clip(0, 1)
     return Instances(labels, scores[numbers - 1])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -34,9 +36,10 @@ TRUTH = objects((0, 0, 4, 4), (6, 0, 10, 4), (0, 10, 4, 14))
 def test_common_pixels() -> None:
     truth = objects((0, 0, 2, 4), size=(4, 4))
     truth[truth == 1] = 7  # numbers may be left out
-    common, found_px, truth_px = overlaps(objects((0, 0, 4, 1), (0, 2, 4, 4), size=(4, 4)), truth)
-    assert common.tolist() == [[2], [4]]
-    assert (found_px.tolist(), truth_px.tolist()) == ([4, 8], [8])
+    shared = overlaps(objects((0, 0, 4, 1), (0, 2, 4, 4), size=(4, 4)), truth)
+    assert (shared.found.tolist(), shared.truth.tolist()) == ([0, 1], [0, 0])
+    assert shared.common.tolist() == [2, 4] and shared.iou.tolist() == [2 / 10, 4 / 12]
+    assert (shared.found_px.tolist(), shared.truth_px.tolist()) == ([4, 8], [8])
 
 
 def test_perfect_answers() -> None:
@@ -153,3 +156,26 @@ def test_more_objects_than_count() -> None:
     one = match(Instances(labels, scores), labels)
     assert len(one.scores) == 1000 and one.found == one.truth == 1100
     assert numbers([one])["AP50"] == pytest.approx(91 / 101)
+
+
+def grid(side: int, step: int) -> np.ndarray:
+    """A picture full of small squares, parted by a pixel."""
+    rows, columns = np.mgrid[:side, :side]
+    labels = (rows // step) * -(-side // step) + columns // step + 1
+    labels[(rows % step == 0) | (columns % step == 0)] = 0
+    return labels.astype(np.int32)
+
+
+def test_thousands_of_objects_need_little_memory_and_time() -> None:
+    """A table of all pairs of 16,384 objects would have 268 million places, 2 GB each time."""
+    labels = grid(1024, 8)
+    count = int(labels.max())
+    assert count == 16384
+    scores = np.random.default_rng(0).uniform(0, 1, count).astype(np.float32)
+    tracemalloc.start()
+    started = time.process_time()
+    one = match(Instances(labels, scores), np.roll(labels, 2, axis=1))
+    seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (one.truth, one.found) == (count, count) and one.pairs > 16000
+    assert peak < 200e6 and seconds < 20

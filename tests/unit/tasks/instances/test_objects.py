@@ -17,7 +17,7 @@ from samtune.data.formats.table import ANY, FORMATS, Source
 from samtune.data.maps import MapDataset
 from samtune.data.pairs import Pair
 from samtune.errors import ConfigError, DataError
-from samtune.tasks.instances.objects import object_facts, paint, read_objects, renumbered
+from samtune.tasks.instances.objects import WHOLE, cut_out, object_facts, paint, read_objects, renumbered
 from samtune.tasks.instances.splits import ObjectDrawing, kind_of, recognises, resolve_objects, verify_folder
 
 
@@ -82,9 +82,9 @@ def test_what_a_user_may_want_to_know(tmp_path: Path) -> None:
 def test_the_smaller_object_is_on_top() -> None:
     size = (10, 10)
     large, inner, beside = square(size, 0, 0, 8), square(size, 2, 2, 3), square(size, 6, 6, 4)
-    labels = paint([large, beside, inner], size)
+    labels = paint([(WHOLE, large), (WHOLE, beside), cut_out(inner)], size)
     assert [int((labels == number).sum()) for number in (1, 2, 3)] == [64 - 9 - 4, 16, 9]
-    hidden, numbers = renumbered(paint([inner, inner], size))
+    hidden, numbers = renumbered(paint([(WHOLE, inner), cut_out(inner)], size))
     assert numbers.tolist() == [2] and hidden.max() == 1
 
 
