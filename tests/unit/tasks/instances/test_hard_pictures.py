@@ -15,13 +15,12 @@ from object_maps import SIZE, discs, write_object_map, write_objects
 from PIL import Image
 from pycocotools import mask as coco
 from torch import Tensor
-from toy import ENTRY, toy_model
+from toy import toy_model
 
 from samtune.base.children import Children
 from samtune.cli import main as cli
 from samtune.compare.compare import compare
 from samtune.data.formats.shapes import encode_rle
-from samtune.models.table import MODELS, build_model
 from samtune.run.recipe import finetune
 from samtune.run.settings import load_config
 from samtune.sweep import trial
@@ -110,9 +109,8 @@ def test_many_boxes_of_one_picture_need_no_mask_each(monkeypatch: pytest.MonkeyP
     def decode_all(embeddings: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
         assert prompts.boxes_input is not None
         low = torch.full((len(embeddings), 4, 16, 16), -1.0)
-        for one, (x, y) in zip(
-            low, ((prompts.boxes_input[:, :2] + prompts.boxes_input[:, 2:]) / 8).long(), strict=True
-        ):
+        centres = (prompts.boxes_input[:, :2] + prompts.boxes_input[:, 2:]) / 8
+        for one, (x, y) in zip(low, centres.long(), strict=True):
             one[:, y, x] = 1.0
         return low, torch.ones(len(embeddings), 4)
 
@@ -167,7 +165,7 @@ def test_coco_without_segmentations(tmp_path: Path, shape: dict[str, Any]) -> No
 
 
 class InThisProcess(Children):
-    """Runs what a sweep starts in this process, where the toy model is known."""
+    """Runs in this process what a sweep starts."""
 
     def run(self, command: list[str], log: Path, threads: int) -> int:
         config, folder = command.index("--config"), command.index("--run-dir")
@@ -177,28 +175,16 @@ class InThisProcess(Children):
 
 
 def test_a_sweep_over_instances_and_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "toy", ENTRY)
     monkeypatch.setattr(trial, "Children", InThisProcess)
-    torch.save(build_model("toy").net.state_dict(), "base.pth")
-    data = write_objects(tmp_path / "data", {"train": 3, "val": 2, "test": 2})
-    own = f"data: {{dir: {data}}}\nmodel: {{name: toy, checkpoint: base.pth}}\ntrack: {{mlflow: false}}\n"
+    data = write_objects(tmp_path / "data", {"train": 3, "val": 1, "test": 1})
+    own = f"data: {{dir: {data}}}\nmodel: {{name: sam_lite, image_size: 64}}\ntrack: {{mlflow: false}}\n"
     Path("base.yaml").write_text(f"task: instances\n{own}train: {{batch: 3, objects: 2, epochs: 1}}\n")
     rows = {
         "full": {"title": "Full", "overrides": {"select": {"name": "full"}}},
         "linear": {"title": "Linear", "overrides": {"select": {"name": "linear"}}},
     }
-    Path("sweep.yaml").write_text(
-        json.dumps(
-            {
-                "name": "demo",
-                "config": "base.yaml",
-                "dir": str(tmp_path / "out"),
-                "steps": 2,
-                "seeds": [0],
-                "cells": rows,
-            }
-        )
-    )
+    how = {"name": "demo", "config": "base.yaml", "dir": "out", "steps": 2, "seeds": [0]}
+    Path("sweep.yaml").write_text(json.dumps({**how, "cells": rows}))
     result = run_sweep(load_sweep("sweep.yaml"))
     assert not result.failed
     said = json.loads((tmp_path / "out/cells/full_0/metrics.json").read_text())
