@@ -123,7 +123,8 @@ class Backbone(nn.Module):
         def answer(prompts: Prompts | None, _: Tensor | None) -> Tensor:
             count = 1 if prompts is None else len(prompts)
             images, masks = (t.expand(count, -1, -1, -1) for t in (batch.images, batch.masks))
-            return self(Batch(images, masks, batch.sizes_input * count, batch.names * count, prompts=prompts))
+            logits: Tensor = self(Batch(images, masks, batch.sizes_input * count, batch.names * count, prompts=prompts))
+            return logits
 
         return answer
 

@@ -41,7 +41,7 @@ def scene_batches(count: int, side: int, channels: int) -> Iterator[Batch]:
 def _scene(number: int, channels: int) -> tuple[PixelArray, ObjectMap]:
     """Draws a scene: (256, 256, C) uint8, and the map of its objects, which may cover one another in part."""
     rng, side = np.random.default_rng((SEED, number)), SIDE
-    values = _uneven(rng, side, channels, contrast=25.0) + rng.uniform(60, 195, channels)
+    values: Any = _uneven(rng, side, channels, contrast=25.0) + rng.uniform(60, 195, channels)
     labels = np.zeros((side, side), dtype=np.int32)
     for number in range(1, int(rng.integers(*_OBJECTS)) + 1):
         inside = _outlined(rng, side)
