@@ -15,7 +15,7 @@ LAYOUTS = (
     "DIR/images/NAME.jpg with DIR/masks/NAME.png: one foreground (0 and 255), or a number per class",
     "DIR/images/NAME.jpg with DIR/masks/CLASS/NAME.png: a mask per class",
     "DIR/CLASS/NAME.jpg: pictures in a folder per class",
-    "DIR/images/NAME.jpg with DIR/instances/NAME.png: a number per object; or DIR/instances/NAME/*.png: a mask per object",
+    "DIR/images/NAME.jpg with DIR/instances/NAME.png: a number per object, or DIR/instances/NAME/: a mask per object",
     "DIR/images/ with annotations of COCO, YOLO, LabelMe, Label Studio or CVAT (docs/formats.md)",
     "DIR/train, DIR/val and DIR/test, each of one of these kinds",
 )

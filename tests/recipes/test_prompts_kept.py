@@ -20,6 +20,7 @@ from samtune.tasks.masks.evaluate import MaskDescription, evaluate_file
 from samtune.tasks.masks.predict import Predictor, other_prompt
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.probe import kept
+from samtune.tasks.probe.answers import dice_by_prompt
 
 TINY = (
     "model.name=toy", "model.image_size=64", "model.checkpoint=base.pth", "run.device=cpu", "track.mlflow=false",
@@ -84,7 +85,7 @@ def test_nothing_is_tried_where_that_is_switched_off(
 
 def test_at_most_as_many_pictures_as_asked(settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     names = list[str]()
-    real = kept.dice_by_prompt
+    real = dice_by_prompt
 
     def noted(answer: Any, batch: Any, most: int) -> Any:
         names.extend(batch.names)

@@ -33,7 +33,7 @@ def test_the_main_command_is_the_first_one() -> None:
 
 def test_the_main_command_runs_shortened(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
-    output = run_main(tmp_path, f"data.dir={data}", "train.steps=2", "track.mlflow=false")
+    output = run_main(tmp_path, f"data.dir={data}", "train.steps=2", "eval.prompts=2", "track.mlflow=false")
     folder = Path(output.strip().splitlines()[-1])
     assert (tmp_path / folder / "merged.safetensors").is_file()
     assert (tmp_path / folder / "report.html").is_file()

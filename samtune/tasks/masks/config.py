@@ -70,8 +70,12 @@ class Data(PixelData):
     @property
     def asked(self) -> Kind:
         """The kind of prompt that is validated and predicted with: none if it is trained, else the commonest."""
-        shares = self.shares
-        return "none" if "none" in shares else max(shares, key=lambda kind: shares[kind])
+        return asked_of(self.shares)
+
+
+def asked_of(shares: Mapping[Kind, float]) -> Kind:
+    """Returns the kind that a model trained with these shares is asked with by default."""
+    return "none" if "none" in shares else max(shares, key=lambda kind: shares[kind])
 
 
 class Tune(shared.Tune):

@@ -15,6 +15,7 @@ from samtune.data.pairs import Pair
 from samtune.data.splits import Splits
 from samtune.errors import DataError
 from samtune.tasks.binary import mask_facts, read_mask
+from samtune.tasks.masks.config import asked_of
 from samtune.tasks.masks.splits import with_object
 from samtune.tasks.prompts import box_of, components, point_in
 from samtune.types import MaskArray, PixelArray, PromptMode, Sample, Size
@@ -134,8 +135,7 @@ def build_data(
     options: LoaderOptions,
     *,
     image_size: int,
-    prompt: PromptMode = "none",
-    shares: Mapping[PromptMode, float] | None = None,
+    prompt: PromptMode | Mapping[PromptMode, float] = "none",
     augment: bool = True,
     score_prompt: PromptMode = "none",
     pixels: Pixels = RGB,
@@ -145,8 +145,7 @@ def build_data(
 
     Args:
         image_size: side S in pixels of the input frame.
-        prompt: prompt mode of train, val and test.
-        shares: of train, kind of prompt -> how often it is drawn, where that is not always `prompt`.
+        prompt: prompt mode of train, val and test; or kind -> its share of train, and the others have `asked_of` them.
         score_prompt: of `score`, in order of the split; the contrastive loss wants the whole foreground ("none").
         pixels: what the values of files become.
         score_empty: score on images without an object too. In a contrastive loss their cells would only be more
@@ -158,14 +157,15 @@ def build_data(
     dataset_of = partial(SegmentationDataset, image_size=image_size, seed=options.seed, pixels=pixels)
     scored = options.scored(splits.train if score_empty else with_object(splits.train))
     score = dataset_of(sorted(scored, key=lambda pair: pair.name), prompt=score_prompt)
-    train = dataset_of(splits.train, prompt=shares or prompt, augment=augment, cache=options.cache)
+    train = dataset_of(splits.train, prompt=prompt, augment=augment, cache=options.cache)
     if not len(score) or not len(train):
         raise DataError(
             f"no training image has a foreground to prompt for: all {len(splits.train)} masks are empty, such as "
             f"{splits.train[0].mask}; add images with an object"
         )
-    val = dataset_of(splits.val, prompt=prompt, cache=options.cache)
-    test = dataset_of(splits.test, prompt=prompt)
+    asked = prompt if isinstance(prompt, str) else asked_of(prompt)
+    val = dataset_of(splits.val, prompt=asked, cache=options.cache)
+    test = dataset_of(splits.test, prompt=asked)
     return build_loaders(splits, options, Collate(image_size), score=score, train=train, val=val, test=test)
 
 

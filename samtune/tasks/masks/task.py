@@ -82,8 +82,7 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
             splits if data.shots is None else splits.with_few(data.shots, config.run.seed),
             self.loader_options(),
             image_size=model.image_size,
-            prompt=data.asked,
-            shares=data.shares,
+            prompt=data.shares if data.prompt == "mixed" else data.prompt,
             augment=data.augment,
             # contrast is between the whole foreground and the background; the task's loss wants the task's prompt
             score_prompt=data.asked if by_task else "none",

@@ -157,7 +157,7 @@ def test_sam_tiny_never_saw_an_earlier_answer() -> None:
         answer = model.answering(batch)
         first = answer(prompts, None)
         assert torch.equal(answer(prompts, first), first)
-    assert build_model("sam_lite").takes_masks  # type: ignore[union-attr]
+    assert build_model("sam_lite").takes_masks
 
 
 def test_one_row_per_picture_of_a_batch() -> None:

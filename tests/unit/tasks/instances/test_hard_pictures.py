@@ -50,7 +50,7 @@ def many(side: int = 440) -> np.ndarray:
     rows, columns = np.mgrid[:side, :side]
     labels = rows // 8 * 55 + columns // 8 + 1
     labels[(rows % 8 > 4) | (columns % 8 > 4)] = 0
-    return labels.astype(np.int32)
+    return np.asarray(labels, dtype=np.int32)
 
 
 def instances(labels: np.ndarray) -> Instances:

@@ -140,7 +140,7 @@ def test_an_epoch_that_goes_on_draws_the_same(make_folder: Any) -> None:
     splits = resolve_split(make_folder([f"n{i:02d}" for i in range(12)]))
 
     def batches(skip: int) -> list[bytes]:
-        data = build_data(splits, LoaderOptions(2, 2), image_size=32, shares=SHARES)
+        data = build_data(splits, LoaderOptions(2, 2), image_size=32, prompt=SHARES)
         data.set_epoch(3, skip=skip)
         return [batch.content() for batch in data.train]
 
