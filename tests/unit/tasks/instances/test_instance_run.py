@@ -245,7 +245,9 @@ def test_the_server_answers_with_objects_and_with_masks() -> None:
         assert told["size"] == [40, 48] and drawn.headers["content-type"] == "image/png"
         assert ask(box="[4, 6, 18, 20]", format="json").json()["size"] == [40, 48]
         assert ask(format="gif").status_code == 422
-        assert "finds all objects" in web.get("/").text
+        assert all(one["area"] > 0 and len(one["colour"]) == 3 and one["counts"] for one in told["objects"])
+        page = web.get("/").text
+        assert "finds all objects" in page and 'id="legend"' in page and 'id="asks"' in page
 
 
 def test_the_audit_and_the_way_back() -> None:

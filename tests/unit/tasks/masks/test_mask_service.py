@@ -43,6 +43,7 @@ def test_about(service: MaskService) -> None:
         "channels": 3,
         "range": None,
         "prompt": "box",
+        "prompts": None,
         "threshold": 0.5,
         "base_hash": "ab" * 32,
         "parameters": sum(p.numel() for p in service.predictor.model.parameters()),
