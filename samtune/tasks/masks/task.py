@@ -169,7 +169,7 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
     def remarks(self, model: Backbone, loaders: Loaders, report: Any, before: AnyReport | None) -> list[str]:
         sides = object_sides(getattr(loaders.splits, report.split), report)
         mixed = self.config.data.prompt == "mixed"
-        remedy = "Larger shares of them in data.mix keep them." if mixed else "data.prompt=mixed keeps them."
+        remedy = "Larger shares of them in data.mix keep more." if mixed else "data.prompt=mixed keeps more."
         return [
             *too_small(sides, image_size=model.image_size),
             *lost(report.kept, {} if before is None else before.kept, remedy),
