@@ -86,14 +86,6 @@ def predict(
             "DIR/STEM.tif has their answers.",
         ),
     ] = None,
-    tiles: Annotated[
-        str | None,
-        Option(
-            metavar="SIZE[,OVERLAP]",
-            help="See large images by tiles of so many pixels, which share OVERLAP (a quarter); else as the model was "
-            "tuned. Not for classes.",
-        ),
-    ] = None,
     device: Device = "auto",
 ) -> None:
     """Write the mask of each image, at its own size, its class, the class of each pixel, or its objects."""
@@ -101,13 +93,12 @@ def predict(
     boxes_xyxy = [_numbers("--box", text, 4) for text in box or ()]
     grid = _grid(point or ())
     points_xy = [] if grid else [_numbers("--point", text, 2) for text in point or ()]
-    sides = None if tiles is None else _sides(tiles)
     from samtune.files.find import find_model
     from samtune.tasks.predict import Prediction
     from samtune.tasks.table import task_of_file
 
     file = find_model(checkpoint)
-    request = Prediction(file, paths, out, device, overlay, boxes_xyxy, points_xy, format, grid, sides)
+    request = Prediction(file, paths, out, device, overlay, boxes_xyxy, points_xy, format, grid)
     console.print_line(task_of_file(file).predict_files(request))
 
 
@@ -148,17 +139,6 @@ def _grid(points: Sequence[str]) -> int | None:
     if rows != columns or not 1 <= rows <= 64:
         raise ConfigError(f"--point {points[0]}: a grid has as many rows as columns, 1 to 64, such as 16x16.")
     return rows
-
-
-def _sides(text: str) -> tuple[int, int]:
-    """Returns the side and the overlap of tiles, in the bounds of `data.tiles`."""
-    found = re.fullmatch(r"(\d{1,4})(?:,(\d{1,4}))?", text)
-    size, overlap = (int(found[1]), int(found[2] or int(found[1]) // 4)) if found else (0, 0)
-    if not (64 <= size <= 4096 and 1 <= overlap <= size // 2):
-        raise ConfigError(
-            f"--tiles {text!r}: expected SIZE or SIZE,OVERLAP in pixels: 64 to 4096, and 1 to half of it."
-        )
-    return size, overlap
 
 
 def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:

@@ -117,12 +117,11 @@ class AnyReport(ABC):
             "before": _numbers(before.values) if before else None,
             "gain": {name: [_number(v) for v in gain] for name, gain in gains.items()} or None,
             "trivial": means or None,
-            "prompts": self._prompts(before) or None,
             "trainable": dict(trainable) if trainable else None,
         }
 
     def _prompts(self, before: AnyReport | None) -> dict[str, dict[str, Any]]:
-        """Returns kind of prompt -> place -> `mDice` now and `before`."""
+        """Returns kind of prompt -> place -> `mDice` now and `before`: `prompts` of tasks that measure them."""
         found: dict[str, dict[str, Any]] = {}
         old = {} if before is None else before.kept
         for place, kinds in self.kept.items():

@@ -18,11 +18,9 @@ from samtune.data.formats.table import FORMATS
 from samtune.data.pictures import SUFFIXES
 from samtune.data.verify import list_problems
 from samtune.errors import ConfigError, DataError, unknown_name
-from samtune.files.description import Description
 from samtune.types import PixelArray
 
 AnswerT = TypeVar("AnswerT")
-DescriptionT = TypeVar("DescriptionT", bound=Description)
 _TARGETS = {"yolo": ("labels", ".txt"), "index": ("masks", ".png")}
 """Of a format to the folder and ending of a file for each image; others have `.json`, or one file for all."""
 
@@ -41,7 +39,6 @@ class Prediction:
         points_xy: likewise, all on the object.
         format: of the answers; None for the task's first, "stack" for the pages of files that are slices.
         grid: clicks along a side by which segment-anything's own generator finds objects; None for the task's way.
-        tiles: side and overlap in pixels of the tiles that images are seen by; None for what the file says.
     """
 
     checkpoint: Path
@@ -53,11 +50,6 @@ class Prediction:
     points_xy: Sequence[tuple[float, ...]] = ()
     format: str | None = None
     grid: int | None = None
-    tiles: tuple[int, int] | None = None
-
-    def seen(self, info: DescriptionT) -> DescriptionT:
-        """Returns what a file says of its model, with the tiles that were asked for."""
-        return info if self.tiles is None else info.model_copy(update={"tiles": self.tiles})
 
     @property
     def stack(self) -> bool:
@@ -74,12 +66,10 @@ def check_stack(request: Prediction) -> None:
 
 
 def refuse_format(request: Prediction) -> None:
-    """Raises a `ConfigError` for a task whose answers have one format, and none for parts of a picture."""
+    """Raises a `ConfigError` for a task whose answers have one format."""
     if request.format is not None:
         what = "masks, maps of classes and objects"
         raise ConfigError(f"--format {request.format!r} is for {what}; {request.checkpoint} answers in one.")
-    if request.tiles is not None:
-        raise ConfigError(f"--tiles is for masks, maps of classes and objects; {request.checkpoint} has none.")
     refuse_grid(request)
 
 

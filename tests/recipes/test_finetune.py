@@ -144,7 +144,7 @@ def test_metrics_json(job: Job) -> None:
     metrics = json.loads((job.folder / "metrics.json").read_text())
     assert set(metrics) == {
         *("task", "split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trainable"),
-        *("trivial", "advice"),
+        *("trivial", "prompts", "advice"),
     }
     assert (metrics["task"], metrics["split"], metrics["n_images"]) == ("segmentation", "test", 3)
     assert metrics["mDice"] == job.result.report.mDice

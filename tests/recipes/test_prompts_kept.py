@@ -67,7 +67,7 @@ def test_what_was_lost_is_said_where_it_is_seen(
     with caplog.at_level(logging.WARNING, "samtune"):
         finetune(load_config("polyp.yaml", settings), run_dir=Path("run"))
     line = (
-        "prompts were lost in tuning: mDice fell by its box from 0.900 to 0.200 on val. data.prompt=mixed keeps them."
+        "prompts were lost in tuning: mDice fell by its box from 0.900 to 0.200 on val. data.prompt=mixed keeps more."
     )
     assert line in caplog.text
     assert line in json.loads(Path("run/metrics.json").read_text())["advice"]

@@ -104,7 +104,6 @@ def predict_instance_files(request: Request) -> str:
     if request.grid is not None and (request.boxes_xyxy or request.points_xy):
         raise ConfigError(f"--point {request.grid}x{request.grid} asks for all objects, --box for some. Leave one out.")
     predictor = InstancePredictor.from_file(request.checkpoint, device=request.device)
-    predictor.info = request.seen(predictor.info)
     images = find_images(request.paths)
     if form in SUFFIXES:
         targets = targets_of(images, request.out, SUFFIXES[form])

@@ -140,7 +140,7 @@ class InstanceTask(PixelTask[InstanceConfig]):
         return replace(report, kept=kept, definition=report.definition | {"prompts": DEFINITION})
 
     def remarks(self, model: Backbone, loaders: Loaders, report: Any, before: AnyReport | None) -> list[str]:
-        weight = f"More practice keeps them: a loss.prompt_weight above {self.config.loss.prompt_weight:g}."
+        weight = f"More practice keeps more: a loss.prompt_weight above {self.config.loss.prompt_weight:g}."
         return lost(report.kept, {} if before is None else before.kept, weight)
 
     def describe(

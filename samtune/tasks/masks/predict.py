@@ -99,7 +99,6 @@ def predict_files(request: Request) -> str:
     check_stack(request)
     refuse_grid(request)
     predictor = Predictor.from_file(request.checkpoint, device=request.device)
-    predictor.info = request.seen(predictor.info)
     if request.stack:
         return _predict_stacks(predictor, request)
     boxes, points = request.boxes_xyxy or None, request.points_xy or None

@@ -130,6 +130,9 @@ class Report(AnyReport):
     def gain(self, before: Report) -> Gains:
         return compare_reports(before, self)
 
+    def to_json(self, before: AnyReport | None = None, trainable: Mapping[str, float] | None = None) -> dict[str, Any]:
+        return super().to_json(before, trainable) | {"prompts": self._prompts(before) or None}
+
     def to_table(self, before: AnyReport | None = None) -> Table:
         """Returns the headline numbers, and below them the metrics that were asked for, which have no interval."""
         table, known = super().to_table(before), {**METRICS, **PROBABILITY_METRICS, **POOLED_METRICS}
@@ -212,7 +215,7 @@ def object_sides(pairs: Sequence[Pair], report: Report, *, tile: int | None = No
     wanted = set(report.images)
     pairs = [pair for pair in pairs if pair.name in wanted]
     facts = dict(zip((pair.name for pair in pairs), mask_facts([pair.mask for pair in pairs]), strict=True))
-    sides = list[tuple[float, float]]()
+    sides: list[tuple[float, float]] = []
     for name, row in zip(report.images, report.rows, strict=True):
         found = facts[name]
         if row.truth_px and isinstance(found, MaskFacts):

@@ -171,7 +171,7 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         data = self.config.data
         objects = object_sides(getattr(loaders.splits, report.split), report, tile=data.tiles.size)
         mixed = data.prompt == "mixed"
-        remedy = "Larger shares of them in data.mix keep them." if mixed else "data.prompt=mixed keeps them."
+        remedy = "Larger shares of them in data.mix keep more." if mixed else "data.prompt=mixed keeps more."
         return [
             *too_small(objects, image_size=model.image_size, tiled=data.asked == "none"),
             *lost(report.kept, {} if before is None else before.kept, remedy),

@@ -91,7 +91,6 @@ def predict_map_files(request: Request) -> str:
     refuse_grid(request)
     form = checked_format(request, SUFFIXES)
     predictor = MapPredictor.from_file(request.checkpoint, device=request.device)
-    predictor.info = request.seen(predictor.info)
     images, written = find_images(request.paths), request.out
     if form in SUFFIXES:
         targets = targets_of(images, request.out, SUFFIXES[form])

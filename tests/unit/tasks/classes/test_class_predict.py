@@ -12,7 +12,7 @@ from descriptions import class_description
 from PIL import Image
 from toyvit import toy_classifier
 
-from samtune.errors import ConfigError, DataError
+from samtune.errors import DataError
 from samtune.files.merged import save_merged
 from samtune.tasks.classes.predict import ClassPredictor, predict_class_files
 from samtune.tasks.classes.views import build_view
@@ -56,11 +56,6 @@ def test_the_others_are_written_and_the_bad_ones_named(predictor: ClassPredictor
     with (tmp_path / "out" / "predictions.csv").open(newline="") as opened:
         (row,) = csv.DictReader(opened)
     assert row["file"] == str(tmp_path / "good.png") and row["class"] in ("cat", "dog", "eel")
-
-
-def test_a_picture_of_a_class_has_no_tiles(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--tiles is for masks, maps of classes and objects; .* has none"):
-        predict_class_files(Prediction(tmp_path / "merged.safetensors", [tmp_path], tmp_path, tiles=(64, 16)))
 
 
 def test_the_likeliest_class_comes_first(predictor: ClassPredictor) -> None:

@@ -251,7 +251,7 @@ def test_metrics_json_has_the_promised_form(tmp_path: Path, model: FakeModel, ba
     content = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(content) == [
         "task", "split", "n_images", "mDice", "mIoU", "ci95", "definition", "metrics", "before", "gain", "trivial",
-        "trainable", "advice",
+        "trainable", "prompts", "advice",
     ]  # fmt: skip
     assert content["n_images"] == 2 and content["mDice"] == 1.0
     assert content["ci95"] == {"mDice": [1.0, 1.0], "mIoU": [1.0, 1.0]}

@@ -42,6 +42,7 @@ def test_about(service: MaskService) -> None:
         "image_size": 64,
         "channels": 3,
         "range": None,
+        "tiles": None,
         "prompt": "box",
         "prompts": None,
         "threshold": 0.5,

@@ -127,17 +127,6 @@ def test_prompts_are_answered_around_them(made: Path) -> None:
     assert mask.shape == (120, 144) and not mask[:, 70:].any()  # beyond the part that shows the point
 
 
-def test_other_tiles_may_be_asked_for(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    image = made / "data/test/images/test0.png"
-    assert run("predict", "--checkpoint", "run", image, "--tiles", "96,32", "--out", "other") == 0
-    predictor = InstancePredictor.from_file("run/merged.safetensors")
-    predictor.info = predictor.info.model_copy(update={"tiles": (96, 32)})
-    np.testing.assert_array_equal(read_objects(Path("other/test0.png")), predictor.predict(read_image(image)).labels)
-    for wrong in ("32", "64,40", "x", "64,0", "5000"):
-        assert run("predict", "--checkpoint", "run", image, "--tiles", wrong, "--out", "other") == 2
-        assert f"--tiles '{wrong}': expected SIZE or SIZE,OVERLAP" in capsys.readouterr().err
-
-
 def test_the_server_answers_by_tiles(made: Path) -> None:
     service = InstanceService.from_file(Path("run/merged.safetensors"), device="cpu")
     path = made / "data/test/images/test1.png"
