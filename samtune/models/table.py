@@ -128,6 +128,6 @@ def build_shapes(name: str, *, checkpoint: str | Path | None, image_size: int | 
 
     from samtune.models.weights import RANDOM
 
-    shaped = checkpoint if entry_of(name).shaped == "checkpoint" else RANDOM
+    read = is_repository(name) or entry_of(name).shaped == "checkpoint"
     with torch.device("meta"):
-        return build_model(name, checkpoint=shaped, image_size=image_size, **options)
+        return build_model(name, checkpoint=checkpoint if read else RANDOM, image_size=image_size, **options)

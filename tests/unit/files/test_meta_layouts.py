@@ -147,6 +147,25 @@ def test_a_delta_applies_to_metas_file_and_back(tuned: Tuned, tmp_path: Path, ca
         apply_delta(tmp_path / "other.pt", tuned.delta, out)
 
 
+def test_with_classes_the_base_may_be_metas_and_the_merged_model_has_transformers_names(tmp_path: Path) -> None:
+    torch.save({"model": meta_state("sam2")}, meta := tmp_path / "meta.pt")
+    how: Any = {"config": config_of("sam2"), "classes": 3}
+    model = build_hf("sam2", checkpoint=meta, **how)
+    base = {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
+    selection = select(model, None, name="gps", criterion="magnitude")
+    with torch.no_grad():
+        for values in attach(model, selection).values():
+            values.add_(1)
+    tuned = merge(model).net.state_dict()
+    about = MaskDescription.of(model, base_hash=state_hash(base), additions=(), prompt="box", classes=("a", "b", "c"))
+    delta, out = tmp_path / "delta.safetensors", tmp_path / "merged.safetensors"
+    save_delta(delta, base=base, merged=tuned, selection=selection, metadata=about.to_metadata())
+    apply_delta(meta, delta, out)
+    assert equal(load_tensors(out), dict(tuned)) and not equal(dict(tuned), base)
+    undo_delta(out, delta, tmp_path / "undone.safetensors")
+    assert equal(load_tensors(tmp_path / "undone.safetensors"), base)
+
+
 def test_a_merged_file_in_metas_layout_predicts_and_becomes_a_folder(tuned: Tuned, tmp_path: Path) -> None:
     out, batch = tmp_path / "merged.safetensors", toy_batch(prompts=prompts_of("box"))
     apply_delta(tuned.meta, tuned.delta, out)

@@ -224,6 +224,9 @@ def test_a_repository_is_a_name_of_a_model(hub: Path) -> None:
     assert dino.name == "dinov3" and dino.net.head.out_features == 2
     again = build_shapes("some/dino", checkpoint=hub / "some" / "dino", image_size=64, classes=2, pixel_seed=1)
     assert again.image_size == 64 and again.head_module() is None
+    shapes = build_shapes("some/sam2-small", checkpoint=None, image_size=None, classes=3)  # of that one, not of tiny
+    sam.add_classes(3)
+    assert [p.shape for p in shapes.parameters()] == [p.shape for p in sam.parameters()]
     with pytest.raises(CheckpointError, match=r"some/bert is of the architecture 'bert' \(architectures: BertModel\)"):
         build_model("some/bert")
     with pytest.raises(ConfigError, match=r"some/sam2-small is a sam2, which gives masks, not classes"):

@@ -163,7 +163,8 @@ def test_bf16_pays_on_a_cpu_where_linear_layers_weigh_more(lite: LiteSam) -> Non
 
 def test_a_sam_2_is_not_taken_for_a_light_sam(lite: LiteSam) -> None:
     sam2 = {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(1)}
-    assert lite.looks_like(sam2) == "It does not look like a Segment Anything checkpoint."
+    assert lite.looks_like(sam2) == "It is Meta's file of a SAM 2: set model.name to sam2."
+    assert lite.looks_like({}) == "It does not look like a Segment Anything checkpoint."
     assert "It looks like a damaged sam_lite" in lite.looks_like(lite.net.state_dict())
     assert toy_model().looks_like(lite.net.state_dict()) == "It looks like sam_lite: set model.name to that."
 

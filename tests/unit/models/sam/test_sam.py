@@ -291,7 +291,7 @@ def test_impossible_sizes_are_refused(size: int, nearest: int) -> None:
 
 def test_unknown_model_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"unknown model 'sam_vitb'. Did you mean 'sam_vit_b'\? Known: edgetam, sam2, "
+        ConfigError, match=r"unknown model 'sam_vitb'. Did you mean 'sam_vit_b'\? Known: dinov2, dinov3, edgetam, "
     ):
         build_model("sam_vitb", checkpoint="random")
 
