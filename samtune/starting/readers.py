@@ -25,10 +25,10 @@ from samtune.starting.pixels import measure_pixels
 from samtune.tasks.binary import read_mask
 from samtune.tasks.classes.splits import ClassSplits, resolve_classes
 from samtune.tasks.instances.draw import numbered
+from samtune.tasks.instances.layouts.splits import kind_of as kind_of_objects
+from samtune.tasks.instances.layouts.splits import recognises as has_maps
+from samtune.tasks.instances.layouts.splits import resolve_objects
 from samtune.tasks.instances.objects import object_facts, read_objects, renumbered
-from samtune.tasks.instances.splits import kind_of as kind_of_objects
-from samtune.tasks.instances.splits import recognises as has_maps
-from samtune.tasks.instances.splits import resolve_objects
 from samtune.tasks.masks.draw import TRUTH, outlined
 from samtune.tasks.masks.splits import kind_of as kind_of_masks
 from samtune.tasks.masks.splits import resolve_split, with_object

@@ -18,10 +18,10 @@ from samtune.data.formats.coco import write_coco
 from samtune.data.formats.table import FORMATS, SEPARATE
 from samtune.errors import DataError
 from samtune.metrics.instances import match, numbers
+from samtune.tasks.instances.layouts.splits import kind_of
 from samtune.tasks.instances.objects import read_objects
 from samtune.tasks.instances.outputs import annotated, colour_png, counts_csv, geojson, index_png
 from samtune.tasks.instances.report import INSTANCE_DEFINITIONS, InstanceReport, InstanceRow
-from samtune.tasks.instances.splits import kind_of
 from samtune.tasks.probe.answers import _largest_error, spread
 from samtune.types import Instances
 

@@ -12,8 +12,8 @@ from object_maps import SIZE, discs, write_object_map
 from PIL import Image
 
 from samtune.cli import main as cli
+from samtune.tasks.instances.layouts.splits import kind_of, recognises, verify_folder
 from samtune.tasks.instances.objects import read_objects, renumbered
-from samtune.tasks.instances.splits import kind_of, recognises, verify_folder
 from samtune.tasks.instances.task import InstanceTask
 from samtune.tasks.masks.task import SegmentationTask
 from samtune.tasks.table import task_of_data

@@ -17,8 +17,8 @@ from samtune.data.formats.table import ANY, FORMATS, Source
 from samtune.data.maps import MapDataset
 from samtune.data.pairs import Pair
 from samtune.errors import ConfigError, DataError
+from samtune.tasks.instances.layouts.splits import ObjectDrawing, kind_of, recognises, resolve_objects, verify_folder
 from samtune.tasks.instances.objects import WHOLE, cut_out, object_facts, paint, read_objects, renumbered
-from samtune.tasks.instances.splits import ObjectDrawing, kind_of, recognises, resolve_objects, verify_folder
 
 
 @pytest.fixture(autouse=True)

@@ -27,10 +27,10 @@ from samtune.files.description import Description
 from samtune.models.table import MODELS, build_model
 from samtune.run.settings import load_config
 from samtune.serve.app import create_app
+from samtune.tasks.instances.layouts.splits import resolve_objects
 from samtune.tasks.instances.objects import read_objects
 from samtune.tasks.instances.predict import InstancePredictor
 from samtune.tasks.instances.service import InstanceService
-from samtune.tasks.instances.splits import resolve_objects
 from samtune.tasks.masks.predict import Predictor
 from samtune.tasks.prompted import predict_prompted
 from samtune.tasks.semantic.predict import MapPredictor

@@ -20,7 +20,7 @@ from samtune.data.pairs import Pair
 from samtune.data.splits import LABEL_LISTS, NONE_GIVEN, PARTS, Given, Splits
 from samtune.data.verify import VerifyReport
 from samtune.errors import ConfigError
-from samtune.tasks.instances.layouts import FOLDER, has_objects, scan_objects
+from samtune.tasks.instances.layouts.folders import FOLDER, has_objects, scan_objects
 from samtune.tasks.instances.objects import ObjectFacts, object_facts, paint_smaller_over
 
 
