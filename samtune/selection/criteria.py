@@ -14,7 +14,7 @@
 g is the gradient of a scoring loss, x what a layer takes as its input.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,8 +28,8 @@ from samtune.selection.selector import Needs
 from samtune.types import Scores
 
 Criterion = Literal["gradient", "magnitude", "random", "snip", "fisher", "fps", "smallest", "low_rank"]
-Tables = dict[str, Tensor]
-"""Weight name -> (out, in), no entry negative: the larger, the better."""
+Tables = Iterator[tuple[str, Tensor]]
+"""Weight names, each with (out, in), no entry negative: the larger, the better. One at a time: all are as the model."""
 
 RANK_SHARE = 32
 """Of `low_rank`: r is the shorter side of a matrix divided by this; LIFT's release recommends 128 of 4,096."""
@@ -45,23 +45,23 @@ class Rule:
 
 def _gradient(model: Backbone, scores: Scores | None, _: int) -> Tables:
     sums = _found(scores).sums
-    return {name: sums[name].abs().flatten(1) for name in weight_matrices(model)}
+    return ((name, sums[name].abs().flatten(1)) for name in weight_matrices(model))
 
 
 def _snip(model: Backbone, scores: Scores | None, _: int) -> Tables:
     sums = _found(scores).sums
-    return {n: (matrix * sums[n].to(matrix.device).flatten(1)).abs() for n, matrix in weight_matrices(model).items()}
+    return ((n, (matrix * sums[n].to(matrix.device).flatten(1)).abs()) for n, matrix in weight_matrices(model).items())
 
 
 def _fisher(model: Backbone, scores: Scores | None, _: int) -> Tables:
     squares = _found(scores).squares
     assert squares is not None  # `check_scores` refuses scores without
-    return {name: squares[name].flatten(1) for name in weight_matrices(model)}
+    return ((name, squares[name].flatten(1)) for name in weight_matrices(model))
 
 
 def _fps(model: Backbone, scores: Scores | None, _: int) -> Tables:
     inputs = _found(scores).sums
-    return {name: matrix.abs() * _per_row(inputs[name], matrix) for name, matrix in weight_matrices(model).items()}
+    return ((name, matrix.abs() * _per_row(inputs[name], matrix)) for name, matrix in weight_matrices(model).items())
 
 
 def _per_row(inputs: Tensor, matrix: Tensor) -> Tensor:
@@ -70,15 +70,15 @@ def _per_row(inputs: Tensor, matrix: Tensor) -> Tensor:
     The rows of a group of a convolution take the inputs of that group; all rows of a linear layer take the same.
     """
     groups = inputs.to(matrix.device).view(-1, matrix.shape[1])  # (groups, in)
-    return groups.repeat_interleave(len(matrix) // len(groups), 0)
+    return groups if len(groups) == 1 else groups.repeat_interleave(len(matrix) // len(groups), 0)
 
 
 def _magnitude(model: Backbone, scores: Scores | None, _: int) -> Tables:
-    return {name: matrix.abs() for name, matrix in weight_matrices(model).items()}
+    return ((name, matrix.abs()) for name, matrix in weight_matrices(model).items())
 
 
 def _smallest(model: Backbone, scores: Scores | None, _: int) -> Tables:
-    return {name: _reversed(matrix.abs()) for name, matrix in weight_matrices(model).items()}
+    return ((name, _reversed(matrix.abs())) for name, matrix in weight_matrices(model).items())
 
 
 def _reversed(values: Tensor) -> Tensor:
@@ -91,10 +91,10 @@ def _reversed(values: Tensor) -> Tensor:
 
 def _low_rank(model: Backbone, scores: Scores | None, _: int) -> Tables:
     fused = model.fused()
-    return {
-        name: torch.cat([_principal(part).abs() for part in matrix.chunk(fused.get(name, 1))])
+    return (
+        (name, torch.cat([_principal(part).abs() for part in matrix.chunk(fused.get(name, 1))]))
         for name, matrix in weight_matrices(model).items()
-    }
+    )
 
 
 def _principal(matrix: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def _principal(matrix: Tensor) -> Tensor:
 
 def _random(model: Backbone, scores: Scores | None, seed: int) -> Tables:
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(m.shape, generator=generator) for name, m in weight_matrices(model).items()}
+    return ((name, torch.rand(m.shape, generator=generator)) for name, m in weight_matrices(model).items())
 
 
 def _found(scores: Scores | None) -> Scores:

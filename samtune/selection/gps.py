@@ -44,13 +44,15 @@ def gps(
         seed: of the criterion `random`.
     """
     importance = CRITERIA[criterion].importance(model, scores, seed)
-    if level != "net":
-        log_short(importance, 1, per_neuron)
+    if level == "net":
+        everything = dict(importance)
+        return Selection(top_overall(everything, _total(everything, per_neuron, level)))
+    log_short(weight_matrices(model), 1, per_neuron)
     if level == "neuron":
-        return Selection({name: top_per_row(table, per_neuron) for name, table in importance.items()})
+        return Selection({name: top_per_row(table, per_neuron) for name, table in importance})
     entries: dict[str, Tensor] = {}
-    for group in [importance] if level == "net" else [{name: table} for name, table in importance.items()]:
-        entries |= top_overall(group, _total(group, per_neuron, level))
+    for name, table in importance:
+        entries |= top_overall({name: table}, _total({name: table}, per_neuron, level))
     return Selection(entries)
 
 
