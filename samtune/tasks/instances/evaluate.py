@@ -30,7 +30,7 @@ from samtune.models.backbone import evaluation_mode
 from samtune.models.sam.model import SamModel
 from samtune.tasks.evaluate import Evaluation, measure_file
 from samtune.tasks.instances.objects import read_objects, renumbered
-from samtune.tasks.instances.prompting import grid_instances, grid_of_tiles
+from samtune.tasks.instances.prompts.prompting import grid_instances, grid_of_tiles
 from samtune.tasks.instances.report import INSTANCE_DEFINITIONS, InstanceReport, InstanceRow
 from samtune.tasks.instances.separate import MAPS, separate
 from samtune.tasks.instances.splits import kind_of

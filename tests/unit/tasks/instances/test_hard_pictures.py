@@ -29,8 +29,8 @@ from samtune.sweep.settings import load_sweep
 from samtune.tasks.instances.draw import numbered
 from samtune.tasks.instances.objects import cut_out, read_objects
 from samtune.tasks.instances.outputs import annotated, told
-from samtune.tasks.instances.practice import draw_objects
-from samtune.tasks.instances.prompting import boxed_instances
+from samtune.tasks.instances.prompts.practice import draw_objects
+from samtune.tasks.instances.prompts.prompting import boxed_instances
 from samtune.tasks.instances.separate import crops
 from samtune.tasks.instances.splits import kind_of, verify_folder
 from samtune.tasks.prompts import PromptError
