@@ -31,7 +31,7 @@ from samtune.models.segmenter import Segmenter
 from samtune.tasks.evaluate import Evaluation, measure_file
 from samtune.tasks.instances.layouts.splits import kind_of
 from samtune.tasks.instances.objects import read_objects, renumbered
-from samtune.tasks.instances.prompting import grid_instances, grid_of_tiles
+from samtune.tasks.instances.prompts.prompting import grid_instances, grid_of_tiles
 from samtune.tasks.instances.report import INSTANCE_DEFINITIONS, InstanceReport, InstanceRow
 from samtune.tasks.instances.separate import MAPS, separate
 from samtune.tasks.pixels import low_logits, pairs_to_measure, to_original

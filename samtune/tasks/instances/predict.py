@@ -21,7 +21,7 @@ from samtune.models.segmenter import Segmenter
 from samtune.tasks.instances.draw import overlay
 from samtune.tasks.instances.evaluate import InstanceDescription, predict_instances
 from samtune.tasks.instances.outputs import annotated, counts_csv, geojson, index_png, index_values
-from samtune.tasks.instances.prompting import boxed_instances, grid_instances, grid_of_tiles
+from samtune.tasks.instances.prompts.prompting import boxed_instances, grid_instances, grid_of_tiles
 from samtune.tasks.panels import save_panels
 from samtune.tasks.pixels import batch_of_one
 from samtune.tasks.predict import (

@@ -29,8 +29,8 @@ from samtune.tasks.instances.draw import gallery_sections
 from samtune.tasks.instances.evaluate import InstanceDescription, evaluate_instance_file, evaluate_instances
 from samtune.tasks.instances.layouts.splits import kind_of, recognises, resolve_objects, verify_folder
 from samtune.tasks.instances.objects import read_objects, renumbered
-from samtune.tasks.instances.practice import PromptPractice, practice_loss
 from samtune.tasks.instances.predict import predict_instance_files
+from samtune.tasks.instances.prompts.practice import PromptPractice, practice_loss
 from samtune.tasks.instances.report import InstanceReport
 from samtune.tasks.instances.separate import MAPS, maps_dice_bce, trivial_instances
 from samtune.tasks.instances.service import InstanceService

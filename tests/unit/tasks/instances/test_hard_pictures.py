@@ -30,8 +30,8 @@ from samtune.tasks.instances.draw import numbered
 from samtune.tasks.instances.layouts.splits import kind_of, verify_folder
 from samtune.tasks.instances.objects import cut_out, read_objects
 from samtune.tasks.instances.outputs import annotated, told
-from samtune.tasks.instances.practice import draw_objects
-from samtune.tasks.instances.prompting import boxed_instances
+from samtune.tasks.instances.prompts.practice import draw_objects
+from samtune.tasks.instances.prompts.prompting import boxed_instances
 from samtune.tasks.instances.separate import crops
 from samtune.tasks.prompts import PromptError
 from samtune.types import Instances, Prompts

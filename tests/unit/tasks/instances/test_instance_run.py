@@ -29,7 +29,7 @@ from samtune.serve.app import create_app
 from samtune.tasks.instances.objects import read_objects, renumbered
 from samtune.tasks.instances.outputs import annotated
 from samtune.tasks.instances.predict import InstancePredictor
-from samtune.tasks.instances.prompting import Stock, grid_instances
+from samtune.tasks.instances.prompts.prompting import Stock, grid_instances
 from samtune.tasks.instances.service import InstanceService
 from samtune.tasks.instances.task import InstanceTask
 from samtune.tasks.pixels import batch_of_one

@@ -11,7 +11,7 @@ from torch import Tensor
 from toy import SIZE, toy_batch, toy_model
 
 from samtune.models.sam.model import SamModel
-from samtune.tasks.instances.practice import (
+from samtune.tasks.instances.prompts.practice import (
     Answers,
     PromptPractice,
     asked,
