@@ -13,6 +13,7 @@ from PIL import Image
 
 from samtune.cli import main as cli
 from samtune.data.channels.read import read_stored
+from samtune.tasks.instances.layouts.splits import kind_of, recognises, verify_folder
 from samtune.tasks.instances.objects import read_objects, renumbered
 from samtune.tasks.instances.task import InstanceTask
 from samtune.tasks.masks.task import SegmentationTask
