@@ -118,7 +118,7 @@ def test_length_of_the_runs() -> None:
     assert {(c.config.train.epochs, c.config.train.steps) for c in plan_grid(sweep)} == {(10, None)}
     assert {(c.config.train.epochs, c.config.train.steps) for c in plan(sweep, first_values(sweep))} == {(40, None)}
     sweep = sweep_of("steps=100", grid={"train.lr": [1e-3, 1e-2]}, grid_share=0.25)
-    assert {(c.config.train.epochs, c.config.train.steps) for c in plan_grid(sweep)} == {(40, 25)}
+    assert {(c.config.train.epochs, c.config.train.steps) for c in plan_grid(sweep)} == {(100, 25)}
     assert {c.config.train.steps for c in plan(sweep, first_values(sweep))} == {100}
 
 
