@@ -67,7 +67,7 @@ def build_hf(
     family = FAMILIES[name]
     config = config or config_of_meta(name, checkpoint)
     folder = _folder(name, family, checkpoint, configured=config is not None)
-    if config is None or processor is None:
+    if folder is not None or config is None or processor is None:  # a folder says of which architecture it is
         found = _defaults(family) if folder is None else read_folder(family, folder)
         config, processor = config or found[0], processor or found[1]
     settings = _sized(name, family, _config(family, config, name), image_size)

@@ -83,7 +83,7 @@ def build_dino(
     library()  # before anything is downloaded for it
     folder = _folder(name, family, checkpoint, configured=own.config is not None)
     config, processor = own.config, own.processor
-    if config is None or processor is None:
+    if folder is not None or config is None or processor is None:  # a folder says of which architecture it is
         found = _defaults(family) if folder is None else read_folder(family, folder)
         config, processor = config or found[0], processor or found[1]
     settings = _config(family, config, name, drop_path)

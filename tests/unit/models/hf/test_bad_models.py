@@ -162,3 +162,13 @@ def test_a_dino_without_a_processor(tmp_path: Path) -> None:
         CheckpointError, match=r"lacks config\.json, processor_config\.json, model\.safetensors \(it ho"
     ):
         build_model("dinov2", checkpoint=tmp_path / "dino", classes=2)
+
+
+def test_a_folder_of_another_family_beside_a_config_is_told(tmp_path: Path) -> None:
+    toy_hf("sam3").save_stock(tmp_path / "sam3")
+    toy_dino("dinov3").save_stock(tmp_path / "dinov3")
+    sam, dino = toy_hf("sam2").options, toy_dino("dinov2").options
+    with pytest.raises(CheckpointError, match=r"architecture 'sam3_tracker', not 'sam2'\. Set model\.name to sam3"):
+        build_model("sam2", checkpoint=tmp_path / "sam3", **sam)
+    with pytest.raises(CheckpointError, match=r"architecture 'dinov3_vit', not 'dinov2'\. Set model\.name to dinov3"):
+        build_model("dinov2", checkpoint=tmp_path / "dinov3", classes=2, **dino)
