@@ -37,8 +37,8 @@ _CONFIG = "config.json"
 _FAMILY = (
     "Set model.name to its family, sam_hf, sam_hq, sam2, sam3, edgetam, dinov2 or dinov3: its config.json says which."
 )
+_SAM_1 = "It is Meta's file of a SAM 1: set model.name to sam_vit_b, sam_vit_l or sam_vit_h."
 _ELSEWHERE = {
-    "image_encoder.blocks.": "It is Meta's file of a SAM 1: set model.name to sam_vit_b, sam_vit_l or sam_vit_h.",
     "image_encoder.trunk.patch_embed.": "It is Meta's file of a SAM 2: set model.name to sam2.",
     "detector.backbone.vision_backbone.": "It is Meta's file of a SAM 3: set model.name to sam3.",
     "vision_encoder.": "It is of a model of transformers: give its folder, with config.json, and set model.name to its "
@@ -215,7 +215,8 @@ def not_a_folder(path: Path) -> str:
         return "does not exist"
     if not (shapes := read_shapes(path)):
         return "is a file, damaged or without weights"
-    hint = looks_elsewhere(shapes)
+    sam_1 = any(name.startswith("image_encoder.blocks.") for name in shapes)
+    hint = _SAM_1 if sam_1 else looks_elsewhere(shapes)
     return f"is a file ({hint.removesuffix('.')})" if hint else "is a file"
 
 

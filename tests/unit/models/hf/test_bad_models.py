@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import httpx
 import huggingface_hub
@@ -39,7 +40,7 @@ def refuse(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", answer)
 
 
-def answered(status: int) -> httpx.Response:
+def answered(status: int) -> Any:
     return httpx.Response(status, request=httpx.Request("HEAD", "https://huggingface.co/x"))
 
 
@@ -71,8 +72,9 @@ def test_no_network(offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "Offline" if offline else "ConnectError: no route to host"
     files = r"config\.json, processor_config\.json or preprocessor_config\.json, and all \*\.safetensors of https://"
     for name, hub in (("sam2", "facebook/sam2.1-hiera-tiny"), ("dinov2", "facebook/dinov2-base")):
+        more: dict[str, Any] = {"classes": 2} if name == "dinov2" else {}
         with pytest.raises(CheckpointError, match=rf"can't get {hub} .*{reason}.*{files}huggingface\.co/{hub} into a"):
-            build_model(name, **({"classes": 2} if name == "dinov2" else {}))
+            build_model(name, **more)
 
 
 def save_unknown(folder: Path, names: tuple[str, ...], **config: object) -> None:
