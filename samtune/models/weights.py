@@ -37,6 +37,7 @@ _CONFIG = "config.json"
 _FAMILY = (
     "Set model.name to its family, sam_hf, sam_hq, sam2, sam3, edgetam, dinov2 or dinov3: its config.json says which."
 )
+_SAM_1 = "It is Meta's file of a SAM 1: set model.name to sam_vit_b, sam_vit_l or sam_vit_h."
 _ELSEWHERE = {
     "image_encoder.trunk.patch_embed.": "It is Meta's file of a SAM 2: set model.name to sam2.",
     "detector.backbone.vision_backbone.": "It is Meta's file of a SAM 3: set model.name to sam3.",
@@ -206,6 +207,17 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
 def looks_elsewhere(names: Mapping[str, object]) -> str | None:
     """Returns a sentence on what has tensors of these names, where it is a model of another library that is known."""
     return next((said for start, said in _ELSEWHERE.items() if any(name.startswith(start) for name in names)), None)
+
+
+def not_a_folder(path: Path) -> str:
+    """Says what stands in the place of a folder of transformers: nothing, or which file, as far as that is known."""
+    if not path.is_file():
+        return "does not exist"
+    if not (shapes := read_shapes(path)):
+        return "is a file, damaged or without weights"
+    sam_1 = any(name.startswith("image_encoder.blocks.") for name in shapes)
+    hint = _SAM_1 if sam_1 else looks_elsewhere(shapes)
+    return f"is a file ({hint.removesuffix('.')})" if hint else "is a file"
 
 
 def _few(names: list[str]) -> str:

@@ -100,7 +100,7 @@ class DoRA(LoRA):
 
     def _factor(self, weight: Tensor) -> Tensor:
         """Returns magnitude / |W + dW|, (rows,), of a (rows, in) weight: 1, exactly, after `clear`."""
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):  # as it will be folded
             whole = weight.to(self.magnitude.dtype) + self.scale * (self.up @ self.down)
             length = torch.linalg.vector_norm(whole, dim=1)
         factor: Tensor = self.magnitude / length.clamp_min(torch.finfo(length.dtype).tiny)

@@ -24,7 +24,7 @@ from samtune.models.hf.hq import HfSamHQ
 from samtune.models.hf.hub import published_folder
 from samtune.models.hf.meta_sizes import config_of_meta
 from samtune.models.hf.model import HfEdgeTam, HfSam, HfSam2, HfSam3
-from samtune.models.weights import RANDOM, load_state, read_state
+from samtune.models.weights import RANDOM, load_state, not_a_folder, read_state
 
 BACKBONES: dict[str, type[HfSam]] = {
     "sam_hf": HfSam, "sam_hq": HfSamHQ, "sam2": HfSam2, "sam3": HfSam3, "edgetam": HfEdgeTam,
@@ -67,7 +67,7 @@ def build_hf(
     family = FAMILIES[name]
     config = config or config_of_meta(name, checkpoint)
     folder = _folder(name, family, checkpoint, configured=config is not None)
-    if config is None or processor is None:
+    if folder is not None or config is None or processor is None:  # a folder says of which architecture it is
         found = _defaults(family) if folder is None else read_folder(family, folder)
         config, processor = config or found[0], processor or found[1]
     settings = _sized(name, family, _config(family, config, name), image_size)
@@ -116,10 +116,10 @@ def _folder(name: str, family: Family, checkpoint: str | Path | None, *, configu
         "sam2": ", or give Meta's own file of a published SAM 2 or 2.1, sam2.1_hiera_tiny.pt",
         "sam3": ", or give Meta's own sam3.pt",
     }
-    found = "is a file" if path.is_file() else "does not exist"
     raise CheckpointError(
-        f"{path} {found}: the checkpoint of {name} is a folder of transformers with config.json, *.safetensors and "
-        f"processor_config.json. Get all files of https://huggingface.co/{family.hub} into one{others.get(name, '')}."
+        f"{path} {not_a_folder(path)}: the checkpoint of {name} is a folder of transformers with config.json, "
+        f"*.safetensors and processor_config.json. Get all files of https://huggingface.co/{family.hub} into one"
+        f"{others.get(name, '')}."
     )
 
 

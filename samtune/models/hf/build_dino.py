@@ -22,7 +22,7 @@ from samtune.models.hf.folder import (
     values_of,
 )
 from samtune.models.hf.hub import published_folder
-from samtune.models.weights import RANDOM, check_state, log_loaded, read_state
+from samtune.models.weights import RANDOM, check_state, log_loaded, not_a_folder, read_state
 from samtune.types import Interpolation
 
 Head = Literal["new", "checkpoint"]
@@ -83,7 +83,7 @@ def build_dino(
     library()  # before anything is downloaded for it
     folder = _folder(name, family, checkpoint, configured=own.config is not None)
     config, processor = own.config, own.processor
-    if config is None or processor is None:
+    if folder is not None or config is None or processor is None:  # a folder says of which architecture it is
         found = _defaults(family) if folder is None else read_folder(family, folder)
         config, processor = config or found[0], processor or found[1]
     settings = _config(family, config, name, drop_path)
@@ -137,11 +137,10 @@ def _folder(name: str, family: Family, checkpoint: str | Path | None, *, configu
         return path
     if path.is_file() and configured:
         return None
-    found = "is a file" if path.is_file() else "does not exist"
     raise CheckpointError(
-        f"{path} {found}: the checkpoint of {name} is a folder of transformers with config.json, *.safetensors and "
-        f"preprocessor_config.json. Get all files of https://huggingface.co/{family.hub} into one, or give "
-        "model.options={config: ...} beside a file. Meta's own files fit timm's models, such as "
+        f"{path} {not_a_folder(path)}: the checkpoint of {name} is a folder of transformers with config.json, "
+        f"*.safetensors and preprocessor_config.json. Get all files of https://huggingface.co/{family.hub} into one, "
+        "or give model.options={config: ...} beside a file. Meta's own files fit timm's models, such as "
         "model.name=vit_base_patch14_dinov2.lvd142m."
     )
 

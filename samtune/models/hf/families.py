@@ -1,6 +1,6 @@
 """The models of transformers, by the name of their family: facts that need no library."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ class Family:
         colours: mean and standard deviation of RGB values of 0 to 1.
         gated: whether the repository asks for consent to a licence of its own.
         config: what of the published config is not the default of its class.
+        modules: the parts that its weights are of.
     """
 
     prefix: str
@@ -30,6 +31,7 @@ class Family:
     colours: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
     gated: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
+    modules: tuple[str, ...] = ("vision_encoder", "prompt_encoder", "mask_decoder")
 
 
 _REPVIT = {
@@ -59,11 +61,11 @@ FAMILIES = {
 DINOS = {
     "dinov2": Family(
         "Dinov2", ("dinov2",), "facebook/dinov2-base", "BitImageProcessor", "BitImageProcessor",
-        config={"image_size": 518},
+        config={"image_size": 518}, modules=("embeddings", "encoder", "layernorm"),
     ),
     "dinov3": Family(
         "DINOv3ViT", ("dinov3_vit",), "facebook/dinov3-vitb16-pretrain-lvd1689m", "DINOv3ViTImageProcessor",
-        "DINOv3ViTImageProcessor", gated=True,
+        "DINOv3ViTImageProcessor", gated=True, modules=("embeddings", "norm"),
         config={
             "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_register_tokens": 4,
         },
@@ -71,3 +73,27 @@ DINOS = {
 }  # fmt: skip
 """Backbones without a head of their own."""
 ALL = {**FAMILIES, **DINOS}
+
+
+def family_named(kind: object) -> str | None:
+    """Returns the family, a key of `ALL`, of the `model_type` in a config.json; None of any other network."""
+    return next((name for name, family in ALL.items() if kind in family.types), None)
+
+
+def unknown_architecture(config: Mapping[str, Any], found: Iterable[str], wanted: Family) -> str:
+    """Says what a network is that is of no family: its name, and its modules beside those of the family `wanted`.
+
+    Args:
+        config: its config.json.
+        found: modules that its weights are of; those that the config has settings of, where the weights are not there.
+    """
+    parts = [key.removesuffix("_config") for key, value in config.items() if isinstance(value, Mapping)]
+    modules = sorted(set(found)) or ["vision_encoder" if part == "vision" else part for part in parts] or ["none"]
+    missing = [name for name in wanted.modules if name not in modules] or ["none"]
+    classes = ", ".join(map(str, config.get("architectures") or ())) or "none"
+    known = ", ".join(f"{name} ({', '.join(family.types)})" for name, family in ALL.items())
+    return (
+        f"of the architecture {config.get('model_type')!r} (architectures: {classes}), which samtune does not know. "
+        f"Modules found: {', '.join(modules)}; missing of a {wanted.prefix}Model: {', '.join(missing)}. "
+        f"Known: {known}; and timm's models, by timm's own names."
+    )

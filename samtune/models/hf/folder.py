@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from samtune.base.disk import disk_errors, write_json, write_text
 from samtune.base.machine import is_out_of_memory
 from samtune.errors import CheckpointError, ConfigError
-from samtune.models.hf.families import ALL, FAMILIES, Family
-from samtune.models.weights import check_finite
+from samtune.models.hf.families import FAMILIES, Family, family_named, unknown_architecture
+from samtune.models.weights import check_finite, read_shapes
 
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 """Where the processor's settings are: of transformers 5, and of older versions."""
-_KNOWN = f"Known: {', '.join(kind for family in ALL.values() for kind in family.types)}."
 _SHOWN = 3
 
 
@@ -58,12 +57,24 @@ def quiet() -> Iterator[None]:
 
 
 def family_of(folder: Path) -> str:
-    """Returns the name of the family that a folder's config.json is of; else raises a `CheckpointError`."""
-    kind = read_json(folder / CONFIG).get("model_type")
-    for name, family in FAMILIES.items():
-        if kind in family.types:
-            return name
-    raise CheckpointError(f"{folder / CONFIG} is of the architecture {kind!r}. {_KNOWN}")
+    """Returns the name of the Segment Anything that a folder's config.json is of; else raises a `CheckpointError`."""
+    config = read_json(folder / CONFIG)
+    name = family_named(config.get("model_type"))
+    if name in FAMILIES:
+        return name
+    if name is not None:
+        raise CheckpointError(
+            f"{folder} is a {name}, which has no head before it is tuned. Give a run's merged.safetensors or folder."
+        )
+    raise CheckpointError(f"{folder} is {unknown_architecture(config, _modules(folder), FAMILIES['sam_hf'])}")
+
+
+def _modules(folder: Path) -> set[str]:
+    """Returns the outermost modules that a folder's weights are of; of one that only wraps others, those."""
+    names = [name.split(".") for path in folder.glob("*.safetensors") for name in read_shapes(path)]
+    inner = [parts[1:] for parts in names if len(parts) > 1]
+    wrapped = len({parts[0] for parts in names}) == 1 and len(inner) == len(names)
+    return {parts[0] for parts in (inner if wrapped else names)}
 
 
 def read_folder(family: Family, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -76,17 +87,25 @@ def read_folder(family: Family, folder: Path) -> tuple[dict[str, Any], dict[str,
     remedy = f"Get all files of https://huggingface.co/{family.hub}, or of another model of that kind, into one folder."
     wanted = [CONFIG, *([] if any((folder / name).is_file() for name in PROCESSORS) else [PROCESSORS[0]])]
     missing = [name for name in wanted if not (folder / name).is_file()]
+    config = {} if CONFIG in missing else _config_of(family, folder, what)
     if not any(folder.glob("*.safetensors")):
         missing.append("model.safetensors")
     if missing:
         found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise CheckpointError(f"{what}: it lacks {', '.join(missing)} (it holds: {found}). {remedy}")
-    config = read_json(folder / CONFIG)
-    if (kind := config.get("model_type")) not in family.types:
-        hint = next((f"Set model.name to {name}." for name, other in ALL.items() if kind in other.types), _KNOWN)
-        raise CheckpointError(f"{what}: its {CONFIG} is of the architecture {kind!r}, not {family.types[0]!r}. {hint}")
     nested = config.get("tracker_config")
     return (nested if isinstance(nested, dict) else config), _read_processor(family, folder)
+
+
+def _config_of(family: Family, folder: Path, what: str) -> dict[str, Any]:
+    """Returns the settings of a folder's network; raises a `CheckpointError` that says `what` of another family."""
+    config = read_json(folder / CONFIG)
+    if (kind := config.get("model_type")) in family.types:
+        return config
+    if name := family_named(kind):
+        wrong = f"its {CONFIG} is of the architecture {kind!r}, not {family.types[0]!r}"
+        raise CheckpointError(f"{what}: {wrong}. Set model.name to {name}.")
+    raise CheckpointError(f"{what}: it is {unknown_architecture(config, _modules(folder), family)}")
 
 
 def load_folder(net_class: Any, config: Any, folder: Path) -> tuple[nn.Module, int]:

@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from samtune.errors import CheckpointError
-from samtune.models.hf.families import ALL, Family
+from samtune.models.hf.families import ALL, FAMILIES, Family, family_named, unknown_architecture
 from samtune.models.hf.folder import CONFIG, PROCESSORS, read_json
 
 HUB_SECONDS = 10
@@ -34,22 +34,15 @@ def family_in(repository: str) -> str:
         CheckpointError: as `repository_folder`, or another architecture.
     """
     found = read_json(_download(repository, [CONFIG], gated=False) / CONFIG)
-    kind = found.get("model_type")
-    for name, family in ALL.items():
-        if kind in family.types:
-            return name
-    known = ", ".join(f"{name} ({', '.join(family.types)})" for name, family in ALL.items())
-    classes = ", ".join(map(str, found.get("architectures") or ())) or "none"
-    raise CheckpointError(
-        f"{repository} is of the architecture {kind!r} (architectures: {classes}), which samtune does not know. "
-        f"Known: {known}; and timm's models, by timm's own names."
-    )
+    if name := family_named(found.get("model_type")):
+        return name
+    raise CheckpointError(f"{repository} is {unknown_architecture(found, (), FAMILIES['sam_hf'])}")
 
 
 def _download(repository: str, patterns: list[str], *, gated: bool) -> Path:
-    """Returns the folder of a repository with the files that fit the patterns."""
+    """Returns the folder of a repository with the files that fit the patterns; `gated` where it is known to be."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     needed = CONFIG if patterns == [CONFIG] else "*.safetensors"
     try:
@@ -61,6 +54,7 @@ def _download(repository: str, patterns: list[str], *, gated: bool) -> Path:
         return Path(snapshot_download(repository, allow_patterns=patterns))
     except Exception as err:  # the client's errors are of the HTTP library that its version uses
         reason = (str(err).strip().splitlines() or ["no details"])[0]
+        gated = gated or isinstance(err, GatedRepoError)
         consent = " It is gated: accept its licence there, then `hf auth login`." if gated else ""
         raise CheckpointError(
             f"can't get {repository} from the Hugging Face hub ({type(err).__name__}: {reason}).{consent} "

@@ -22,7 +22,7 @@ from samtune.tuning import attach, merge
 from samtune.tuning.added import KINDS
 from samtune.tuning.addition import Folding
 from samtune.tuning.compact import CompactLinear
-from samtune.tuning.low_rank import PiSSA
+from samtune.tuning.low_rank import DoRA, PiSSA
 
 # --- what a kind says of itself
 
@@ -223,6 +223,17 @@ def test_dora_scales_each_row_to_its_magnitude() -> None:
     x = torch.randn(2, 3, 5)
     torch.testing.assert_close(net(x), F.linear(x, whole, host.bias))
     torch.testing.assert_close(merge(net).net.get_parameter("layer.weight"), whole)
+
+
+def test_dora_measures_its_rows_under_autocast_as_when_it_is_folded() -> None:
+    host = nn.Linear(40, 8)
+    ours = DoRA(host, Addition("dora", "layer", None, {"rank": 2, "alpha": 2}))
+    ours.start(torch.Generator().manual_seed(0), host)
+    with torch.no_grad():
+        ours.up.normal_(generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        low = ours.folded(host.weight)
+    assert torch.equal(low, ours.folded(host.weight))
 
 
 def test_lora_beside_chosen_entries_is_the_dense_computation() -> None:

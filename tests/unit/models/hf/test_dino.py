@@ -189,16 +189,13 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         build_model("dinov2", checkpoint="random")
     file = tmp_path / "dinov2_vitb14_pretrain.pth"
     file.write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=r"is a file: .* Meta's own files fit timm's models"):
+    with pytest.raises(CheckpointError, match=r"is a file, damaged .* Meta's own files fit timm's models"):
         build_model("dinov2", checkpoint=file, classes=2)
     toy_dino("dinov2").save_stock(tmp_path / "dino")
     with pytest.raises(CheckpointError, match=r"architecture 'dinov2', not 'dinov3_vit'\. Set model\.name to dinov2"):
         build_model("dinov3", checkpoint=tmp_path / "dino", classes=2)
     with pytest.raises(CheckpointError, match=r"architecture 'dinov2', not 'sam2'\. Set model\.name to dinov2"):
         build_model("sam2", checkpoint=tmp_path / "dino")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"can't get facebook/dinov3-vitb16.* gated"):
-        build_model("dinov3", classes=2)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"not installed: pip install 'samtune\[hf\]'"):
         build_model("dinov2", classes=2)
@@ -231,9 +228,3 @@ def test_a_repository_is_a_name_of_a_model(hub: Path) -> None:
         build_model("some/bert")
     with pytest.raises(ConfigError, match=r"some/sam2-small is a sam2, which gives masks, not classes"):
         build_model("some/sam2-small", classes=2, head="new")
-
-
-def test_a_repository_that_can_not_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"can't get no/where from .*model\.checkpoint=FOLDER"):
-        build_model("no/where")
