@@ -99,6 +99,20 @@ class PixelTask(Task[ConfigT]):
         return partial(self.losses[options.pop("name")], **options)
 
 
+class PromptTask(PixelTask[ConfigT]):
+    """A task of pixels whose model answers boxes and clicks too, and can be measured untuned."""
+
+    @property
+    def measures_before(self) -> bool:
+        config: Any = self.config
+        measured: bool = config.eval.before
+        return measured
+
+    @classmethod
+    def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:
+        return (*super().quiet(in_grid=in_grid), "eval.prompts=0", *(["eval.before=false"] if in_grid else []))
+
+
 def contrastive_loss(*, cells: int, temperature: float, seed: int) -> ScoreLoss:
     """Returns the pixel-level supervised contrastive loss on image embeddings, its draw of cells seeded."""
     generator = torch.Generator().manual_seed(seed)

@@ -128,6 +128,7 @@ class PixelEval(shared.Eval):
 class PromptEval(PixelEval):
     """`eval` of a task whose model answers boxes and clicks."""
 
+    before: bool = Field(True, description="measure the untuned model too")
     prompts: int = Field(
         32, ge=0, description="pictures of val, and of scenes, on which prompts are tried before and after; 0: none"
     )

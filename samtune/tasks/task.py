@@ -98,8 +98,6 @@ class Task(ABC, Generic[ConfigT]):
     words: ClassVar[Words]
     packages: ClassVar[tuple[str, ...]]
     """What beside torch decides the numbers, for the header of a run's config."""
-    measures_before: ClassVar[bool]
-    """Whether the untuned model can be measured: a new head can't."""
     contrast_draws: ClassVar[bool]
     """Whether the contrastive scoring loss draws by a seed of its own: a second pass then shows what the draw does."""
     description: ClassVar[type[Description]]
@@ -109,6 +107,11 @@ class Task(ABC, Generic[ConfigT]):
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
+
+    @property
+    def measures_before(self) -> bool:
+        """Whether the untuned model is measured: a new head can't be."""
+        return False
 
     @abstractmethod
     def build(self, needs: Needs | None) -> tuple[Backbone, Loaders]:

@@ -86,7 +86,9 @@ def test_what_a_run_leaves(made: Made) -> None:
     assert metrics["task"] == made.task == task_of_file(made.merged).name
     assert metrics["trainable"]["head"] > 0 and metrics["trainable"]["selected"] > 0
     if made.task == "instances":
-        assert set(metrics["prompts"]) == {"none", "box", "point", "points3"} and {"AP50", "PQ"} <= set(metrics["metrics"])
+        assert set(metrics["prompts"]) == {"none", "box", "point", "points3"} and {"AP50", "PQ"} <= set(
+            metrics["metrics"]
+        )
     else:
         assert 0 < metrics["mIoU"] <= 1
     lines = (made.place / "run" / "history.jsonl").read_text().splitlines()

@@ -78,8 +78,9 @@ def test_nothing_is_tried_where_that_is_switched_off(
     settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept, "dice_by_prompt", lambda *_: pytest.fail("tried"))
-    finetune(load_config("polyp.yaml", (*settings, "eval.prompts=0")), run_dir=Path("run"))
+    finetune(load_config("polyp.yaml", (*settings, "eval.prompts=0", "eval.before=false")), run_dir=Path("run"))
     content = json.loads(Path("run/metrics.json").read_text())
+    assert content["before"] is None and not Path("run/before").exists() and content["mDice"] > 0
     assert content["prompts"] is None and "prompts" not in content["definition"]
 
 

@@ -56,7 +56,6 @@ class ClassificationTask(Task[ClassificationConfig]):
         axis="top-1 accuracy, %",
     )
     packages = ("timm", "torchvision")
-    measures_before = False
     contrast_draws = False  # the two views come with the images
     description: ClassVar[type[Description]] = ClassDescription
     service = ClassService

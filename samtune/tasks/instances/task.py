@@ -34,7 +34,7 @@ from samtune.tasks.instances.prompts.practice import PromptPractice, practice_lo
 from samtune.tasks.instances.report import InstanceReport
 from samtune.tasks.instances.separate import MAPS, maps_dice_bce, trivial_instances
 from samtune.tasks.instances.service import InstanceService
-from samtune.tasks.pixels import PixelTask
+from samtune.tasks.pixels import PromptTask
 from samtune.tasks.predict import Prediction
 from samtune.tasks.probe.answers import spread
 from samtune.tasks.probe.kept import DEFINITION, kept_sections, lost, measure_kept, measured_before, object_batches
@@ -42,7 +42,7 @@ from samtune.tasks.task import Measuring, Pages, Words
 from samtune.types import Batch, OutputLoss
 
 
-class InstanceTask(PixelTask[InstanceConfig]):
+class InstanceTask(PromptTask[InstanceConfig]):
     """Tunes a Segment Anything to find every object, by maps of its own and by prompts."""
 
     name = "instances"
@@ -55,7 +55,6 @@ class InstanceTask(PixelTask[InstanceConfig]):
         axis="AP50",
     )
     losses = {"dice_bce": maps_dice_bce}  # noqa: RUF012
-    measures_before = True
     description = InstanceDescription
     service = InstanceService
 
@@ -182,10 +181,6 @@ class InstanceTask(PixelTask[InstanceConfig]):
     @classmethod
     def verify(cls, folder: Path, *, name: str | None) -> VerifyReport:
         return verify_folder(folder, name=name)
-
-    @classmethod
-    def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:
-        return (*super().quiet(in_grid=in_grid), "eval.prompts=0")
 
     @classmethod
     def items(cls, folder: Path) -> list[Pair]:

@@ -35,7 +35,7 @@ from samtune.tasks.masks.predict import predict_files
 from samtune.tasks.masks.report import DEFAULT_METRICS, Report, object_sides
 from samtune.tasks.masks.service import MaskService
 from samtune.tasks.masks.splits import kind_of, recognises, resolve_split, verify_folder, with_object
-from samtune.tasks.pixels import PixelTask
+from samtune.tasks.pixels import PromptTask
 from samtune.tasks.predict import Prediction
 from samtune.tasks.probe.answers import spread
 from samtune.tasks.probe.kept import DEFINITION, kept_sections, lost, measure_kept, measured_before, object_batches
@@ -46,7 +46,7 @@ from samtune.types import Batch
 MEAN_OF = 100  # training masks at most, spread over all
 
 
-class SegmentationTask(PixelTask[SegmentationConfig]):
+class SegmentationTask(PromptTask[SegmentationConfig]):
     """Tunes a Segment Anything model with Dice + BCE."""
 
     name = "segmentation"
@@ -59,7 +59,6 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
         axis="mDice",
     )
     losses = LOSSES
-    measures_before = True
     description = MaskDescription
     service = MaskService
 
@@ -206,10 +205,6 @@ class SegmentationTask(PixelTask[SegmentationConfig]):
     @classmethod
     def verify(cls, folder: Path, *, name: str | None) -> VerifyReport:
         return verify_folder(folder, name=name)
-
-    @classmethod
-    def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:
-        return (*super().quiet(in_grid=in_grid), "eval.prompts=0")
 
     @classmethod
     def items(cls, folder: Path) -> list[Pair]:

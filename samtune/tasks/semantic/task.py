@@ -47,7 +47,6 @@ class SemanticTask(PixelTask[SemanticConfig]):
         axis="mIoU",
     )
     losses = LOSSES
-    measures_before = False
     description = MapDescription
     service = MapService
 
