@@ -162,7 +162,7 @@ class TaskComparison:
         for name, found in self.differences.items():
             difference = found[place]
             values[name]["against"] = difference and difference.to_json()
-        shown = {"title": method.title, "values": values, "percent": _percent(method)}
+        shown: dict[str, Any] = {"title": method.title, "values": values, "percent": _percent(method)}
         shown |= {"runs": [str(run.folder) for run in method.runs], "left_out": apart_json(method)}
         return shown | cost_numbers(method)
 
