@@ -4,6 +4,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from typer import Argument, Option, Typer
 
 from samtune import console
 from samtune.base.paths import find_path
+from samtune.cli.grouped import grouped
 from samtune.errors import ConfigError
 
 use_app = Typer()
@@ -57,18 +59,14 @@ def evaluate(
         console.print_line(f"\n{out}")
 
 
-@use_app.command(rich_help_panel="Use a checkpoint")
-def predict(
-    checkpoint: Checkpoint,
-    paths: Annotated[list[Path], Argument(metavar="PATH", help="Images, or folders of images.")],
-    out: Annotated[
-        Path, Option(metavar="DIR", help="Where STEM.png masks (0, 255), annotations or predictions.csv go.")
-    ],
-    overlay: Annotated[bool, Option("--overlay", help="Also draw each mask over its image.")] = False,
+@dataclass(frozen=True)
+class Asked:
+    """The options of how `predict` asks the model."""
+
     box: Annotated[
         list[str] | None,
         Option(metavar="X1,Y1,X2,Y2", help="Prompt for a single image: a box in its pixels; repeat for more."),
-    ] = None,
+    ] = None
     point: Annotated[
         list[str] | None,
         Option(
@@ -76,7 +74,27 @@ def predict(
             help="Prompt for a single image: a point on the object; repeat for more. 16x16, of instances: clicks on a "
             "grid over each image, as Segment Anything's own generator finds objects.",
         ),
-    ] = None,
+    ] = None
+    tiles: Annotated[
+        str | None,
+        Option(
+            metavar="SIZE[,OVERLAP]",
+            help="Answer large images by tiles: side and overlap in their pixels; a quarter of SIZE if it is left out. "
+            "A file that was tuned by tiles has its own.",
+        ),
+    ] = None
+
+
+@use_app.command(rich_help_panel="Use a checkpoint")
+@grouped("asked")
+def predict(
+    checkpoint: Checkpoint,
+    paths: Annotated[list[Path], Argument(metavar="PATH", help="Images, or folders of images.")],
+    out: Annotated[
+        Path, Option(metavar="DIR", help="Where STEM.png masks (0, 255), annotations or predictions.csv go.")
+    ],
+    asked: Asked,
+    overlay: Annotated[bool, Option("--overlay", help="Also draw each mask over its image.")] = False,
     format: Annotated[
         str | None,
         Option(
@@ -90,15 +108,16 @@ def predict(
 ) -> None:
     """Write the mask of each image, at its own size, its class, the class of each pixel, or its objects."""
     _check_device(device)
-    boxes_xyxy = [_numbers("--box", text, 4) for text in box or ()]
-    grid = _grid(point or ())
-    points_xy = [] if grid else [_numbers("--point", text, 2) for text in point or ()]
+    boxes_xyxy = [_numbers("--box", text, 4) for text in asked.box or ()]
+    points, tiles = asked.point or (), None if asked.tiles is None else _sides(asked.tiles)
+    grid = _grid(points)
+    points_xy = [] if grid else [_numbers("--point", text, 2) for text in points]
     from samtune.files.find import find_model
     from samtune.tasks.predict import Prediction
     from samtune.tasks.table import task_of_file
 
     file = find_model(checkpoint)
-    request = Prediction(file, paths, out, device, overlay, boxes_xyxy, points_xy, format, grid)
+    request = Prediction(file, paths, out, device, overlay, boxes_xyxy, points_xy, format, grid, tiles)
     console.print_line(task_of_file(file).predict_files(request))
 
 
@@ -139,6 +158,25 @@ def _grid(points: Sequence[str]) -> int | None:
     if rows != columns or not 1 <= rows <= 64:
         raise ConfigError(f"--point {points[0]}: a grid has as many rows as columns, 1 to 64, such as 16x16.")
     return rows
+
+
+def _sides(text: str) -> tuple[int, int]:
+    """Returns side and overlap of tiles, by the rule of `data.tiles`."""
+    from pydantic import ValidationError
+
+    from samtune.tasks.sections import TileSettings
+
+    sides = None
+    if found := re.fullmatch(r"(\d{1,5})(?:,(\d{1,5}))?", text):
+        size, overlap = found.groups()
+        try:
+            sides = TileSettings(size=int(size), overlap=None if overlap is None else int(overlap)).sides
+        except ValidationError:
+            sides = None
+    if sides is None:
+        expected = "SIZE or SIZE,OVERLAP in pixels, 64 to 4096 and 1 to half of SIZE, such as 512,128"
+        raise ConfigError(f"--tiles {text!r}: expected {expected}.")
+    return sides
 
 
 def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:

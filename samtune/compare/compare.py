@@ -8,7 +8,16 @@ from typing import Any
 
 from samtune.compare.against import Difference, definitions_against, differences, find_method, tests_grid
 from samtune.compare.read import Method, Row, base_values, check_same_images, load_methods
-from samtune.compare.tables import Grid, apart_grids, cost_grid, cost_numbers, counts_grid, definitions, to_text
+from samtune.compare.tables import (
+    Grid,
+    apart_grids,
+    apart_json,
+    cost_grid,
+    cost_numbers,
+    counts_grid,
+    definitions,
+    to_text,
+)
 from samtune.compare.tasks import TaskComparison, compare_tasks
 from samtune.errors import ConfigError, DataError
 from samtune.sweep.settings import ONE_TASK
@@ -154,7 +163,8 @@ class Comparison:
                 gains["against"] = difference and difference.to_json()
             result[metric] = {"mean": mean, "std": deviation, "ci95": row.ci95(metric), **gains}
         shared = {key: row.runs[0].facts.get(key) for key in ("lr", "values", "edge", "steps")}
-        return result | {"trainable": row.runs[0].trainable or None} | shared | cost_numbers(method)
+        result |= {"trainable": row.runs[0].trainable or None, "left_out": apart_json(method)}
+        return result | shared | cost_numbers(method)
 
 
 Compared = Comparison | TaskComparison

@@ -1,5 +1,6 @@
 """The tables of a comparison that do not depend on the number of tasks, and how their numbers are written."""
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,16 @@ def apart_grids(methods: Sequence[Method]) -> list[Grid]:
     """Returns what each run says of images that the means leave out; no table where none leaves out any."""
     rows = [[f"{m.title}, seed {run.seed}", line] for m in methods for run in m.runs for line in run.report.apart()]
     return [(("left out of the means", "what was found"), rows)] if rows else []
+
+
+def apart_json(method: Method) -> list[dict[str, Any]]:
+    """Returns the same of one method: each run that leaves out images, its numbers, null if undefined, and words."""
+    found = []
+    for run in method.runs:
+        if text := run.report.apart():
+            numbers = {name: None if math.isnan(v) else v for name, v in run.report.left_out.items()}
+            found.append({"run": str(run.folder), **numbers, "text": text})
+    return found
 
 
 def cost_grid(methods: Sequence[Method]) -> Grid:

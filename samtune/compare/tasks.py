@@ -8,7 +8,16 @@ from typing import Any
 
 from samtune.compare.against import Difference, Parts, definitions_against, differences, tests_grid
 from samtune.compare.read import Column, Method
-from samtune.compare.tables import Grid, apart_grids, cost_grid, cost_numbers, counts_grid, definitions, to_text
+from samtune.compare.tables import (
+    Grid,
+    apart_grids,
+    apart_json,
+    cost_grid,
+    cost_numbers,
+    counts_grid,
+    definitions,
+    to_text,
+)
 from samtune.config.papers import PublishedRow, published
 from samtune.errors import ConfigError, DataError
 
@@ -153,8 +162,9 @@ class TaskComparison:
         for name, found in self.differences.items():
             difference = found[place]
             values[name]["against"] = difference and difference.to_json()
-        shown = {"title": method.title, "values": values, "percent": _percent(method)}
-        return shown | {"runs": [str(run.folder) for run in method.runs]} | cost_numbers(method)
+        shown: dict[str, Any] = {"title": method.title, "values": values, "percent": _percent(method)}
+        shown |= {"runs": [str(run.folder) for run in method.runs], "left_out": apart_json(method)}
+        return shown | cost_numbers(method)
 
 
 def compare_tasks(

@@ -163,7 +163,9 @@ class Tune(Section):
 
     biases: bool | None = Field(None, description="train the biases of the encoder; empty: as the method's paper does")
     exclude: Names = Field((), description="parts that stay frozen, such as [block 0, neck]")
-    base: Literal["fp32", "bf16"] = Field("fp32", description="how the frozen weights are held while training")
+    base: Literal["fp32", "bf16", "int8"] = Field(
+        "fp32", description="how the frozen weights are held while training; int8, of linear layers, moves answers"
+    )
     start: Start = Field(Start(), description="GRFT's pull to the start point")
 
     @property

@@ -116,6 +116,19 @@ class Description(BaseModel):
         """How the model sees pictures; None for as a whole."""
         return None if self.tiles is None else Tiles(*self.tiles, self.image_size)
 
+    def by_tiles(self, tiles: tuple[int, int] | None, path: Path) -> Self:
+        """Returns it with these tiles, side and overlap in pixels; as it is for None.
+
+        Raises:
+            ConfigError: the file at `path` has tiles of its own.
+        """
+        if tiles is None:
+            return self
+        if self.tiles is not None:
+            own = f"{path} was tuned by tiles of {self.tiles[0]} pixels that share {self.tiles[1]}, and uses them"
+            raise ConfigError(f"--tiles: {own}. Leave it out.")
+        return self.model_copy(update={"tiles": tiles})
+
     @classmethod
     def of(cls, model: Backbone, *, base_hash: str, additions: tuple[Addition, ...], **own: Any) -> Self:
         """Describes a merged model; `own` is what it does not know: the fields of the task, and `classes`."""

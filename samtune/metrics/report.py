@@ -92,8 +92,13 @@ class AnyReport(ABC):
         name = next(iter(self.values))
         return uncertain(self.ci95[name], n_images=self.n_images, name=name)
 
+    @property
+    def left_out(self) -> dict[str, float]:
+        """What was measured on rows that the headline numbers leave out."""
+        return {}
+
     def apart(self) -> list[str]:
-        """Returns sentences on rows that the headline numbers leave out, with what was measured on them."""
+        """Returns `left_out` in sentences; none where no row is left out."""
         return []
 
     def to_json(self, before: AnyReport | None = None, trainable: Mapping[str, float] | None = None) -> dict[str, Any]:

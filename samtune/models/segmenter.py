@@ -99,9 +99,13 @@ class Segmenter(Backbone):
 
         With classes, a batch without prompts gets (B, n, 4h, 4w) logits, one map for each.
         """
-        if self.classes is not None and batch.prompts is None:
-            return self.decode_classes(self.embed(batch))
-        return self.decode(self.embed(batch), batch.prompts)
+        return self.answer(self.embed(batch), batch.prompts)
+
+    def answer(self, embedded: Embedded, prompts: Prompts | None) -> Tensor:
+        """Decodes pictures to what `forward` returns."""
+        if self.classes is not None and prompts is None:
+            return self.decode_classes(embedded)
+        return self.decode(embedded, prompts)
 
     def answering(self, batch: Batch) -> Answering:
         """Encodes the picture once; earlier answers are mask prompts. With classes, no prompt asks for the first."""

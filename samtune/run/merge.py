@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from samtune.base.tensors import in_fp32
 from samtune.errors import CheckpointError
@@ -15,6 +16,7 @@ from samtune.run.prepare import Job
 from samtune.selection import Selection
 from samtune.tuning import merge
 from samtune.tuning.precision import is_lowered, restore_base
+from samtune.types import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +34,10 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
         CheckpointError: unselected entries or logits moved, or the delta does not restore both models: a bug of ours.
     """
     batch = job.loaders.example().to(job.model.device)
+    trained_on = _answer(job, batch) if job.config.tune.base == "int8" else None
     if is_lowered(job.model):
         restore_base(job.model, job.base)
-    with evaluation_mode(job.model), torch.no_grad():
-        tuned = job.model(batch)
+    tuned = _answer(job, batch)
     merge(job.model)
     state = in_fp32(job.model.net.state_dict())
     added = tuple(addition for addition in selection.additions if not addition.merges)
@@ -62,6 +64,16 @@ def merge_and_audit(job: Job, selection: Selection, folder: Path) -> None:
     if audited.idle:
         rate = f"train.lr = {job.config.train.lr:g} is far too high or too low"
         logger.warning("the training changed no selected entry, so this model is its base: perhaps %s", rate)
+    if trained_on is not None:
+        moved, largest = float((tuned - trained_on).abs().max()), float(tuned.abs().max())
+        rounded = "the training, and its validations, saw the base in 8 bits; the merged model has it as it was"
+        logger.info("audit: %s: logits of a batch moved by up to %.3g, of up to %.3g", rounded, moved, largest)
     equal = "equal tuned logits" if worst == 0 else f"are within {worst:.1g} of tuned logits"
     for line in (*audited.lines, f"merged logits {equal}", "base + delta = merged model, and back"):
         logger.info("audit: %s", line)
+
+
+def _answer(job: Job, batch: Batch) -> Tensor:
+    with evaluation_mode(job.model), torch.no_grad():
+        logits: Tensor = job.model(batch)
+    return logits

@@ -25,6 +25,7 @@ from samtune.run.settings import needs_of
 from samtune.selection import Needs, check_select
 from samtune.tasks.table import task_of
 from samtune.tasks.task import Task
+from samtune.tuning.precision import check_rounding
 from samtune.tuning.start import check_start
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ def prepare(config: Config) -> Job:
     if choice.file is None:
         check_select(model, name=choice.name, budget=choice.budget, exclude=config.tune.exclude, **choice.options)
     check_start(model, config.tune.start.blocks)
+    if config.tune.base == "int8":
+        check_rounding(model)
     model.checkpointing = config.train.checkpointing
     counts = [len(part) for part in (loaders.splits.train, loaders.splits.val, loaders.splits.test)]
     facts = (model.name, model.image_size, device, "bf16" if bf16 else "fp32", *counts)

@@ -73,7 +73,7 @@ def train(job: Job, selection: Selection, keeper: RunKeeper, log: Callable[[Even
 
 def attach_selection(job: Job, selection: Selection) -> dict[str, nn.Parameter]:
     """Attaches a selection as the config says."""
-    base_dtype = torch.bfloat16 if job.config.tune.base == "bf16" else None
+    base_dtype = {"fp32": None, "bf16": torch.bfloat16, "int8": torch.int8}[job.config.tune.base]
     return attach(job.model, selection, seed=job.config.run.seed, base_dtype=base_dtype)
 
 

@@ -20,10 +20,11 @@ from samtune.data.pair_splits import MaskKind, resolve_parts
 from samtune.data.pairs import Pair, find_pairs
 from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
-from samtune.models.sam.model import upsample_logits
+from samtune.models.sam.cached import CachedEncoder
+from samtune.models.sam.model import SamModel, upsample_logits
 from samtune.scoring.contrastive import pixel_contrastive
 from samtune.scoring.score import ScoreLoss
-from samtune.selection import Needs
+from samtune.selection import Needs, Selection
 from samtune.tasks.evaluate import check_finite
 from samtune.tasks.predict import checked_image
 from samtune.tasks.task import Task
@@ -61,6 +62,25 @@ class PixelTask(Task[ConfigT]):
         """Returns how a model sees pictures, by `data.tiles`; None for as a whole."""
         sides = self.tile_sides
         return None if sides is None else Tiles(*sides, model.image_size)
+
+    def encoder(
+        self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
+    ) -> Backbone | CachedEncoder:
+        """Returns the model, or what reads its image embeddings from the folder `train.embeddings`.
+
+        Raises:
+            ConfigError: a model that keeps none, or a selection that changes them.
+        """
+        config: Any = self.config
+        folder: Path | None = config.train.embeddings
+        if folder is None:
+            return model
+        if not isinstance(model, SamModel):
+            raise ConfigError(
+                f"train.embeddings is not for {model.name}, only for sam_lite, sam_tiny and sam_vit. Leave it empty."
+            )
+        check_embeddings(model, selection)
+        return CachedEncoder(model, folder, base_hash=base_hash, autocast=autocast)
 
     @abstractmethod
     def target_text(self) -> str:
@@ -111,6 +131,17 @@ class PromptTask(PixelTask[ConfigT]):
     @classmethod
     def quiet(cls, *, in_grid: bool) -> tuple[str, ...]:
         return (*super().quiet(in_grid=in_grid), "eval.prompts=0", *(["eval.before=false"] if in_grid else []))
+
+
+def check_embeddings(model: SamModel, selection: Selection) -> None:
+    """Raises a `ConfigError` for a selection that trains the encoder: embeddings would not stay what they are."""
+    roles = model.roles()
+    trained = [name for name in selection.names() if roles[name] not in ("decoder", "head")]
+    if trained := [*trained, *(addition.name for addition in selection.additions)]:
+        raise ConfigError(
+            f"train.embeddings caches what the encoder computes, but {trained[0]} trains "
+            f"({len(trained)} tensors of the encoder). Leave it empty, or use 'select={{name: linear}}'."
+        )
 
 
 def contrastive_loss(*, cells: int, temperature: float, seed: int) -> ScoreLoss:

@@ -39,6 +39,7 @@ class Prediction:
         points_xy: likewise, all on the object.
         format: of the answers; None for the task's first, "stack" for the pages of files that are slices.
         grid: clicks along a side by which segment-anything's own generator finds objects; None for the task's way.
+        tiles: side and overlap in pixels of the images, for a file that has none of its own.
     """
 
     checkpoint: Path
@@ -50,6 +51,7 @@ class Prediction:
     points_xy: Sequence[tuple[float, ...]] = ()
     format: str | None = None
     grid: int | None = None
+    tiles: tuple[int, int] | None = None
 
     @property
     def stack(self) -> bool:
@@ -66,7 +68,11 @@ def check_stack(request: Prediction) -> None:
 
 
 def refuse_format(request: Prediction) -> None:
-    """Raises a `ConfigError` for a task whose answers have one format."""
+    """Raises a `ConfigError` for a task whose answers have one format, and are of whole images."""
+    if request.tiles is not None:
+        raise ConfigError(
+            f"--tiles is for masks, maps of classes and objects; {request.checkpoint} takes whole images."
+        )
     if request.format is not None:
         what = "masks, maps of classes and objects"
         raise ConfigError(f"--format {request.format!r} is for {what}; {request.checkpoint} answers in one.")

@@ -110,6 +110,25 @@ class PixelData(shared.Data):
                 )
 
 
+class CachingTrain(shared.Train):
+    """`train` of a task whose model can read image embeddings from disk."""
+
+    embeddings: PathText | None = Field(
+        None, description="folder of cached image embeddings; for decoder-only training without augmentation"
+    )
+
+    def views(self, data: PixelData, augment: object, still: object) -> Iterator[Fault]:
+        """Yields what shows an image in more than the one view that is cached: other values than `still`, and crops."""
+        if self.embeddings is None:
+            return
+        one = "with train.embeddings, which keeps one view of an image"
+        if augment != still:
+            wanted = still if isinstance(still, str) else shown(still)
+            yield impossible_pair("data.augment", augment, f"{wanted} {one}", "train.embeddings")
+        if data.tiles.size is not None:
+            yield impossible_pair("data.tiles.size", data.tiles.size, f"no tiles {one}", "train.embeddings")
+
+
 class PixelScore(shared.Score):
     """`score`: the gradient pass that selection reads."""
 

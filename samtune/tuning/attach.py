@@ -30,7 +30,7 @@ def attach(
         model: plain; its state dict keeps the stock keys, with current values, beside additions that do not merge.
         seed: of the initial values of additions.
         base_dtype: of frozen linear and conv weights, torch.bfloat16 or torch.float16; the model then runs under
-            autocast to it only. None leaves them as they are.
+            autocast to it only. torch.int8, see `lower_base`, is for linear layers. None leaves them as they are.
 
     Returns:
         name -> what an optimizer trains: by the name of a stock tensor the whole parameter, or its (n,) chosen

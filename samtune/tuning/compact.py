@@ -27,11 +27,13 @@ from torch.autograd.function import FunctionCtx
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from samtune.models.backbone import is_pointwise
-from samtune.tuning.product import SelectedProduct, Stock, once_differentiable
+from samtune.tuning.product import Rounded, SelectedProduct, Stock, once_differentiable
 from samtune.tuning.taps import TapPlan, convolve, is_depthwise, plan_taps
 
 KEEP_WHOLE_INPUT = 0.75  # above this share of columns, keeping X itself is cheaper than a copy of X[:, U]
 _SUFFIX = "_values"
+SCALE = "weight_scale"
+"""The buffer beside a weight in 8 bits."""
 
 
 def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
@@ -98,7 +100,7 @@ class CompactModule(nn.Module):
         """
         values, dense = self.values(), self._parameters[self.tuned_name]
         assert dense is not None
-        if values._version != self.written_version:
+        if dense.is_floating_point() and values._version != self.written_version:  # 8 bits don't hold the values
             with torch.no_grad():
                 dense.view(-1)[self.tuned_indices] = values.detach().to(dense.dtype)
             self.written_version = values._version
@@ -135,10 +137,33 @@ class _Product(CompactModule):
         """Maps (..., inputs) to (..., outputs) by the stock operation, in autocast's dtype where that is on."""
         if torch.is_autocast_enabled(device := x.device.type):
             x = x.to(torch.get_autocast_dtype(device))
-        weight, bias = self.dense().flatten(1), self._parameters["bias"]
+        rounded = rounded_weight(self, self.tuned_indices, self.values())
+        weight, bias = rounded or self.dense().flatten(1), self._parameters["bias"]
         return SelectedProduct.apply(  # type: ignore[no-any-return]
             stock, x, weight, bias, self.values(), self.tuned_rows, self.tuned_columns, self.tuned_places
         )
+
+
+def rounded_weight(module: nn.Module, *chosen: Tensor) -> Rounded | None:
+    """Returns the weight of a linear layer that holds it in 8 bits; None where it holds it as it is.
+
+    Args:
+        chosen: flat (n,) int64 indices of its tuned entries and their (n,) values, or nothing.
+    """
+    scale, codes = module._buffers.get(SCALE), module._parameters["weight"]
+    return None if scale is None or codes is None else Rounded(codes, scale, *chosen)
+
+
+class RoundedLinear(nn.Linear):
+    """A frozen linear layer whose weight is in 8 bits."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (..., inputs) to (..., outputs), in autocast's dtype where that is on."""
+        if torch.is_autocast_enabled(device := input.device.type):
+            input = input.to(torch.get_autocast_dtype(device))
+        product = (F.linear, input, rounded_weight(self), self.bias, None, None, None, None)
+        return SelectedProduct.apply(*product)  # type: ignore[no-any-return]
 
 
 class CompactLinear(_Product, nn.Linear):

@@ -12,6 +12,7 @@ from samtune.errors import CheckpointError
 from samtune.models.backbone import is_pointwise
 from samtune.selection.selection import Addition
 from samtune.tuning.addition import Folding, add_rows, double, misfit
+from samtune.tuning.compact import rounded_weight
 
 
 class LoRA(Folding):
@@ -157,6 +158,7 @@ def product(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
 
 def _weight(host: nn.Module, rows: tuple[int, int]) -> Tensor:
     """Returns the (rows, in) weight of a host, detached."""
-    weight = host._parameters["weight"]
+    rounded, weight = rounded_weight(host), host._parameters["weight"]
     assert weight is not None
-    return weight.detach()[slice(*rows)].flatten(1)
+    dense = weight.detach() if rounded is None else rounded.to(torch.float32)
+    return dense[slice(*rows)].flatten(1)

@@ -1,8 +1,9 @@
-"""Keep the frozen base in bfloat16 while it trains, and put it back: half the memory for the same numbers.
+"""Keep the frozen base in bfloat16 or in 8 bits while it trains, and put it back: a half or a quarter of its memory.
 
 Under bfloat16 autocast every linear and conv layer rounds its weight before use, so a weight that is stored rounded
-gives the same answers bit for bit. Tuned entries keep their fp32 values, and biases, norms and position tables stay
-as they are.
+gives the same answers bit for bit. 8 bits are other numbers: what trains does so on the rounded base, and answers move
+a little when the base is put back. Tuned entries keep their fp32 values, and biases, norms and position tables stay as
+they are.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.backbone import Backbone
-from samtune.tuning.compact import CompactModule
+from samtune.tuning.compact import SCALE, CompactLinear, CompactModule, RoundedLinear
+from samtune.tuning.product import Rounded
 
-LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 
 
 def lower_base(model: Backbone, dtype: torch.dtype) -> None:
@@ -23,9 +25,14 @@ def lower_base(model: Backbone, dtype: torch.dtype) -> None:
     Until `restore_base`, the model runs under autocast to the same dtype only (stock layers refuse fp32 inputs
     otherwise), and its state dict is the rounded one. Entries that are tuned later start from the rounded weights.
 
+    torch.int8 is for linear layers alone, each row by a scale of its own; the model runs in any precision then, and
+    its state dict has codes.
+
     Raises:
-        ConfigError: another dtype.
+        ConfigError: another dtype, or torch.int8 for a model without linear layers.
     """
+    if dtype == torch.int8:
+        return _round_linears(model)
     if dtype not in LOW.values():
         raise ConfigError(f"the frozen base can't be stored as {dtype}. Allowed: {', '.join(LOW)}.")
     for _, weight in _weights(model):
@@ -55,8 +62,37 @@ def restore_base(model: Backbone, base: Mapping[str, Tensor]) -> None:
     for name, weight in lowered.items():
         weight.data = base[name].detach().to(weight.device, copy=True)
     for module in model.modules():
+        module._buffers.pop(SCALE, None)
         if isinstance(module, CompactModule):
             module.written_version = -1  # the base has none of the tuned values
+        if type(module) is RoundedLinear:
+            module.__class__ = nn.Linear  # type: ignore[assignment]
+
+
+def check_rounding(model: Backbone) -> None:
+    """Raises a `ConfigError` for a model without linear layers outside of decoder and head, which 8 bits are about."""
+    if not _linears(model):
+        raise ConfigError(
+            f"tune.base: int8 is for linear layers, and {model.name} has none outside of its decoder or head. "
+            "Use fp32 or bf16."
+        )
+
+
+def _round_linears(model: Backbone) -> None:
+    check_rounding(model)
+    for module, weight in _linears(model):
+        if weight.requires_grad:
+            continue
+        rounded = Rounded.of(weight.detach())
+        weight.data = rounded.codes
+        module.register_buffer(SCALE, rounded.scale, persistent=False)
+        if type(module) is nn.Linear:
+            module.__class__ = RoundedLinear
+
+
+def _linears(model: Backbone) -> list[tuple[nn.Module, nn.Parameter]]:
+    found = [(model.net.get_submodule(name.rpartition(".")[0]), weight) for name, weight in _weights(model)]
+    return [(module, weight) for module, weight in found if type(module) in (nn.Linear, CompactLinear)]
 
 
 def _weights(model: Backbone) -> Iterator[tuple[str, nn.Parameter]]:

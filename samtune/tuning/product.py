@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -49,20 +50,56 @@ class _Refusal(torch.autograd.Function):
         )
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """A weight in 8 bits, made dense for each product and never kept: codes times the scale of their row.
+
+    Attributes:
+        codes: (outputs, inputs) int8, -127 to 127.
+        scale: (outputs, 1) fp32.
+        places, values: (n,) flat places of the codes that don't count, and what stands there; None for none.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    places: Tensor | None = None
+    values: Tensor | None = None
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Self:
+        """Rounds an (outputs, inputs) weight: the largest of a row becomes 127, and no entry moves by half a step."""
+        scale = weight.abs().amax(dim=1, keepdim=True).float() / 127
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        return cls((weight / scale).round().clamp(-127, 127).to(torch.int8), scale)
+
+    def to(self, dtype: torch.dtype) -> Tensor:
+        """Returns the weight in a float dtype: (outputs, inputs)."""
+        dense = (self.codes * self.scale).to(dtype)
+        if self.places is not None and self.values is not None:
+            dense.view(-1)[self.places] = self.values.detach().to(dtype)
+        return dense
+
+
 class SelectedProduct(torch.autograd.Function):
     """y = x W^T + b in the dtype of x; of the gradient of W only the product that holds the chosen entries exists."""
 
     @staticmethod
     def forward(
-        ctx: Any, stock: Stock, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, *plan: Tensor | None
+        ctx: Any,
+        stock: Stock,
+        x: Tensor,
+        weight: Tensor | Rounded,
+        bias: Tensor | None,
+        values: Tensor | None,
+        *plan: Tensor | None,
     ) -> Tensor:
         """Maps x (..., inputs) to (..., outputs).
 
         Args:
             stock: the operation, of x, weight and bias.
-            weight: (outputs, inputs), with the current values in it; of any float dtype.
+            weight: (outputs, inputs), with the current values in it; of any float dtype, or in 8 bits.
             bias: (outputs,), or None.
-            values: (n,), which get the gradient.
+            values: (n,), which get the gradient; None for none.
             plan: R of the outputs and U of the inputs, None for all, and (n,) where each value lies in the flattened
                 product of the backward pass, which holds the chosen entries of the weight's gradient.
         """
@@ -75,15 +112,17 @@ class SelectedProduct(torch.autograd.Function):
             kept[len(columns) :] = 1
         # the weight as it is stored, to be rounded again: rounded copies would hold 160 MiB of a ViT-B for 2 % of time
         _, needs_x, _, _, needs_values, *_ = ctx.needs_input_grad
-        ctx.save_for_backward(kept if needs_values else None, weight if needs_x else None, rows, columns, places)
-        ctx.values_dtype = values.dtype
+        ctx.rounded, dense = (weight, None) if isinstance(weight, Rounded) else (None, weight)
+        ctx.save_for_backward(kept if needs_values else None, dense if needs_x else None, rows, columns, places)
+        ctx.values_dtype = None if values is None else values.dtype
         return stock(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of x (..., inputs), bias (outputs,) and values (n,); `grad` is (..., outputs)."""
-        kept, weight, rows, columns, places = ctx.saved_tensors
+        kept, dense, rows, columns, places = ctx.saved_tensors
+        weight = dense if ctx.rounded is None else ctx.rounded
         flat = grad.reshape(-1, grad.shape[-1])
         grad_x = grad_bias = grad_values = None
         if ctx.needs_input_grad[1]:

@@ -50,4 +50,4 @@ def test_they_are_counted_apart_everywhere(tmp_path: Path, monkeypatch: pytest.M
     assert "Without an object" in page and line in page
     assert line in compare([run]).to_markdown()
     measured = evaluate_file(Evaluation(run / "merged.safetensors", data, device="cpu"))
-    assert measured.without_object == report.without_object and measured.mDice == pytest.approx(report.mDice, abs=1e-6)
+    assert measured.left_out == report.left_out and measured.mDice == pytest.approx(report.mDice, abs=1e-6)

@@ -109,6 +109,19 @@ def test_a_bf16_base_gives_fp32_files_that_differ_in_the_selection_alone(select:
     assert frozen.dtype == torch.float32 and not torch.equal(frozen, frozen.bfloat16().float())
 
 
+@pytest.mark.parametrize("select", ["{name: gps}", "{name: lora, rank: 4}"])
+def test_a_base_in_8_bits_is_told_and_is_not_in_the_files(
+    select: str, run_job: Finetune, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="samtune"):
+        result = run_job(select, "tune.base=int8", "model.name=sam_tiny")  # the audit of the run is the test
+    (said,) = [line for line in caplog.messages if "saw the base in 8 bits" in line]
+    moved, largest = map(float, re.findall(r"up to ([\d.]+)", said))
+    assert 0 < moved < 0.2 * largest
+    report = evaluate_file(Evaluation(result.run_dir / "merged.safetensors", data, split="test", device="cpu"))
+    assert report.mDice == pytest.approx(metrics_of(result)["mDice"], abs=1e-9)
+
+
 def test_scores_are_computed_once_for_methods_that_share_them(
     run_job: Finetune, caplog: pytest.LogCaptureFixture
 ) -> None:

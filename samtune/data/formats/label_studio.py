@@ -1,6 +1,8 @@
-"""Label Studio's JSON: a list of tasks; polygons, brushes, boxes and ellipses in percent of the picture.
+"""Label Studio's JSON: a list of tasks; polygons, boxes and ellipses in percent of the picture, brushes and bitmasks.
 
-Of several annotations of a task the first that was not cancelled is read; a task without any is not used.
+A bitmask is a PNG in base64, black on transparent (labelstud.io/tags/bitmasklabels); as of a brush, a pixel is
+painted whose alpha is > 127. Of several annotations of a task the first that was not cancelled is read; a task without
+any is not used.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 from samtune.base.disk import write_text
@@ -18,13 +20,17 @@ from samtune.data.channels.tiff import picture_size
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered, the_file
 from samtune.data.formats.brush import pack_brush, unpack_brush
 from samtune.data.formats.coco import MOST_FILES, find_annotations
-from samtune.data.formats.shapes import Region, ellipse, encode_rle, polygon, rectangle, turned
+from samtune.data.formats.shapes import Region, ellipse, encode_rle, polygon, rectangle, turned, unpack_png
 from samtune.data.pictures import SUFFIXES
 from samtune.errors import DataError
 
+if TYPE_CHECKING:
+    from samtune.types import MaskArray
+
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
-_SHAPES = ("polygon", "brush", "rectangle", "ellipse")
-_OTHERS = ("bitmask", "magicwand", "keypoint", "vector", "videorectangle", "videovector")  # refused, not left out
+_SHAPES = ("polygon", "brush", "bitmask", "rectangle", "ellipse")
+_BITMASK = "data:image/png;base64,"
+_OTHERS = ("magicwand", "keypoint", "vector", "videorectangle", "videovector")  # refused, not left out
 
 
 def read_label_studio(place: Path) -> Annotations:
@@ -151,6 +157,8 @@ def _region(kind: str, result: Mapping[str, Any], image: Annotated) -> Region:
         return (polygon([[x * across, y * down] for x, y in value["points"]]),)
     if kind == "brush":
         return encode_rle(unpack_brush(value["rle"], height, width))[0]
+    if kind == "bitmask":
+        return encode_rle(_unpack_bitmask(value["imageDataURL"], height, width))[0]
     if kind == "ellipse":
         x, y, right, below = (float(value[key]) for key in ("x", "y", "radiusX", "radiusY"))
         return (ellipse(x * across, y * down, right * across, below * down, float(value.get("rotation") or 0)),)
@@ -160,6 +168,16 @@ def _region(kind: str, result: Mapping[str, Any], image: Annotated) -> Region:
         level = rectangle(left, top, left + right * across, top + below * down)
         return (turned(level, float(value.get("rotation") or 0), (left, top)),)
     raise ValueError(f"a {kind}, which is not read; {', '.join(_SHAPES)} are")
+
+
+def _unpack_bitmask(url: object, height: int, width: int) -> MaskArray:
+    if not isinstance(url, str) or not url.startswith(_BITMASK):
+        raise ValueError(f"a bitmask that does not start with {_BITMASK}")
+    alpha = unpack_png(url.removeprefix(_BITMASK), "A")
+    if alpha.shape != (height, width):
+        found = f"{alpha.shape[1]} x {alpha.shape[0]} pixels, but the picture has {width} x {height}"
+        raise ValueError(f"a bitmask of {found}")
+    return cast("MaskArray", alpha > 127)
 
 
 def _written(image: Annotated, item: Annotation) -> list[dict[str, Any]]:

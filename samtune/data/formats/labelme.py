@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from PIL import Image
 from samtune.base.disk import write_json
 from samtune.data.channels.tiff import picture_size
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered
-from samtune.data.formats.shapes import Region, crop_of, ellipse, place_crop, polygon, rectangle
+from samtune.data.formats.shapes import Region, crop_of, ellipse, place_crop, polygon, rectangle, unpack_png
 from samtune.errors import DataError
 
 _KINDS = "polygon, rectangle, circle and mask"
@@ -94,17 +93,8 @@ def _region(kind: str, shape: Mapping[str, Any], image: Annotated) -> Region:
         return (ellipse(x, y, radius, radius),)
     if kind == "mask":
         left, top = (int(value) for value in points[0])
-        return place_crop(_decoded(shape["mask"]), left, top, image.height, image.width)
+        return place_crop(unpack_png(shape["mask"], "L") > 0, left, top, image.height, image.width)
     raise ValueError(f"a shape of kind {kind!r}, which covers no pixels; {_KINDS} do")
-
-
-def _decoded(text: str) -> np.ndarray:
-    """Returns the mask that a PNG in base64 shows."""
-    try:
-        with Image.open(BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",)) as picture:
-            return np.array(picture.convert("L")) > 0
-    except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"a mask that is no PNG in base64 ({error})") from error
 
 
 def _score(shape: Mapping[str, Any]) -> float | None:

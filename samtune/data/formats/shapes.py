@@ -7,10 +7,12 @@ as the same mask again.
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
+from io import BytesIO
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -141,6 +143,21 @@ def _unpacked(text: str) -> list[int]:
     if shift:
         raise ValueError("packed run lengths that end too early")
     return numbers
+
+
+def unpack_png(text: str, band: Literal["L", "A"]) -> np.ndarray:
+    """Returns the grey values, or the alpha, of a PNG in base64: (h, w) uint8.
+
+    Raises:
+        ValueError: no such PNG.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",)) as picture:
+            return np.array(picture.convert("L") if band == "L" else picture.convert("RGBA").getchannel("A"))
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"a mask that is no PNG in base64 ({error})") from error
 
 
 def place_crop(crop: np.ndarray, left: int, top: int, height: int, width: int) -> Rle:

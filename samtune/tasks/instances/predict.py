@@ -53,16 +53,18 @@ class InstancePredictor:
         self.model, self.info = model, info
 
     @classmethod
-    def from_file(cls, path: str | Path, *, device: str = "auto") -> InstancePredictor:
-        """Loads the `merged.safetensors` or `bundle.safetensors` of a run on instances.
+    def from_file(
+        cls, path: str | Path, *, device: str = "auto", tiles: tuple[int, int] | None = None
+    ) -> InstancePredictor:
+        """Loads the `merged.safetensors` or `bundle.safetensors` of a run on instances; `tiles` as of `Predictor`.
 
         Raises:
             CheckpointError: the file is missing, damaged or of another kind.
-            ConfigError: an unknown device, or one that this machine doesn't have.
+            ConfigError: an unknown device, or one that this machine doesn't have, or tiles for a file that has some.
         """
         model, info = load_merged(Path(path), InstanceDescription, device=pick_device(device))
         assert isinstance(model, Segmenter)
-        return cls(model, info)
+        return cls(model, info.by_tiles(tiles, Path(path)))
 
     def predict(self, image_hwc: PixelArray) -> Instances:
         """Finds the objects of one (H, W, 3) uint8 RGB image, at its size, by the maps.
@@ -103,7 +105,7 @@ def predict_instance_files(request: Request) -> str:
     form = checked_format(request, SUFFIXES, SEPARATE)
     if request.grid is not None and (request.boxes_xyxy or request.points_xy):
         raise ConfigError(f"--point {request.grid}x{request.grid} asks for all objects, --box for some. Leave one out.")
-    predictor = InstancePredictor.from_file(request.checkpoint, device=request.device)
+    predictor = InstancePredictor.from_file(request.checkpoint, device=request.device, tiles=request.tiles)
     images = find_images(request.paths)
     if form in SUFFIXES:
         targets = targets_of(images, request.out, SUFFIXES[form])

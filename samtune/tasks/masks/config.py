@@ -8,9 +8,9 @@ from pydantic import AfterValidator, Field
 
 from samtune.config import sections as shared
 from samtune.config.problems import Fault, impossible_pair, told
-from samtune.config.sections import LARGEST, PathText, SelectorFacts
+from samtune.config.sections import LARGEST, SelectorFacts
 from samtune.errors import unknown_name
-from samtune.tasks.sections import PixelData, PixelModel, PixelScore, PromptEval
+from samtune.tasks.sections import CachingTrain, PixelData, PixelModel, PixelScore, PromptEval
 
 logger = logging.getLogger(__name__)
 
@@ -92,14 +92,6 @@ class Tune(shared.Tune):
         return self.decoder
 
 
-class Train(shared.Train):
-    """`train`: the optimisation."""
-
-    embeddings: PathText | None = Field(
-        None, description="folder of cached image embeddings; for decoder-only training without augmentation"
-    )
-
-
 class Loss(shared.Section):
     """`loss`: the task loss."""
 
@@ -139,16 +131,14 @@ class SegmentationConfig(shared.Config):
     data: Data = Field(description="images and masks")
     score: PixelScore = PixelScore()
     tune: Tune = Tune()
-    train: Train = Train()
+    train: CachingTrain = CachingTrain()
     loss: Loss = Loss()
     eval: Eval = Eval()
 
     def faults(self) -> Iterator[Fault]:
         """Yields what is wrong with sections that are right one by one."""
         yield from super().faults()
-        if self.train.embeddings is not None and self.data.augment:
-            expected = "false with train.embeddings, which keeps one view of an image"
-            yield impossible_pair("data.augment", True, expected, "train.embeddings")
+        yield from self.train.views(self.data, self.data.augment, False)
         if self.select.file is not None and not self.tune.decoder:
             yield impossible_pair("select.file", self.select.file, "no tune.decoder: false beside it", "tune.decoder")
 

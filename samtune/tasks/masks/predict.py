@@ -51,16 +51,19 @@ class Predictor:
         self.model, self.info, self.untuned = model, info, untuned
 
     @classmethod
-    def from_file(cls, path: str | Path, *, device: str = "auto") -> Predictor:
+    def from_file(cls, path: str | Path, *, device: str = "auto", tiles: tuple[int, int] | None = None) -> Predictor:
         """Loads the `merged.safetensors` of a run; "auto" takes the first there is of cuda, mps and cpu.
+
+        Args:
+            tiles: by which it answers, side and overlap in pixels of a picture, where the file has none of its own.
 
         Raises:
             CheckpointError: the file is missing, damaged or no merged file.
-            ConfigError: an unknown device, or one that this machine doesn't have.
+            ConfigError: an unknown device, or one that this machine doesn't have, or tiles for a file that has some.
         """
         file = Path(path)
         model, info = load_merged(file, MaskDescription, device=pick_device(device))
-        return cls(model, info, untuned=model_named(file) is not None)
+        return cls(model, info.by_tiles(tiles, file), untuned=model_named(file) is not None)
 
     def predict(
         self,
@@ -98,7 +101,7 @@ def predict_files(request: Request) -> str:
     form = checked_format(request, ("png", STACK))
     check_stack(request)
     refuse_grid(request)
-    predictor = Predictor.from_file(request.checkpoint, device=request.device)
+    predictor = Predictor.from_file(request.checkpoint, device=request.device, tiles=request.tiles)
     if request.stack:
         return _predict_stacks(predictor, request)
     boxes, points = request.boxes_xyxy or None, request.points_xy or None

@@ -97,10 +97,10 @@ class Report(AnyReport):
             result[f"{size}_iou"] = _mean(row.iou for row in rows)
         undefined = {name: sum(map(math.isnan, values)) for name, values in columns.items()}
         result |= {f"{name}_undefined": count for name, count in undefined.items() if count}
-        return result | self.without_object
+        return result | self.left_out
 
     @property
-    def without_object(self) -> dict[str, float]:
+    def left_out(self) -> dict[str, float]:
         """The `EMPTY_METRICS`; the number of images alone where it is 0, no area where no mask is false."""
         rows = [row for row in self.rows if not row.truth_px]
         false = [row for row in rows if row.pred_px]
@@ -114,7 +114,7 @@ class Report(AnyReport):
         return numbers
 
     def apart(self) -> list[str]:
-        numbers = self.without_object
+        numbers = self.left_out
         if not (count := numbers["empty_images"]):
             return []
         share = numbers["empty_false"]

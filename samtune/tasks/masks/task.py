@@ -14,12 +14,10 @@ from samtune.data.loaders import Loaders
 from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
-from samtune.errors import ConfigError
 from samtune.metrics.advice import too_small
 from samtune.metrics.report import AnyReport
 from samtune.metrics.trivial import TrivialMasks, mean_mask
 from samtune.models.backbone import Backbone
-from samtune.models.sam.model import SamModel
 from samtune.models.table import build_model, build_shapes
 from samtune.selection import Addition, Needs, Selection
 from samtune.tasks.binary import read_mask
@@ -27,7 +25,6 @@ from samtune.tasks.evaluate import Evaluation
 from samtune.tasks.masks.config import Data, SegmentationConfig
 from samtune.tasks.masks.dataset import SegmentationDataset, build_data, mask_dataset
 from samtune.tasks.masks.draw import gallery_sections
-from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
 from samtune.tasks.masks.evaluate import MaskDescription, evaluate, evaluate_file
 from samtune.tasks.masks.losses import LOSSES
 from samtune.tasks.masks.mixed import ByPrompt
@@ -101,21 +98,8 @@ class SegmentationTask(PromptTask[SegmentationConfig]):
     def network(
         self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
-        network = self._encoded(model, selection, base_hash=base_hash, autocast=autocast)
+        network = self.encoder(model, selection, base_hash=base_hash, autocast=autocast)
         return network if len(self.config.data.shares) == 1 else ByPrompt(network)
-
-    def _encoded(
-        self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
-    ) -> nn.Module:
-        folder = self.config.train.embeddings
-        if folder is None:
-            return model
-        if not isinstance(model, SamModel):
-            raise ConfigError(
-                f"train.embeddings is not for {model.name}, only for sam_lite, sam_tiny and sam_vit. Leave it empty."
-            )
-        check_embeddings(model, selection)
-        return CachedEncoder(model, folder, base_hash=base_hash, autocast=autocast)
 
     def evaluate(self, model: nn.Module, loaders: Loaders, how: Measuring) -> Report:
         options, answers = self.config.eval, None

@@ -9,7 +9,7 @@ from samtune.config import sections as shared
 from samtune.config.problems import Fault, impossible_pair, shown, told
 from samtune.config.sections import LARGEST
 from samtune.models.table import names_for_maps
-from samtune.tasks.sections import PixelData, PixelEval, PixelModel, PixelScore
+from samtune.tasks.sections import CachingTrain, PixelData, PixelEval, PixelModel, PixelScore
 
 MOST = 255  # values of a picture of 8 bits, of which one stands for what does not count
 
@@ -83,6 +83,11 @@ class SemanticConfig(shared.Config):
     model: Model = Model()
     data: Data = Field(description="images and maps of classes")
     score: PixelScore = PixelScore()
-    train: shared.Train = shared.Train()
+    train: CachingTrain = CachingTrain()
     loss: Loss = Loss()
     eval: PixelEval = PixelEval()
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong with sections that are right one by one."""
+        yield from super().faults()
+        yield from self.train.views(self.data, self.data.augment, "none")

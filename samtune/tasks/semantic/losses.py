@@ -4,12 +4,14 @@ A model that learns classes alone forgets how to segment what a box shows, thoug
 the encoder and the decoder's transformer are shared. So it practises, on regions of the maps.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samtune.models.segmenter import Segmenter
+from samtune.models.segmenter import Embedded, Segmenter
 from samtune.tasks.prompts import box_of, components
 from samtune.types import IGNORE, Batch, Prompts
 
@@ -40,11 +42,15 @@ LOSSES = {"dice_ce": dice_ce}
 
 
 class BoxPractice(nn.Module):
-    """A model that also answers a box per image while it trains, from the same embeddings; else it is the model."""
+    """A model that also answers a box per image while it trains, from the same embeddings; else it is the model.
 
-    def __init__(self, model: Segmenter) -> None:
+    Args:
+        embed: the model's, or a cache of it.
+    """
+
+    def __init__(self, model: Segmenter, embed: Callable[[Batch], Embedded]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.embed = model, embed
 
     def forward(self, batch: Batch) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Returns (B, n, S/4, S/4) logits of classes; in training also (B, 1, S/4, S/4) of boxed objects, and these.
@@ -52,8 +58,8 @@ class BoxPractice(nn.Module):
         The objects are (B, 1, S, S) bool, see `draw_objects`.
         """
         if not self.training:
-            return self.model.forward(batch)
-        embedded, device = self.model.embed(batch), batch.images.device
+            return self.model.answer(self.embed(batch), batch.prompts)
+        embedded, device = self.embed(batch), batch.images.device
         boxes, objects = draw_objects(batch.masks.cpu())
         answer = self.model.decode(embedded, Prompts(boxes_input=boxes.to(device)))
         return self.model.decode_classes(embedded), answer, objects.to(device)

@@ -48,14 +48,15 @@ class MapPredictor:
         self.model, self.info, self.table = model, info, info.table()
 
     @classmethod
-    def from_file(cls, path: str | Path, *, device: str = "auto") -> MapPredictor:
-        """Loads the `merged.safetensors` or `bundle.safetensors` of a semantic run.
+    def from_file(cls, path: str | Path, *, device: str = "auto", tiles: tuple[int, int] | None = None) -> MapPredictor:
+        """Loads the `merged.safetensors` or `bundle.safetensors` of a semantic run; `tiles` as of `Predictor`.
 
         Raises:
             CheckpointError: the file is missing, damaged or of another kind.
-            ConfigError: an unknown device, or one that this machine doesn't have.
+            ConfigError: an unknown device, or one that this machine doesn't have, or tiles for a file that has some.
         """
-        return cls(*load_merged(Path(path), MapDescription, device=pick_device(device)))
+        model, info = load_merged(Path(path), MapDescription, device=pick_device(device))
+        return cls(model, info.by_tiles(tiles, Path(path)))
 
     def predict(self, image_hwc_uint8: PixelArray) -> MapPrediction:
         """Predicts the classes of one image, at its size: (H, W, 3) uint8 RGB, or as of `predict_prompted`.
@@ -90,7 +91,7 @@ def predict_map_files(request: Request) -> str:
     check_stack(request)
     refuse_grid(request)
     form = checked_format(request, SUFFIXES)
-    predictor = MapPredictor.from_file(request.checkpoint, device=request.device)
+    predictor = MapPredictor.from_file(request.checkpoint, device=request.device, tiles=request.tiles)
     images, written = find_images(request.paths), request.out
     if form in SUFFIXES:
         targets = targets_of(images, request.out, SUFFIXES[form])

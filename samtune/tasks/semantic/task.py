@@ -15,6 +15,7 @@ from samtune.data.pairs import Pair, find_pairs
 from samtune.data.splits import Given
 from samtune.data.verify import VerifyReport
 from samtune.models.backbone import Backbone
+from samtune.models.sam.cached import CachedEncoder
 from samtune.models.segmenter import Segmenter
 from samtune.models.table import build_model, build_shapes
 from samtune.selection import Addition, Needs, Selection
@@ -87,7 +88,10 @@ class SemanticTask(PixelTask[SemanticConfig]):
     def network(
         self, model: Backbone, selection: Selection, *, base_hash: str, autocast: torch.dtype | None
     ) -> nn.Module:
-        return BoxPractice(model) if self.config.loss.box_weight and isinstance(model, Segmenter) else model
+        encoder = self.encoder(model, selection, base_hash=base_hash, autocast=autocast)
+        if not self.config.loss.box_weight or not isinstance(model, Segmenter):
+            return encoder
+        return BoxPractice(model, encoder.embed if isinstance(encoder, CachedEncoder) else model.embed)
 
     def training_loss(self) -> OutputLoss:
         classes, weight = super().training_loss(), self.config.loss.box_weight

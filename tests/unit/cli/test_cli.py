@@ -160,8 +160,11 @@ def test_predict(run: Run, stub: Stub, tmp_path: Path) -> None:
     assert seen["points_xy"] == [(5, 6), (7, 8)]
     assert seen["paths"] == [tmp_path / "a", tmp_path / "b"]
     run(*command)
-    assert (seen["boxes_xyxy"], seen["points_xy"], seen["overlay"]) == ([], [], False)
-    for wrong in (("--box", "1,2,3"), ("--point", "x,y"), ("--device", "gpu")):
+    assert (seen["boxes_xyxy"], seen["points_xy"], seen["overlay"], seen["tiles"]) == ([], [], False, None)
+    for text, sides in (("512", (512, 128)), ("512,96", (512, 96))):
+        assert run(*command, "--tiles", text)[0] == 0 and seen["tiles"] == sides
+    tiles = [("--tiles", text) for text in ("63", "512,257", "512,0", "512x512", "-512", "512,", "5000", "9" * 5000)]
+    for wrong in (("--box", "1,2,3"), ("--point", "x,y"), ("--device", "gpu"), *tiles):
         code, _, err = run(*command, *wrong)
         assert code == 2
         assert wrong[1] in err

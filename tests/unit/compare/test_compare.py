@@ -139,6 +139,23 @@ def test_an_evaluation_without_config_or_delta_is_a_row(tmp_path: Path) -> None:
     assert row_of(text, str(folder), 2) == [""]
 
 
+@pytest.mark.parametrize("tasks", [None, {"polyps": {"title": "Polyps"}}])
+def test_images_without_an_object_are_in_json_too(tmp_path: Path, tasks: dict[str, dict[str, str]] | None) -> None:
+    folder = write_sweep(tmp_path / "demo", {"one": "One", "two": "Two"}, **({} if tasks is None else {"tasks": tasks}))
+    cells = folder / "cells" / ("" if tasks is None else "polyps")
+    with_empty = write_run(cells / "one_0", (float("nan"), 0.5, 0.6, 0.7), seed=0, settings={})
+    for cell in ("one_1", "two_0", "two_1"):
+        write_run(cells / cell, LOW, seed=int(cell[-1]), settings={})
+    file = with_empty / "per_image.csv"
+    file.write_text(file.read_text().replace("nan,nan,1.0,1.0,0,0", "nan,nan,1.0,1.0,0,8"))  # a false mask of 8 px
+    comparison = compare([folder])
+    found = [row["left_out"] for row in comparison.to_json()["rows"]]
+    text = "1 image without an object, in no mean: 100.0% of them with a false mask, 8 px on average"
+    numbers = {"empty_images": 1, "empty_false": 1.0, "empty_false_px": 8.0, "empty_false_area": None}
+    assert found == [[{"run": str(with_empty), **numbers, "text": [text]}], []]
+    assert f"| One, seed 0 | {text} |" in comparison.to_markdown()
+
+
 def test_an_image_undefined_for_all_seeds_is_left_out(tmp_path: Path) -> None:
     nan = float("nan")
     folder = write_sweep(tmp_path / "demo", {"one": "One"})

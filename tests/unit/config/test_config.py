@@ -260,6 +260,10 @@ def test_a_budget_takes_the_place_of_the_knob(write: Callable[[str], Path]) -> N
     ("settings", "expected"),
     [
         (["train.embeddings=cache"], "data.augment: true, expected false with train.embeddings"),
+        (
+            ["train.embeddings=cache", "data.augment=false", "data.tiles={size: 128}"],
+            "tiles.size: 128, expected no tiles",
+        ),
         (["tune.base=bf16", "train.precision=fp32"], 'tune.base: "bf16", expected fp32 with train.precision: fp32'),
         (["tune.start={norm: l3}"], "tune.start.norm: \"l3\", expected 'l2' or 'l1'"),
     ],

@@ -211,7 +211,7 @@ def test_label_studio(tmp_path: Path) -> None:
         "tasks.json: a.png, task 1, result r: a polygon of 2 point(s)",
         "tasks.json: a.png, task 1, result r: a brush of 25 pixels, but the picture has 600",
         "tasks.json: a.png, task 1, result r: a brush whose bytes end too early",
-        "tasks.json: a.png, task 1, result r: a keypoint, which is not read; polygon, brush, rectangle, ellipse are",
+        "tasks.json: a.png, task 1, result r: a keypoint, which is not read; polygon, brush, bitmask, ",
         "tasks.json: a.png, task 1, result r: drawn on a picture that Label Studio turned",
         "tasks.json: a.png, task 1, result s: no label; label it",
         "tasks.json: names gone.png, which is not in DIR",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +149,45 @@ def test_an_object_with_two_labels_is_one_of_both(tmp_path: Path) -> None:
     assert [item.category for item in found.images["a"].objects] == ["cat", "wet"]
 
 
-@pytest.mark.parametrize("kind", ["bitmask", "vector", "videorectangle"])
+def bitmask(mask: np.ndarray, kind: str = "PNG") -> str:
+    """What Label Studio's canvas gives: black on transparent, as a data URL."""
+    pixels, file = np.zeros((*mask.shape, 4), dtype=np.uint8), BytesIO()
+    pixels[..., 3] = mask
+    Image.fromarray(pixels).convert("RGBA" if kind == "PNG" else "RGB").save(file, format=kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_bitmasks_of_label_studio_are_where_their_alpha_is(apart: bool, tmp_path: Path) -> None:
+    alpha = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH))  # the edges of round strokes are soft
+    value = {"imageDataURL": bitmask(alpha)}
+    named = {"type": "labels", "value": {**value, "labels": ["cat"]}}
+    whole = {"type": "bitmasklabels", "value": {**value, "bitmasklabels": ["cat"]}}
+    shapes = [{"id": "one", "type": "bitmask", "value": value}, {"id": "one", **named}] if apart else [whole]
+    found = label_studio(tmp_path, *shapes)
+    image = found.images["a"]
+    assert found.problems == () and [item.category for item in image.objects] == ["cat"]
+    assert np.array_equal(image.mask(image.objects[0]), alpha > 127)
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        (None, "a bitmask that does not start with data:image/png;base64,"),
+        (bitmask(np.ones((HEIGHT, WIDTH)), "JPEG"), "a bitmask that does not start with data:image/png;base64,"),
+        ("data:image/png;base64,AAAA", "a mask that is no PNG in base64 (cannot identify image file"),
+        ("data:image/png;base64,%", "a mask that is no PNG in base64 ("),
+        ("data:image/png;base64,\u00e9", "a mask that is no PNG in base64 ("),
+        (bitmask(np.ones((3, 4))), "a bitmask of 4 x 3 pixels, but the picture has 30 x 20"),
+    ],
+)
+def test_bitmasks_that_are_none(url: str | None, wanted: str, tmp_path: Path) -> None:
+    value = {"imageDataURL": url, "bitmasklabels": ["cat"]}
+    found = label_studio(tmp_path, {"type": "bitmasklabels", "value": value})
+    assert f"a.png, task 1, result r0: {wanted}" in found.problems[0]
+
+
+@pytest.mark.parametrize("kind", ["magicwand", "vector", "videorectangle"])
 def test_regions_that_are_not_read_are_told(kind: str, tmp_path: Path) -> None:
     found = label_studio(tmp_path, {"type": kind, "value": {"labels": ["cat"]}})
     assert f"a.png, task 1, result r0: a {kind}, which is not read; polygon, brush" in found.problems[0]

@@ -197,9 +197,9 @@ def test_images_without_false_masks_have_no_area() -> None:
     nothing = np.zeros((4, 5), dtype=bool)
     rows = (measure("a", prediction_of(nothing), nothing), row("b", 0.4))
     report = Report(rows, "test", {})
-    assert report.without_object == {"empty_images": 1, "empty_false": 0.0}
+    assert report.left_out == {"empty_images": 1, "empty_false": 0.0}
     assert report.apart() == ["1 image without an object, in no mean: 0.0% of them with a false mask"]
-    assert Report(rows[1:], "test", {}).without_object == {"empty_images": 0}
+    assert Report(rows[1:], "test", {}).left_out == {"empty_images": 0}
     assert Report(rows[1:], "test", {}).apart() == []
 
 
@@ -208,7 +208,7 @@ def test_a_report_of_images_without_an_object_survives_the_disk(tmp_path: Path) 
     rows = (measure("a", prediction_of(~nothing), nothing, metrics=()), row("b", 0.4))
     Report(rows, "test", {}).save(tmp_path)
     loaded = Report.load(tmp_path)
-    assert loaded.mDice == 0.4 and loaded.without_object["empty_false"] == 1.0
+    assert loaded.mDice == 0.4 and loaded.left_out["empty_false"] == 1.0
     table = (tmp_path / "per_image.csv").read_text().replace("nan,nan,nan,nan", "0.0,0.0,0.0,0.0")
     (tmp_path / "per_image.csv").write_text(table)  # as earlier versions wrote it
     assert Report.load(tmp_path).mDice == 0.4

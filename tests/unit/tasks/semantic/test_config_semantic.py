@@ -41,6 +41,15 @@ def test_pixels_that_do_not_count_are_no_class() -> None:
         load("loss.dice_weight=0", "loss.ce_weight=0")
 
 
+def test_cached_embeddings_are_of_one_view() -> None:
+    still = ("train.embeddings=cache", "data.augment=none")
+    assert load(*still).train.embeddings == Path("cache")
+    with pytest.raises(ConfigError, match=r'data.augment: "upright", expected none with train.embeddings'):
+        load("train.embeddings=cache")
+    with pytest.raises(ConfigError, match=r"data.tiles.size: 256, expected no tiles with train.embeddings, which"):
+        load(*still, "data.tiles.size=256")
+
+
 def test_chosen_categories_are_names() -> None:
     assert load("data.categories=[car, road, car]").data.categories == ("car", "road")
     assert load("data.categories=car").data.categories == ("car",)

@@ -110,7 +110,7 @@ def test_practice_draws_a_region_of_a_class_with_its_box() -> None:
 def test_practice_shares_the_embeddings_and_is_for_training_only() -> None:
     model = toy_model()
     model.add_classes(3)
-    batch, practice = toy_batch(), BoxPractice(model)
+    batch, practice = toy_batch(), BoxPractice(model, model.embed)
     batch = replace(batch, masks=batch.masks.to(torch.uint8))
     practice.eval()
     alone = practice(batch)

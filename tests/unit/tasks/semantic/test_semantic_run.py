@@ -192,6 +192,19 @@ def test_selectors_that_score(made: Path, select: str) -> None:
     assert not [name for name in selection.names() if name.startswith(KEPT)]
 
 
+def test_cached_embeddings_change_nothing(made: Path) -> None:
+    from samtune.base.tensors import load_tensors
+
+    linear = ("data.augment=none", "select={name: linear}", "train.epochs=2")
+    merged = []
+    for folder, more in (("plain", ()), ("cached", ("train.embeddings=embeddings",))):
+        command = ("finetune", "--config", "run/config.yaml", "--run-dir", folder, *linear, "eval.overlays=0", *more)
+        assert run(*command) == 0
+        merged.append(load_tensors(made / folder / "merged.safetensors"))
+    assert len(list((made / "embeddings").iterdir())) == 6  # 4 of train, 2 of val
+    assert all(torch.equal(merged[0][name], merged[1][name]) for name in merged[0])
+
+
 def test_a_sweep_can_be_planned(made: Path) -> None:
     cells = {name: {"title": name, "overrides": {"select": {"name": name}}} for name in ("full", "lora", "gps")}
     Path("sweep.yaml").write_text(json.dumps({"name": "maps", "config": "semantic.yaml", "cells": cells}))

@@ -14,6 +14,7 @@ from object_maps import mosaic, write_object_map
 from PIL import Image
 from toy import ENTRY
 
+from samtune.base.tensors import load_tensors, read_metadata, save_tensors
 from samtune.cli import main as cli
 from samtune.config.pixels import Pixels
 from samtune.data.channels.read import read_pixels
@@ -32,6 +33,7 @@ from samtune.tasks.instances.objects import read_objects
 from samtune.tasks.instances.predict import InstancePredictor
 from samtune.tasks.instances.service import InstanceService
 from samtune.tasks.masks.predict import Predictor
+from samtune.tasks.predict import Prediction, refuse_format
 from samtune.tasks.prompted import predict_prompted
 from samtune.tasks.semantic.predict import MapPredictor
 from samtune.tasks.tiles.grid import place_of
@@ -100,6 +102,30 @@ def test_evaluate_and_predict_do_as_the_run(made: Path) -> None:
     found = predictor.predict(read_image(images / "test0.png"))
     np.testing.assert_array_equal(read_objects(Path("answers/test0.png")), found.labels)
     assert found.labels.shape == (120, 144)
+
+
+def without_tiles(run_folder: Path, target: Path) -> Path:
+    """The file of a run as if it had been tuned on whole pictures."""
+    file = run_folder / "merged.safetensors"
+    save_tensors(target, load_tensors(file), read_metadata(file) | {"tiles": "null"})
+    return target
+
+
+def test_a_file_without_tiles_is_given_some(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, image = without_tiles(Path("run"), Path("whole.safetensors")), made / "data/test/images/test0.png"
+    assert run("predict", "--checkpoint", whole, image, "--out", "by_tiles", "--tiles", "64") == 0  # a quarter: 16
+    own = InstancePredictor.from_file("run/merged.safetensors").predict(read_image(image)).labels
+    np.testing.assert_array_equal(read_objects(Path("by_tiles/test0.png")), own)
+    large = InstancePredictor.from_file(whole, tiles=(64, 16))
+    assert large.info.pixels.large and not InstancePredictor.from_file(whole).info.pixels.large
+    assert run("predict", "--checkpoint", "run", image, "--out", "o", "--tiles", "64,16") == 2
+    told = "was tuned by tiles of 64 pixels that share 16, and uses them. Leave it out."
+    assert told in capsys.readouterr().err
+
+
+def test_classes_of_whole_pictures_take_no_tiles() -> None:
+    with pytest.raises(ConfigError, match="--tiles is for masks, maps of classes and objects; f takes whole images"):
+        refuse_format(Prediction(Path("f"), [], Path("o"), tiles=(64, 16)))
 
 
 def test_prompts_are_answered_around_them(made: Path) -> None:
@@ -202,6 +228,10 @@ def test_masks_and_classes_by_tiles(tmp_path: Path, config: str, own: Any, value
     answer = np.array(Image.open(tmp_path / "answers/test.png"))
     np.testing.assert_array_equal(answer > 0, (found.mask if hasattr(found, "mask") else found.places) > 0)
     assert answer.shape == (120, 144)
+    whole = without_tiles(folder, tmp_path / "whole.safetensors")
+    given = ("--tiles", "64,16", "--out", tmp_path / "given")
+    assert run("predict", "--checkpoint", whole, images, *given) == 0
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "given/test.png")), answer)
 
 
 def test_wrong_tiles_are_told_at_once() -> None:

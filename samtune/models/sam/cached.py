@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from samtune.base.disk import disk_errors
 from samtune.base.tensors import load_tensors, save_tensors
-from samtune.errors import CheckpointError, ConfigError
+from samtune.errors import CheckpointError
 from samtune.models.sam.model import SamModel
 from samtune.models.segmenter import Embedded
-from samtune.selection.selection import Selection
 from samtune.types import Batch
 
 
@@ -34,7 +33,11 @@ class CachedEncoder(nn.Module):
             folder.mkdir(parents=True, exist_ok=True)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Returns (B, 1, S/4, S/4) logits."""
+        """Returns what the model does: (B, 1, S/4, S/4) logits, or with classes (B, n, S/4, S/4)."""
+        return self.model.answer(self.embed(batch), batch.prompts)
+
+    def embed(self, batch: Batch) -> Embedded:
+        """Returns what the model's `embed` does, read from disk or written there."""
         paths = [self._path(batch, item) for item in range(len(batch))]
         if new := [item for item, path in enumerate(paths) if not path.is_file()]:
             pixels = self.model.normalise(batch.images, batch.valid())[new]
@@ -44,23 +47,12 @@ class CachedEncoder(nn.Module):
             for item, embedding in zip(new, found, strict=True):
                 save_tensors(paths[item], {"embedding": embedding}, {})
         embeddings = torch.stack([_read(path) for path in paths])
-        return self.model.decode(Embedded(embeddings.to(batch.images.device)), batch.prompts)
+        return Embedded(embeddings.to(batch.images.device))
 
     def _path(self, batch: Batch, item: int) -> Path:
         extent = f"{tuple(batch.images.shape[1:])} {batch.sizes_input[item]}".encode()
         digest = hashlib.sha256(self.salt + extent + batch.images[item].cpu().numpy().tobytes())
         return self.folder / f"{digest.hexdigest()}.safetensors"
-
-
-def check_embeddings(model: SamModel, selection: Selection) -> None:
-    """Raises a `ConfigError` for a selection that trains the encoder: embeddings would not stay what they are."""
-    roles = model.roles()
-    trained = [name for name in selection.names() if roles[name] != "decoder"]
-    if trained := [*trained, *(addition.name for addition in selection.additions)]:
-        raise ConfigError(
-            f"train.embeddings caches what the encoder computes, but {trained[0]} trains "
-            f"({len(trained)} tensors of the encoder). Leave it empty, or use 'select={{name: linear}}'."
-        )
 
 
 def _read(path: Path) -> Tensor:

@@ -12,11 +12,15 @@ from toy import prompts_of, toy_batch, toy_model
 from toy_backbone import build_toy_net
 
 from samtune.errors import CheckpointError, ConfigError
+from samtune.models.sam.cached import CachedEncoder
 from samtune.models.sam.vit import VitSam
 from samtune.selection import Selection, select
 from samtune.tasks.masks.config import SegmentationConfig
-from samtune.tasks.masks.embeddings import CachedEncoder, check_embeddings
 from samtune.tasks.masks.task import SegmentationTask
+from samtune.tasks.pixels import check_embeddings
+from samtune.tasks.semantic.config import SemanticConfig
+from samtune.tasks.semantic.losses import BoxPractice
+from samtune.tasks.semantic.task import SemanticTask
 
 LINEAR = Selection({}, ("mask_decoder.mask_tokens.weight",))
 
@@ -89,7 +93,37 @@ def test_only_decoder_training_may_use_them() -> None:
         check_embeddings(model, select(model, None, name="lora"))
 
 
+def semantic_task(folder: Path, **loss: float) -> SemanticTask:
+    data, train = {"dir": "data", "augment": "none"}, {"embeddings": folder}
+    return SemanticTask(SemanticConfig.model_validate({"data": data, "train": train, "loss": loss}))
+
+
+@pytest.mark.parametrize("weight", [0.2, 0.0])
+def test_maps_of_classes_are_decoded_from_the_same_embeddings(
+    weight: float, tmp_path: Path, counted: list[int]
+) -> None:
+    model, batch = toy_model(), toy_batch()
+    model.add_classes(3)
+    batch = replace(batch, masks=batch.masks.to(torch.uint8))
+    linear = select(model, None, name="linear")
+    assert {model.roles()[name] for name in linear.names()} == {"decoder", "head"}
+    network = semantic_task(tmp_path, box_weight=weight).network(model, linear, base_hash="a", autocast=None)
+    expected = model(batch)
+    counted.clear()
+    assert torch.equal(network.eval()(batch), expected) and counted == [2]
+    if weight:
+        plain = BoxPractice(model, model.embed)
+        seen = [torch.manual_seed(0) and one.train()(batch) for one in (network, plain)]
+        assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True)) and counted == [2, 2]
+    else:
+        assert isinstance(network, CachedEncoder)
+    with pytest.raises(ConfigError, match=r"image_encoder\..*trains"):
+        check_embeddings(model, select(model, None, name="bias"))
+
+
 def test_a_model_without_such_a_decoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.embeddings is not for toy_net, only for sam_lite"):
+        semantic_task(tmp_path).network(build_toy_net("toy_net"), Selection({}), base_hash="a", autocast=None)
     data, train = {"dir": "data", "augment": False}, {"embeddings": tmp_path}
     task = SegmentationTask(SegmentationConfig.model_validate({"data": data, "train": train}))
     with pytest.raises(ConfigError, match=r"train\.embeddings is not for toy_net, only for sam_lite"):
