@@ -21,6 +21,7 @@ from PIL import Image
 from samtune import console
 from samtune.cli import files
 from samtune.cli.main import explain, main
+from samtune.config.pixels import Pixels
 from samtune.errors import DataError
 from samtune.tasks.classes.splits import resolve_classes
 from samtune.tasks.masks.splits import resolve_split, verify_folder
