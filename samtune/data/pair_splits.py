@@ -111,7 +111,7 @@ def verify_pairs(pairs: Iterable[Pair], kind: MaskKind[MaskT]) -> VerifyReport:
 def _see(pairs: Iterable[Pair], kind: MaskKind[MaskT]) -> Seen[MaskT]:
     """Returns what the two files of each pair show; files that are new or changed are decoded, once."""
     pairs = list(dict.fromkeys(pairs))
-    most = LARGEST_PIXELS if kind.pixels is not None and kind.pixels.large else MAX_PIXELS
+    most = LARGEST_PIXELS if kind.pixels is None or kind.pixels.large else MAX_PIXELS
     images, masks = image_facts([pair.image for pair in pairs], most=most), kind.facts([pair.mask for pair in pairs])
     return dict(zip(pairs, zip(images, masks, strict=True), strict=True))
 

@@ -6,11 +6,12 @@ input and to fall with the number of cores.
 
 import math
 from collections.abc import Iterator
-from statistics import median
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from samtune.config.pixels import RGB
-from samtune.metrics.advice import CELLS, SMALLEST_TILE, STEP, STRIDE, resolving_size, tile_size
+from samtune.data.pictures import MAX_PIXELS
+from samtune.metrics.advice import CELLS, LARGEST, SMALLEST_TILE, STEP, STRIDE, resolving_size, tile_size
 from samtune.starting.found import Found
 
 OWN = 256  # pixels: the input frame of sam_lite
@@ -87,7 +88,7 @@ def _image_size(found: Found, machine: Machine) -> tuple[int, str]:
             size,
             f"half of the pictures are {longest} px or less on their longer side; {CLASSES_AT} is the most here",
         )
-    if not found.sides:
+    if not found.sides or found.pixels.large:
         return OWN, "what sam_lite was trained for"
     side = median(found.sides)
     cells = side * OWN / STRIDE
@@ -105,7 +106,11 @@ def _image_size(found: Found, machine: Machine) -> tuple[int, str]:
 
 
 def _tiles(found: Found, size: int) -> Iterator[Setting]:
-    """Yields tiles, to be chosen by hand, where even the input frame that was chosen is too small for the objects."""
+    """Yields tiles: where pictures are seen in no other way, and, to be chosen by hand, where objects are too small."""
+    if tile := _needed_tile(found, size):
+        why = f"some pictures have more than {MAX_PIXELS:,} pixels, which only tiles can show; slower (docs/tiles.md)"
+        yield Setting("data.tiles", {"size": tile}, why)
+        return
     if found.task == "classification" or not found.sides or median(found.sides) * size / STRIDE >= CELLS:
         return
     longest = found.pictures.longest
@@ -115,6 +120,19 @@ def _tiles(found: Found, size: int) -> Iterator[Setting]:
             f"sees the pictures, of {longest} px, in parts: an object has {CELLS:g} cells then; slower (docs/tiles.md)"
         )
         yield Setting("data.tiles", {"size": tile}, why, off=True)
+
+
+def _needed_tile(found: Found, size: int) -> int | None:
+    """Returns the side of the tiles of pictures that are too large to be seen as a whole; None of others."""
+    if not found.pixels.large:
+        return None
+    side = median(found.sides) * found.pictures.longest if found.sides else 0.0
+    return min(max(tile_size(side, size), SMALLEST_TILE), LARGEST) if side else size
+
+
+def _area(found: Found) -> float:
+    """Returns the mean number of pixels of a picture."""
+    return fmean(width * height for width, height in found.pictures.sizes)
 
 
 def _batch(found: Found, size: int, machine: Machine) -> tuple[int, int, str]:
@@ -130,15 +148,17 @@ def _batch(found: Found, size: int, machine: Machine) -> tuple[int, int, str]:
 
 
 def _epochs(found: Found, size: int, step: int, machine: Machine) -> tuple[int, str]:
-    images, (least, most) = found.parts["train"], EPOCHS
+    images, (least, most), what = found.parts["train"], EPOCHS, "training pictures"
+    if tile := _needed_tile(found, size):
+        images, least, what = max(images, round(images * _area(found) / tile**2)), 1, "crops of training pictures"
     if machine.device != "cpu":
         epochs = min(most, max(least, math.ceil(STEPS_ON_GPU * step / images)))
-        return epochs, f"{images} training pictures: about {math.ceil(epochs * images / step):,} steps of {step}"
+        return epochs, f"{images} {what}: about {math.ceil(epochs * images / step):,} steps of {step}"
     each = SECONDS * TIMES.get(found.task, 1) * (size / OWN) ** 2 * 2 / machine.cores
     epochs = min(most, max(least, round(60 * MINUTES / (each * images))))
     minutes = epochs * images * each / 60
     cores = f"{machine.cores} free core{'s' * (machine.cores != 1)}"
-    return epochs, f"{images} training pictures at {size} px: about {minutes:.0f} min on {cores}; more may help"
+    return epochs, f"{images} {what} at {size} px: about {minutes:.0f} min on {cores}; more may help"
 
 
 def _channels(found: Found) -> Iterator[Setting]:
@@ -223,7 +243,8 @@ def _parts(found: Found) -> str:
 def _bytes(found: Found, size: int) -> int:
     """Returns what the decoded pictures of train and val take in memory, at most: with a range as floats."""
     each = found.pixels.channels * (1 if found.pixels.range is None else 4) + 1  # and the mask
-    return (found.parts["train"] + found.parts["val"]) * size * size * each
+    pixels = round(_area(found)) if found.pixels.large else size * size  # crops are cut from whole pictures
+    return (found.parts["train"] + found.parts["val"]) * pixels * each
 
 
 def _of_cache(found: Found, size: int) -> str:

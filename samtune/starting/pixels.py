@@ -1,4 +1,4 @@
-"""Which channels and range do the pictures of a folder need?"""
+"""Which channels and range do the pictures of a folder need, and must they be seen by tiles?"""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ from samtune.config.pixels import Pixels
 from samtune.data.channels.check import fitting_pixels
 from samtune.data.facts import image_facts
 from samtune.data.pair_splits import MaskKind
+from samtune.data.pictures import LARGEST_PIXELS, MAX_PIXELS
 from samtune.errors import DataError
 
 
@@ -18,7 +19,7 @@ def measure_pixels(folder: Path, kind: MaskKind[Any]) -> Pixels:
     """
     places = list(kind.parts(folder).values()) or [folder]
     files = [pair.image for place in places for pair in kind.scan(place)[0]]
-    found = zip(files, image_facts(files), strict=True)
+    found = zip(files, image_facts(files, most=LARGEST_PIXELS), strict=True)
     facts = {path: fact for path, fact in found if not isinstance(fact, DataError)}
     pixels = fitting_pixels(facts)
     shallow = [path for path, fact in facts.items() if fact.levels is None]
@@ -29,4 +30,4 @@ def measure_pixels(folder: Path, kind: MaskKind[Any]) -> Pixels:
             f"{folder}: {counts}, such as {deep}: no range is right for both; save all in one depth, or write "
             "a config by hand with a data.range that is right for all (docs/channels.md)"
         )
-    return pixels
+    return pixels._replace(large=any(fact.width * fact.height > MAX_PIXELS for fact in facts.values()))

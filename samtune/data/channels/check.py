@@ -8,6 +8,7 @@ from pathlib import Path
 from samtune.config.pixels import RGB, Pixels
 from samtune.data.channels.read import misfit
 from samtune.data.facts import ImageFacts
+from samtune.data.pictures import MAX_PIXELS
 from samtune.data.verify import VerifyReport
 
 SHOWN = 3  # files whose values are told
@@ -29,6 +30,10 @@ def check_pixels(images: Mapping[Path, ImageFacts], wanted: Pixels | None, *, tu
     errors, warnings = [f"{path}: {problem}" for path, problem in wrong.items()], list[str]()
     if wanted is None and channels != RGB.channels:
         warnings.append(f"pictures have {channels} channels; set model.channels: {channels}")
+    large = [path for path, facts in images.items() if facts.width * facts.height > MAX_PIXELS]
+    if wanted is None and large:
+        found = f"{len(large)} picture(s), such as {large[0]}, have more than {MAX_PIXELS:,} pixels"
+        warnings.append(f"{found}: set data.tiles.size, as only tiles of them can be seen (docs/tiles.md)")
     deep = {path: facts for path, facts in images.items() if facts.levels is not None and path not in wrong}
     if wanted is not None and wanted.range is not None:
         if 0 < len(deep) < len(images) - len(wrong):

@@ -20,7 +20,7 @@ class ByPrompt(nn.Module):
         """Returns the (B, 1, h, w) logits of the items, in their order."""
         places, parts = zip(*by_prompt(batch), strict=True)
         if len(parts) == 1:
-            answer: Tensor = self.model(batch)
+            answer: Tensor = self.model(parts[0])  # not the batch, which may have NaN for kinds of items that it lost
             return answer
         return torch.cat([self.model(part) for part in parts])[torch.cat(places).argsort()]
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import yaml
 from class_trees import write_class_folders
-from object_maps import discs, write_object_map, write_objects
+from object_maps import discs, mosaic, write_object_map, write_objects
 from PIL import Image
 
 from samtune.cli.main import main
+from samtune.config.pixels import Pixels
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations
 from samtune.data.formats.coco import write_coco
 from samtune.data.formats.shapes import encode_rle
@@ -233,6 +234,38 @@ def test_small_objects_of_large_pictures_may_get_tiles() -> None:
     assert "4 cells" in setting.why
     assert "data.tiles" not in chosen(found_of(sides=[0.1] * 9, pictures=large))
     assert "data.tiles" not in chosen(found_of(sides=[0.0003] * 9, pictures=large))  # no tile would do
+
+
+def test_pictures_that_only_tiles_show_get_them() -> None:
+    huge = Pictures(sizes=[(8000, 6000)] * 20, channels={}, formats={}, same=0, near=0)
+    parts = {"train": 16, "val": 2, "test": 2}
+    found = found_of(sides=[0.004] * 9, pictures=huge, parts=parts, pixels=Pixels(large=True))
+    settings = chosen(found)
+    tiles, epochs = settings["data.tiles"], settings["train.epochs"]
+    assert not tiles.off and tiles.value == {"size": 512} and "more than 40,000,000 pixels" in tiles.why
+    assert settings["model.image_size"].value == 256  # 32 px of a tile of 512 are 4 cells
+    assert epochs.value == 1 and epochs.why.startswith("2930 crops of training pictures at 256 px: about 7 min")
+    assert not settings["data.cache"].value and "3,296 MiB" in settings["data.cache"].why
+    assert chosen(replace(found, sides=[]))["data.tiles"].value == {"size": 256}
+    assert chosen(replace(found, sides=[1e-5]))["data.tiles"].value == {"size": 64}
+    assert chosen(replace(found, sides=[0.9]))["data.tiles"].value == {"size": 4096}
+
+
+def test_a_folder_of_a_large_picture_is_looked_at(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for module in ("data.pair_splits", "data.channels.check", "data.channels.read", "starting.pixels"):
+        monkeypatch.setattr(f"samtune.{module}.MAX_PIXELS", 10_000)  # as if 40 million were so many
+    write_objects(tmp_path / "cells")
+    write_object_map(tmp_path / "cells/train", "large", mosaic(3, 3))
+    with pytest.raises(SystemExit) as end:
+        main(["data", "verify", "cells"])
+    said = capsys.readouterr().out
+    assert not end.value.code and "1 picture(s), such as" in said and "train/images/large.png, have more than" in said
+    assert "set data.tiles.size" in said
+    started = start(tmp_path / "cells", out=tmp_path / "cells.yaml")
+    config = yaml.safe_load(started.config.read_text())
+    assert config["data"]["tiles"]["size"] >= 64 and load_config(started.config, []).data.tiles.size
 
 
 def test_batch_and_epochs_follow_from_machine_and_number() -> None:
