@@ -35,7 +35,7 @@ def test_folders_and_modules_stay_small() -> None:
     sizes = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert len(sizes) > 100
     assert {name: size for name, size in sizes.items() if size > 300} == {}
-    assert sum(sizes.values()) <= 37_000
+    assert sum(sizes.values()) <= 37_500
     folders = Counter(path.parent.relative_to(ROOT) for path in FILES)
     assert folders[Path("samtune")] <= 6
     assert {str(folder): count for folder, count in folders.items() if count > 14} == {}
