@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from samtune.errors import CheckpointError, ConfigError, unknown_name
+from samtune.errors import ConfigError, unknown_name
 from samtune.models.classes import has_classes
 from samtune.models.hf.families import FAMILIES, Family
 from samtune.models.hf.folder import (
@@ -21,15 +21,20 @@ from samtune.models.hf.folder import (
     values_of,
 )
 from samtune.models.hf.hq import HfSamHQ
-from samtune.models.hf.hub import published_folder
+from samtune.models.hf.hub import checkpoint_folder
 from samtune.models.hf.meta_sizes import config_of_meta
 from samtune.models.hf.model import HfEdgeTam, HfSam, HfSam2, HfSam3
-from samtune.models.weights import RANDOM, load_state, not_a_folder, read_state
+from samtune.models.weights import RANDOM, load_state, read_state
 
 BACKBONES: dict[str, type[HfSam]] = {
     "sam_hf": HfSam, "sam_hq": HfSamHQ, "sam2": HfSam2, "sam3": HfSam3, "edgetam": HfEdgeTam,
 }  # fmt: skip
 _OWN = "sam_lite, sam_tiny or a sam_vit"
+_INSTEAD = {
+    "sam_hf": ", or set model.name to sam_vit_b, sam_vit_l or sam_vit_h for Meta's file",
+    "sam2": ", or give Meta's own file of a published SAM 2 or 2.1, sam2.1_hiera_tiny.pt",
+    "sam3": ", or give Meta's own sam3.pt",
+}  # how else a checkpoint may be given
 
 Settings = dict[str, Any]
 
@@ -66,7 +71,8 @@ def build_hf(
     library()  # before anything is downloaded for it
     family = FAMILIES[name]
     config = config or config_of_meta(name, checkpoint)
-    folder = _folder(name, family, checkpoint, configured=config is not None)
+    instead = _INSTEAD.get(name, "")
+    folder = checkpoint_folder(name, family, checkpoint, configured=config is not None, instead=instead)
     if folder is not None or config is None or processor is None:  # a folder says of which architecture it is
         found = _defaults(family) if folder is None else read_folder(family, folder)
         config, processor = config or found[0], processor or found[1]
@@ -98,29 +104,6 @@ def _check_asked(name: str, classes: int | None, channels: int) -> None:
         raise ConfigError(
             f"model.channels is {channels}, but {name} takes 3 only, RGB and grey. Set model.name to {_OWN}."
         )
-
-
-def _folder(name: str, family: Family, checkpoint: str | Path | None, *, configured: bool) -> Path | None:
-    """Returns the folder that a checkpoint is, None for random weights and for a file."""
-    if checkpoint == RANDOM:
-        return None
-    if checkpoint is None:
-        return published_folder(family)
-    path = Path(checkpoint)
-    if path.is_dir():
-        return path
-    if path.is_file() and configured:
-        return None
-    others = {
-        "sam_hf": ", or set model.name to sam_vit_b, sam_vit_l or sam_vit_h for Meta's file",
-        "sam2": ", or give Meta's own file of a published SAM 2 or 2.1, sam2.1_hiera_tiny.pt",
-        "sam3": ", or give Meta's own sam3.pt",
-    }
-    raise CheckpointError(
-        f"{path} {not_a_folder(path)}: the checkpoint of {name} is a folder of transformers with config.json, "
-        f"*.safetensors and processor_config.json. Get all files of https://huggingface.co/{family.hub} into one"
-        f"{others.get(name, '')}."
-    )
 
 
 def _defaults(family: Family) -> tuple[Settings, Settings]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from samtune.errors import CheckpointError, ConfigError
+from samtune.errors import ConfigError
 from samtune.models.hf.dino import HEAD_FILE, Dino, DinoMaps, DinoNet
 from samtune.models.hf.families import DINOS, Family
 from samtune.models.hf.folder import (
@@ -21,12 +21,16 @@ from samtune.models.hf.folder import (
     tell_loaded,
     values_of,
 )
-from samtune.models.hf.hub import published_folder
-from samtune.models.weights import RANDOM, check_state, log_loaded, not_a_folder, read_state
+from samtune.models.hf.hub import checkpoint_folder
+from samtune.models.weights import RANDOM, check_state, log_loaded, read_state
 from samtune.types import Interpolation
 
 Head = Literal["new", "checkpoint"]
 Settings = Mapping[str, Any]
+_INSTEAD = (
+    ", or give model.options={config: ...} beside a file. Meta's own files fit timm's models, such as "
+    "model.name=vit_base_patch14_dinov2.lvd142m"
+)
 _BILINEAR, _BICUBIC = 2, 3
 """What processors call them, by Pillow's numbers; others are taken for bilinear."""
 _BIT = "BitImageProcessor"
@@ -81,7 +85,7 @@ def build_dino(
     family, own = DINOS[name], _options(name, options)
     _check_head(head, checkpoint)
     library()  # before anything is downloaded for it
-    folder = _folder(name, family, checkpoint, configured=own.config is not None)
+    folder = checkpoint_folder(name, family, checkpoint, configured=own.config is not None, instead=_INSTEAD)
     config, processor = own.config, own.processor
     if folder is not None or config is None or processor is None:  # a folder says of which architecture it is
         found = _defaults(family) if folder is None else read_folder(family, folder)
@@ -124,25 +128,6 @@ def _check_head(head: Head, checkpoint: str | Path | None) -> None:
     if head == "checkpoint" and headless:
         found = checkpoint or "the published model"
         raise ConfigError(f"model.head=checkpoint needs a head, but {found} has none: use model.head=new.")
-
-
-def _folder(name: str, family: Family, checkpoint: str | Path | None, *, configured: bool) -> Path | None:
-    """Returns the folder that a checkpoint is, None for random weights and for a file."""
-    if checkpoint == RANDOM:
-        return None
-    if checkpoint is None:
-        return published_folder(family)
-    path = Path(checkpoint)
-    if path.is_dir():
-        return path
-    if path.is_file() and configured:
-        return None
-    raise CheckpointError(
-        f"{path} {not_a_folder(path)}: the checkpoint of {name} is a folder of transformers with config.json, "
-        f"*.safetensors and preprocessor_config.json. Get all files of https://huggingface.co/{family.hub} into one, "
-        "or give model.options={config: ...} beside a file. Meta's own files fit timm's models, such as "
-        "model.name=vit_base_patch14_dinov2.lvd142m."
-    )
 
 
 def _defaults(family: Family) -> tuple[Settings, Settings]:

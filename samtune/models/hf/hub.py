@@ -6,6 +6,7 @@ from pathlib import Path
 from samtune.errors import CheckpointError
 from samtune.models.hf.families import ALL, FAMILIES, Family, family_named, unknown_architecture
 from samtune.models.hf.folder import CONFIG, PROCESSORS, read_json
+from samtune.models.weights import RANDOM, not_a_folder
 
 HUB_SECONDS = 10
 """How long the hub may take to answer whether it has a file."""
@@ -25,6 +26,34 @@ def repository_folder(repository: str, name: str) -> Path:
             files to put where.
     """
     return _download(repository, list(FILES), gated=ALL[name].gated)
+
+
+def checkpoint_folder(
+    name: str, family: Family, checkpoint: str | Path | None, *, configured: bool, instead: str
+) -> Path | None:
+    """Returns the folder that a checkpoint is, None for random weights and for a file.
+
+    Args:
+        configured: whether a config is given, as beside a file it must be.
+        instead: how the error ends, on what else is taken.
+
+    Raises:
+        CheckpointError: it is no folder; or as `published_folder`.
+    """
+    if checkpoint == RANDOM:
+        return None
+    if checkpoint is None:
+        return published_folder(family)
+    path = Path(checkpoint)
+    if path.is_dir():
+        return path
+    if path.is_file() and configured:
+        return None
+    raise CheckpointError(
+        f"{path} {not_a_folder(path)}: the checkpoint of {name} is a folder of transformers with config.json, "
+        f"*.safetensors and {' or '.join(PROCESSORS)}. Get all files of https://huggingface.co/{family.hub} into one"
+        f"{instead}."
+    )
 
 
 def family_in(repository: str) -> str:

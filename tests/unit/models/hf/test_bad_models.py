@@ -109,6 +109,7 @@ def test_an_unknown_repository_is_told_by_its_config(tmp_path: Path, monkeypatch
 def test_commands_tell_folders_that_segment_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_unknown(tmp_path / "x", ("a.b", "c.d"))
     toy_dino("dinov2").save_stock(tmp_path / "dino")
+    capsys.readouterr()  # what saving says, where an earlier test has switched logs on
     for folder, said in (("x", "Modules found: a, c; missing of a SamModel: vision_"), ("dino", "is a dinov2, which")):
         for command in (("inspect",), ("predict", str(tmp_path), "--out", str(tmp_path), "--checkpoint")):
             with pytest.raises(SystemExit, match=r"[^0]"):
