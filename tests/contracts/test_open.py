@@ -11,6 +11,7 @@ import pytest
 import toy_backbone
 import toy_task
 import typer
+from commands import run
 from fastapi.testclient import TestClient
 from helpers import write_data
 from PIL import Image
@@ -54,12 +55,6 @@ def job(data: Path, tmp_path: Path) -> Path:
         "train: {epochs: 6, lr: 0.02, batch: 4}\nscore: {loss: task}\nselect: {name: gps, per_neuron: 2}\n"
     )
     return file
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
 
 
 def test_a_task_and_a_backbone_from_outside(

@@ -12,12 +12,12 @@ import torch
 import transformers
 from class_maps import NAMES, write_maps
 from class_trees import write_class_folders
+from commands import run
 from fastapi.testclient import TestClient
 from safetensors.torch import load_file
 from toy_dino import toy_dino
 from toyvit import labelled_batch
 
-from samtune.cli import main as cli
 from samtune.data.formats.index_pictures import read_values
 from samtune.data.pictures import read_image
 from samtune.files.merged import load_merged
@@ -28,13 +28,6 @@ from samtune.tasks.semantic.predict import MapPredictor
 from samtune.tasks.semantic.service import MapService
 
 FEW = ("track.mlflow=false", "train.batch=4", "train.epochs=2", "run.device=cpu", "train.checkpointing=true")
-
-
-def run(*arguments: object) -> int:
-    """Runs a command here, and returns its exit code."""
-    with pytest.raises(SystemExit) as caught:
-        cli.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from commands import run
 from fastapi.testclient import TestClient
 from helpers import write_data
 from toy import toy_batch
 from toy_hf import toy_hf
 
-from samtune.cli import main as cli
 from samtune.files.merged import load_merged
 from samtune.serve.app import create_app
 from samtune.tasks.masks.evaluate import MaskDescription
@@ -31,13 +31,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     few = ("track.mlflow=false", "train.checkpointing=true", "eval.overlays=1")
     assert run("finetune", "--config", "polyp.yaml", *model, *few, "--run-dir", root / "run") == 0
     return root
-
-
-def run(*arguments: object) -> int:
-    """Runs a command here, and returns its exit code."""
-    with pytest.raises(SystemExit) as caught:
-        cli.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
 
 
 def test_a_run_leaves_a_folder_that_transformers_loads_with_equal_logits(made: Path) -> None:

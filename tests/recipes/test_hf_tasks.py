@@ -11,12 +11,12 @@ import pytest
 import torch
 import transformers
 from class_maps import write_maps
+from commands import run
 from fastapi.testclient import TestClient
 from object_maps import write_objects
 from PIL import Image
 from toy_hf import toy_hf
 
-from samtune.cli import main as cli
 from samtune.data.pictures import read_image
 from samtune.models.classes import KEPT, PREFIX
 from samtune.models.hf.families import FAMILIES
@@ -51,13 +51,6 @@ class Made(NamedTuple):
 
     def json(self, *names: str) -> Any:
         return json.loads(self.place.joinpath(*names).read_text())
-
-
-def run(*arguments: object) -> int:
-    """Runs a command here, and returns its exit code."""
-    with pytest.raises(SystemExit) as caught:
-        cli.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
 
 
 JOBS = [

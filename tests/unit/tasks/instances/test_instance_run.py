@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from commands import run
 from fastapi.testclient import TestClient
 from object_maps import write_objects
 from PIL import Image
 from segment_anything import SamPredictor
 from toy import ENTRY
 
-from samtune.cli import main as cli
 from samtune.data.formats.annotations import Annotations
 from samtune.data.formats.table import FORMATS
 from samtune.data.pictures import read_image
@@ -35,12 +35,6 @@ from samtune.tasks.instances.task import InstanceTask
 from samtune.tasks.pixels import batch_of_one
 from samtune.tasks.table import task_of_data, task_of_file
 from samtune.types import Instances
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
 
 
 @pytest.fixture(scope="module")

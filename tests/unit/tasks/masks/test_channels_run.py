@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from commands import run
 from fastapi.testclient import TestClient
 from PIL import Image
 from toy import ENTRY
 
 from samtune.base.tensors import read_metadata
-from samtune.cli import main as cli
 from samtune.config.pixels import Pixels
 from samtune.data.channels.read import read_pixels
 from samtune.models.table import MODELS, build_model
@@ -26,12 +26,6 @@ from samtune.tasks.masks.service import MaskService
 
 RANGE = (0, 4000)
 SET = ("model.channels=5", "data.range=[0, 4000]")
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
 
 
 def picture(seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from class_maps import NAMES, write_maps
+from commands import run
 from fastapi.testclient import TestClient
 from PIL import Image
 from toy import ENTRY
 
-from samtune.cli import main as cli
 from samtune.data.formats.index_pictures import read_values
 from samtune.data.pictures import read_image
 from samtune.files.description import Description
@@ -32,12 +32,6 @@ from samtune.tasks.semantic.task import SemanticTask
 from samtune.tasks.table import task_of_file
 
 CHOSEN = ("--run-dir", "chosen", "--overwrite")
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import run
 from fastapi.testclient import TestClient
 from object_maps import mosaic, write_object_map
 from PIL import Image
 from toy import ENTRY
 
 from samtune.base.tensors import load_tensors, read_metadata, save_tensors
-from samtune.cli import main as cli
 from samtune.config.pixels import Pixels
 from samtune.data.channels.read import read_pixels
 from samtune.data.facts import image_facts
@@ -41,12 +41,6 @@ from samtune.types import IGNORE, Tiles
 
 TILES = Tiles(64, 16, 64)
 SET = ("model.name=toy", "model.checkpoint=base.pth", "train.batch=2", "track.mlflow=false", "eval.overlays=1")
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
 
 
 @pytest.fixture(scope="module")
