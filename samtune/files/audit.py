@@ -10,7 +10,7 @@ from torch import Tensor
 from samtune.base.download import file_sha256
 from samtune.base.tensors import load_tensors, read_metadata, state_hash
 from samtune.errors import CheckpointError
-from samtune.files.delta import base_of, base_state, bits_of, given_file, hash_problem, read_weights
+from samtune.files.delta import base_state, bits_of, given_file, hash_problem, mapped_base, read_weights
 from samtune.files.description import Description
 from samtune.files.layouts import selection_in
 from samtune.models.hf.folder import family_of
@@ -35,11 +35,14 @@ class AuditReport:
 def audit_files(base: str | Path, merged: Path, selection: Path) -> AuditReport:
     """As `audit`, of files; a damaged one, or a selection made for another base, is a `CheckpointError`."""
     chosen, tuned = load_selection(selection), read_weights(merged)
-    state = base_of(base, Description.read(merged), merged)
-    if meta_family(state) is None and meta_family(tuned) is not None:
-        tuned = meta_map_of(tuned, merged).to_transformers(tuned)
+    state, mapped = mapped_base(base, Description.read(merged), merged)
+    if meta_family(tuned) is not None:  # what is beside the model's own tensors is compared where both have it
+        if mapped is not None:
+            state = dict(mapped.given)
+        else:
+            tuned = meta_map_of(tuned, merged).to_transformers(tuned)
     fitting, found = selection_in(state, chosen, base)
-    if (wanted := chosen.provenance.get("base_hash", found)) != found:
+    if (wanted := fitting.provenance.get("base_hash", found)) != found:
         raise CheckpointError(hash_problem(f"{selection} belongs to another base than {base}", found, wanted))
     return audit(state, tuned, fitting)
 
