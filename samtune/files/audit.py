@@ -12,7 +12,7 @@ from samtune.base.tensors import load_tensors, read_metadata, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.delta import base_state, bits_of, given_file, hash_problem, mapped_base, read_weights
 from samtune.files.description import Description
-from samtune.files.layouts import selection_in
+from samtune.files.layouts import in_one_layout, selection_in
 from samtune.models.hf.folder import family_of
 from samtune.models.hf.meta import meta_family, meta_map_of
 from samtune.models.weights import read_state
@@ -133,12 +133,12 @@ def _counts(state: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def diff_files(a: str | Path, b: str | Path) -> list[DiffRow]:
-    """Returns the tensors that differ, bit for bit, between two models.
+    """Returns the tensors that differ, bit for bit, between two models, which may be in two layouts.
 
     Raises:
         CheckpointError: the files are not of one architecture.
     """
-    left, right = base_state(a), base_state(b)
+    left, right = in_one_layout(base_state(a), base_state(b), (a, b))
     if odd := _unlike(left, right):
         raise CheckpointError(f"{a} and {b} are not of one model: they differ in {odd[0]!r} ({len(odd)} tensors).")
     rows = []

@@ -87,6 +87,23 @@ def in_layout_of(model: str, state: Mapping[str, Tensor], source: object) -> Map
     return Mapped(renamed(state, own), state, partial(renamed, layout=found))
 
 
+def in_one_layout(
+    left: Mapping[str, Tensor], right: Mapping[str, Tensor], sources: tuple[object, object]
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """Returns two states by the names of one layout where they are in two: of SAM 1 the first's, else transformers'.
+
+    Raises:
+        CheckpointError: a file of Meta's, of which `sources` has the names, with tensors that are in no such file.
+    """
+    if meta_family(left) != meta_family(right):
+        left, right = (
+            state if meta_family(state) is None else meta_map_of(state, source).to_transformers(state)
+            for state, source in zip((left, right), sources, strict=True)
+        )
+    own = layout_of(left)
+    return left, renamed(right, own) if own is not None and layout_of(right) == _OTHER[own] else right
+
+
 def twin_metadata(metadata: Mapping[str, str], description: Description, base: Mapping[str, Tensor]) -> dict[str, str]:
     """Returns the metadata of a merged model as those of the same model in its other layout.
 

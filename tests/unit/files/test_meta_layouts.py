@@ -216,6 +216,8 @@ def test_the_audit_of_a_run_in_transformers_layout_and_of_metas_tuned_file(
     counts = {line for (layout, name), line in frozen.items() if layout == "Meta" and name != "merged"}
     assert len(counts) == 1 and counts.isdisjoint(frozen["transformers", name] for name in ("tuned.pt", "merged"))
     assert load_merged(tmp_path / "tuned.pt", MaskDescription)[1].prompt == "box"
+    assert diff_files(tmp_path / "base", tuned.meta) == [] == diff_files(tmp_path / "tuned.pt", tuned.merged)
+    assert diff_files(tuned.meta, tuned.merged) == diff_files(tmp_path / "base", tuned.merged) != []
     torch.save({"model": meta_state(family, seed=1)}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="belongs to another base"):
         audit_files(tmp_path / "other.pt", tuned.merged, tuned.chosen)

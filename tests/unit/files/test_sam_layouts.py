@@ -134,6 +134,8 @@ def test_an_audit_takes_base_and_merged_model_in_either_layout(
         assert report.ok and not report.idle, (name, file)
         lines.add(report.lines[1])
     assert len(lines) == 1
+    assert diff_files(*files.values()) == []
+    assert diff_files(tmp_path / "weights.pth", tmp_path / "transformers.safetensors") == []
     torch.save(toy_model(seed=1).net.state_dict(), tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="belongs to another base"):
         audit_files(tmp_path / "other.pth", tmp_path / "transformers.safetensors", selection)
