@@ -10,10 +10,18 @@ from torch import Tensor
 from samtune.base.download import file_sha256
 from samtune.base.tensors import load_tensors, read_metadata, state_hash
 from samtune.errors import CheckpointError
-from samtune.files.delta import base_state, bits_of, given_file, hash_problem, mapped_base, read_weights
+from samtune.files.delta import (
+    base_state,
+    bits_of,
+    given_file,
+    hash_problem,
+    mapped_base,
+    read_weights,
+    state_of_folder,
+)
 from samtune.files.description import Description
 from samtune.files.layouts import in_one_layout, selection_in
-from samtune.models.hf.folder import family_of
+from samtune.models.hf.folder import CONFIG, family_of
 from samtune.models.hf.meta import meta_family, meta_map_of
 from samtune.models.weights import read_state
 from samtune.selection.selection import Selection, load_selection
@@ -34,7 +42,8 @@ class AuditReport:
 
 def audit_files(base: str | Path, merged: Path, selection: Path) -> AuditReport:
     """As `audit`, of files; a damaged one, or a selection made for another base, is a `CheckpointError`."""
-    chosen, tuned = load_selection(selection), read_weights(merged)
+    chosen = load_selection(selection)
+    tuned = state_of_folder(merged) if (merged / CONFIG).is_file() else read_weights(merged)
     state, mapped = mapped_base(base, Description.read(merged), merged)
     if meta_family(tuned) is not None:  # what is beside the model's own tensors is compared where both have it
         if mapped is not None:

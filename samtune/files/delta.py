@@ -134,7 +134,12 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
     head = {} if entry_of(description.model).gives == "masks" else {"head": "checkpoint", "seed": 0}
     if description.head_seed is not None:
         head = {"head": "new", "seed": description.head_seed}
-    return in_fp32(description.build(checkpoint=file or (RANDOM if drawn else None), **head).net.state_dict())
+    try:
+        return in_fp32(description.build(checkpoint=file or (RANDOM if drawn else None), **head).net.state_dict())
+    except CheckpointError as err:
+        raise CheckpointError(
+            f"{source} was tuned from {description.model}, which {base} does not give: {err}"
+        ) from err
 
 
 def base_state(base: str | Path) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from samtune.models.hf.folder import CONFIG, family_of
 from samtune.models.hf.meta import meta_family
 from samtune.models.sam.specs import name_by_shapes
 from samtune.models.table import build_model, build_shapes, names_that_give
-from samtune.models.weights import RANDOM, read_shapes, read_state
+from samtune.models.weights import RANDOM, looks_elsewhere, read_shapes, read_state
 from samtune.selection.selection import Addition
 from samtune.types import Tiles
 
@@ -235,10 +235,10 @@ def model_metadata(path: Path) -> dict[str, str]:
         described = Description(model=name, image_size=side, pixel_mean=mean, pixel_std=std, base_hash="")
         return {**described.to_metadata(), **UNTUNED}
     if path.is_file() and path.suffix in (".pt", ".pth") and file_kind(path) == PYTORCH:
-        names = sorted(read_state(path))  # raises where it is damaged, or would execute code
+        state = read_state(path)  # raises where it is damaged, or would execute code
+        known = f"They are of no Segment Anything that is known ({len(state)} tensors, such as {min(state)})."
         raise CheckpointError(
-            f"{path} holds weights alone, of no Segment Anything that is known by them ({len(names)} tensors, of which "
-            f"{names[0]} is one), and nothing of a run. Tune it first, as model.checkpoint. {REMEDY}"
+            f"{path} holds weights alone, and nothing of a run. {looks_elsewhere(state) or known} {REMEDY}"
         )
     try:
         return read_metadata(path)

@@ -88,9 +88,14 @@ def test_a_file_of_weights_alone_is_the_model_that_it_fits(caplog: pytest.LogCap
 
 def test_what_a_file_of_weights_alone_is_not(here: Path) -> None:
     torch.save({"weight": torch.ones(2)}, "other.pth")
-    told = r"other\.pth holds weights alone, of no Segment .* \(1 tensors, of which weight is one\), .* Tune it"
+    told = r"other\.pth holds weights alone, and nothing of a run\. .* \(1 tensors, such as weight\)"
     with pytest.raises(CheckpointError, match=told):
         task_of_file(here / "other.pth")
+    torch.save({"vision_encoder.weight": torch.ones(2)}, "theirs.pth")
+    with pytest.raises(
+        CheckpointError, match=r"theirs\.pth holds .* It is of a model of transformers: give its folder"
+    ):
+        task_of_file(here / "theirs.pth")
     state = dict(build_model("sam_tiny", checkpoint="random").net.state_dict())
     del state["mask_decoder.iou_token.weight"]
     torch.save(state, "less.pth")

@@ -214,6 +214,8 @@ def test_the_audit_of_a_run_in_transformers_layout_and_of_metas_tuned_file(
         assert report.ok and not report.idle, (layout, name)
         frozen[layout, name] = report.lines[0]
     counts = {line for (layout, name), line in frozen.items() if layout == "Meta" and name != "merged"}
+    tuned.model.save_stock(tmp_path / "folder")
+    assert all(audit_files(base, tmp_path / "folder", tuned.chosen).ok for base in bases.values())
     assert len(counts) == 1 and counts.isdisjoint(frozen["transformers", name] for name in ("tuned.pt", "merged"))
     assert load_merged(tmp_path / "tuned.pt", MaskDescription)[1].prompt == "box"
     assert diff_files(tmp_path / "base", tuned.meta) == [] == diff_files(tmp_path / "tuned.pt", tuned.merged)
@@ -222,6 +224,10 @@ def test_the_audit_of_a_run_in_transformers_layout_and_of_metas_tuned_file(
     torch.save({"model": meta_state(family, seed=1)}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="belongs to another base"):
         audit_files(tmp_path / "other.pt", tuned.merged, tuned.chosen)
+    other = "sam3" if family == "sam2" else "sam2"
+    toy_hf(other).save_stock(tmp_path / "other")
+    with pytest.raises(CheckpointError, match=rf"was tuned from {family}, which .*other does not give: .* of a Sam"):
+        audit_files(tmp_path / "other", tuned.merged, tuned.chosen)
     assert not audit_files(tuned.meta, tmp_path / "other.pt", tuned.chosen).ok
 
 
