@@ -38,7 +38,7 @@ from benchmark_reference import Tuned, attached, floor, masked_dense, peft_lora,
 from torch import Tensor, nn
 
 from samtune.base.tensors import save_tensors
-from samtune.errors import SamtuneError, unknown_name
+from samtune.errors import ConfigError, SamtuneError, unknown_name
 from samtune.models.backbone import Backbone
 from samtune.models.sam.model import upsample_logits
 from samtune.models.table import build_model
@@ -62,10 +62,15 @@ PRELOAD = ["torch._dynamo", "samtune.scoring.score", "samtune.tuning"]
 
 @dataclass(frozen=True)
 class Method:
-    """A row: who trains, and what `samtune.selection.select` is asked for; None where nothing is selected."""
+    """A row: who trains, and what `samtune.selection.select` is asked for; None where nothing is selected.
+
+    Attributes:
+        base: how frozen weights are stored, whatever --base says; None for that.
+    """
 
     attach: Callable[..., Tuned]
     select: Mapping[str, Any] | None = None
+    base: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,8 @@ METHODS: dict[str, Method] = {
     "peft_lora_qkv": Method(peft_lora_qkv),
     "peft_shira": Method(peft_shira),
     "gps": Method(attached, {"name": "gps", "per_neuron": 1}),
+    "gps_bf16": Method(attached, {"name": "gps", "per_neuron": 1}, torch.bfloat16),
+    "gps_int8": Method(attached, {"name": "gps", "per_neuron": 1}, torch.int8),
     "gps_k5": Method(attached, {"name": "gps", "per_neuron": 5}),
     "gps_k10": Method(attached, {"name": "gps", "per_neuron": 10}),
     "grft_rows": Method(attached, {"name": "grft", "pattern": "rows", "k": 1}),
@@ -298,7 +305,7 @@ def run_method(connection: Connection, args: argparse.Namespace, name: str, path
     base = start_memory(device)
     selection = None if path is None else load_selection(path)
     try:
-        tuned = METHODS[name].attach(model, selection, torch.bfloat16 if args.base == "bf16" else None)
+        tuned = METHODS[name].attach(model, selection, base_dtype(name, args))
     except SamtuneError as err:
         connection.send({"reason": str(err)})
         return
@@ -317,6 +324,18 @@ def run_method(connection: Connection, args: argparse.Namespace, name: str, path
             step()
             connection.send(1000 * timed(step, device))
             give_back(device)
+
+
+def base_dtype(name: str, args: argparse.Namespace) -> torch.dtype | None:
+    """Returns what the frozen weights of a row are stored as; None for as they are.
+
+    Raises:
+        ConfigError: bf16 weights for an fp32 step.
+    """
+    own = METHODS[name].base
+    if own == torch.bfloat16 and args.precision == "fp32":
+        raise ConfigError("an fp32 step can't use bf16 weights.")
+    return own or (torch.bfloat16 if args.base == "bf16" else None)
 
 
 def make_step(

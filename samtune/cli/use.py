@@ -18,7 +18,11 @@ from samtune.errors import ConfigError
 use_app = Typer()
 
 Checkpoint = Annotated[
-    Path, Option(metavar="FILE", help="A merged.safetensors, its run folder, or a model such as sam_lite, untuned.")
+    Path,
+    Option(
+        metavar="FILE",
+        help="A merged.safetensors, its run folder, or a model as it is: sam_lite, a folder, Meta's file.",
+    ),
 ]
 Device = Annotated[str, Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 

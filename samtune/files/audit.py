@@ -10,10 +10,18 @@ from torch import Tensor
 from samtune.base.download import file_sha256
 from samtune.base.tensors import load_tensors, read_metadata, state_hash
 from samtune.errors import CheckpointError
-from samtune.files.delta import base_of, base_state, bits_of, given_file, hash_problem, read_weights
+from samtune.files.delta import (
+    base_state,
+    bits_of,
+    given_file,
+    hash_problem,
+    mapped_base,
+    read_weights,
+    state_of_folder,
+)
 from samtune.files.description import Description
-from samtune.files.layouts import selection_in
-from samtune.models.hf.folder import family_of
+from samtune.files.layouts import in_one_layout, selection_in
+from samtune.models.hf.folder import CONFIG, family_of
 from samtune.models.hf.meta import meta_family, meta_map_of
 from samtune.models.weights import read_state
 from samtune.selection.selection import Selection, load_selection
@@ -34,12 +42,16 @@ class AuditReport:
 
 def audit_files(base: str | Path, merged: Path, selection: Path) -> AuditReport:
     """As `audit`, of files; a damaged one, or a selection made for another base, is a `CheckpointError`."""
-    chosen, tuned = load_selection(selection), read_weights(merged)
-    state = base_of(base, Description.read(merged), merged)
-    if meta_family(state) is None and meta_family(tuned) is not None:
-        tuned = meta_map_of(tuned, merged).to_transformers(tuned)
+    chosen = load_selection(selection)
+    tuned = state_of_folder(merged) if (merged / CONFIG).is_file() else read_weights(merged)
+    state, mapped = mapped_base(base, Description.read(merged), merged)
+    if meta_family(tuned) is not None:  # what is beside the model's own tensors is compared where both have it
+        if mapped is not None:
+            state = dict(mapped.given)
+        else:
+            tuned = meta_map_of(tuned, merged).to_transformers(tuned)
     fitting, found = selection_in(state, chosen, base)
-    if (wanted := chosen.provenance.get("base_hash", found)) != found:
+    if (wanted := fitting.provenance.get("base_hash", found)) != found:
         raise CheckpointError(hash_problem(f"{selection} belongs to another base than {base}", found, wanted))
     return audit(state, tuned, fitting)
 
@@ -130,12 +142,12 @@ def _counts(state: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def diff_files(a: str | Path, b: str | Path) -> list[DiffRow]:
-    """Returns the tensors that differ, bit for bit, between two models.
+    """Returns the tensors that differ, bit for bit, between two models, which may be in two layouts.
 
     Raises:
         CheckpointError: the files are not of one architecture.
     """
-    left, right = base_state(a), base_state(b)
+    left, right = in_one_layout(base_state(a), base_state(b), (a, b))
     if odd := _unlike(left, right):
         raise CheckpointError(f"{a} and {b} are not of one model: they differ in {odd[0]!r} ({len(odd)} tensors).")
     rows = []

@@ -15,7 +15,7 @@ from torch import Tensor
 from samtune.base.tensors import check_file, in_fp32, load_tensors, read_metadata, save_tensors, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.description import Description
-from samtune.files.layouts import has_layouts, in_layout_of, own_layout, twin_metadata
+from samtune.files.layouts import Mapped, has_layouts, in_layout_of, own_layout, twin_metadata
 from samtune.models.hf.folder import CONFIG, family_of
 from samtune.models.hf.meta import meta_family
 from samtune.models.table import build_model, entry_of, names_that_give
@@ -60,16 +60,12 @@ def apply_delta(base: str | Path, delta: Path, out: Path) -> None:
     metadata = _delta_metadata(delta)
     described = _merged_metadata(metadata["merged"], delta)
     description = Description.from_metadata(described, delta)
-    file, own = given_file(base), own_layout(description.model)
-    elsewhere = has_layouts(description, file) and (file or own_layout(str(base)) not in (None, own))
-    given = base_state(base) if elsewhere else {}
-    mapped = in_layout_of(description.model, given, base)
-    state = base_of(base, description, delta) if mapped is None else mapped.state
+    state, mapped = mapped_base(base, description, delta)
     expect_hash(state, metadata["base_hash"], f"{delta} belongs to another base than {base}")
     merged = _forward(state, delta)
     expect_hash(merged, metadata["merged_hash"], f"{delta} is damaged: the merged weights are not those of its run")
     if mapped is not None:  # the merged model is what its base is
-        merged, described = mapped.back(merged), twin_metadata(described, description, given)
+        merged, described = mapped.back(merged), twin_metadata(described, description, mapped.given)
     _save(out, merged, described)
 
 
@@ -107,6 +103,14 @@ def delta_restores(base: State, delta: Path) -> bool:
     return state_hash(merged) == metadata["merged_hash"] and state_hash(back) == metadata["base_hash"]
 
 
+def mapped_base(base: str | Path, description: Description, source: Path) -> tuple[dict[str, Tensor], Mapped | None]:
+    """Returns what `base_of` does, also of a base in the other layout of its model, and that where it is in it."""
+    file, own = given_file(base), own_layout(description.model)
+    elsewhere = has_layouts(description, file) and (file or own_layout(str(base)) not in (None, own))
+    mapped = in_layout_of(description.model, base_state(base), base) if elsewhere else None
+    return (base_of(base, description, source), None) if mapped is None else (mapped.state, mapped)
+
+
 def base_of(base: str | Path, description: Description, source: Path) -> dict[str, Tensor]:
     """Returns the fp32 state that a model was tuned from.
 
@@ -130,7 +134,12 @@ def base_of(base: str | Path, description: Description, source: Path) -> dict[st
     head = {} if entry_of(description.model).gives == "masks" else {"head": "checkpoint", "seed": 0}
     if description.head_seed is not None:
         head = {"head": "new", "seed": description.head_seed}
-    return in_fp32(description.build(checkpoint=file or (RANDOM if drawn else None), **head).net.state_dict())
+    try:
+        return in_fp32(description.build(checkpoint=file or (RANDOM if drawn else None), **head).net.state_dict())
+    except CheckpointError as err:
+        raise CheckpointError(
+            f"{source} was tuned from {description.model}, which {base} does not give: {err}"
+        ) from err
 
 
 def base_state(base: str | Path) -> dict[str, Tensor]:

@@ -12,15 +12,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from samtune.base.tensors import read_metadata
+from samtune.base.tensors import PYTORCH, file_kind, read_metadata
 from samtune.config.pixels import FEWEST_CHANNELS, MOST_CHANNELS, Pixels
 from samtune.config.problems import describe
 from samtune.config.sections import LARGEST
 from samtune.errors import CheckpointError, ConfigError
 from samtune.models.backbone import Backbone
 from samtune.models.hf.folder import CONFIG, family_of
+from samtune.models.hf.meta import meta_family
+from samtune.models.sam.specs import name_by_shapes
 from samtune.models.table import build_model, build_shapes, names_that_give
-from samtune.models.weights import RANDOM
+from samtune.models.weights import RANDOM, looks_elsewhere, read_shapes, read_state
 from samtune.selection.selection import Addition
 from samtune.types import Tiles
 
@@ -209,9 +211,15 @@ class Description(BaseModel):
 
 
 def model_named(path: Path) -> str | None:
-    """Returns the name of an untuned model that segments where a path is that name, or a folder of it; else None."""
+    """Returns the name of a model that segments where a path is that name, or its folder, or its file; else None.
+
+    A file is one of PyTorch, as the code of the model's authors reads it, with nothing of a run.
+    """
     if (path / CONFIG).is_file():
         return family_of(path)
+    if path.is_file() and path.suffix != ".safetensors":
+        shapes = read_shapes(path)
+        return meta_family(shapes) or name_by_shapes(shapes)
     return str(path) if str(path) in names_that_give("masks") and not path.exists() else None
 
 
@@ -222,10 +230,16 @@ def model_metadata(path: Path) -> dict[str, str]:
         CheckpointError: missing, damaged or another file; the message says where to get one.
     """
     if name := model_named(path):
-        model = build_shapes(name, checkpoint=path if path.is_dir() else RANDOM, image_size=None)  # sizes are enough
+        model = build_shapes(name, checkpoint=path if path.exists() else RANDOM, image_size=None)  # sizes are enough
         (mean, std), side = model.colours, model.image_size
         described = Description(model=name, image_size=side, pixel_mean=mean, pixel_std=std, base_hash="")
         return {**described.to_metadata(), **UNTUNED}
+    if path.is_file() and path.suffix in (".pt", ".pth") and file_kind(path) == PYTORCH:
+        state = read_state(path)  # raises where it is damaged, or would execute code
+        known = f"They are of no Segment Anything that is known ({len(state)} tensors, such as {min(state)})."
+        raise CheckpointError(
+            f"{path} holds weights alone, and nothing of a run. {looks_elsewhere(state) or known} {REMEDY}"
+        )
     try:
         return read_metadata(path)
     except CheckpointError as err:
@@ -239,7 +253,9 @@ def task_of(metadata: Mapping[str, str], path: Path) -> str:
     found = metadata.get("format", "none")
     task = metadata.get("task") if found in (MERGED_FORMAT, BUNDLE_FORMAT) else OLD_FORMATS.get(found)
     if not task:
-        raise CheckpointError(f"{path} is no merged model (its format: {found}, not {MERGED_FORMAT}). {REMEDY}")
+        part = f"It is a part of {path.parent}, a folder of transformers: give that. "
+        remedy = part + REMEDY if (path.parent / CONFIG).is_file() else REMEDY
+        raise CheckpointError(f"{path} is no merged model (its format: {found}, not {MERGED_FORMAT}). {remedy}")
     return task
 
 

@@ -45,10 +45,12 @@ class Mapped:
 
     Attributes:
         state: without what the model does not have.
+        given: by the names of the file, with what else it holds.
         back: takes such a state to the names of the file, with what else the file holds.
     """
 
     state: dict[str, Tensor]
+    given: Mapping[str, Tensor]
     back: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
@@ -74,7 +76,7 @@ def in_layout_of(model: str, state: Mapping[str, Tensor], source: object) -> Map
     if model in META and meta_family(state) == model:
         found_in_meta = meta_map_of(state, source)
         logger.info("%s; %s is in that of transformers: names are mapped", found_in_meta.account(source), model)
-        return Mapped(found_in_meta.to_transformers(state), partial(found_in_meta.to_meta, original=state))
+        return Mapped(found_in_meta.to_transformers(state), state, partial(found_in_meta.to_meta, original=state))
     own, found = own_layout(model), layout_of(state)
     if own is None or found is None:
         return None
@@ -82,7 +84,24 @@ def in_layout_of(model: str, state: Mapping[str, Tensor], source: object) -> Map
         logger.info("%s is in the layout of %s, as %s is", source, found, model)
         return None
     logger.info("%s is in the layout of %s, and %s in that of %s: names are mapped", source, found, model, own)
-    return Mapped(renamed(state, own), partial(renamed, layout=found))
+    return Mapped(renamed(state, own), state, partial(renamed, layout=found))
+
+
+def in_one_layout(
+    left: Mapping[str, Tensor], right: Mapping[str, Tensor], sources: tuple[object, object]
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """Returns two states by the names of one layout where they are in two: of SAM 1 the first's, else transformers'.
+
+    Raises:
+        CheckpointError: a file of Meta's, of which `sources` has the names, with tensors that are in no such file.
+    """
+    if meta_family(left) != meta_family(right):
+        left, right = (
+            state if meta_family(state) is None else meta_map_of(state, source).to_transformers(state)
+            for state, source in zip((left, right), sources, strict=True)
+        )
+    own = layout_of(left)
+    return left, renamed(right, own) if own is not None and layout_of(right) == _OTHER[own] else right
 
 
 def twin_metadata(metadata: Mapping[str, str], description: Description, base: Mapping[str, Tensor]) -> dict[str, str]:
@@ -137,15 +156,13 @@ def config_of(spec: SamSpec) -> dict[str, Any]:
     return {"vision_config": vision, "prompt_encoder_config": prompts, "mask_decoder_config": decoder}
 
 
-def selection_for(
-    selection: Selection, model: Backbone, base: Mapping[str, Tensor], base_hash: str
-) -> Selection | None:
-    """Returns a selection made on the same base in its other layout by the names of `model`; None where it is not.
+def selection_for(selection: Selection, base: Mapping[str, Tensor], base_hash: str) -> Selection | None:
+    """Returns a selection made on the same SAM 1 in its other layout by the names of `base`; None where it is not.
 
     Args:
-        base: the model's untuned fp32 state, and `base_hash` its `state_hash`.
+        base: an untuned fp32 state, and `base_hash` its `state_hash`.
     """
-    own = own_layout(model.name)
+    own = layout_of(base)
     if own is None or state_hash(renamed(base, _OTHER[own])) != selection.provenance.get("base_hash"):
         return None
     entries = renamed(selection.entries, own)
@@ -157,17 +174,20 @@ def selection_for(
 
 
 def selection_in(state: Mapping[str, Tensor], selection: Selection, source: object) -> tuple[Selection, str]:
-    """Returns a selection of transformers' names by those of `state`, and the hash of the base that it is of.
+    """Returns a selection by the names of `state`, and the hash of that as the selection's provenance would have it.
 
     Args:
-        state: of a base, in the layout of transformers, or a file of Meta's of a SAM 2 or 3.
-        source: where that is, for messages.
+        state: of a base, in any layout.
+        selection: of SAM 2 and 3 by transformers' names.
+        source: where the base is, for messages.
 
     Raises:
         CheckpointError: modules that were added, by names that Meta's file does not have; a damaged file.
     """
     if meta_family(state) is None:
-        return selection, state_hash(state)
+        found_hash = state_hash(state)
+        same = selection.provenance.get("base_hash", found_hash) == found_hash
+        return (None if same else selection_for(selection, state, found_hash)) or selection, found_hash
     found = meta_map_of(state, source)
     if any(not addition.merges for addition in selection.additions):
         raise CheckpointError(f"{source} is Meta's, and the selection adds modules: give the base as transformers'.")

@@ -33,16 +33,22 @@ def load_merged(path: Path, kind: type[Kind], *, device: torch.device | str = "c
     """Loads a merged file strictly: the model in eval mode, in fp32, and what the file says.
 
     Args:
-        path: a file; or the name of a model that segments, or a folder of transformers, for that model as it is.
+        path: a file; or the name of a model that segments, a folder of transformers or a file of the model's authors,
+            for that model as it is.
 
     Raises:
         CheckpointError: missing, damaged, no merged file or bundle of this kind, or weights that do not fit its model.
     """
     description, name = kind.read(path), model_named(path)
     if name is not None:
-        model = description.build(checkpoint=path if path.is_dir() else None)
+        model = description.build(checkpoint=path if path.exists() else None)
         described = description.model_copy(update={"base_hash": state_hash(model.net.state_dict())})
-        logger.info("%s as it was published, not tuned: it segments what a box or points show", name)
+        known = (
+            f"{name} of {path}, which says nothing of a run"
+            if path.exists()
+            else f"{name} as it was published, not tuned"
+        )
+        logger.info("%s: it segments what a box or points show", known)
         return model.to(device).eval(), described
     try:
         model = description.build()

@@ -63,7 +63,7 @@ def select_parameters(job: Job, batches: list[AnyBatch] | None = None, *, keeper
     selection = load_selection(file)
     base = selection.provenance.get("base_hash")
     if base != job.base_hash:
-        mapped = selection_for(selection, job.model, job.base, job.base_hash)
+        mapped = selection_for(selection, job.base, job.base_hash)
         if mapped is not None:
             logger.info("%s is of the same base in SAM's other layout: its names are mapped", file)
             check_selection(mapped, job.model)

@@ -9,6 +9,8 @@ from class_maps import write_maps
 from class_trees import write_class_folders, write_fgvc, write_vtab
 from helpers import write_data
 from object_maps import write_objects
+from toy_hf import CONFIGS as TOYS
+from toy_hf import toy_hf
 
 from samtune.config.sections import Config
 from samtune.run.settings import load_config
@@ -43,6 +45,14 @@ def write_data_for(config: Config, folder: Path) -> Path:
     return write_class_folders(folder)
 
 
+def small_model(config: Config, folder: Path) -> tuple[str, ...]:
+    """Returns overrides for a small model of the config's kind; of transformers' families a folder of their own."""
+    if config.model.name not in TOYS:
+        return SMALL[config.task]
+    toy_hf(config.model.name).save_stock(folder)
+    return f"model.checkpoint={folder}", "model.image_size=64"
+
+
 def test_there_are_configs() -> None:
     names = {path.name for path in CONFIGS}
     assert {"polyp.yaml", "kvasir_tiny.yaml", "kvasir_vit_b.yaml", "polyp_gps_published.yaml", "folders.yaml"} <= names
@@ -69,7 +79,7 @@ def test_it_runs_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.Monke
     config = load_config(path)
     data = write_data_for(config, tmp_path / "data")
     short = ("run.device=cpu", "train.steps=2", "track.mlflow=false", f"data.dir={data}")
-    result = finetune(load_config(path, [*SMALL[config.task], *short]))
+    result = finetune(load_config(path, [*small_model(config, tmp_path / "base"), *short]))
     assert result.fit.steps == 2
     assert result.run_dir.parent == Path("runs") / config.run.name
     assert (result.run_dir / "merged.safetensors").is_file()

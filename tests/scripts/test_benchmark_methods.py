@@ -14,6 +14,7 @@ import torch
 from benchmark_methods import (
     METHODS,
     add_ratios,
+    base_dtype,
     build_task,
     entry_facts,
     make_step,
@@ -25,6 +26,7 @@ from benchmark_methods import (
 from benchmark_reference import floor, masked_dense, peft_lora, peft_lora_qkv, peft_shira
 from toyvit import labelled_batch, toy_classifier
 
+from samtune.errors import ConfigError
 from samtune.selection import Selection, select
 from samtune.tuning import count
 
@@ -91,6 +93,16 @@ def test_a_bf16_base_needs_bf16_steps(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         parse(["--base", "bf16", "--precision", "fp32"])
     assert "--base bf16 needs --precision bf16" in capsys.readouterr().err
+
+
+def test_a_row_may_have_a_base_of_its_own() -> None:
+    bf16, fp32 = parse(["--base", "bf16"]), parse(["--precision", "fp32"])
+    assert base_dtype("gps", bf16) == base_dtype("gps_bf16", parse([])) == torch.bfloat16
+    assert base_dtype("gps", fp32) is None
+    for args in (bf16, fp32):
+        assert base_dtype("gps_int8", args) == torch.int8
+    with pytest.raises(ConfigError, match="an fp32 step can't use bf16 weights"):
+        base_dtype("gps_bf16", fp32)
 
 
 def test_a_method_that_a_model_lacks_is_an_empty_row_with_its_reason(tmp_path: Path) -> None:
@@ -182,6 +194,8 @@ LINES = {  # row -> the lines of the count that it has on a toy, beside the head
     "full": {"selected", "bias", "norm"},
     "masked_dense": {"selected", "bias"},
     "gps": {"selected", "bias"},
+    "gps_bf16": {"selected", "bias"},
+    "gps_int8": {"selected", "bias"},
     "gps_k5": {"selected", "bias"},
     "gps_k10": {"selected", "bias"},
     "grft_rows": {"selected", "bias"},
@@ -213,7 +227,7 @@ def test_every_row_trains_what_its_name_says(name: str) -> None:
     assert {line for line, number in found.items() if number} == {*LINES[name], "head", "total", "percent"}
     neurons, inputs = 32 + 2 * (96 + 32 + 128 + 32), 192 + 2 * (32 + 32 + 32 + 128)  # of all matrices
     expected = {"masked_dense": neurons, "gps": neurons, "gps_k5": 5 * neurons, "gps_k10": 10 * neurons}
-    expected |= {"grft_rows": inputs, "grft_columns": neurons}
+    expected |= {"grft_rows": inputs, "grft_columns": neurons, "gps_bf16": neurons, "gps_int8": neurons}
     assert found["selected"] == expected.get(name, found["selected"])
 
 

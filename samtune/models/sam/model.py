@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from samtune.errors import ConfigError
 from samtune.models.sam.channels import RGB, check_channels, extended_colours, extended_filters, kept
-from samtune.models.sam.specs import LITES, VITS
+from samtune.models.sam.specs import name_by_shapes
 from samtune.models.segmenter import Embedded, Segmenter
 from samtune.models.weights import looks_elsewhere
 from samtune.types import Batch, Prompts, Role
@@ -124,10 +124,7 @@ class SamModel(Segmenter):
 
     def looks_like(self, state: Mapping[str, Tensor]) -> str:
         """Says which Segment Anything a state dict looks like, by the encoder's position table or trunk."""
-        widths, table = {spec.embed_dim: name for name, spec in VITS.items()}, state.get("image_encoder.pos_embed")
-        found = None if table is None else widths.get(table.shape[-1])
-        if "image_encoder.trunk.conv_stem.weight" in state:  # SAM 2 has a trunk too
-            found = next(iter(LITES))
+        found = name_by_shapes({name: tuple(tensor.shape) for name, tensor in state.items()})
         if found is None:
             return looks_elsewhere(state) or "It does not look like a Segment Anything checkpoint."
         stem = state.get(f"{self.stem}.weight")

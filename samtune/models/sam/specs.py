@@ -1,5 +1,6 @@
 """The numbers that tell one Segment Anything from another, by name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,3 +55,11 @@ class LiteSpec(NamedTuple):
 
 
 LITES = {"sam_lite": LiteSpec("tf_efficientnet_lite0")}
+
+
+def name_by_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Returns which of these models has tensors of such shapes, by the encoder's position table or trunk."""
+    if "image_encoder.trunk.conv_stem.weight" in shapes:  # SAM 2 has a trunk too
+        return next(iter(LITES))
+    width = (shapes.get("image_encoder.pos_embed") or (None,))[-1]
+    return next((name for name, spec in VITS.items() if spec.embed_dim == width), None)

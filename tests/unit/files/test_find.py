@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import toy
 from descriptions import load_classes, load_masks, read_masks
 
-from samtune.base.tensors import state_hash
+from samtune.base.tensors import save_tensors, state_hash
 from samtune.errors import CheckpointError
 from samtune.files.audit import inspect_file
+from samtune.files.export.pth import export_pth
 from samtune.files.find import find_model
 from samtune.models.sam.specs import VITS
 from samtune.models.table import build_model
@@ -63,6 +65,48 @@ def test_an_untuned_model_answers_prompts(name: str, caplog: pytest.LogCaptureFi
     assert f"{name} as it was published, not tuned: it segments what a box or points show" in caplog.text
     assert task_of_file(Path(name)).name == "segmentation"
     assert describe_file(Path(name)) == read_masks(Path(name)) == info.model_copy(update={"base_hash": ""})
+
+
+def test_a_file_of_weights_alone_is_the_model_that_it_fits(caplog: pytest.LogCaptureFixture) -> None:
+    stock = build_model("sam_tiny", checkpoint="random")
+    for file, content in (("sam.pth", stock.net.state_dict()), ("sam.pt", {"model_state": stock.net.state_dict()})):
+        torch.save(content, file)
+        with caplog.at_level(logging.INFO, logger="samtune"):
+            model, info = load_masks(find_model(file))
+        assert (info.model, info.prompt, info.image_size) == ("sam_tiny", "box", 256)
+        assert info.base_hash == state_hash(stock.net.state_dict()) == state_hash(model.net.state_dict())
+        assert f"sam_tiny of {find_model(file)}, which says nothing of a run: it segments what" in caplog.text
+        assert task_of_file(find_model(file)).name == "segmentation"
+        export_pth(find_model(file), Path("out.pth"))
+    picture = np.zeros((40, 60, 3), dtype=np.uint8)
+    answer = MaskService.from_file(Path("sam.pth"), device="cpu").answer(
+        picture, {"box": [[13.0, 8.0, 47.0, 32.0]]}, []
+    )
+    assert len(answer.content) > 50
+    assert Predictor.from_file(Path("sam.pth"), device="cpu").untuned
+
+
+def test_what_a_file_of_weights_alone_is_not(here: Path) -> None:
+    torch.save({"weight": torch.ones(2)}, "other.pth")
+    told = r"other\.pth holds weights alone, and nothing of a run\. .* \(1 tensors, such as weight\)"
+    with pytest.raises(CheckpointError, match=told):
+        task_of_file(here / "other.pth")
+    torch.save({"vision_encoder.weight": torch.ones(2)}, "theirs.pth")
+    with pytest.raises(
+        CheckpointError, match=r"theirs\.pth holds .* It is of a model of transformers: give its folder"
+    ):
+        task_of_file(here / "theirs.pth")
+    state = dict(build_model("sam_tiny", checkpoint="random").net.state_dict())
+    del state["mask_decoder.iou_token.weight"]
+    torch.save(state, "less.pth")
+    with pytest.raises(CheckpointError, match=r"less\.pth does not fit the model .* 1 missing \(mask_decoder\.iou"):
+        load_masks(here / "less.pth")
+    (here / "config.json").write_text("{}")
+    save_tensors(here / "model.safetensors", {"weight": torch.ones(2)}, {"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=rf"its format: pt, .* a part of {here}, a folder of transformers: give that"
+    ):
+        task_of_file(here / "model.safetensors")
 
 
 def test_it_predicts_by_a_box() -> None:

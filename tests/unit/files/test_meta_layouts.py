@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,41 @@ def test_the_audit_reads_both_layouts(tuned: Tuned, tmp_path: Path) -> None:
     save_tensors(out, state, read_metadata(out))
     report = audit_files(tuned.meta, out, tuned.chosen)
     assert not report.ok and {line.partition(":")[0] for line in report.lines[2:]} == {video, fused}
+
+
+def test_the_audit_of_a_run_in_transformers_layout_and_of_metas_tuned_file(
+    tuned: Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every pair of layouts of base and merged model; the selection has the names of transformers."""
+    family = tuned.model.name
+    config = config_of(family)
+    monkeypatch.setattr("samtune.models.hf.build.config_of_meta", lambda name, path: config if path else None)
+    toy_hf(family).save_stock(tmp_path / "base")
+    bases = {"Meta": tuned.meta, "transformers": tmp_path / "base"}
+    apply_delta(tuned.meta, tuned.delta, tmp_path / "tuned.pt")
+    apply_delta(tuned.meta, tuned.delta, tmp_path / "tuned.safetensors")
+    frozen = {}
+    for (layout, base), name in product(bases.items(), ("tuned.pt", "tuned.safetensors", "merged")):
+        merged = tuned.merged if name == "merged" else tmp_path / name
+        report = audit_files(base, merged, tuned.chosen)
+        assert report.ok and not report.idle, (layout, name)
+        frozen[layout, name] = report.lines[0]
+    counts = {line for (layout, name), line in frozen.items() if layout == "Meta" and name != "merged"}
+    tuned.model.save_stock(tmp_path / "folder")
+    assert all(audit_files(base, tmp_path / "folder", tuned.chosen).ok for base in bases.values())
+    assert len(counts) == 1 and counts.isdisjoint(frozen["transformers", name] for name in ("tuned.pt", "merged"))
+    assert load_merged(tmp_path / "tuned.pt", MaskDescription)[1].prompt == "box"
+    assert diff_files(tmp_path / "base", tuned.meta) == [] == diff_files(tmp_path / "tuned.pt", tuned.merged)
+    moved = [set(diff_files(base, tuned.merged)) for base in bases.values()]
+    assert moved[0] == moved[1] != set()
+    torch.save({"model": meta_state(family, seed=1)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="belongs to another base"):
+        audit_files(tmp_path / "other.pt", tuned.merged, tuned.chosen)
+    other = "sam3" if family == "sam2" else "sam2"
+    toy_hf(other).save_stock(tmp_path / "other")
+    with pytest.raises(CheckpointError, match=rf"was tuned from {family}, which .*other does not give: .* of a Sam"):
+        audit_files(tmp_path / "other", tuned.merged, tuned.chosen)
+    assert not audit_files(tuned.meta, tmp_path / "other.pt", tuned.chosen).ok
 
 
 def _entries(tuned: Tuned, state: State, name: str) -> torch.Tensor:

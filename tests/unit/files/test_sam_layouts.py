@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from toy import ENTRY, SPEC, prompts_of, toy_batch, toy_model
 
 from samtune.base.tensors import state_hash
 from samtune.errors import CheckpointError
-from samtune.files.audit import diff_files
+from samtune.files.audit import audit_files, diff_files
 from samtune.files.delta import apply_delta, save_delta, undo_delta
 from samtune.files.export.folder import export_folder
 from samtune.files.layouts import config_of, selection_for, twin_model, twin_of
@@ -24,7 +25,7 @@ from samtune.models.hf.build import build_hf
 from samtune.models.hf.layout import layout_of, renamed
 from samtune.models.sam.specs import VITS
 from samtune.models.table import MODELS
-from samtune.selection import Selection, select
+from samtune.selection import Selection, save_selection, select
 from samtune.tasks.masks.evaluate import MaskDescription
 from samtune.tuning import attach, merge
 
@@ -104,19 +105,55 @@ def test_a_delta_of_one_layout_applies_to_a_base_of_the_other_and_back(
         apply_delta(file, delta, out)
 
 
+@pytest.mark.parametrize("tuned_in", ["Meta", "transformers"])
+@pytest.mark.parametrize("method", [{"name": "gps", "criterion": "magnitude"}, {"name": "lora", "rank": 2}])
+def test_an_audit_takes_base_and_merged_model_in_either_layout(
+    tuned_in: str, method: dict[str, Any], tmp_path: Path
+) -> None:
+    both: dict[str, Any] = {"Meta": toy_model(), "transformers": twin(toy_model())}
+    own = both[tuned_in]
+    files = {layout: tmp_path / layout for layout in both}
+    torch.save(both["Meta"].net.state_dict(), files["Meta"])
+    both["transformers"].save_stock(files["transformers"])
+    base = {name: tensor.clone() for name, tensor in own.net.state_dict().items()}
+    chosen = select(own, None, **method)
+    tune(own, chosen)
+    about, kept = describe(own, state_hash(base)), {"base_hash": state_hash(base)}
+    selection = tmp_path / "selection.safetensors"
+    shapes = {name: tuple(tensor.shape) for name, tensor in base.items()}
+    save_selection(Selection(chosen.entries, chosen.whole, kept, chosen.additions), selection, shapes)
+    delta = tmp_path / "d.safetensors"
+    merged = own.net.state_dict()
+    save_delta(delta, base=base, merged=merged, selection=chosen, metadata=about.to_metadata())
+    lines = set()
+    for layout, file in files.items():
+        apply_delta(file, delta, tmp_path / f"{layout}.safetensors")
+    apply_delta(files["Meta"], delta, tmp_path / "weights.pth")
+    for name, file in product(("Meta.safetensors", "transformers.safetensors", "weights.pth"), files.values()):
+        report = audit_files(file, tmp_path / name, selection)
+        assert report.ok and not report.idle, (name, file)
+        lines.add(report.lines[1])
+    assert len(lines) == 1
+    assert diff_files(*files.values()) == []
+    assert diff_files(tmp_path / "weights.pth", tmp_path / "transformers.safetensors") == []
+    torch.save(toy_model(seed=1).net.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="belongs to another base"):
+        audit_files(tmp_path / "other.pth", tmp_path / "transformers.safetensors", selection)
+
+
 def test_a_selection_of_one_layout_is_one_of_the_other() -> None:
     meta = toy_model()
     theirs = twin(meta)
     base, their_base = dict(meta.net.state_dict()), dict(theirs.net.state_dict())
     chosen = select(meta, None, name="lora", rank=2)
     chosen = Selection({**chosen.entries}, chosen.whole, {"base_hash": state_hash(base)}, chosen.additions)
-    found = selection_for(chosen, theirs, their_base, state_hash(their_base))
+    found = selection_for(chosen, their_base, state_hash(their_base))
     assert found is not None and found.additions[0].module == "vision_encoder.layers.0.attn.qkv"
     wanted = select(theirs, None, name="lora", rank=2)
     assert set(found.whole) == set(wanted.whole) and found.additions == wanted.additions
     attach(theirs, found)
-    assert selection_for(found, meta, base, state_hash(base)) is not None
-    assert selection_for(chosen, toy_model(seed=1), dict(toy_model(seed=1).net.state_dict()), "0") is None
+    assert selection_for(found, base, state_hash(base)) is not None
+    assert selection_for(chosen, dict(toy_model(seed=1).net.state_dict()), "0") is None
 
 
 def test_a_merged_sam_is_exported_as_a_folder_of_transformers(tmp_path: Path) -> None:
