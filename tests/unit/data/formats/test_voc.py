@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from samtune.starting.names import find_names
 from samtune.tasks.binary import read_mask
 from samtune.tasks.masks.splits import resolve_split, verify_folder
 
+NEEDED = pytest.mark.skipif(find_spec("supervision") is None, reason="supervision is an extra")
 HEIGHT, WIDTH = 10, 20
 BOX = "<bndbox><xmin>3</xmin><ymin>2</ymin><xmax>7</xmax><ymax>5</ymax></bndbox>"
 """Pixels 2 to 6 of rows 1 to 4: VOC counts from 1, and both ends belong to it."""
@@ -57,6 +59,7 @@ def block(left: int, top: int, right: int, bottom: int) -> np.ndarray:
     return mask
 
 
+@NEEDED
 def test_boxes_and_polygons_cover_what_supervision_says(tmp_path: Path) -> None:
     square = [(3, 2), (7, 2), (7, 5), (3, 5)]  # through the corner pixels of the box
     two = thing("dog", BOX, [(11, 4), (13, 4), (13, 6), (11, 6)], [(15.4, 4), (17, 4), (17, 6), (15.4, 6)])
@@ -73,6 +76,7 @@ def test_boxes_and_polygons_cover_what_supervision_says(tmp_path: Path) -> None:
     assert found.notes == (f"{tmp_path}: 1 object(s) are boxes, which are read as filled rectangles",)
 
 
+@NEEDED
 def test_what_supervision_writes_is_read_as_the_same_mask(tmp_path: Path) -> None:
     import supervision as sv
 
@@ -90,6 +94,7 @@ def test_what_supervision_writes_is_read_as_the_same_mask(tmp_path: Path) -> Non
     np.testing.assert_array_equal(image.mask(image.objects[0]), mask)
 
 
+@NEEDED
 def test_a_folder_as_it_is_published_is_found_trained_on_and_imported(tmp_path: Path) -> None:
     for number in range(10):
         write(tmp_path / "data", f"n{number}", thing("cat" if number % 2 else "dog"), published=True)
@@ -105,6 +110,7 @@ def test_a_folder_as_it_is_published_is_found_trained_on_and_imported(tmp_path: 
     assert (out / "labels.txt").read_text() == "0 background\n1 cat\n2 dog\n"
 
 
+@NEEDED
 def test_all_that_is_wrong_is_told_with_file_and_object(tmp_path: Path) -> None:
     two, odd = thing("cat", BOX, [(1, 1), (4, 4)]), thing("cat", BOX + "<polygon><x1>2</x1></polygon>")
     write(tmp_path, "a", thing("", BOX), thing("cat", ""), two, thing("cat", BOX.replace(">3<", ">x<")), odd)
