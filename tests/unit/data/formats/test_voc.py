@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samtune.data.formats.table import FORMATS, find_format
+from samtune.data.formats.table import FORMATS, Source, find_format
 from samtune.data.formats.voc import voc_files
 from samtune.data.importing import import_data
 from samtune.errors import ConfigError, DataError
 from samtune.starting.names import find_names
 from samtune.tasks.binary import read_mask
 from samtune.tasks.masks.splits import resolve_split, verify_folder
+from samtune.tasks.semantic.splits import resolve_maps
 
 NEEDED = pytest.mark.skipif(find_spec("supervision") is None, reason="supervision is an extra")
 HEIGHT, WIDTH = 10, 20
@@ -102,6 +103,8 @@ def test_a_folder_as_it_is_published_is_found_trained_on_and_imported(tmp_path: 
     splits = resolve_split(tmp_path / "data")
     assert len(splits.train) + len(splits.val) + len(splits.test) == 10
     np.testing.assert_array_equal(read_mask(splits.val[0].mask), block(2, 1, 7, 5))
+    maps = resolve_maps(tmp_path / "data", names=None, ignore=255, source=Source("voc", ("dog",)))
+    assert maps.table.names == ("background", "dog")
     assert verify_folder(tmp_path / "data").errors == ()
     named = find_names(tmp_path / "data")
     assert named is not None and named.objects == {"cat": 5, "dog": 5}
