@@ -9,7 +9,7 @@ from PIL import Image
 
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations
 from samtune.data.formats.shapes import encode_rle, polygon
-from samtune.data.formats.table import FORMATS
+from samtune.data.formats.table import WRITERS
 
 HEIGHT, WIDTH = 20, 30
 RING = np.zeros((HEIGHT, WIDTH), dtype=bool)
@@ -40,7 +40,7 @@ def annotations(folder: Path, *, names: tuple[str, ...] = ("a", "b", "c")) -> An
 def write_format(name: str, folder: Path, *, names: tuple[str, ...] = ("a", "b", "c")) -> Annotations:
     """Writes pictures and their annotations in a format; returns what was written."""
     made = annotations(folder, names=names)
-    FORMATS[name].write(made, folder)
+    WRITERS[name](made, folder)
     return made
 
 

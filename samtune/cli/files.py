@@ -153,7 +153,7 @@ def fetch(
 @data_app.command("import")
 def import_(
     name: Annotated[
-        str, Argument(help="Of annotations coco, yolo, labelme, label-studio, cvat or index; or cifar-100.")
+        str, Argument(help="Of annotations coco, yolo, labelme, label-studio, cvat, voc or index; or cifar-100.")
     ],
     source: Annotated[Path, Argument(metavar="SRC", help="Its archive or file, or the folder it was unpacked to.")],
     out: Annotated[Path, Option("--out", metavar="DIR", help="Gets class folders, or images/ and masks/.")],

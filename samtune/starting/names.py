@@ -12,6 +12,7 @@ from samtune.tasks.semantic.layouts import has_class_folders
 TITLES = {
     "coco": "annotations of COCO", "yolo": "annotations of YOLO", "labelme": "annotations of LabelMe",
     "label-studio": "annotations of Label Studio", "cvat": "annotations of CVAT", "index": "masks with a list of names",
+    "voc": "annotations of Pascal VOC",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from samtune.base.paths import find_path
 from samtune.config.pixels import RGB, Pixels
 from samtune.data.channels.read import read_stack
 from samtune.data.formats.annotations import Annotated, Annotations
-from samtune.data.formats.table import FORMATS
+from samtune.data.formats.table import WRITERS
 from samtune.data.pictures import SUFFIXES
 from samtune.data.verify import list_problems
 from samtune.errors import ConfigError, DataError, unknown_name
@@ -87,7 +87,7 @@ def refuse_grid(request: Prediction) -> None:
         )
 
 
-def checked_format(request: Prediction, own: Iterable[str], formats: Iterable[str] = FORMATS) -> str:
+def checked_format(request: Prediction, own: Iterable[str], formats: Iterable[str] = WRITERS) -> str:
     """Returns the format of the answers, the first of the task's `own` if none was given.
 
     Args:
@@ -124,7 +124,7 @@ def save_annotations(
 ) -> Path:
     """Writes the answers in a format of annotations, and returns the file or folder that has them."""
     images = {path.stem: image for path, image in found.items() if image is not None}
-    return FORMATS[form].write(Annotations(images, categories, name="predictions"), out)
+    return WRITERS[form](Annotations(images, categories, name="predictions"), out)
 
 
 def predict_each(

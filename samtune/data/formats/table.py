@@ -15,14 +15,15 @@ from samtune.data.formats.annotations import Annotations
 from samtune.data.formats.coco import coco_files, coco_parts, read_coco, write_coco
 from samtune.data.formats.cvat import cvat_files, read_cvat, write_cvat
 from samtune.data.formats.index import index_files, labels_file, read_index, write_index
-from samtune.data.formats.label_studio import label_studio_files, read_label_studio, write_label_studio
+from samtune.data.formats.label_studio.tasks import label_studio_files, read_label_studio, write_label_studio
 from samtune.data.formats.labelme import labelme_files, read_labelme, write_labelme
+from samtune.data.formats.voc import read_voc, voc_files
 from samtune.data.formats.yolo import read_yolo, write_yolo, yolo_files, yolo_parts
 from samtune.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-FormatName = Literal["auto", "pairs", "coco", "yolo", "labelme", "label-studio", "cvat", "index"]
+FormatName = Literal["auto", "pairs", "coco", "yolo", "labelme", "label-studio", "cvat", "index", "voc"]
 """What `data.format` may be: `pairs` has masks already."""
 PART_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Of a part to the names that its folder may have."""
@@ -67,14 +68,14 @@ class Format(NamedTuple):
 
     Attributes:
         read: returns what a place says, with all that is wrong; a `DataError` where nothing can be read.
-        write: writes it into a folder, without the pictures, and returns what was written.
+        write: writes it into a folder, without the pictures, and returns what was written; None where it is only read.
         files: returns the files of annotations of a place, none where it has another format.
         own_parts: returns the places of parts that are not folders of their own.
         separate: it tells the objects of a category apart.
     """
 
     read: Callable[[Path], Annotations]
-    write: Callable[[Annotations, Path], Path]
+    write: Callable[[Annotations, Path], Path] | None
     files: Callable[[Path], list[Path]]
     own_parts: Callable[[Path], dict[str, Path]] = _no_parts
     separate: bool = True
@@ -96,7 +97,10 @@ FORMATS = {
     "label-studio": Format(read_label_studio, write_label_studio, label_studio_files),
     "cvat": Format(read_cvat, write_cvat, cvat_files),
     "index": Format(read_index, write_index, index_files, separate=False),
+    "voc": Format(read_voc, None, voc_files),
 }
+WRITERS = {name: form.write for name, form in FORMATS.items() if form.write is not None}
+"""Of formats that are also written, how."""
 SEPARATE = tuple(name for name, form in FORMATS.items() if form.separate)
 """Formats that tell the objects of a category apart."""
 

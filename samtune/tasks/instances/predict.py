@@ -14,7 +14,7 @@ from samtune.base.disk import write_bytes, write_text
 from samtune.base.machine import pick_device
 from samtune.data.channels.read import read_pixels, shown
 from samtune.data.formats.annotations import Annotated
-from samtune.data.formats.table import SEPARATE
+from samtune.data.formats.table import SEPARATE, WRITERS
 from samtune.errors import ConfigError, DataError
 from samtune.files.merged import load_merged
 from samtune.models.segmenter import Segmenter
@@ -102,7 +102,7 @@ def predict_instance_files(request: Request) -> str:
         DiskError: `out` can't be written.
     """
     check_stack(request)
-    form = checked_format(request, SUFFIXES, SEPARATE)
+    form = checked_format(request, SUFFIXES, [name for name in WRITERS if name in SEPARATE])
     if request.grid is not None and (request.boxes_xyxy or request.points_xy):
         raise ConfigError(f"--point {request.grid}x{request.grid} asks for all objects, --box for some. Leave one out.")
     predictor = InstancePredictor.from_file(request.checkpoint, device=request.device, tiles=request.tiles)

@@ -14,7 +14,7 @@ from PIL import Image
 from samtune.config.pixels import RGB, Pixels
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations
 from samtune.data.formats.shapes import encode_rle
-from samtune.data.formats.table import FORMATS
+from samtune.data.formats.table import WRITERS
 from samtune.errors import ConfigError, DataError
 from samtune.run.settings import load_config
 from samtune.starting.names import find_names
@@ -55,7 +55,7 @@ def write_folder(folder: Path, form: str, *, categories: int = 2, empty: int = 0
         path = save_picture(folder / "images", number, values_of(number, channels))
         objects = [Annotation(name, encode_rle(mask)[0]) for name, mask in masks.items()] if number >= empty else []
         images[path.stem] = Annotated(path, path, WIDTH, HEIGHT, objects)
-    FORMATS[form].write(Annotations(images, CATEGORIES), folder)
+    WRITERS[form](Annotations(images, CATEGORIES), folder)
     return folder
 
 
@@ -75,7 +75,7 @@ def started_and_tried(folder: Path) -> tuple[Started, Any]:
     return started, config
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", WRITERS)
 def test_categories_decide_on_the_task(tmp_path: Path, form: str) -> None:
     """One category that occurs is a foreground, also where the list has two; two are classes."""
     pieces = 3 if form == "yolo" else 1  # of the ring, a line each

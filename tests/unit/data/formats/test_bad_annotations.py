@@ -11,7 +11,7 @@ import pytest
 from annotated import HEIGHT, WIDTH, annotations, write_format
 from PIL import Image
 
-from samtune.data.formats.brush import pack_brush
+from samtune.data.formats.label_studio.brush import pack_brush
 from samtune.data.formats.table import FORMATS
 from samtune.data.importing import import_data
 from samtune.errors import ConfigError, DataError
@@ -251,8 +251,8 @@ def test_another_folder_is_no_such_format(name: str, tmp_path: Path) -> None:
 
 def test_choices_that_do_not_fit(tmp_path: Path) -> None:
     write_format("coco", tmp_path / "data")
-    with pytest.raises(ConfigError, match=r"unknown import 'voc'. Known: cifar-100, coco, cvat"):
-        import_data("voc", tmp_path / "data", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"unknown import 'pascal'. Known: cifar-100, coco, cvat"):
+        import_data("pascal", tmp_path / "data", tmp_path / "out")
     with pytest.raises(ConfigError, match="--classes and --category are for annotations, which cifar-100"):
         import_data("cifar-100", tmp_path / "data", tmp_path / "out", classes=True)
     with pytest.raises(DataError, match=r"data.categories has 'bird', which .* doesn't have; it has: cat, dog"):

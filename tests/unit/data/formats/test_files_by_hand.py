@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from samtune.data.formats.annotations import Annotations
-from samtune.data.formats.brush import pack_brush, unpack_brush
+from samtune.data.formats.label_studio.brush import pack_brush, unpack_brush
 from samtune.data.formats.shapes import bridged, draw, ellipse, outlines, polygon
 from samtune.data.formats.table import FORMATS
 

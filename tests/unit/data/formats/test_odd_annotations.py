@@ -19,7 +19,7 @@ from samtune.data.formats.annotations import Annotations
 from samtune.data.formats.drawing import Drawing
 from samtune.data.formats.index import read_labels
 from samtune.data.formats.shapes import polygon, run_lengths
-from samtune.data.formats.table import FORMATS
+from samtune.data.formats.table import FORMATS, WRITERS
 from samtune.data.importing import import_data
 from samtune.errors import DataError
 
@@ -257,7 +257,7 @@ def test_an_import_looks_at_the_pictures_too(tmp_path: Path) -> None:
 
 def test_annotations_of_pictures_of_five_channels(tmp_path: Path) -> None:
     made = annotations(tmp_path)
-    FORMATS["yolo"].write(made, tmp_path)
+    WRITERS["yolo"](made, tmp_path)
     for path in list((tmp_path / "images").iterdir()):
         path.unlink()
         values = np.zeros((HEIGHT, WIDTH, 5), np.uint16)

@@ -14,7 +14,7 @@ from PIL import Image
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations
 from samtune.data.formats.index_pictures import read_values
 from samtune.data.formats.shapes import encode_rle
-from samtune.data.formats.table import FORMATS, Source, find_format
+from samtune.data.formats.table import FORMATS, WRITERS, Source, find_format
 from samtune.data.importing import import_data
 from samtune.errors import ConfigError, DataError
 from samtune.tasks.binary import read_mask
@@ -22,7 +22,7 @@ from samtune.tasks.masks.splits import resolve_split
 from samtune.tasks.masks.splits import verify_folder as verify_masks
 from samtune.tasks.semantic.splits import recognises, resolve_maps, verify_folder
 
-EACH = pytest.mark.parametrize("name", FORMATS)
+EACH = pytest.mark.parametrize("name", WRITERS)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_masks_come_out_as_they_went_in(name: str, tmp_path: Path) -> None:
     once = FORMATS[name].read(tmp_path / "once")
     assert once.problems == () and list(once.categories.values()) == ["cat", "dog"]
     shutil.copytree(tmp_path / "once" / "images", tmp_path / "twice" / "images")
-    FORMATS[name].write(once, tmp_path / "twice")
+    WRITERS[name](once, tmp_path / "twice")
     twice = FORMATS[name].read(tmp_path / "twice")
     assert list(once.images) == list(twice.images) == ["a", "b", "c"]
     wanted = masks_of(given)
@@ -58,7 +58,7 @@ def test_masks_come_out_as_they_went_in(name: str, tmp_path: Path) -> None:
 def test_files_that_are_read_are_written_again_byte_for_byte(name: str, tmp_path: Path) -> None:
     write_format(name, tmp_path / "once")
     shutil.copytree(tmp_path / "once" / "images", tmp_path / "twice" / "images")
-    FORMATS[name].write(FORMATS[name].read(tmp_path / "once"), tmp_path / "twice")
+    WRITERS[name](FORMATS[name].read(tmp_path / "once"), tmp_path / "twice")
     for folder in (tmp_path / "once", tmp_path / "twice"):
         assert find_format(folder) == ("pairs" if name == "index" else name)
     once, twice = (sorted(path.rglob("*.*")) for path in (tmp_path / "once", tmp_path / "twice"))
@@ -75,7 +75,7 @@ def test_random_masks_come_out_as_they_went_in(name: str, tmp_path: Path) -> Non
         mask = rng.random((HEIGHT, WIDTH)) < (number + 0.5) / 6
         images[stem] = image._replace(objects=[Annotation("cat", encode_rle(mask)[0], score=0.25)])
     given = Annotations(images, CATEGORIES)
-    FORMATS[name].write(given, tmp_path)
+    WRITERS[name](given, tmp_path)
     found = FORMATS[name].read(tmp_path)
     for key, mask in masks_of(given).items():
         np.testing.assert_array_equal(masks_of(found)[key], mask)
@@ -105,7 +105,7 @@ def test_a_folder_is_read_in_place_by_both_tasks(name: str, tmp_path: Path) -> N
         resolve_split(folder, source=source._replace(categories=("bird",)))
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "index"])
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "index"])
 def test_auto_finds_the_format_and_says_it(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = in_parts(name, tmp_path / "data")
     with caplog.at_level("INFO"):
@@ -163,10 +163,10 @@ def test_the_parts_of_coco_and_yolo_as_they_are_published(tmp_path: Path) -> Non
         made = annotations(tmp_path / "made" / part, names=names)
         shutil.copytree(tmp_path / "made" / part / "images", tmp_path / "coco" / f"{part}2017")
         (tmp_path / "coco" / "annotations").mkdir(exist_ok=True)
-        written = FORMATS["coco"].write(made, tmp_path / "made" / part)
+        written = WRITERS["coco"](made, tmp_path / "made" / part)
         for kind in ("instances", "person_keypoints"):  # of which the second has some of the objects again
             shutil.copy(written, tmp_path / "coco" / "annotations" / f"{kind}_{part}2017.json")
-        FORMATS["yolo"].write(made, tmp_path / "made" / part)
+        WRITERS["yolo"](made, tmp_path / "made" / part)
         for kind in ("images", "labels"):
             shutil.copytree(tmp_path / "made" / part / kind, tmp_path / "yolo" / kind / part)
         shutil.copy(tmp_path / "made" / part / "data.yaml", tmp_path / "yolo" / "data.yaml")

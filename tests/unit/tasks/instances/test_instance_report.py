@@ -15,7 +15,7 @@ from PIL import Image
 
 from samtune.data.formats.annotations import Annotations
 from samtune.data.formats.coco import write_coco
-from samtune.data.formats.table import FORMATS, SEPARATE
+from samtune.data.formats.table import SEPARATE, WRITERS
 from samtune.errors import DataError
 from samtune.metrics.instances import match, numbers
 from samtune.tasks.instances.layouts.splits import kind_of
@@ -130,7 +130,7 @@ def test_forms_of_an_answer(tmp_path: Path) -> None:
     assert counts_csv({"a.png": 3, "b, c.png": 0}) == 'image,objects\na.png,3\n"b, c.png",0\n'
 
 
-@pytest.mark.parametrize("form", SEPARATE)
+@pytest.mark.parametrize("form", [name for name in SEPARATE if name in WRITERS])
 def test_answers_are_read_again_as_the_same_objects(tmp_path: Path, form: str) -> None:
     """In every format, two that touch and one with a hole included."""
     labels = discs()
@@ -139,7 +139,7 @@ def test_answers_are_read_again_as_the_same_objects(tmp_path: Path, form: str) -
     image.parent.mkdir(exist_ok=True)
     Image.fromarray(np.zeros((40, 48, 3), dtype=np.uint8)).save(image)
     found = annotated(image, Instances(labels, np.full(4, 0.5, dtype=np.float32)), "cell")
-    FORMATS[form].write(Annotations({"a": found}, {1: "cell"}), tmp_path)
+    WRITERS[form](Annotations({"a": found}, {1: "cell"}), tmp_path)
     (pair,), problems = kind_of(tmp_path).scan(tmp_path)
     again = read_objects(pair.mask)
     assert problems == [] and again.max() == 4

@@ -20,7 +20,7 @@ from segment_anything import SamPredictor
 from toy import ENTRY
 
 from samtune.data.formats.annotations import Annotations
-from samtune.data.formats.table import FORMATS
+from samtune.data.formats.table import WRITERS
 from samtune.data.pictures import read_image
 from samtune.files.merged import load_merged
 from samtune.models.table import MODELS, build_model
@@ -105,7 +105,7 @@ def test_evaluate_reads_the_format_that_was_tuned_with(
         truth, _ = renumbered(read_objects(image.parents[1] / "instances" / image.name))
         found[path.stem] = annotated(path, Instances(truth, np.ones(truth.max(), dtype=np.float32)), "cell")
     for form in ("coco", "yolo"):
-        FORMATS[form].write(Annotations(found, {1: "cell"}), Path("both"))
+        WRITERS[form](Annotations(found, {1: "cell"}), Path("both"))
     ask = ("evaluate", "--checkpoint", "run", "--data", "both", "--out", "of_both")
     assert run(*ask) != 0
     assert "has annotations as of coco and yolo" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from PIL import Image
 
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations
 from samtune.data.formats.shapes import rectangle
-from samtune.data.formats.table import ANY, FORMATS, Source
+from samtune.data.formats.table import ANY, WRITERS, Source
 from samtune.data.maps import MapDataset
 from samtune.data.pairs import Pair
 from samtune.errors import ConfigError, DataError
@@ -154,7 +154,7 @@ def test_objects_of_every_format_that_tells_them_apart(tmp_path: Path, form: str
     items = [Annotation(name, (rectangle(*box),)) for name, boxes in corners.items() for box in boxes]
     place = image.parent if form == "labelme" else image.parents[1]
     said = Annotations({"a": Annotated(image, image, 48, 40, items)}, {1: "cell", 2: "dirt"})
-    FORMATS[form].write(said, place)
+    WRITERS[form](said, place)
     source = image.parents[1] if form != "labelme" else place
     for chosen, areas in ((None, [120, 100, 25]), (("cell",), [120, 100])):
         (pair,), problems = scan(source, Source(categories=chosen))

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from samtune.base.tensors import save_tensors
-from samtune.data.formats.table import FORMATS
+from samtune.data.formats.table import FORMATS, WRITERS
 from samtune.data.frames import Collate
 from samtune.data.pairs import find_pairs
 from samtune.data.pictures import read_image
@@ -348,7 +348,7 @@ def test_another_prompt_than_in_training_is_said(
     assert ("tuned with prompt" in caplog.text) == warned
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", WRITERS)
 def test_masks_as_annotations_are_those_of_the_pictures(
     merged: Path, predictor: Predictor, tmp_path: Path, form: str
 ) -> None:

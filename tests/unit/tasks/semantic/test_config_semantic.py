@@ -57,8 +57,10 @@ def test_chosen_categories_are_names() -> None:
     for value in ("[]", "[1]", "3", "{a: b}"):
         with pytest.raises(ConfigError, match=r"expected one or more names, \[car, road\]"):
             load(f"data.categories={value}")
-    with pytest.raises(ConfigError, match=r"data.format: \"voc\", expected 'auto', 'pairs', 'coco', 'yolo', 'labelme'"):
-        load("data.format=voc")
+    with pytest.raises(
+        ConfigError, match=r"data.format: \"pascal\", expected 'auto', 'pairs', 'coco', 'yolo', 'labelme'"
+    ):
+        load("data.format=pascal")
 
 
 def test_every_format_may_be_named() -> None:

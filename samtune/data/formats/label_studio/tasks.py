@@ -18,8 +18,8 @@ from urllib.parse import unquote
 from samtune.base.disk import write_text
 from samtune.data.channels.tiff import picture_size
 from samtune.data.formats.annotations import Annotated, Annotation, Annotations, Reading, numbered, the_file
-from samtune.data.formats.brush import pack_brush, unpack_brush
 from samtune.data.formats.coco import MOST_FILES, find_annotations
+from samtune.data.formats.label_studio.brush import pack_brush, unpack_brush
 from samtune.data.formats.shapes import Region, ellipse, encode_rle, polygon, rectangle, turned, unpack_png
 from samtune.data.pictures import SUFFIXES
 from samtune.errors import DataError
