@@ -106,6 +106,16 @@ class CompactModule(nn.Module):
             self.written_version = values._version
         return dense
 
+    def scaled_weight(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns what stands for weight, bias and values where a frozen scale and shift of the outputs follow.
+
+        Args:
+            scale, shift: (outputs,), of a layer whose rows are its outputs.
+        """
+        dense = self.dense()
+        rows = scale.view(-1, *[1] * (dense.dim() - 1))
+        return dense * rows, shift, self.values() * scale[self.tuned_indices // dense[0].numel()]
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.written_version = -1  # the tensors of a copy count their versions anew
@@ -176,9 +186,17 @@ class CompactPointwise(_Product, nn.Conv2d):
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
     def forward(self, input: Tensor) -> Tensor:
         """Maps (..., inputs, h, w) to (..., outputs, h, w), in autocast's dtype where that is on."""
-        x = as_autocast(input if input.dim() == 4 else input[None])
-        y = SelectedPointwise.apply(x, self.dense(), self.bias, self.values(), *self.plan())
-        return y.view(*input.shape[:-3], *y.shape[1:])  # type: ignore[no-any-return]
+        x = input if input.dim() == 4 else input[None]
+        y = self._pointwise(x, self.dense(), self.bias, self.values())
+        return y.view(*input.shape[:-3], *y.shape[1:])
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def scaled(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Maps (B, inputs, h, w) as `forward`, then by a frozen scale and shift, both (outputs,)."""
+        return self._pointwise(x, *self.scaled_weight(scale, shift))
+
+    def _pointwise(self, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor) -> Tensor:
+        return SelectedPointwise.apply(as_autocast(x), weight, bias, values, *self.plan())  # type: ignore[no-any-return]
 
 
 @functools.cache
@@ -187,10 +205,16 @@ def _compact_depthwise(cls: type[nn.Module]) -> type[nn.Module]:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
     def forward(self: Any, x: Tensor) -> Tensor:
-        plan = TapPlan(self.tuned_taps, self.tuned_places)
-        return convolve(self, x, self.dense(), self.values(), plan)
+        return depthwise(self, x, self.dense(), self.bias, self.values())
 
-    return type(f"Compact{cls.__name__}", (CompactModule, cls), {"forward": forward})
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def scaled(self: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return depthwise(self, x, *self.scaled_weight(scale, shift))
+
+    def depthwise(self: Any, x: Tensor, *tensors: Any) -> Tensor:
+        return convolve(self, x, *tensors, TapPlan(self.tuned_taps, self.tuned_places))
+
+    return type(f"Compact{cls.__name__}", (CompactModule, cls), {"forward": forward, "scaled": scaled})
 
 
 def _plan_product(module: nn.Module, indices: Tensor, outputs: int, inputs: int, *, by_rows: bool = False) -> None:

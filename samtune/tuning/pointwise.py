@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samtune.models.lines import as_lines, from_lines
 from samtune.tuning.product import once_differentiable
 
 
@@ -44,14 +45,13 @@ class SelectedPointwise(torch.autograd.Function):
         """Returns the gradients of x, bias (outputs,) and values (n,); `grad` is (B, outputs, h, w)."""
         kept, weight, rows, places = ctx.saved_tensors
         grad_x = grad_bias = grad_values = None
-        lines = _lines(grad)
+        lines = as_lines(grad)
         if weight is not None:
-            grad_x = F.conv2d(lines, weight.to(grad.dtype).transpose(0, 1))  # (B * h, inputs, 1, w)
-            grad_x = grad_x.movedim(1, -1).reshape(len(grad), *grad.shape[2:], -1).movedim(-1, 1)
+            grad_x = from_lines(F.conv2d(lines, weight.to(grad.dtype).transpose(0, 1)), len(grad))
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 2, 3), dtype=torch.promote_types(grad.dtype, torch.float32))
         if kept is not None:
-            product = _weight_gradient(_lines(kept), lines if rows is None else _channels(lines, rows))
+            product = _weight_gradient(as_lines(kept), lines if rows is None else _channels(lines, rows))
             grad_values = product.flatten()[places].to(ctx.values_dtype)
         return grad_x, None, grad_bias, grad_values, None, None, None
 
@@ -59,11 +59,6 @@ class SelectedPointwise(torch.autograd.Function):
 def _channels(x: Tensor, chosen: Tensor) -> Tensor:
     """Returns the chosen channels of (B, C, h, w), with channels last in memory."""
     return x.movedim(1, -1).index_select(-1, chosen).movedim(-1, 1)
-
-
-def _lines(x: Tensor) -> Tensor:
-    """Returns (B, C, h, w) as (B * h, C, 1, w), a view with channels last; torch uses oneDNN from 16 images upwards."""
-    return x.movedim(1, -1).reshape(len(x) * x.shape[2], 1, x.shape[3], -1).movedim(-1, 1)
 
 
 def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:

@@ -62,11 +62,14 @@ def plan_taps(indices: Tensor, channels: int, taps: int) -> TapPlan | None:
     return TapPlan(chosen.view(rounds, channels), places)
 
 
-def convolve(module: nn.Conv2d, x: Tensor, weight: Tensor, values: Tensor, plan: TapPlan) -> Tensor:
+def convolve(
+    module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, plan: TapPlan
+) -> Tensor:
     """Maps (..., channels, h, w) as the stock layer does, in autocast's dtype where that is on.
 
     Args:
         weight: (channels, 1, h, w), with the current values in it.
+        bias: (channels,), or None.
         values: (n,), which get the gradient.
     """
     x = as_autocast(x)
@@ -75,7 +78,7 @@ def convolve(module: nn.Conv2d, x: Tensor, weight: Tensor, values: Tensor, plan:
 
         x = pad_same(x, list(weight.shape[-2:]), list(module.stride), list(module.dilation))
     over = (module.stride, module.padding, module.dilation)
-    return SelectedTaps.apply(over, x, weight, module._parameters["bias"], values, *plan)  # type: ignore[no-any-return]
+    return SelectedTaps.apply(over, x, weight, bias, values, *plan)  # type: ignore[no-any-return]
 
 
 class SelectedTaps(torch.autograd.Function):
@@ -107,7 +110,7 @@ class SelectedTaps(torch.autograd.Function):
         grad_bias = _channel_sums(grad) if needs_bias else None
         grad_values = None
         if needs_values:
-            rounds = [_channel_sums(grad * _under(tap, x, weight, ctx.over)) for tap in taps]
+            rounds = [_channel_sums(_under(tap, x, weight, ctx.over).mul_(grad)) for tap in taps]
             grad_values = torch.cat(rounds)[places].to(ctx.values_dtype)
         return None, grad_x, None, grad_bias, grad_values, None, None
 
