@@ -211,8 +211,8 @@ def _compact_depthwise(cls: type[nn.Module]) -> type[nn.Module]:
     def scaled(self: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return depthwise(self, x, *self.scaled_weight(scale, shift))
 
-    def depthwise(self: Any, x: Tensor, *tensors: Any) -> Tensor:
-        return convolve(self, x, *tensors, TapPlan(self.tuned_taps, self.tuned_places))
+    def depthwise(self: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor) -> Tensor:
+        return convolve(self, x, weight, bias, values, TapPlan(self.tuned_taps, self.tuned_places))
 
     return type(f"Compact{cls.__name__}", (CompactModule, cls), {"forward": forward, "scaled": scaled})
 

@@ -1,7 +1,7 @@
 """A frozen batch norm is a scale and a shift: with the convolution before it, one convolution.
 
-Done anew in each forward pass, from the tensors as they are: names, files and gradients are those of the two layers.
-That spares one pass over every map forward, and one backward.
+Done anew in each forward pass of a training, from the tensors as they are: names, files and gradients are those of the
+two layers. That spares one pass over every map forward, and one backward.
 """
 
 from collections.abc import Callable
@@ -58,8 +58,9 @@ def folded(conv: nn.Conv2d, norm: BatchNormAct2d, x: Tensor) -> Tensor:
     """
     if not _folds(conv, norm, x):
         return norm(conv(x))  # type: ignore[no-any-return]
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - norm.running_mean * scale
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    shift = norm.bias - mean * scale
     lines = is_pointwise(conv)
     y = _convolve(conv, as_lines(x) if lines else x, scale, shift.detach())
     y = norm.act(_Shifted.apply(y, shift) if shift.requires_grad else y)
@@ -71,8 +72,8 @@ def _convolve(conv: nn.Conv2d, x: Tensor, scale: Tensor, shift: Tensor) -> Tenso
     if scaled is not None:
         return scaled(x, scale, shift)
     weight = conv.weight * scale.view(-1, 1, 1, 1)
-    run = conv2d_same if isinstance(conv, Conv2dSame) else F.conv2d
-    return run(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[no-any-return]
+    run: Callable[..., Tensor] = conv2d_same if isinstance(conv, Conv2dSame) else F.conv2d
+    return run(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 class _Shifted(torch.autograd.Function):
@@ -95,8 +96,14 @@ class _Shifted(torch.autograd.Function):
 
 
 def _folds(conv: nn.Conv2d, norm: BatchNormAct2d, x: Tensor) -> bool:
-    if norm.training or conv.bias is not None or has_torch_function((x,)):  # a mode that watches operations
-        return False
+    """Whether training goes through both layers, their statistics are frozen and nobody looks in between.
+
+    Passes without a gradient, which score, evaluate, predict and fill caches, have the bits of the two layers.
+    """
+    if not conv.training or norm.training or conv.bias is not None or has_torch_function((x,)):
+        return False  # the last: a mode that watches operations
     if hasattr(conv, "scaled") and norm.weight.requires_grad:
         return False  # the gradient of a scale needs that of all entries
+    if not any(tensor.requires_grad for tensor in (x, *conv.parameters(), *norm.parameters())):
+        return False
     return not any(module._forward_hooks or module._forward_pre_hooks for module in (conv, norm))

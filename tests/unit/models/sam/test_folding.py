@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from toy import toy_lite
 
 from samtune.models.lines import as_lines, from_lines
@@ -84,12 +84,18 @@ def test_a_norm_that_measures_its_batch_does_so() -> None:
     assert not torch.equal(norm.running_mean, before)
 
 
-def test_no_norm_of_a_block_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But the one of the stem, which stands before the blocks."""
+@pytest.mark.parametrize(
+    ("trains", "mode", "norms"), [(True, True, "stem"), (True, False, "all"), (False, True, "all")]
+)
+def test_norms_are_computed_where_nothing_trains(
+    trains: bool, mode: bool, norms: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the one of the stem, which stands before the blocks, is always."""
     calls, stock = [], torch.nn.functional.batch_norm
     monkeypatch.setattr(torch.nn.functional, "batch_norm", lambda *a, **k: (calls.append(1), stock(*a, **k))[1])
-    encoded(lite())
-    assert len(calls) == 1
+    model = lite().requires_grad_(trains).train(mode)
+    encoded(model)
+    assert len(calls) == (1 if norms == "stem" else sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()))
 
 
 def test_lines_are_the_same_memory_and_come_back() -> None:
