@@ -343,7 +343,8 @@ def make_step(
 ) -> Callable[[], None]:
     """Returns a function that takes one training step."""
     trainable, before_step = tuned
-    optimizer = torch.optim.AdamW(list(trainable.values()), lr=1e-4) if trainable else None
+    fused = batch.images.device.type == "cpu" or None  # as `samtune.run.updates` does
+    optimizer = torch.optim.AdamW(list(trainable.values()), lr=1e-4, fused=fused) if trainable else None
 
     def step() -> None:
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bf16):

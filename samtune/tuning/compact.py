@@ -8,7 +8,7 @@ chosen: with R the rows that hold a chosen entry and U the columns,
     G = dY[:, R]^T @ X[:, U],   d values = G at the chosen places,
 
 and only X[:, U] is kept from the forward pass, with a column of ones for the gradient of the bias. A pointwise
-convolution is the same, with pixels as the rows of X, and a depthwise one computes the chosen taps. Any other tensor
+convolution is the same, with pixels as the rows of X, and a depthwise one may compute the chosen taps. Any other tensor
 gathers from its transient dense gradient; so does the patch embedding, whose gradient is made once per step.
 
 A module is switched in place by giving it a subclass of its own class, so names, hooks and `deepcopy` keep working;
@@ -21,13 +21,13 @@ import functools
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from samtune.models.backbone import is_pointwise
-from samtune.tuning.product import Rounded, SelectedProduct, Stock, once_differentiable
+from samtune.tuning.pointwise import SelectedPointwise
+from samtune.tuning.product import Rounded, SelectedProduct, as_autocast, once_differentiable
 from samtune.tuning.taps import TapPlan, convolve, is_depthwise, plan_taps
 
 KEEP_WHOLE_INPUT = 0.75  # above this share of columns, keeping X itself is cheaper than a copy of X[:, U]
@@ -60,7 +60,7 @@ def tune_entries(module: nn.Module, name: str, indices: Tensor) -> nn.Parameter:
         _plan_product(module, indices, *dense.shape)
         module.__class__ = CompactLinear
     elif type(module) is nn.Conv2d and is_pointwise(module) and name == "weight":
-        _plan_product(module, indices, *dense.shape[:2])
+        _plan_product(module, indices, *dense.shape[:2], by_rows=True)
         module.__class__ = CompactPointwise
     elif is_depthwise(module) and name == "weight" and (plan := plan_taps(indices, *dense.flatten(1).shape)):
         module.register_buffer("tuned_taps", plan.taps, persistent=False)
@@ -106,6 +106,16 @@ class CompactModule(nn.Module):
             self.written_version = values._version
         return dense
 
+    def scaled_weight(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns what stands for weight, bias and values where a frozen scale and shift of the outputs follow.
+
+        Args:
+            scale, shift: (outputs,), of a layer whose rows are its outputs.
+        """
+        dense = self.dense()
+        rows = scale.view(-1, *[1] * (dense.dim() - 1))
+        return dense * rows, shift, self.values() * scale[self.tuned_indices // dense[0].numel()]
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.written_version = -1  # the tensors of a copy count their versions anew
@@ -126,24 +136,6 @@ class CompactModule(nn.Module):
             missing_keys.remove(values_key)  # the stock key is reported, which is the one a user knows
 
 
-class _Product(CompactModule):
-    """One product of inputs and weight, whose backward pass computes the chosen entries of the gradient only."""
-
-    tuned_rows: Tensor | None
-    tuned_columns: Tensor | None
-    tuned_places: Tensor
-
-    def product(self, x: Tensor, stock: Stock) -> Tensor:
-        """Maps (..., inputs) to (..., outputs) by the stock operation, in autocast's dtype where that is on."""
-        if torch.is_autocast_enabled(device := x.device.type):
-            x = x.to(torch.get_autocast_dtype(device))
-        rounded = rounded_weight(self, self.tuned_indices, self.values())
-        weight, bias = rounded or self.dense().flatten(1), self._parameters["bias"]
-        return SelectedProduct.apply(  # type: ignore[no-any-return]
-            stock, x, weight, bias, self.values(), self.tuned_rows, self.tuned_columns, self.tuned_places
-        )
-
-
 def rounded_weight(module: nn.Module, *chosen: Tensor) -> Rounded | None:
     """Returns the weight of a linear layer that holds it in 8 bits; None where it holds it as it is.
 
@@ -160,10 +152,20 @@ class RoundedLinear(nn.Linear):
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
     def forward(self, input: Tensor) -> Tensor:
         """Maps (..., inputs) to (..., outputs), in autocast's dtype where that is on."""
-        if torch.is_autocast_enabled(device := input.device.type):
-            input = input.to(torch.get_autocast_dtype(device))
-        product = (F.linear, input, rounded_weight(self), self.bias, None, None, None, None)
+        product = (as_autocast(input), rounded_weight(self), self.bias, None, None, None, None)
         return SelectedProduct.apply(*product)  # type: ignore[no-any-return]
+
+
+class _Product(CompactModule):
+    """A layer of one product, whose backward pass computes the chosen entries of the weight's gradient only."""
+
+    tuned_rows: Tensor | None
+    tuned_columns: Tensor | None
+    tuned_places: Tensor
+
+    def plan(self) -> tuple[Tensor | None, ...]:
+        """Returns R, U, and the (n,) places of the chosen entries in the product."""
+        return self.tuned_rows, self.tuned_columns, self.tuned_places
 
 
 class CompactLinear(_Product, nn.Linear):
@@ -174,16 +176,27 @@ class CompactLinear(_Product, nn.Linear):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:
         """Maps (..., inputs) to (..., outputs), in autocast's dtype where that is on."""
-        return self.product(input, F.linear)
+        weight = rounded_weight(self, self.tuned_indices, self.values()) or self.dense()
+        return SelectedProduct.apply(as_autocast(input), weight, self.bias, self.values(), *self.plan())  # type: ignore[no-any-return]
 
 
 class CompactPointwise(_Product, nn.Conv2d):
-    """A 1 x 1 convolution with tuned entries; with channels last in memory, its inputs are used as they are."""
+    """A 1 x 1 convolution with tuned entries."""
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
     def forward(self, input: Tensor) -> Tensor:
-        """Maps (..., inputs, h, w) to (..., outputs, h, w)."""
-        return self.product(input.movedim(-3, -1), _pointwise).movedim(-1, -3)
+        """Maps (..., inputs, h, w) to (..., outputs, h, w), in autocast's dtype where that is on."""
+        x = input if input.dim() == 4 else input[None]
+        y = self._pointwise(x, self.dense(), self.bias, self.values())
+        return y.view(*input.shape[:-3], *y.shape[1:])
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def scaled(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Maps (B, inputs, h, w) as `forward`, then by a frozen scale and shift, both (outputs,)."""
+        return self._pointwise(x, *self.scaled_weight(scale, shift))
+
+    def _pointwise(self, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor) -> Tensor:
+        return SelectedPointwise.apply(as_autocast(x), weight, bias, values, *self.plan())  # type: ignore[no-any-return]
 
 
 @functools.cache
@@ -192,26 +205,32 @@ def _compact_depthwise(cls: type[nn.Module]) -> type[nn.Module]:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
     def forward(self: Any, x: Tensor) -> Tensor:
-        plan = TapPlan(self.tuned_taps, self.tuned_places)
-        return convolve(self, x, self.dense(), self.values(), plan)
+        return depthwise(self, x, self.dense(), self.bias, self.values())
 
-    return type(f"Compact{cls.__name__}", (CompactModule, cls), {"forward": forward})
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def scaled(self: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return depthwise(self, x, *self.scaled_weight(scale, shift))
+
+    def depthwise(self: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor) -> Tensor:
+        return convolve(self, x, weight, bias, values, TapPlan(self.tuned_taps, self.tuned_places))
+
+    return type(f"Compact{cls.__name__}", (CompactModule, cls), {"forward": forward, "scaled": scaled})
 
 
-def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Maps (..., h, w, inputs) to (..., h, w, outputs) with the (outputs, inputs) weight of a 1 x 1 convolution."""
-    return F.conv2d(x.movedim(-1, -3), weight[:, :, None, None], bias).movedim(-3, -1)
+def _plan_product(module: nn.Module, indices: Tensor, outputs: int, inputs: int, *, by_rows: bool = False) -> None:
+    """Registers R, U and where each chosen entry lies in the product; None stands for "all of them".
 
-
-def _plan_product(module: nn.Module, indices: Tensor, outputs: int, inputs: int) -> None:
-    """Registers R, U and where each chosen entry lies in the product; None stands for "all of them"."""
+    Args:
+        by_rows: the product is always (R, U); else it is (U, R) where U is not all.
+    """
     rows, row_places = (indices // inputs).unique(return_inverse=True)  # type: ignore[no-untyped-call]
     columns, column_places = (indices % inputs).unique(return_inverse=True)  # type: ignore[no-untyped-call]
     if len(columns) > KEEP_WHOLE_INPUT * inputs:
         places = row_places * inputs + indices % inputs  # in (R, inputs)
         module.register_buffer("tuned_columns", None, persistent=False)
     else:
-        places = column_places * len(rows) + row_places  # in (U, R)
+        by_column = column_places * len(rows) + row_places  # in (U, R)
+        places = row_places * len(columns) + column_places if by_rows else by_column
         module.register_buffer("tuned_columns", columns, persistent=False)
     module.register_buffer("tuned_rows", None if len(rows) == outputs else rows, persistent=False)
     module.register_buffer("tuned_places", places, persistent=False)

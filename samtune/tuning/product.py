@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 Backward = Callable[..., tuple[Tensor | None, ...]]
-Stock = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(x, weight, bias) to the layer's answer."""
+
+
+def as_autocast(x: Tensor) -> Tensor:
+    """Returns x in autocast's dtype where that is on, as a stock layer takes it."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def once_differentiable(backward: Backward) -> Backward:
@@ -85,18 +90,11 @@ class SelectedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        stock: Stock,
-        x: Tensor,
-        weight: Tensor | Rounded,
-        bias: Tensor | None,
-        values: Tensor | None,
-        *plan: Tensor | None,
+        ctx: Any, x: Tensor, weight: Tensor | Rounded, bias: Tensor | None, values: Tensor | None, *plan: Tensor | None
     ) -> Tensor:
         """Maps x (..., inputs) to (..., outputs).
 
         Args:
-            stock: the operation, of x, weight and bias.
             weight: (outputs, inputs), with the current values in it; of any float dtype, or in 8 bits.
             bias: (outputs,), or None.
             values: (n,), which get the gradient; None for none.
@@ -105,17 +103,17 @@ class SelectedProduct(torch.autograd.Function):
         """
         rows, columns, places = plan
         kept = x.reshape(-1, x.shape[-1])  # (T, inputs)
-        ctx.bias_in_product = ctx.needs_input_grad[3] and rows is None and columns is not None
+        ctx.bias_in_product = ctx.needs_input_grad[2] and rows is None and columns is not None
         if columns is not None:  # (U, T), with a row of ones below
             x_rows, kept = kept.T, kept.new_empty(len(columns) + ctx.bias_in_product, len(kept))
             torch.index_select(x_rows, 0, columns, out=kept[: len(columns)])
             kept[len(columns) :] = 1
         # the weight as it is stored, to be rounded again: rounded copies would hold 160 MiB of a ViT-B for 2 % of time
-        _, needs_x, _, _, needs_values, *_ = ctx.needs_input_grad
+        needs_x, _, _, needs_values, *_ = ctx.needs_input_grad
         ctx.rounded, dense = (weight, None) if isinstance(weight, Rounded) else (None, weight)
         ctx.save_for_backward(kept if needs_values else None, dense if needs_x else None, rows, columns, places)
         ctx.values_dtype = None if values is None else values.dtype
-        return stock(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
@@ -125,10 +123,10 @@ class SelectedProduct(torch.autograd.Function):
         weight = dense if ctx.rounded is None else ctx.rounded
         flat = grad.reshape(-1, grad.shape[-1])
         grad_x = grad_bias = grad_values = None
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[0]:
             # one product: batched ones copy the weight per item
             grad_x = (flat @ weight.to(flat.dtype)).reshape(*grad.shape[:-1], -1)
-        if ctx.needs_input_grad[4]:
+        if ctx.needs_input_grad[3]:
             # a contiguous left side is up to 2.3 x faster than a transposed view; one sum of products per entry was no
             # faster in bf16 for 10 to 3000 scattered entries of a (3072, 768) weight
             if columns is None:
@@ -137,6 +135,6 @@ class SelectedProduct(torch.autograd.Function):
                 product = kept @ (flat if rows is None else flat.index_select(1, rows))  # (U, R), maybe a row of sums
             grad_values = product.flatten()[places].to(ctx.values_dtype)
             grad_bias = product[-1] if ctx.bias_in_product else None
-        if ctx.needs_input_grad[3] and grad_bias is None:
+        if ctx.needs_input_grad[2] and grad_bias is None:
             grad_bias = flat.sum(0)
-        return None, grad_x, None, grad_bias, grad_values, None, None, None
+        return grad_x, None, grad_bias, grad_values, None, None, None

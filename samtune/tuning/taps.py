@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samtune.tuning.product import once_differentiable
+from samtune.tuning.product import as_autocast, once_differentiable
 
 Over = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Stride, padding and dilation, each (vertical, horizontal) in pixels."""
 
 _WORTH_IT = 1 / 4  # share of a kernel's taps up to which one convolution each is faster than the whole gradient
+_FAST_WHOLE = 9  # taps; up to 3 x 3, oneDNN has fast code for the whole gradient
 
 
 class TapPlan(NamedTuple):
@@ -52,7 +53,7 @@ def plan_taps(indices: Tensor, channels: int, taps: int) -> TapPlan | None:
     channel, tap = indices // taps, indices % taps
     counts = torch.bincount(channel, minlength=channels)
     rounds = int(counts.max()) if len(indices) else 0
-    if not 0 < rounds <= _WORTH_IT * taps:
+    if taps <= _FAST_WHOLE or not 0 < rounds <= _WORTH_IT * taps:
         return None
     nth = torch.arange(len(indices), device=indices.device) - (counts.cumsum(0) - counts)[channel]
     places = nth * channels + channel
@@ -61,21 +62,23 @@ def plan_taps(indices: Tensor, channels: int, taps: int) -> TapPlan | None:
     return TapPlan(chosen.view(rounds, channels), places)
 
 
-def convolve(module: nn.Conv2d, x: Tensor, weight: Tensor, values: Tensor, plan: TapPlan) -> Tensor:
+def convolve(
+    module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, plan: TapPlan
+) -> Tensor:
     """Maps (..., channels, h, w) as the stock layer does, in autocast's dtype where that is on.
 
     Args:
         weight: (channels, 1, h, w), with the current values in it.
+        bias: (channels,), or None.
         values: (n,), which get the gradient.
     """
-    if torch.is_autocast_enabled(device := x.device.type):
-        x = x.to(torch.get_autocast_dtype(device))
+    x = as_autocast(x)
     if _pads_as_tensorflow(module):
         from timm.layers.padding import pad_same
 
         x = pad_same(x, list(weight.shape[-2:]), list(module.stride), list(module.dilation))
     over = (module.stride, module.padding, module.dilation)
-    return SelectedTaps.apply(over, x, weight, module._parameters["bias"], values, *plan)  # type: ignore[no-any-return]
+    return SelectedTaps.apply(over, x, weight, bias, values, *plan)  # type: ignore[no-any-return]
 
 
 class SelectedTaps(torch.autograd.Function):
@@ -107,7 +110,7 @@ class SelectedTaps(torch.autograd.Function):
         grad_bias = _channel_sums(grad) if needs_bias else None
         grad_values = None
         if needs_values:
-            rounds = [_channel_sums(grad * _under(tap, x, weight, ctx.over)) for tap in taps]
+            rounds = [_channel_sums(_under(tap, x, weight, ctx.over).mul_(grad)) for tap in taps]
             grad_values = torch.cat(rounds)[places].to(ctx.values_dtype)
         return None, grad_x, None, grad_bias, grad_values, None, None
 

@@ -18,6 +18,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from samtune.errors import CheckpointError, ConfigError, unknown_name
+from samtune.models.sam.folding import fold_blocks
 from samtune.models.sam.model import SamModel, checked_size, network
 from samtune.models.sam.specs import LITES, LiteSpec
 from samtune.models.sam.weights import load_sam
@@ -65,6 +66,7 @@ class LiteEncoder(nn.Module):
     def __init__(self, trunk: str, width: int, size: int) -> None:
         super().__init__()
         trunk_net: Any = timm.create_model(trunk, features_only=True, out_indices=_MAPS)
+        fold_blocks(trunk_net)
         self.trunk: nn.Module = trunk_net
         self.neck = Neck(trunk_net.feature_info.channels(), width)
         self.img_size = size

@@ -180,6 +180,20 @@ def test_many_taps_of_a_kernel_come_from_its_whole_gradient() -> None:
     assert "tuned_taps" not in dict(layer.named_buffers())
 
 
+def test_small_kernels_come_from_their_whole_gradient() -> None:
+    """oneDNN has fast code for it."""
+    layer = nn.Conv2d(CHANNELS, CHANNELS, 3, groups=CHANNELS)
+    tune_entries(layer, "weight", torch.arange(CHANNELS) * 9)
+    assert "tuned_taps" not in dict(layer.named_buffers())
+
+
+def test_of_the_input_of_a_pointwise_convolution_only_the_chosen_channels_are_kept() -> None:
+    layer = nn.Conv2d(INPUTS, OUTPUTS, 1)
+    tune_entries(layer, "weight", PATTERNS["columns"])
+    x = torch.randn(2, INPUTS, 4, 6, requires_grad=True).contiguous(memory_format=torch.channels_last)
+    assert kept_floats(layer, x).keys() == {(2, 3, 4, 6), (OUTPUTS, INPUTS, 1, 1)}
+
+
 @pytest.mark.parametrize("options", [{"stride": 2}, {"groups": 2}, {"padding": 1}], ids=str)
 def test_other_1_by_1_convolutions_are_no_products(options: dict[str, int]) -> None:
     torch.manual_seed(0)
