@@ -16,8 +16,8 @@ from typing import Any
 
 SECONDS = 120  # for a child, whose work takes two
 SETTINGS = (
-    "run.seed=3", "run.device=cpu", "model.name=toy", "model.image_size=64", "score.batch=2", "train.batch=2",
-    "train.epochs=3", "train.accumulate=1", "train.precision=fp32", "train.ema=0.5", "train.lr=0.02",
+    "run.seed=3", "run.device=cpu", "model.name=toy", "model.image_size=64", "score.batch=2", "score.cells=8",
+    "train.batch=2", "train.epochs=3", "train.accumulate=1", "train.precision=fp32", "train.ema=0.5", "train.lr=0.02",
     "eval.overlays=0",
     "track.mlflow=false",
 )  # fmt: skip
