@@ -96,9 +96,9 @@ class PixelTask(Task[ConfigT]):
         if needs.loss == "task":
             text = " ".join(f"{key}={value}" for key, value in self.loss_options().items())
             return task_loss(self._logit_loss()), f"task {text}{self.target_text()}{batch}"
-        text = f"pixel_contrastive cells={options.cells} temperature={options.temperature:g} seed={seed}{batch}"
-        how = {"cells": options.cells, "temperature": options.temperature, "seed": seed}
-        return ContrastiveLoss(**how, prepare=self.contrasted), text
+        cells, temperature = options.cells, options.temperature
+        text = f"pixel_contrastive cells={cells} temperature={temperature:g} seed={seed}{batch}"
+        return ContrastiveLoss(cells=cells, temperature=temperature, seed=seed, prepare=self.contrasted), text
 
     def contrasted(self, batch: Batch) -> Batch:
         """Returns a batch with the masks or maps of classes whose cells the contrastive loss tells apart."""

@@ -69,6 +69,20 @@ def test_two_processes_give_the_answer_of_one(one: Path, undisturbed: Undisturbe
     assert ends[1].said == ""  # one of them talks
 
 
+def test_two_processes_train_sam_lite_as_one_does(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    """The network of the quick start, by its optimizer, in fp32; its cells are drawn, 12 of 64."""
+    how = (
+        "model.name=sam_lite", "model.image_size=128", "score.cells=12", "train.lr=0.001", "train.optimizer=adamw",
+        "train.epochs=2", "eval.before=false", "run.threads=1",
+    )  # fmt: skip
+    assert alone(undisturbed.data, tmp_path / "one", *how).code == 0
+    ends = together(undisturbed.data, tmp_path / "two", *how)
+    assert [end.code for end in ends] == [0, 0], [end.said for end in ends]
+    ours, theirs = (load_file(tmp_path / name / "selection.safetensors") for name in ("two", "one"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)  # 6e-8 was found
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_other_within_30_seconds(rank: int, undisturbed: Undisturbed, tmp_path: Path) -> None:
     start = time.monotonic()
