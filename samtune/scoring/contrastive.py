@@ -3,11 +3,21 @@
 `supervised_contrastive` is eq. 2 of GPS (Zhang et al., CVPR 2024), after Khosla et al., arXiv:2004.11362.
 """
 
+from typing import Protocol, runtime_checkable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from samtune.types import IGNORE, Batch
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A loss that draws at random, image after image."""
+
+    def skip(self, images: int) -> None:
+        """Passes over the draws of images that come next in the pass, but not to this loss."""
 
 
 def supervised_contrastive(features: Tensor, labels: Tensor, *, temperature: float) -> Tensor | None:

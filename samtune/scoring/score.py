@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from samtune.base.share import Share
 from samtune.errors import DataError, NonFiniteError
 from samtune.models.backbone import Backbone, evaluation_mode
+from samtune.scoring.contrastive import Drawing
 from samtune.scoring.inputs import InputSums
 from samtune.types import Batches, Granularity, Scores
 
@@ -27,14 +28,6 @@ logger = logging.getLogger(__name__)
 
 ScoreLoss = Callable[[Any, Any], Tensor | None]
 """(model, batch) to a scalar, or None where the loss is undefined for the batch."""
-
-
-@runtime_checkable
-class Drawing(Protocol):
-    """A loss that draws at random, image after image."""
-
-    def skip(self, images: int) -> None:
-        """Passes over the draws of images that come next in the pass, but not to this loss."""
 
 
 @dataclass(frozen=True)
