@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from job import End, Prepare, Undisturbed, both, die, finetune, in_children, saving_always, trap, truths
+from job import LITE, End, Prepare, Undisturbed, both, die, finetune, in_children, saving_always, trap, truths
 from safetensors.torch import load_file
 
 from samtune.run.updates import Updates
@@ -70,13 +70,8 @@ def test_two_processes_give_the_answer_of_one(one: Path, undisturbed: Undisturbe
 
 
 def test_two_processes_train_sam_lite_as_one_does(undisturbed: Undisturbed, tmp_path: Path) -> None:
-    """The network of the quick start, by its optimizer, in fp32; its cells are drawn, 12 of 64."""
-    how = (
-        "model.name=sam_lite", "model.image_size=128", "score.cells=12", "train.lr=0.001", "train.optimizer=adamw",
-        "train.epochs=2", "eval.before=false", "run.threads=1",
-    )  # fmt: skip
-    assert alone(undisturbed.data, tmp_path / "one", *how).code == 0
-    ends = together(undisturbed.data, tmp_path / "two", *how)
+    assert alone(undisturbed.data, tmp_path / "one", *LITE).code == 0
+    ends = together(undisturbed.data, tmp_path / "two", *LITE)
     assert [end.code for end in ends] == [0, 0], [end.said for end in ends]
     ours, theirs = (load_file(tmp_path / name / "selection.safetensors") for name in ("two", "one"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
