@@ -3,11 +3,21 @@
 `supervised_contrastive` is eq. 2 of GPS (Zhang et al., CVPR 2024), after Khosla et al., arXiv:2004.11362.
 """
 
+from typing import Protocol, runtime_checkable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from samtune.types import IGNORE, Batch
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A loss that draws at random, image after image."""
+
+    def skip(self, images: int) -> None:
+        """Passes over the draws of images that come next in the pass, but not to this loss."""
 
 
 def supervised_contrastive(features: Tensor, labels: Tensor, *, temperature: float) -> Tensor | None:
@@ -58,10 +68,16 @@ def pixel_contrastive(
     features, labels = [], []
     for item in range(len(batch)):
         label, share = _cells(batch.masks[item], side)
-        drawn = _draw_cells(label, share, inside[item] & (label != IGNORE), cells, generator)
+        order = draw_order(embeddings, generator)
+        drawn = _draw_cells(label, share, order[(inside[item] & (label != IGNORE))[order]], cells)
         features.append(embeddings[item].flatten(1).T[drawn.to(embeddings.device)])
         labels.append(label[drawn])
     return supervised_contrastive(torch.cat(features), torch.cat(labels).to(embeddings.device), temperature=temperature)
+
+
+def draw_order(embeddings: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws the order of the cells of an image of (B, C, h, w) embeddings: each image of a pass takes one draw."""
+    return torch.randperm(embeddings[0, 0].numel(), generator=generator)
 
 
 def _cells(target: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -73,10 +89,8 @@ def _cells(target: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return present.cpu().long()[place], share
 
 
-def _draw_cells(label: Tensor, share: Tensor, usable: Tensor, cells: int, generator: torch.Generator) -> Tensor:
-    """Draws cell numbers: boundary cells first, then equal parts per class, then whatever is left to fill up."""
-    order = torch.randperm(len(share), generator=generator)
-    order = order[usable[order]]
+def _draw_cells(label: Tensor, share: Tensor, order: Tensor, cells: int) -> Tensor:
+    """Draws cells in order: boundary cells first, then equal parts per class, then whatever is left to fill up."""
     pure, kinds = share[order] >= 0.8, label[order]
     boundary = order[~pure][: round(cells * 0.1)]
     present = torch.unique(kinds[pure]).flip(0).tolist()

@@ -20,6 +20,7 @@ from torch import Tensor
 from samtune.base.share import Share
 from samtune.errors import DataError, NonFiniteError
 from samtune.models.backbone import Backbone, evaluation_mode
+from samtune.scoring.contrastive import Drawing
 from samtune.scoring.inputs import InputSums
 from samtune.types import Batches, Granularity, Scores
 
@@ -58,6 +59,9 @@ class Totals(Protocol):
 
     def take(self, batch: Any) -> bool:
         """Adds a batch on the model's device; False where it has nothing to add."""
+
+    def skip(self, images: int) -> None:
+        """Passes over a batch that counts elsewhere: in another process, or before the pass was cut off."""
 
     def found(self) -> dict[str, Tensor]:
         """Returns the sums so far, the live ones; zeros may be left out."""
@@ -153,6 +157,7 @@ def _pass(
     for number, batch in enumerate(batches, start=1):
         seen.update(batch.content())
         if (start and number <= start.taken) or (share and number % share.count != share.number):
+            totals.skip(len(batch))
             continue
         for part in batch.split(1) if per == "sample" else [batch]:
             took = totals.take(part.to(model.device))
@@ -214,6 +219,11 @@ class _Gradients:
                 parameter.grad = None
         return True
 
+    def skip(self, images: int) -> None:
+        """Lets a loss draw for the next batch what it would without this one."""
+        if isinstance(self.loss, Drawing):
+            self.loss.skip(images)
+
     def sums(self) -> dict[str, Tensor]:
         """Returns the signed sums, zero where no gradient came."""
         found = self.found()
@@ -250,6 +260,9 @@ class _Inputs:
             self.model.features(batch)
         self.watch.add(len(batch))
         return True
+
+    def skip(self, images: int) -> None:
+        """Does nothing: nothing is drawn."""
 
     def sums(self) -> dict[str, Tensor]:
         """Returns the sums, zero where nothing was seen."""

@@ -157,10 +157,11 @@ def load_selection(path: Path) -> Selection:
         whole = _WHOLE.validate_json(metadata.pop("whole"), strict=True)
         shapes = _SHAPES.validate_json(metadata.pop("shapes"), strict=True)
         additions = _ADDITIONS.validate_json(metadata.pop("additions"), strict=True)
-        entries = {}
+        unpacked = {}
         for key, packed in tensors.items():
             kind, name = key.split("/", 1)
-            entries[name] = unpack_indices(kind, packed, shapes[name])
+            unpacked[name] = unpack_indices(kind, packed, shapes[name])
+        entries = {name: unpacked[name] for name in shapes}  # in the order of the choice: norms are rounded by it
     except (LookupError, ValueError, RuntimeError) as err:  # RuntimeError: shapes that don't fit the indices
         raise CheckpointError(f"{path} has missing or damaged metadata ({_reason(err)}). Select again.") from err
     return Selection(entries, whole, metadata, additions)

@@ -22,7 +22,7 @@ from samtune.errors import ConfigError
 from samtune.models.backbone import Backbone
 from samtune.models.sam.cached import CachedEncoder
 from samtune.models.sam.model import SamModel, upsample_logits
-from samtune.scoring.contrastive import pixel_contrastive
+from samtune.scoring.contrastive import draw_order, pixel_contrastive
 from samtune.scoring.score import ScoreLoss
 from samtune.selection import Needs, Selection
 from samtune.tasks.evaluate import check_finite
@@ -96,9 +96,9 @@ class PixelTask(Task[ConfigT]):
         if needs.loss == "task":
             text = " ".join(f"{key}={value}" for key, value in self.loss_options().items())
             return task_loss(self._logit_loss()), f"task {text}{self.target_text()}{batch}"
-        text = f"pixel_contrastive cells={options.cells} temperature={options.temperature:g} seed={seed}{batch}"
-        pixels = contrastive_loss(cells=options.cells, temperature=options.temperature, seed=seed)
-        return lambda model, batch: pixels(model, self.contrasted(batch)), text
+        cells, temperature = options.cells, options.temperature
+        text = f"pixel_contrastive cells={cells} temperature={temperature:g} seed={seed}{batch}"
+        return ContrastiveLoss(cells=cells, temperature=temperature, seed=seed, prepare=self.contrasted), text
 
     def contrasted(self, batch: Batch) -> Batch:
         """Returns a batch with the masks or maps of classes whose cells the contrastive loss tells apart."""
@@ -144,12 +144,31 @@ def check_embeddings(model: SamModel, selection: Selection) -> None:
         )
 
 
-def contrastive_loss(*, cells: int, temperature: float, seed: int) -> ScoreLoss:
-    """Returns the pixel-level supervised contrastive loss on image embeddings, its draw of cells seeded."""
-    generator = torch.Generator().manual_seed(seed)
+class ContrastiveLoss:
+    """The pixel-level supervised contrastive loss on image embeddings, its draw of cells seeded.
 
-    pixels = partial(pixel_contrastive, cells=cells, temperature=temperature, generator=generator)
-    return lambda model, batch: pixels(model.features(batch), batch)
+    Args:
+        prepare: gives a batch the masks or maps of classes whose cells are told apart; None where it has them.
+    """
+
+    def __init__(
+        self, *, cells: int, temperature: float, seed: int, prepare: Callable[[Batch], Batch] | None = None
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._loss = partial(pixel_contrastive, cells=cells, temperature=temperature, generator=generator)
+        self._generator, self._prepare, self._skipped = generator, prepare, 0
+
+    def __call__(self, model: Backbone, batch: Batch) -> Tensor | None:
+        """Returns a scalar in fp32, or None where no two drawn cells share a class."""
+        embeddings = model.features(batch)
+        for _ in range(self._skipped):  # only now their number of cells is known
+            draw_order(embeddings, self._generator)
+        self._skipped = 0
+        return self._loss(embeddings, batch if self._prepare is None else self._prepare(batch))
+
+    def skip(self, images: int) -> None:
+        """Passes over the draws of the next images: the cells of those after them stay what they are."""
+        self._skipped += images
 
 
 def task_loss(loss: LogitLoss) -> ScoreLoss:

@@ -16,11 +16,16 @@ from typing import Any
 
 SECONDS = 120  # for a child, whose work takes two
 SETTINGS = (
-    "run.seed=3", "run.device=cpu", "model.name=toy", "model.image_size=64", "score.batch=2", "train.batch=2",
-    "train.epochs=3", "train.accumulate=1", "train.precision=fp32", "train.ema=0.5", "train.lr=0.02",
+    "run.seed=3", "run.device=cpu", "model.name=toy", "model.image_size=64", "score.batch=2", "score.cells=8",
+    "train.batch=2", "train.epochs=3", "train.accumulate=1", "train.precision=fp32", "train.ema=0.5", "train.lr=0.02",
     "eval.overlays=0",
     "track.mlflow=false",
 )  # fmt: skip
+LITE = (
+    "model.name=sam_lite", "model.image_size=128", "score.cells=12", "train.lr=0.001", "train.optimizer=adamw",
+    "train.batch=4", "train.epochs=2", "eval.before=false", "run.threads=1",
+)  # fmt: skip
+"""The network of the quick start, by its optimizer; its cells are drawn, 12 of 64."""
 TRUTHS = ("selection.safetensors", "delta.safetensors", "merged.safetensors", "metrics.json", "per_image.csv")
 UNEQUAL = ("time", "images_per_s", "seconds", "memory_mib")  # of events: what no two runs share
 

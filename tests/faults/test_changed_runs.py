@@ -96,6 +96,15 @@ def test_without_a_sound_checkpoint_it_says_so(killed: Path, undisturbed: Undist
     assert "no checkpoint in" in ended.said and "--overwrite" in ended.said
 
 
+def test_best_weights_that_are_damaged_are_told(killed: Path, undisturbed: Undisturbed) -> None:
+    """Both states name them: there is none to go on with."""
+    (best,) = (killed / "checkpoints").glob("best-*")
+    cut(best / "values.safetensors")
+    ended = in_child(finetune(undisturbed.data, killed))
+    assert ended.code == 4
+    assert f"{best.name}/values.safetensors" in ended.said and "no checkpoint in" in ended.said
+
+
 def test_a_state_that_is_no_state_is_told(killed: Path, undisturbed: Undisturbed) -> None:
     """Of another version: the hashes are right, the content is not."""
     import hashlib

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job import Prepare, Undisturbed, both, die, finetune, in_child, saving_always, trap, truths
+from job import LITE, Prepare, Undisturbed, both, die, finetune, in_child, saving_always, trap, truths
 
 from samtune.run import phases, publish, recipe, select
 from samtune.run.checkpoints import store as checkpoint
@@ -79,3 +79,14 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(moment: str, undisturbed: 
     resumed = in_child(work, prepare=saving_always)
     assert resumed.code == 0, resumed.said
     assert truths(tmp_path / "run") == undisturbed.truths
+
+
+def test_a_killed_run_of_sam_lite_ends_as_if_nothing_had_happened(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    """Its parameters lie in the selection's file in another order than that of the choice."""
+    assert in_child(finetune(undisturbed.data, tmp_path / "whole", *LITE), prepare=saving_always).code == 0
+    work = finetune(undisturbed.data, tmp_path / "run", *LITE)
+    for moment in ("in the second scoring batch", "in mid-epoch"):
+        assert in_child(work, prepare=both(saving_always, MOMENTS[moment])).code == -9
+    resumed = in_child(work, prepare=saving_always)
+    assert resumed.code == 0, resumed.said
+    assert truths(tmp_path / "run") == truths(tmp_path / "whole")

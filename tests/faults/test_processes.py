@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from job import End, Prepare, Undisturbed, both, die, finetune, in_children, saving_always, trap, truths
+from job import LITE, End, Prepare, Undisturbed, both, die, finetune, in_children, saving_always, trap, truths
 from safetensors.torch import load_file
 
 from samtune.run.updates import Updates
@@ -67,6 +67,15 @@ def test_two_processes_give_the_answer_of_one(one: Path, undisturbed: Undisturbe
     rows = (tmp_path / "run" / "per_image.csv").read_text().splitlines()
     assert len(rows) == 1 + 3  # each image once
     assert ends[1].said == ""  # one of them talks
+
+
+def test_two_processes_train_sam_lite_as_one_does(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    assert alone(undisturbed.data, tmp_path / "one", *LITE).code == 0
+    ends = together(undisturbed.data, tmp_path / "two", *LITE)
+    assert [end.code for end in ends] == [0, 0], [end.said for end in ends]
+    ours, theirs = (load_file(tmp_path / name / "selection.safetensors") for name in ("two", "one"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)  # 6e-8 was found
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -20,7 +20,7 @@ from samtune.models.backbone import Backbone
 from samtune.scoring.score import score
 from samtune.selection import select
 from samtune.selection.selection import Addition, Selection
-from samtune.tasks.pixels import contrastive_loss
+from samtune.tasks.pixels import ContrastiveLoss
 from samtune.types import Scores
 
 QKV = "image_encoder.blocks.0.attn.qkv.weight"  # (96, 32)
@@ -283,7 +283,7 @@ def test_stability_between_seeds_and_halves() -> None:
         return select(model, scores, name="gps", per_neuron=1)
 
     def scored(images: Any, seed: int) -> Scores:
-        return score(model, images, contrastive_loss(cells=4, seed=seed, temperature=0.1))
+        return score(model, images, ContrastiveLoss(cells=4, seed=seed, temperature=0.1))
 
     found = stability(model, batches, scored=scored, choose=choose, seeds=(0, 1), first=scored(batches, 0))
     assert [label for label, _ in found.seeds] == ["seeds 0 and 1"]
@@ -301,7 +301,7 @@ def test_the_same_loss_selects_the_same() -> None:
         return Selection({QKV: scores.sums[QKV].abs().argmax(dim=1) + 32 * torch.arange(96)})
 
     def scored(images: Any, seed: int) -> Scores:
-        return score(model, images, contrastive_loss(cells=4, seed=0, temperature=0.1), per="sample", squares=True)
+        return score(model, images, ContrastiveLoss(cells=4, seed=0, temperature=0.1), per="sample", squares=True)
 
     batches = [toy_batch(seed=seed) for seed in range(2)]
     found = stability(model, batches, scored=scored, choose=choose, seeds=(0, 5), first=scored(batches, 0))

@@ -23,7 +23,7 @@ from samtune.scoring.score import score
 from samtune.selection import select
 from samtune.tasks.masks.evaluate import MaskDescription
 from samtune.tasks.masks.losses import dice_bce
-from samtune.tasks.pixels import contrastive_loss, task_loss
+from samtune.tasks.pixels import ContrastiveLoss, task_loss
 from samtune.tuning import attach, merge
 
 
@@ -62,7 +62,7 @@ def test_unknown_names_and_a_missing_number_of_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "loss"), [("gps", contrastive_loss(cells=8, temperature=0.1, seed=0)), ("spt", task_loss(dice_bce))]
+    ("name", "loss"), [("gps", ContrastiveLoss(cells=8, temperature=0.1, seed=0)), ("spt", task_loss(dice_bce))]
 )
 def test_a_model_from_outside_is_scored_selected_tuned_and_merged(
     outside: ToyBackbone, name: str, loss: object, tmp_path: Path

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
+from torch import Tensor
 from toy import toy_batch, toy_model
 
+from samtune.base.machine import forget_peak, peak_mib
+from samtune.models.backbone import Backbone
 from samtune.models.table import build_model
 from samtune.run.memory import StepMemory, step_memory
 from samtune.selection import select
 from samtune.tuning import attach
+from samtune.types import Batch
 
 
 def weighed(images: int, *, full: bool = False) -> StepMemory:
@@ -63,3 +72,29 @@ def test_the_worst_moment_of_a_pass_is_what_is_alive_at_once() -> None:
 
     step = step_memory(model, {}, forward, images=1, ema=False)
     assert 2 * 2**20 <= step.passing < 2.1 * 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a moment")
+@pytest.mark.parametrize(("name", "method"), [("sam_lite", "full"), ("sam_lite", "gps"), ("sam_tiny", "full")])
+def test_the_growth_with_images_is_what_a_cpu_measures(name: str, method: str) -> None:
+    """To 20 %; of a frozen encoder of convolutions a CPU takes twice as much, for copies that autograd does not see."""
+    model = build_model(name, checkpoint="random", image_size=128).train()
+    options: dict[str, Any] = {"criterion": "random"} if method == "gps" else {}
+    trainable = attach(model, select(model, None, name=method, **options))
+    expected, measured, cpu = [], [], torch.device("cpu")
+    for images in (4, 20):
+        empty = torch.zeros(images, 1, 128, 128, dtype=torch.bool)
+        batch = Batch(torch.randint(256, (images, 3, 128, 128)).byte(), empty, ((128, 128),) * images, ("",) * images)
+        forward = partial(_mean_answer, model, batch)
+        step = step_memory(model, trainable, forward, images=images, ema=False)
+        before = forget_peak(cpu)
+        forward().backward()
+        measured.append(peak_mib(cpu) - before)
+        expected.append(step.growth / 2**20)
+        for parameter in trainable.values():
+            parameter.grad = None
+    assert expected[1] - expected[0] == pytest.approx(measured[1] - measured[0], rel=0.2)
+
+
+def _mean_answer(model: Backbone, batch: Batch) -> Tensor:
+    return model(batch).float().mean()

@@ -15,7 +15,7 @@ from samtune.base.tensors import read_metadata
 from samtune.errors import CheckpointError, DiskError
 from samtune.scoring.file import FORMAT, check_scores_file, load_scores, save_scores
 from samtune.scoring.score import score
-from samtune.tasks.pixels import contrastive_loss
+from samtune.tasks.pixels import ContrastiveLoss
 from samtune.types import Scores
 
 SUMS = {"a/b.weight": torch.tensor([[1.0, -2.0], [0.5, 1e-30]]), "c": torch.tensor([3.0])}
@@ -44,7 +44,7 @@ def test_everything_comes_back(squares: dict[str, torch.Tensor] | None, tmp_path
 
 
 def test_scores_of_a_model_come_back(tmp_path: Path) -> None:
-    scores = score(toy_model(), [toy_batch()], contrastive_loss(cells=4, temperature=0.1, seed=0), squares=True)
+    scores = score(toy_model(), [toy_batch()], ContrastiveLoss(cells=4, temperature=0.1, seed=0), squares=True)
     save_scores(scores, tmp_path / "s")
     assert same(load_scores(tmp_path / "s"), scores)
 

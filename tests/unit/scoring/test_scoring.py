@@ -19,14 +19,14 @@ from samtune.models.timm.model import Classifier
 from samtune.scoring.score import ScoreLoss, hash_batches, mean_loss, score
 from samtune.tasks.classes.losses import head_cross_entropy, image_contrastive
 from samtune.tasks.masks.losses import dice_bce
-from samtune.tasks.pixels import contrastive_loss, task_loss
+from samtune.tasks.pixels import ContrastiveLoss, task_loss
 from samtune.types import Batch, LabelledBatch
 
 BATCHES = [toy_batch(seed=seed) for seed in range(3)]
 
 
 def contrast(*, cells: int = 128, seed: int = 0) -> ScoreLoss:
-    return contrastive_loss(cells=cells, temperature=0.1, seed=seed)
+    return ContrastiveLoss(cells=cells, temperature=0.1, seed=seed)
 
 
 def test_scores_are_the_summed_gradients() -> None:

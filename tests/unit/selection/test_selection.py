@@ -62,6 +62,13 @@ def test_file_holds_everything(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no half-written file beside it
 
 
+def test_a_file_keeps_the_order_of_the_choice(tmp_path: Path) -> None:
+    """Tensors lie in it by type and name; the norm of a gradient is a sum in the order of what trains."""
+    entries = {"b": torch.arange(2), "c": torch.tensor([0, 299]), "a": torch.arange(3)}
+    save_selection(Selection(entries), tmp_path / "s.safetensors", {"a": (3,), "b": (2,), "c": (300,)})
+    assert list(load_selection(tmp_path / "s.safetensors").entries) == ["b", "c", "a"]
+
+
 def test_file_is_one_byte_per_entry(tmp_path: Path) -> None:
     path = tmp_path / "selection.safetensors"
     save_selection(Selection({"a": per_row(20_000, 200, [7])}), path, {"a": (20_000, 200)})
