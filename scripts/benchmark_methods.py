@@ -44,6 +44,7 @@ from samtune.models.sam.model import upsample_logits
 from samtune.models.table import build_model
 from samtune.models.timm.model import build_classifier
 from samtune.models.weights import RANDOM
+from samtune.run.updates import updates_in_one_call
 from samtune.scoring.score import score
 from samtune.selection import Selection, load_selection, save_selection, select
 from samtune.selection.selection import pack_indices
@@ -343,7 +344,7 @@ def make_step(
 ) -> Callable[[], None]:
     """Returns a function that takes one training step."""
     trainable, before_step = tuned
-    fused = batch.images.device.type == "cpu" or None  # as `samtune.run.updates` does
+    fused = updates_in_one_call(trainable.values()) or None
     optimizer = torch.optim.AdamW(list(trainable.values()), lr=1e-4, fused=fused) if trainable else None
 
     def step() -> None:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 def as_lines(x: Tensor) -> Tensor:
     """Returns (B, C, h, w) as (B * h, C, 1, w), a view of the same memory where x has its channels last there."""
-    return x.movedim(1, -1).reshape(len(x) * x.shape[2], 1, x.shape[3], -1).movedim(-1, 1)
+    return x.movedim(1, -1).flatten(0, 1).unsqueeze(1).movedim(-1, 1)
 
 
 def from_lines(x: Tensor, images: int) -> Tensor:
     """Returns (B * h, C, 1, w) as (B, C, h, w), B being `images`."""
-    return x.movedim(1, -1).reshape(images, -1, x.shape[3], x.shape[1]).movedim(-1, 1)
+    return x.movedim(1, -1).squeeze(1).unflatten(0, (images, -1)).movedim(-1, 1)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,8 +60,7 @@ class Updates:
         self.trainable = dict(trainable)
         parameters = list(trainable.values())
         kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
-        # on a CPU a fifth of the time of several calls for each of hundreds of small tensors
-        fused = fabric.device.type == "cpu" or None
+        fused = updates_in_one_call(parameters) or None
         optimizer = kind(parameters, lr=plan.lr, weight_decay=plan.weight_decay, fused=fused)
         self.optimizer: Any = fabric.setup_optimizers(optimizer)
         self.ema = None if plan.ema is None else Ema(parameters, decay=plan.ema)
@@ -238,6 +237,15 @@ class Updates:
             logger.warning("update skipped: loss %s, gradient norm %s on %s", value, norm, names)
         self.optimizer.zero_grad()
         return finite
+
+
+def updates_in_one_call(parameters: Iterable[Tensor]) -> bool:
+    """Whether torch's fused Adam is right and faster: on a CPU a fifth of the time for hundreds of small tensors.
+
+    There it takes tensors of any other layout in memory (channels last, transposed) for contiguous ones, and gives an
+    entry the gradient of another.
+    """
+    return all(parameter.device.type == "cpu" and parameter.is_contiguous() for parameter in parameters)
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """Keep the frozen base in bfloat16 or in 8 bits while it trains, and put it back: a half or a quarter of its memory.
 
 Under bfloat16 autocast every linear and conv layer rounds its weight before use, so a weight that is stored rounded
-gives the same answers bit for bit. 8 bits are other numbers: what trains does so on the rounded base, and answers move
+gives the same answers bit for bit; but for training through convolutions that take in the norm behind them, which are
+rounded a second time. 8 bits are other numbers: what trains does so on the rounded base, and answers move
 a little when the base is put back. Tuned entries keep their fp32 values, and biases, norms and position tables stay as
 they are.
 """

@@ -13,7 +13,6 @@ from timm.layers.conv2d_same import Conv2dSame, conv2d_same
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
 from torch import Tensor, nn
-from torch.overrides import has_torch_function
 
 from samtune.models.backbone import is_pointwise
 from samtune.models.lines import as_lines, from_lines
@@ -98,10 +97,10 @@ class _Shifted(torch.autograd.Function):
 def _folds(conv: nn.Conv2d, norm: BatchNormAct2d, x: Tensor) -> bool:
     """Whether training goes through both layers, their statistics are frozen and nobody looks in between.
 
-    Passes without a gradient, which score, evaluate, predict and fill caches, have the bits of the two layers.
+    What scores, evaluates, predicts or fills caches is in evaluation mode, and has the bits of the two layers.
     """
-    if not conv.training or norm.training or conv.bias is not None or has_torch_function((x,)):
-        return False  # the last: a mode that watches operations
+    if not conv.training or norm.training or conv.bias is not None:
+        return False
     if hasattr(conv, "scaled") and norm.weight.requires_grad:
         return False  # the gradient of a scale needs that of all entries
     if not any(tensor.requires_grad for tensor in (x, *conv.parameters(), *norm.parameters())):

@@ -15,6 +15,7 @@ from samtune.models.sam.lite import LiteSam
 from samtune.selection import select
 from samtune.selection.selection import Selection
 from samtune.tuning import attach
+from samtune.tuning.precision import lower_base
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 METHODS: dict[str, dict[str, Any]] = {
@@ -29,9 +30,11 @@ def lite() -> LiteSam:
     return toy_lite(dtype=torch.float64).train()
 
 
-def encoded(model: LiteSam) -> Tensor:
-    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    return model.encode(pixels)
+def encoded(model: LiteSam, *sizes: int) -> Tensor:
+    """Returns the embeddings of noise of (B, h, w)."""
+    batch, *frame = sizes or (2, 64, 64)
+    pixels = torch.randn(batch, 3, *frame, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return model.encode(pixels.to(model.pixel_mean.dtype))
 
 
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +54,40 @@ def test_answers_and_gradients_are_those_of_the_two_layers(method: str, monkeypa
         apart(monkeypatch)
     torch.testing.assert_close(found[0], found[1], **EXACT)
     assert found[0][1]
+
+
+@pytest.mark.parametrize("sizes", [(1, 32, 32), (3, 96, 32)], ids=["one pixel a line", "lines of 1 to 16 pixels"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_any_frame_and_recomputed_blocks(
+    sizes: tuple[int, ...], checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[list[Tensor | None]] = []
+    for _ in range(2):
+        model = lite()
+        trained = attach(model, select(model, None, name="gps", criterion="random"))
+        model.checkpointing = checkpointing
+        answer = encoded(model, *sizes)
+        answer.sin().sum().backward()
+        found.append([answer, *(p.grad for p in trained.values())])
+        apart(monkeypatch)
+    torch.testing.assert_close(found[0], found[1], **EXACT)
+
+
+@pytest.mark.parametrize("base", [None, torch.bfloat16], ids=["fp32 base", "bf16 base"])
+@pytest.mark.parametrize("method", ["full", "bias", "gps"])
+def test_bf16_answers_are_as_near_as_those_of_two_layers(
+    method: str, base: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact, errors = encoded(toy_lite()).detach(), list[Tensor]()
+    for _ in range(2):
+        model = toy_lite().train()
+        attach(model, select(model, None, name=method, **METHODS[method]))
+        if base is not None:
+            lower_base(model, base)
+        with torch.autocast("cpu", torch.bfloat16):
+            errors.append((encoded(model).detach() - exact).norm())
+        apart(monkeypatch)
+    assert 0 < errors[0] < 1.3 * errors[1] < 0.02 * exact.norm()
 
 
 def test_the_scale_of_a_norm_behind_chosen_entries_gets_its_whole_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
