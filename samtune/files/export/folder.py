@@ -19,6 +19,7 @@ def export_folder(merged: Path, out: Path) -> None:
     """
     model, description = load_plain(merged)
     if not model.keeps_folder and own_layout(model.name) is None:
+        model.stock_notes(out)  # which raises where no other library has the model either
         raise CheckpointError(f"{merged} is of {model.name}, which is no model of transformers. Use --format pth.")
     if out.name in ("", ".."):
         raise CheckpointError(f"{out} is no new folder: give the name of one.")
