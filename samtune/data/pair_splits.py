@@ -154,7 +154,9 @@ def _compare(pair: Pair, image: FileFacts, mask: FileFacts, errors: list[str], w
         errors.append(f"{pair.image}: {found}; save both files upright, without the tag")
     elif (image.width, image.height) != (mask.width, mask.height):
         found = f"mask {mask.width} x {mask.height}, image {image.width} x {image.height}"
-        errors.append(f"{told(pair.mask)}: size mismatch, {found}; export the mask again at the image's size")
+        drawn = told(pair.mask) != str(pair.mask)
+        remedy = "annotate the picture as it is" if drawn else "export the mask again at the image's size"
+        errors.append(f"{told(pair.mask)}: size mismatch, {found}; {remedy}")
     elif image.orientation != 1:
         warnings.append(f"{pair.image}: EXIF orientation {image.orientation} on image and mask, applied to both")
 

@@ -44,11 +44,11 @@ def audit_files(base: str | Path, merged: Path, selection: Path) -> AuditReport:
     """As `audit`, of files; a damaged one, or a selection made for another base, is a `CheckpointError`."""
     chosen = load_selection(selection)
     tuned = state_of_folder(merged) if (merged / CONFIG).is_file() else read_weights(merged)
-    state, mapped = mapped_base(base, Description.read(merged), merged)
-    if meta_family(tuned) is not None:  # what is beside the model's own tensors is compared where both have it
-        if mapped is not None:
-            state = dict(mapped.given)
-        else:
+    if meta_family(tuned) is None:
+        state, _ = mapped_base(base, Description.read(merged), merged)
+    else:  # of any size: names and shapes tell all; what is beside the model's own tensors counts where both have it
+        state = base_state(base)
+        if meta_family(state) is None:
             tuned = meta_map_of(tuned, merged).to_transformers(tuned)
     fitting, found = selection_in(state, chosen, base)
     if (wanted := fitting.provenance.get("base_hash", found)) != found:

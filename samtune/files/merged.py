@@ -62,6 +62,17 @@ def load_merged(path: Path, kind: type[Kind], *, device: torch.device | str = "c
     return model.to(device).eval(), description
 
 
+def load_plain(path: Path) -> tuple[Backbone, Description]:
+    """Loads a model that is merged whole, for other programs; raises as `load_merged`, and of a bundle."""
+    model, description = load_merged(path, Description)
+    if description.additions:
+        raise CheckpointError(
+            f"{path} is a bundle: its {description.additions[0].kind} modules can't be merged, which stock code "
+            "lacks. Tune with a method that merges, such as gps, grft, lora or ssf."
+        )
+    return model, description
+
+
 def _add(model: Backbone, description: Description, path: Path) -> None:
     """Puts the additions that a file lists into its model, without their values."""
     try:

@@ -218,9 +218,10 @@ def _chosen(
 
 def _token_blocks(model: Backbone, name: str) -> list[str]:
     if not (blocks := model.token_blocks()):
+        others = ["lora", "adapter", *(["adaptformer"] if model.sublayers().get("mlp") else []), "ssf"]
         raise ConfigError(
             f"select.name={name} needs a plain ViT, whose tokens all attend to each other; {model.name} is none. "
-            "Alternatives that add parameters: lora, adapter, adaptformer, ssf."
+            f"Alternatives that add parameters: {', '.join(others)}."
         )
     return blocks
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from samtune.data.pictures import SUFFIXES, is_picture
 from samtune.errors import ConfigError, DataError, unknown_name
-from samtune.starting.labels import label_kind
+from samtune.starting.labels import label_kind, twin_folder
 from samtune.starting.names import find_names
 from samtune.starting.readers import READERS
 from samtune.tasks.semantic.layouts import has_class_folders
@@ -16,8 +16,12 @@ LAYOUTS = (
     "DIR/images/NAME.jpg with DIR/masks/CLASS/NAME.png: a mask per class",
     "DIR/CLASS/NAME.jpg: pictures in a folder per class",
     "DIR/images/NAME.jpg with DIR/instances/NAME.png: a number per object, or DIR/instances/NAME/: a mask per object",
-    "DIR/images/ with annotations of COCO, YOLO, LabelMe, Label Studio or CVAT (docs/formats.md)",
+    "DIR/images/ with annotations of COCO, YOLO, LabelMe, Label Studio, CVAT or Pascal VOC (docs/formats.md)",
     "DIR/train, DIR/val and DIR/test, each of one of these kinds",
+)
+TWINS = (
+    "images and masks: rename the two folders to images/ and masks/",
+    "--task classification: the two folders are classes",
 )
 SHOWN = 8  # names in a folder that are told
 
@@ -46,6 +50,8 @@ def find_task(folder: Path, asked: str | None) -> tuple[str, str]:
     fitting = [name for name in READERS if TASKS[name].load().recognises(folder)]
     if not fitting:
         raise DataError(_listed(f"{folder}: {_contents(folder)}. What is missing is one of these layouts", LAYOUTS))
+    if fitting == ["classification"] and (masks := twin_folder(folder)) is not None:
+        raise DataError(_listed(f"{folder}: {masks}. That can be read in two ways; choose one", TWINS))
     if "segmentation" not in fitting or ("semantic" in fitting and has_class_folders(folder)):
         return fitting[-1], READERS[fitting[-1]].layout
     return _of_masks(folder)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from samtune.data.pairs import scan_folder
-from samtune.data.pictures import open_picture
+from samtune.data.pictures import is_picture, open_picture
 from samtune.data.splits import PARTS
 from samtune.errors import DataError
 
@@ -45,6 +45,30 @@ def label_kind(folder: Path) -> tuple[str, str]:
     if counted and differ and alone >= ALONE:
         return "unclear", f"{words}: from 1 on without a gap, and {alone:.0%} of them in one connected piece"
     return "classes", words
+
+
+def twin_folder(folder: Path) -> str | None:
+    """Says which of the only two folders of pictures, here or in train/, looks like masks of the other's; else None.
+
+    Both have the same stems, and the first picture in one of them alone has few values.
+    """
+    top = folder / "train" if (folder / "train").is_dir() else folder
+    places = sorted(path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
+    files = [{path.stem: path for path in place.iterdir() if is_picture(path)} for place in places]
+    if len(files) != 2 or not files[0] or files[0].keys() != files[1].keys():
+        return None
+    few = [place.name for place, found in zip(places, files, strict=True) if _has_few_values(found[min(found)])]
+    if len(few) != 1:
+        return None
+    return f"{places[0].name}/ and {places[1].name}/ have pictures of the same names, those in {few[0]}/ of few values"
+
+
+def _has_few_values(path: Path) -> bool:
+    try:
+        with open_picture(path) as picture:
+            return len(np.unique(np.asarray(picture))) <= MOST_CLASSES
+    except DataError:
+        return False  # the check of the data tells it, with all others
 
 
 def spread(items: Sequence[Any], most: int) -> list[int]:

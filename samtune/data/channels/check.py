@@ -41,9 +41,9 @@ def check_pixels(images: Mapping[Path, ImageFacts], wanted: Pixels | None, *, tu
             warnings.append(f"{counts}: one data.range is for all; save all in one depth, if their values differ by it")
         return VerifyReport((*errors,), (*warnings, *_outside(deep, wanted.range)))
     if deep and wanted is None:
-        warnings.append(_unranged(deep))
+        warnings.append(_unranged(deep, len(images) - len(wrong) - len(deep)))
     elif deep and not (tuned and wanted is not None and wanted.plain and all(facts.scaled for facts in deep.values())):
-        errors.append(_unranged(deep))
+        errors.append(_unranged(deep, len(images) - len(wrong) - len(deep)))
     elif deep:
         warnings += [f"{path}: {facts.scaled}" for path, facts in deep.items()]
     return VerifyReport((*errors,), (*warnings,))
@@ -75,14 +75,17 @@ def _common(images: Mapping[Path, ImageFacts]) -> int:
     return counts.most_common(1)[0][0] if counts else RGB.channels
 
 
-def _unranged(deep: Mapping[Path, ImageFacts]) -> str:
-    """Says what the values of pictures of more than 8 bits are, with a line for the config."""
+def _unranged(deep: Mapping[Path, ImageFacts], others: int) -> str:
+    """Says what the values of pictures of more than 8 bits are, with a line for the config if no other has 8 bits."""
     found = [f"{path} {_text(facts.levels)}" for path, facts in list(deep.items())[:SHOWN] if facts.levels]
     low, high = fitting_pixels(deep).range or (0, 255)
+    line = f"add to the config: data.range: [{low:.10g}, {high:.10g}]"
+    if others:
+        line = f"{others} have 8 bits: save all in one depth, or set a data.range that is right for both"
     more = f", and {len(deep) - SHOWN} more" if len(deep) > SHOWN else ""
     return (
         f"{len(deep)} picture(s) have more than 8 bits, and no data.range says which values are black and white: "
-        f"{'; '.join(found)}{more}; add to the config: data.range: [{low:.10g}, {high:.10g}]"
+        f"{'; '.join(found)}{more}; {line}"
     )
 
 

@@ -123,7 +123,8 @@ def misfit(count: int, wanted: int, *, alpha: bool, pages: int) -> str | None:
     if count == wanted or colours == wanted or (wanted == RGB.channels and colours == 1):
         return None
     found = f"{count} channel{'s' * (count > 1)}{', one of them transparency' if alpha else ''}"
-    return f"{found}, but the model takes {wanted} (model.channels when it was tuned)"
+    remedy = f"save it with {wanted}, or tune a model with model.channels: {RGB.channels if colours == 1 else colours}"
+    return f"{found}, but the model takes {wanted}; {remedy}"
 
 
 def shown(image: PixelArray) -> ImageArray:

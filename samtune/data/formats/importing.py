@@ -60,7 +60,7 @@ def import_annotations(
 
 def _drawing(names: list[str], source: Path, *, classes: bool, categories: tuple[str, ...] | None) -> Drawing:
     """Returns what is drawn: of classes their numbers from 1, else 255."""
-    skipped = left_out(categories, names, source) | {GROUND}
+    skipped = left_out(categories, names, source, key="--category") | {GROUND}
     kept = [name for name in names if name not in skipped]
     if classes and len(kept) > MOST:
         raise DataError(f"{source}: {len(kept)} categories, but a map holds {MOST}; choose some by --category")

@@ -148,10 +148,12 @@ def categories_of(name: str, folder: Path) -> list[str]:
     return list(found)
 
 
-def left_out(chosen: tuple[str, ...] | None, known: list[str], folder: Path) -> frozenset[str]:
-    """Returns the categories of a data folder that were not chosen; a `DataError` for chosen ones that it lacks."""
+def left_out(
+    chosen: tuple[str, ...] | None, known: list[str], folder: Path, *, key: str = "data.categories"
+) -> frozenset[str]:
+    """Returns the categories of a data folder not chosen by `key`; a `DataError` for chosen ones that it lacks."""
     if absent := [name for name in chosen or () if name not in known]:
-        text = f"data.categories has {', '.join(map(repr, absent))}, which {folder} doesn't have"
+        text = f"{key} has {', '.join(map(repr, absent))}, which {folder} doesn't have"
         raise DataError(f"{text}; it has: {', '.join(known) or 'none'}")
     return frozenset() if chosen is None else frozenset(known) - set(chosen)
 

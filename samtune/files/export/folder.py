@@ -4,9 +4,8 @@ import logging
 from pathlib import Path
 
 from samtune.errors import CheckpointError
-from samtune.files.description import Description
 from samtune.files.layouts import own_layout, twin_model
-from samtune.files.merged import load_merged
+from samtune.files.merged import load_plain
 
 logger = logging.getLogger(__name__)
 
@@ -18,14 +17,10 @@ def export_folder(merged: Path, out: Path) -> None:
         CheckpointError: no merged file, a damaged one, a bundle, or a model that transformers does not have.
         DiskError: `out` can't be written.
     """
-    model, description = load_merged(merged, Description)
+    model, description = load_plain(merged)
     if not model.keeps_folder and own_layout(model.name) is None:
+        model.stock_notes(out)  # which raises where no other library has the model either
         raise CheckpointError(f"{merged} is of {model.name}, which is no model of transformers. Use --format pth.")
-    if description.additions:
-        raise CheckpointError(
-            f"{merged} is a bundle: its {description.additions[0].kind} modules can't be merged, which stock code "
-            "lacks. Tune with a method that merges, such as gps, grft, lora or ssf."
-        )
     if out.name in ("", ".."):
         raise CheckpointError(f"{out} is no new folder: give the name of one.")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):

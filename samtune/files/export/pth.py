@@ -3,11 +3,8 @@
 import logging
 from pathlib import Path
 
-import torch
-
-from samtune.errors import CheckpointError
-from samtune.files.description import Description
-from samtune.models.weights import RANDOM, check_state, read_state, save_pth
+from samtune.files.merged import load_plain
+from samtune.models.weights import save_pth
 
 logger = logging.getLogger(__name__)
 
@@ -22,17 +19,9 @@ def export_pth(merged: Path, out: Path) -> None:
         CheckpointError: no merged file, a damaged one, or a bundle or a model, whose modules stock code lacks.
         DiskError: `out` can't be written.
     """
-    description = Description.read(merged)
-    if description.additions:
-        raise CheckpointError(
-            f"{merged} is a bundle: its {description.additions[0].kind} modules can't be merged, which stock code "
-            "lacks. Tune with a method that merges, such as gps, grft, lora or ssf."
-        )
-    with torch.device("meta"):
-        model = description.build(checkpoint=RANDOM)
-    notes, state = model.stock_notes(out), read_state(merged)
-    check_state(model.net.state_dict(), state, merged, model.looks_like)
-    save_pth(out, state)
+    model, description = load_plain(merged)
+    notes = model.stock_notes(out)
+    save_pth(out, dict(model.net.state_dict()))
     for line in notes:
         logger.info("%s", line)
     if description.range is not None:

@@ -116,11 +116,11 @@ class LiteSam(SamModel):
         return "stem" if name.startswith("image_encoder.trunk.") else super().part(name)
 
     def stock_notes(self, file: Path) -> list[str]:
-        """Raises CheckpointError: segment-anything has no such encoder."""
+        """Raises CheckpointError: neither segment-anything nor transformers has such an encoder."""
         raise CheckpointError(
-            f"segment-anything has no {self.name}, so no .pth of it loads there. The merged .safetensors is what "
-            "samtune evaluate, predict and serve take, and samtune.predict.Predictor; the `net` of "
-            "samtune.build_model is a segment_anything Sam, which its SamPredictor takes."
+            f"neither segment-anything nor transformers has {self.name}, so no export of it loads there. The merged "
+            ".safetensors is what samtune evaluate, predict and serve take, and samtune.predict.Predictor; the `net` "
+            "of samtune.build_model is a segment_anything Sam, which its SamPredictor takes."
         )
 
 

@@ -174,7 +174,10 @@ def recognises(folder: Path) -> bool:
         pairs, _ = scan_folder(place)
         if pairs:
             (facts,) = map_facts([pairs[0].mask])
-            return not isinstance(facts, DataError) and 2 < len(facts.pixels) <= MOST_CLASSES
+            if isinstance(facts, DataError):
+                return False
+            named = names_classes(folder) and not facts.values() <= {0, IGNORE}
+            return named or 2 < len(facts.pixels) <= MOST_CLASSES
     return False
 
 

@@ -185,6 +185,11 @@ def test_the_audit_reads_both_layouts(tuned: Tuned, tmp_path: Path) -> None:
     assert audit_files(tuned.meta, tuned.merged, tuned.chosen).ok  # both by the names of transformers
     report = audit_files(tuned.meta, out, tuned.chosen)
     assert report.ok and not report.idle
+    apply_delta(tuned.meta, tuned.delta, tmp_path / "unpublished.pt")  # of a size that only its shapes tell
+    toy_hf(tuned.model.name).save_stock(tmp_path / "base")
+    for base in (tuned.meta, tmp_path / "base"):
+        report = audit_files(base, tmp_path / "unpublished.pt", tuned.chosen)
+        assert report.ok and not report.idle
     state = load_tensors(out)
     video = next(name for name in state if name.endswith("no_obj_ptr"))
     state[video] = state[video] + 1

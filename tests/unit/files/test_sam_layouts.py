@@ -12,12 +12,14 @@ import pytest
 import torch
 import transformers
 from toy import ENTRY, SPEC, prompts_of, toy_batch, toy_model
+from toy_hf import toy_hf
 
 from samtune.base.tensors import state_hash
 from samtune.errors import CheckpointError
 from samtune.files.audit import audit_files, diff_files
 from samtune.files.delta import apply_delta, save_delta, undo_delta
 from samtune.files.export.folder import export_folder
+from samtune.files.export.pth import export_pth
 from samtune.files.layouts import config_of, selection_for, twin_model, twin_of
 from samtune.files.merged import load_merged, save_merged
 from samtune.models.backbone import Backbone
@@ -154,6 +156,15 @@ def test_a_selection_of_one_layout_is_one_of_the_other() -> None:
     attach(theirs, found)
     assert selection_for(found, base, state_hash(base)) is not None
     assert selection_for(chosen, dict(toy_model(seed=1).net.state_dict()), "0") is None
+
+
+@pytest.mark.parametrize("family", ["sam_hf", "sam2"])
+def test_a_folder_of_transformers_is_exported_as_a_pth(family: str, tmp_path: Path) -> None:
+    stock = toy_hf(family).net.state_dict()
+    toy_hf(family).save_stock(tmp_path / "folder")
+    export_pth(tmp_path / "folder", tmp_path / "out.pth")
+    written = torch.load(tmp_path / "out.pth", weights_only=True)
+    assert written.keys() == stock.keys() and all(torch.equal(written[name], stock[name]) for name in stock)
 
 
 def test_a_merged_sam_is_exported_as_a_folder_of_transformers(tmp_path: Path) -> None:

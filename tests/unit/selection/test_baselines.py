@@ -182,7 +182,7 @@ def test_which_methods_start_as_the_base_and_which_merge() -> None:
         ("sam", "adapter", {"places": ("head",)}, r"places has head; toy offers attention, mlp\."),
         ("convnext", "adapter", {"places": ("attention",)}, r"places has attention; convnext_tiny offers mlp\."),
         ("sam", "mlp", {}, r"which toy does not have; .*select\.name=linear"),
-        ("sam", "vpt_deep", {}, r"name=vpt_deep needs a plain ViT.*toy is none.*lora, adapter"),
+        ("sam", "vpt_deep", {}, r"name=vpt_deep needs a plain ViT.*toy is none.*: lora, adapter, adaptformer, ssf"),
         ("swin", "vpt_shallow", {}, r"name=vpt_shallow needs a plain ViT.*swin\S+ is none.*lora, adapter"),
         ("sam", "lora", {"alpha": 0}, r"select\.alpha: 0, expected a value > 0"),
         ("sam", "adapter", {"width": 0}, r"select\.width: 0, expected a value >= 1"),

@@ -17,6 +17,7 @@ from samtune.data.formats.shapes import encode_rle
 from samtune.data.formats.table import WRITERS
 from samtune.errors import ConfigError, DataError
 from samtune.run.settings import load_config
+from samtune.starting.detect import find_task
 from samtune.starting.names import find_names
 from samtune.starting.start import Started, start
 from samtune.tasks.table import task_of
@@ -160,6 +161,22 @@ def test_where_no_setting_would_fit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"p03\.txt.*class '7' is not among the names"):
         start(bad)
     assert not list(tmp_path.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("part", ["", "train"])
+def test_images_and_masks_by_other_names_are_not_taken_for_two_classes(tmp_path: Path, part: str) -> None:
+    for number in range(COUNT):
+        save_picture(tmp_path / "data" / part / "photos", number, values_of(number, 3))
+        save_picture(tmp_path / "data" / part / "labels", number, np.uint8(RING) * 255)
+    with pytest.raises(DataError) as caught:
+        start(tmp_path / "data")
+    said = str(caught.value)
+    assert "labels/ and photos/ have pictures of the same names, those in labels/ of few values" in said
+    assert "rename the two folders to images/ and masks/" in said and "--task classification: the two" in said
+    assert find_task(tmp_path / "data", "classification")[0] == "classification"
+    for number in range(COUNT):  # two classes that number their pictures alike
+        save_picture(tmp_path / "data" / part / "labels", number, values_of(number + COUNT, 3))
+    assert find_task(tmp_path / "data", None)[0] == "classification"
 
 
 def test_a_list_beside_masks_of_two_levels_is_no_list_of_their_classes(tmp_path: Path, make_folder: Any) -> None:

@@ -40,10 +40,13 @@ def test_without_a_model_pictures_must_be_alike() -> None:
 
 
 def test_deep_pictures_need_a_range() -> None:
-    (line,) = check_pixels(facts(DEEP, DEEP, PLAIN), RGB).errors
+    (line,) = check_pixels(facts(DEEP, DEEP), RGB).errors
     assert line.startswith("2 picture(s) have more than 8 bits, and no data.range says")
     assert "a.tif has 102 to 3010, 99 % of them 130.4 to 2800.2; b.tif has" in line
     assert line.endswith("add to the config: data.range: [130, 2801]")
+    (beside,) = check_pixels(facts(DEEP, DEEP, PLAIN), RGB).errors
+    assert beside.endswith("; 1 have 8 bits: save all in one depth, or set a data.range that is right for both")
+    assert check_pixels(facts(DEEP, DEEP, PLAIN), None).warnings == (beside,)
     assert check_pixels(facts(FLOAT), RGB).errors[0].endswith("data.range: [-0.25, 0.5]")
     assert (
         "; c.tif has 102 to 3010, 99 % of them 130.4 to 2800.2, and 2 more; add"

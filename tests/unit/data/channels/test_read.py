@@ -88,8 +88,18 @@ def test_transparency_is_dropped_or_a_channel(tmp_path: Path) -> None:
     [
         (np.zeros((20, 30, 13), np.uint8), "contig", Pixels(12), "13 channels; at most 12 are possible: leave some"),
         (np.zeros((20, 30, 13), np.uint8), "pages", Pixels(12), "13 pages, and at most 12 can be channels"),
-        (BYTES, "contig", Pixels(4), "5 channels, but the model takes 4"),
-        (BYTES[..., 0], "whole", Pixels(5), "1 channel, but the model takes 5"),
+        (
+            BYTES,
+            "contig",
+            Pixels(4),
+            "5 channels, but the model takes 4; save it with 4, or tune a model with model.channels: 5",
+        ),
+        (
+            BYTES[..., 0],
+            "whole",
+            Pixels(5),
+            "1 channel, but the model takes 5; save it with 5, or tune a model with model.channels: 3",
+        ),
         (BYTES, "contig", RGB, "5 channels, but the model takes 3"),
         (BYTES[..., :3], "pages", RGB, "3 pages; if they are channels, save them as one page of RGB"),
         (DEEP, "contig", Pixels(5), r"more than 8 bits \(uint16, \d+ to \d+\).*tune with data.range"),

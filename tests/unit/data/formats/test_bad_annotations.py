@@ -255,5 +255,5 @@ def test_choices_that_do_not_fit(tmp_path: Path) -> None:
         import_data("pascal", tmp_path / "data", tmp_path / "out")
     with pytest.raises(ConfigError, match="--classes and --category are for annotations, which cifar-100"):
         import_data("cifar-100", tmp_path / "data", tmp_path / "out", classes=True)
-    with pytest.raises(DataError, match=r"data.categories has 'bird', which .* doesn't have; it has: cat, dog"):
+    with pytest.raises(DataError, match=r"--category has 'bird', which .* doesn't have; it has: cat, dog"):
         import_data("coco", tmp_path / "data", tmp_path / "out", categories=("bird",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from samtune.data.formats.shapes import polygon, run_lengths
 from samtune.data.formats.table import FORMATS, WRITERS
 from samtune.data.importing import import_data
 from samtune.errors import DataError
+from samtune.tasks.masks.splits import verify_folder
 
 HEIGHT, WIDTH = 20, 30
 SIZE = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0}
@@ -253,6 +255,8 @@ def test_an_import_looks_at_the_pictures_too(tmp_path: Path) -> None:
     assert "images/b.png: damaged file" in text
     assert "c.png: annotated as 30 x 20 pixels, but it has 20 x 30, turned by its EXIF orientation; save it" in text
     assert text.count("\n") == 3 and not (tmp_path / "out").exists()
+    said = "the mask drawn for .*a.png: size mismatch, mask 30 x 20, image 9 x 9; annotate the picture as it is"
+    assert re.search(said, "\n".join(verify_folder(folder, name=None).errors))
 
 
 def test_annotations_of_pictures_of_five_channels(tmp_path: Path) -> None:

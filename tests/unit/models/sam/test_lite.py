@@ -19,6 +19,7 @@ from samtune.base.machine import use_bf16
 from samtune.base.tensors import state_hash
 from samtune.errors import CheckpointError, ConfigError
 from samtune.files.audit import audit
+from samtune.files.export.folder import export_folder
 from samtune.files.export.pth import export_pth
 from samtune.files.merged import save_merged
 from samtune.models.sam.lite import LiteSam, build_lite
@@ -207,7 +208,11 @@ def test_other_sides_work(lite: LiteSam) -> None:
 
 @pytest.mark.parametrize(
     ("method", "match"),
-    [("vpt_deep", "needs a plain ViT"), ("vpt_shallow", "needs a plain ViT"), ("adaptformer", "blocks with an MLP")],
+    [
+        ("vpt_deep", "needs a plain ViT.*: lora, adapter, ssf"),
+        ("vpt_shallow", "needs a plain ViT"),
+        ("adaptformer", "blocks with an MLP"),
+    ],
 )
 def test_methods_of_transformers_are_refused(lite: LiteSam, method: str, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
@@ -218,8 +223,9 @@ def test_export_for_segment_anything_is_refused_and_names_what_works(lite: LiteS
     save_merged(
         tmp_path / "merged.safetensors", lite, MaskDescription.of(lite, base_hash="0", additions=(), prompt="none")
     )
-    with pytest.raises(CheckpointError, match=r"segment-anything has no sam_lite.*samtune evaluate, predict and serve"):
-        export_pth(tmp_path / "merged.safetensors", tmp_path / "out.pth")
+    for export in (export_pth, export_folder):  # neither sends to the other
+        with pytest.raises(CheckpointError, match=r"has sam_lite, so no export.*samtune evaluate, predict and serve"):
+            export(tmp_path / "merged.safetensors", tmp_path / "out.pth")
     assert not (tmp_path / "out.pth").exists()
 
 

@@ -111,6 +111,17 @@ def test_data_verify_knows_such_a_folder(tmp_path: Path) -> None:
     assert any("val0.png: no mask" in line for line in verify_folder(tmp_path, name=None).errors)
 
 
+def test_a_list_of_names_tells_maps_of_two_classes_from_masks(tmp_path: Path) -> None:
+    for number in range(4):
+        write_map(tmp_path, f"p{number}", np.eye(40, 48, dtype=np.uint8))
+    assert task_of_data(tmp_path, None).name == "segmentation"
+    (tmp_path / "labels.txt").write_text("0 sky\n1 lawn\n2 path\n")
+    assert task_of_data(tmp_path, None).name == "semantic"
+    for number in range(4):
+        write_map(tmp_path, f"p{number}", 255 * np.eye(40, 48, dtype=np.uint8))
+    assert task_of_data(tmp_path, None).name == "segmentation"
+
+
 def test_augmented_maps_keep_their_values(tmp_path: Path) -> None:
     """No class is invented between two others, and where the picture moved away nothing counts."""
     splits = resolve(write_maps(tmp_path))
