@@ -14,4 +14,5 @@ def as_lines(x: Tensor) -> Tensor:
 
 def from_lines(x: Tensor, images: int) -> Tensor:
     """Returns (B * h, C, 1, w) as (B, C, h, w), B being `images`."""
-    return x.movedim(1, -1).squeeze(1).unflatten(0, (images, -1)).movedim(-1, 1)
+    rows = x.movedim(1, -1).squeeze(1)  # (B * h, w, C)
+    return rows.view(images, len(rows) // max(images, 1), *rows.shape[1:]).movedim(-1, 1)
