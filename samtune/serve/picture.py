@@ -89,7 +89,8 @@ def decode(data: bytes, *, max_pixels: int) -> tuple[ImageArray, list[str]]:
     except DataError as err:
         raise Refused(422, "bit_depth", "Save the picture with 8 or 16 bits per channel.") from err
     except Exception as err:  # Pillow's decoders raise almost anything on damaged files
-        raise Refused(422, "corrupt_image", "The file is damaged or cut off. Export it again.") from err
+        others = ", or a TIFF of other channels than grey and RGB" if data.startswith(_TIFF) else ""
+        raise Refused(422, "corrupt_image", f"The file is damaged or cut off{others}. Export it again.") from err
 
 
 def _check_header(picture: Image.Image, data: bytes, max_pixels: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from fastapi.testclient import TestClient
 from PIL import Image
 from pycocotools import mask as coco
@@ -121,6 +122,13 @@ def test_bad_images(post_any: Post, data: bytes, status: int, code: str) -> None
     response = post_any(data)
     error = error_of(response)
     assert (response.status_code, error["code"], error["field"]) == (status, code, "image")
+
+
+def test_a_tiff_of_five_channels_is_not_only_called_damaged(post_any: Post) -> None:
+    file = BytesIO()
+    tifffile.imwrite(file, np.zeros((20, 20, 5), np.uint8), photometric="minisblack", planarconfig="contig")
+    error = error_of(post_any(file.getvalue()))
+    assert error["code"] == "corrupt_image" and "or a TIFF of other channels than grey and RGB" in error["message"]
 
 
 def oriented() -> bytes:
