@@ -122,8 +122,7 @@ def _readable(seen: Seen[MaskT], pairs: Iterable[Pair]) -> dict[Path, MaskT]:
 
 
 def _check(seen: Seen[MaskT], kind: MaskKind[MaskT]) -> VerifyReport:
-    errors: list[str] = []
-    warnings: list[str] = []
+    errors, warnings = list[str](), list[str]()
     images: dict[Path, ImageFacts] = {}
     for pair, (found_image, found_mask) in seen.items():
         image, mask = _usable(pair.image, found_image, errors), _usable(pair.mask, found_mask, errors)

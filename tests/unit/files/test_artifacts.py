@@ -327,7 +327,8 @@ def test_export_says_what_stock_code_makes_of_it(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="samtune"):
         export_pth(files.merged, tmp_path / "m.pth")
-    tuned_at, no_model = caplog.records
+    loaded, tuned_at, no_model = caplog.records
+    assert loaded.message.startswith("loaded ")
     assert tuned_at.message == "segment-anything runs at 1024 px; this model was tuned at 64 px"
     assert "registry has no sam_tiny" in no_model.message
     assert (tmp_path / "m.pth").is_file()
@@ -362,7 +363,7 @@ def test_the_printed_call_of_timm_loads_the_export(
     model = tuned_classifier(tmp_path, family, **{} if family == "convnext" else {"image_size": 64})
     with caplog.at_level(logging.INFO, logger="samtune"):
         export_pth(tmp_path / "merged.safetensors", tmp_path / "m.pth")
-    call, outputs = (record.message for record in caplog.records)
+    _, call, outputs = (record.message for record in caplog.records)  # the first says what was loaded
     pictures = describe_file(tmp_path / "merged.safetensors").input_text()
     assert call.endswith(" loads it")
     stock = eval(call.removesuffix(" loads it"), {"timm": timm}).eval()  # as a reader of the message does
@@ -384,7 +385,7 @@ def test_the_call_of_a_model_of_ours_names_its_size(tmp_path: Path, caplog: pyte
     save_merged(tmp_path / "merged.safetensors", model, info)
     with caplog.at_level(logging.INFO, logger="samtune"):
         export_pth(tmp_path / "merged.safetensors", tmp_path / "m.pth")
-    stock = eval(caplog.records[0].message.removesuffix(" loads it"), {"timm": timm})
+    stock = eval(caplog.records[1].message.removesuffix(" loads it"), {"timm": timm})
     assert equal_bits(dict(stock.state_dict()), dict(model.net.state_dict()))
     assert "RGB images scaled to 96 x 96 px (bicubic, antialiased)" in info.input_text()
 
