@@ -185,10 +185,10 @@ class CompactPointwise(_Product, nn.Conv2d):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # as CompactLinear.forward
     def forward(self, input: Tensor) -> Tensor:
-        """Maps (..., inputs, h, w) to (..., outputs, h, w), in autocast's dtype where that is on."""
-        x = input if input.dim() == 4 else input[None]
-        y = self._pointwise(x, self.dense(), self.bias, self.values())
-        return y.view(*input.shape[:-3], *y.shape[1:])
+        """Maps (B, inputs, h, w) to (B, outputs, h, w), or one without B, in autocast's dtype where that is on."""
+        one = input.dim() == 3
+        y = self._pointwise(input[None] if one else input, self.dense(), self.bias, self.values())
+        return y[0] if one else y
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def scaled(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
