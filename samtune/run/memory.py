@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -85,10 +86,12 @@ def step_memory(
         loss = forward()  # keeps the graph, and with it the addresses
     trained = sum(4 * parameter.numel() for parameter in trainable.values())
     copies = 4 + ema  # gradient, two moments, the best values; and the moving average
-    # a backward pass has two of the largest tensors beside what is saved; a frozen encoder passes more on
-    passing = max(2 * max(saved.values(), default=0), alive.most - sum(saved.values()))
+    sizes = list(saved.values())
+    # on its way back a pass has what was saved up to there, and two such tensors; a frozen encoder passes more on
+    back = max((before + 2 * size for before, size in zip(accumulate(sizes), sizes, strict=True)), default=0)
+    passing = max(back, alive.most) - sum(sizes)
     del loss
-    return StepMemory(sum(stays.values()) + copies * trained, sum(saved.values()), passing, images)
+    return StepMemory(sum(stays.values()) + copies * trained, sum(sizes), passing, images)
 
 
 def _tensors(model: Backbone) -> list[Tensor]:

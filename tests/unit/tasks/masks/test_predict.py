@@ -137,9 +137,8 @@ def test_a_model_that_can_not_be_built_is_explained(
 
 
 def test_other_files_are_refused(model: SamModel, tmp_path: Path) -> None:
-    torch.save(model.net.state_dict(), tmp_path / "sam.pth")
     save_tensors(tmp_path / "plain.safetensors", model.net.state_dict(), {})
-    for name in ("sam.pth", "plain.safetensors", "missing.safetensors"):
+    for name in ("plain.safetensors", "missing.safetensors"):
         with pytest.raises(CheckpointError, match=r"Give the merged\.safetensors of a run folder"):
             Predictor.from_file(tmp_path / name, device="cpu")
     cut = {k: v for k, v in model.net.state_dict().items() if "neck" not in k}
