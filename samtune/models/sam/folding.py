@@ -49,13 +49,13 @@ class _Residual(InvertedResidual):
         return y + x if self.has_skip else y
 
 
-def folded(conv: nn.Conv2d, norm: BatchNormAct2d, x: Tensor) -> Tensor:
+def folded(conv: nn.Module, norm: BatchNormAct2d, x: Tensor) -> Tensor:
     """Returns `norm(conv(x))`, equal up to rounding; by one convolution where nobody looks in between.
 
     Args:
         x: (B, C, h, w).
     """
-    if not _folds(conv, norm, x):
+    if not isinstance(conv, nn.Conv2d) or not _folds(conv, norm, x):  # peft puts layers of its own there
         return norm(conv(x))  # type: ignore[no-any-return]
     mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
     scale = norm.weight * (variance + norm.eps).rsqrt()

@@ -77,7 +77,7 @@ def test_the_worst_moment_of_a_pass_is_what_is_alive_at_once() -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a moment")
 @pytest.mark.parametrize(("name", "method"), [("sam_lite", "full"), ("sam_lite", "gps"), ("sam_tiny", "full")])
 def test_the_growth_with_images_is_what_a_cpu_measures(name: str, method: str) -> None:
-    """To 20 %; of a frozen encoder of convolutions a CPU takes half as much again, for copies that autograd does not see."""
+    """To 20 %; of a frozen encoder of convolutions a CPU takes more, for copies that autograd does not see."""
     model = build_model(name, checkpoint="random", image_size=128).train()
     options: dict[str, Any] = {"criterion": "random"} if method == "gps" else {}
     trainable = attach(model, select(model, None, name=method, **options))

@@ -112,6 +112,13 @@ def test_who_hooks_a_layer_sees_its_own_answer(name: str) -> None:
     torch.testing.assert_close(y, layer(x), **EXACT)
 
 
+def test_a_layer_of_another_library_stays_what_it_is() -> None:
+    model = lite()
+    wanted = encoded(model)
+    model.net.set_submodule(CONV, nn.Sequential(model.net.get_submodule(CONV)))  # as peft wraps layers
+    torch.testing.assert_close(encoded(model), wanted, **EXACT)
+
+
 def test_a_norm_that_measures_its_batch_does_so() -> None:
     model = lite()
     norm = model.net.get_submodule(NORM)
